@@ -1,0 +1,14 @@
+"""Agents: they filter observations, plan, remember, and choose actions."""
+
+from diffplan.agents.base import Agent, AgentState
+from diffplan.agents.exploration import Exploration, GaussianNoise, UniformAgent
+from diffplan.agents.planning import PlanningAgent
+
+__all__ = [
+    "Agent",
+    "AgentState",
+    "Exploration",
+    "GaussianNoise",
+    "PlanningAgent",
+    "UniformAgent",
+]

@@ -1,0 +1,105 @@
+"""Trying what is not known to be best: noise on actions, and random actions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from diffplan.agents.base import AgentState
+from diffplan.errors import ArgumentError
+from diffplan.problem import Box
+
+Exploration = Callable[[Tensor, Box, torch.Generator], Tensor]
+"""`(actions [B, A], action_space, generator) → actions [B, A]` in the action space."""
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Independent Gaussian noise on every action, then clipped to the action space.
+
+    LatCo, PlaNet and Dreamer collect with a standard deviation of 0.3.
+
+    Args:
+        std: In units of the action, at least 0.
+
+    Raises:
+        ArgumentError: `std` is negative.
+
+    Example:
+        >>> noise = GaussianNoise(0.3)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> noise(torch.zeros(4, 1), Box([-1.0], [1.0]), generator).shape
+        torch.Size([4, 1])
+    """
+
+    std: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.std >= 0:
+            raise ArgumentError(f"std: expected at least 0, got {self.std}")
+
+    def __call__(
+        self, action: Tensor, action_space: Box, generator: torch.Generator
+    ) -> Tensor:
+        """Return noisy actions of the same shape."""
+        noise = torch.randn(
+            action.shape,
+            generator=generator,
+            dtype=action.dtype,
+            device=generator.device,
+        )
+        return action_space.project(action + self.std * noise.to(action.device))
+
+
+class UniformAgent:
+    """Draws every action uniformly from the box: seed episodes and the baseline.
+
+    Args:
+        action_space: With finite bounds.
+
+    Raises:
+        ArgumentError: a bound is infinite.
+
+    Example:
+        >>> agent = UniformAgent(Box([-1.0], [1.0]))
+        >>> memory = agent.initial_state(3, seed=0)
+        >>> action, memory = agent.act(torch.zeros(3, 5), memory)
+        >>> action.shape
+        torch.Size([3, 1])
+    """
+
+    def __init__(self, action_space: Box) -> None:
+        finite = torch.isfinite(action_space.low) & torch.isfinite(action_space.high)
+        if not finite.all():
+            raise ArgumentError(
+                f"action_space: expected finite bounds, got {action_space}"
+            )
+        self.action_space = action_space
+
+    def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
+        """Return a memory that holds nothing but randomness."""
+        empty = self.action_space.low.new_zeros(batch_size, 0)
+        return AgentState.start(empty, self.action_space.dim, seed)
+
+    def act(
+        self,
+        observation: Tensor,  # noqa: ARG002
+        agent_state: AgentState,
+        *,
+        explore: bool = False,  # noqa: ARG002
+    ) -> tuple[Tensor, AgentState]:
+        """Draw actions `[B, A]`; the observation is not looked at."""
+        generator = agent_state.generator()
+        box = self.action_space.to(agent_state.action)
+        share = torch.rand(
+            agent_state.action.shape, generator=generator, device=generator.device
+        )
+        action = box.project(box.low + (box.high - box.low) * share)
+        return action, replace(
+            agent_state, action=action, generator_state=generator.get_state()
+        )
+
+    def reset(self, agent_state: AgentState, mask: Tensor) -> AgentState:
+        """Start new episodes where `mask [B]` holds."""
+        return agent_state.restarted(mask, agent_state.state)

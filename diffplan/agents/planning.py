@@ -1,0 +1,209 @@
+"""Model-predictive control with a world model, for many environments at once.
+
+At every observation the agent updates its belief; when the cached actions of an
+environment are used up, it plans anew for that environment only.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffplan.agents.base import NO_PLAN, AgentState
+from diffplan.agents.exploration import Exploration
+from diffplan.errors import ArgumentError, ShapeError
+from diffplan.models.base import WorldModel
+from diffplan.plan import Plan, Status
+from diffplan.planners.base import Planner
+from diffplan.problem import Box, Objective, PlanningProblem
+
+
+class PlanningAgent:
+    """Filters with a world model, plans with any planner, executes piece by piece.
+
+    Between two plans the cached actions are executed open loop, yet every observation
+    still updates the planning state (LatCo, released code: 30 actions per plan on
+    Meta-World, 6 in the DeepMind control suite; PlaNet: 1). Exploration noise is
+    added to each executed action, and the filter sees the noisy action.
+
+    The agent holds no memory of its own; see `AgentState`. It keeps references to its
+    parts: training the model in place trains the agent. No graph is built.
+
+    Args:
+        model: Its `observe` filters, its `step` is what is planned with.
+        planner: Any planner.
+        objective: Of plans, usually built on `model.reward`.
+        action_space: Every action lies in it.
+        replan_every: Actions executed per plan, 1 … `planner.horizon`.
+        warm_start: Whether a plan starts from the shifted previous one. An
+            environment that was reset starts afresh.
+        exploration: Applied when `act(..., explore=True)`; None adds nothing.
+        posterior: Filter with the posterior's "mean", or with a "sample" of it (the
+            released LatCo while training; the model needs a `state_size`).
+
+    Raises:
+        ArgumentError: `replan_every` is outside its range, or `posterior` unknown.
+
+    Example:
+        >>> agent = PlanningAgent(model, planner, NegativeReturn(model.reward), box)
+        ... # doctest: +SKIP
+        >>> memory = agent.initial_state(batch_size=8, seed=0)  # doctest: +SKIP
+        >>> action, memory = agent.act(observation, memory)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        planner: Planner,
+        objective: Objective,
+        action_space: Box,
+        *,
+        replan_every: int = 1,
+        warm_start: bool = True,
+        exploration: Exploration | None = None,
+        posterior: Literal["mean", "sample"] = "mean",
+    ) -> None:
+        if not 1 <= replan_every <= planner.horizon:
+            raise ArgumentError(
+                f"replan_every: expected 1 … {planner.horizon} (planner.horizon), got "
+                f"{replan_every}"
+            )
+        if posterior not in ("mean", "sample"):
+            raise ArgumentError(
+                f"posterior: expected 'mean' or 'sample', got {posterior!r}"
+            )
+        if posterior == "sample" and not hasattr(model, "state_size"):
+            raise ArgumentError(
+                "posterior: 'sample' needs a model with state_size, the number of "
+                f"normal draws of its posterior; {type(model).__name__} has none"
+            )
+        self.model = model
+        self.planner = planner
+        self.problem = PlanningProblem(model.step, objective, action_space)
+        self.replan_every = replan_every
+        self.warm_start = warm_start
+        self.exploration = exploration
+        self.posterior = posterior
+
+    @property
+    def action_space(self) -> Box:
+        """The box that every action lies in."""
+        return self.problem.action_space
+
+    def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
+        """Return the memory for `batch_size` environments that were just reset.
+
+        Args:
+            batch_size: At least 1.
+            seed: Of planning, sampling and exploration.
+        """
+        state = self.model.initial_state((batch_size,)).detach()
+        return AgentState.start(state, self.action_space.dim, seed)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Tensor, agent_state: AgentState, *, explore: bool = False
+    ) -> tuple[Tensor, AgentState]:
+        """Filter the newest observations and choose actions.
+
+        Args:
+            observation: `[B, …]`, on the model's device.
+            agent_state: The memory; it is not changed.
+            explore: Whether to add exploration noise.
+
+        Returns:
+            Actions `[B, A]`, and the memory for the next call.
+
+        Raises:
+            ShapeError: the batch sizes differ.
+        """
+        if observation.shape[:1] != agent_state.age.shape:
+            raise ShapeError(
+                f"observation: expected [{agent_state.batch_size}, …] as in "
+                f"agent_state, got {list(observation.shape)}"
+            )
+        generator = agent_state.generator()
+        state = self._filter(observation, agent_state, generator)
+        plan, age = self._renew(state, agent_state, generator)
+        action = plan.actions[torch.arange(len(age), device=age.device), age]
+        if explore and self.exploration is not None:
+            action = self.exploration(action, self.action_space, generator)
+        memory = AgentState(state, action, plan, age + 1, generator.get_state())
+        return action, memory
+
+    def reset(self, agent_state: AgentState, mask: Tensor) -> AgentState:
+        """Forget belief, last action and plan where `mask [B]` holds."""
+        start = self.model.initial_state((agent_state.batch_size,)).detach()
+        return agent_state.restarted(mask, start)
+
+    def _filter(
+        self, observation: Tensor, memory: AgentState, generator: torch.Generator
+    ) -> Tensor:
+        noise = None
+        if self.posterior == "sample":
+            size = (memory.batch_size, self.model.state_size)
+            noise = torch.randn(
+                size,
+                generator=generator,
+                dtype=memory.state.dtype,
+                device=generator.device,
+            )
+        return self.model.observe(memory.state, memory.action, observation, noise)
+
+    def _renew(
+        self, state: Tensor, memory: AgentState, generator: torch.Generator
+    ) -> tuple[Plan, Tensor]:
+        """Plan for the environments whose cache is empty; return all plans and ages.
+
+        Fresh and continued environments are planned for separately, since a planner
+        warm-starts a batch as a whole or not at all.
+        """
+        plan, age = memory.plan, memory.age
+        due = (age == NO_PLAN) | (age >= self.replan_every)
+        warm = torch.zeros_like(due)
+        if plan is not None and self.warm_start:
+            warm = due & (age != NO_PLAN) & _usable(plan)
+        for group, start in ((due & ~warm, None), (warm, plan)):
+            if group.any():
+                fresh = self._plan(state, group, start, generator)
+                plan = _merge(plan, fresh, group)
+        return plan, age.masked_fill(due, 0)
+
+    def _plan(
+        self,
+        state: Tensor,
+        group: Tensor,
+        start: Plan | None,
+        generator: torch.Generator,
+    ) -> Plan:
+        if start is not None:
+            start = start[group].shifted(self.replan_every)
+        plan = self.planner(
+            self.problem, state[group], warm_start=start, generator=generator
+        )
+        # Diagnostics are never needed to go on, and their length may change.
+        return replace(plan.detach(), diagnostics={})
+
+
+def _usable(plan: Plan) -> Tensor:
+    """Return where a plan can be warm-started from, `[B]`: nothing of it is NaN."""
+    usable = plan.status != int(Status.NON_FINITE)
+    for value in (plan.actions, plan.states, *plan.memory.values()):
+        usable = usable & torch.isfinite(value).flatten(1).all(dim=1)
+    return usable
+
+
+def _merge(plan: Plan | None, fresh: Plan, group: Tensor) -> Plan:
+    """Return `fresh`, which holds only the environments of `group`, merged in `plan`.
+
+    Args:
+        plan: With B environments, or None if the group is all of them.
+        fresh: With as many environments as `group` has.
+        group: `[B]` booleans.
+    """
+    if plan is None or bool(group.all()):
+        return fresh
+    # Spread the fresh plans over B places; places outside the group hold any of them.
+    place = (group.cumsum(0) - 1).clamp(min=0)
+    return fresh[place].where(group, plan)

@@ -1,0 +1,138 @@
+"""Environments with the Gymnasium interface, by name.
+
+    >>> env = diffplan.envs.make("metaworld/reach", observation="state")
+    >>> observation, info = env.reset(seed=0)
+    >>> observation, reward, terminated, truncated, info = env.step(action)
+
+Simulators are imported when the first of their tasks is made.
+"""
+
+import difflib
+from typing import TYPE_CHECKING, Any, Literal
+
+from diffplan.errors import MissingDependencyError, UnknownNameError
+
+if TYPE_CHECKING:
+    from diffplan.envs.base import SimulatorEnv
+    from diffplan.envs.vector import VectorEnv
+
+__all__ = ["list_tasks", "make", "make_vector"]
+
+_DM_CONTROL = (
+    "ball_in_cup-catch",
+    "cartpole-balance",
+    "cartpole-swingup",
+    "cartpole-swingup_sparse",
+    "cheetah-run",
+    "finger-spin",
+    "quadruped-walk",
+    "reacher-easy",
+    "walker-walk",
+)
+_TIME_LIMITS = {"dm_control": 1000, "metaworld": 150}
+
+
+def list_tasks() -> list[str]:
+    """Return the tested task names; any other task of dm_control works too."""
+    from diffplan.envs.metaworld_tasks import ALIASES, TASKS
+
+    metaworld = sorted([*TASKS, *ALIASES])
+    return [
+        *(f"dm_control/{name}" for name in _DM_CONTROL),
+        *(f"metaworld/{name}" for name in metaworld),
+    ]
+
+
+def make(
+    task: str,
+    *,
+    observation: Literal["state", "pixels"] = "state",
+    seed: int | None = None,
+    action_repeat: int | None = None,
+    image_size: int = 64,
+    render_preset: str = "fast",
+    time_limit: int | None = None,
+    **simulator_options: Any,
+) -> "SimulatorEnv":
+    """Return an environment.
+
+    Args:
+        task: "suite/name", see `list_tasks`.
+        observation: "state" (float32 vector) or "pixels" (uint8 [3, size, size]).
+        seed: Of the first episode, unless `reset` gets one.
+        action_repeat: Simulated steps per decision, at least 1. Default 1, but 2 for
+            metaworld's thermos and hammer (LatCo).
+        image_size: Edge of the images in pixels.
+        render_preset: "fast" or "faithful".
+        time_limit: Simulated steps per episode. Default 1000 for dm_control, 150 for
+            metaworld.
+        **simulator_options: metaworld only: `reward`, "sparse" (default) or "dense".
+
+    Returns:
+        A `gymnasium.Env`; actions are float32 in [-1, 1], episodes end by `truncated`.
+
+    Raises:
+        UnknownNameError: no such task; lists close matches.
+        MissingDependencyError: the simulator, or for pixels a GL library, is missing.
+        ArgumentError: a setting out of its range.
+    """
+    suite, _, name = task.partition("/")
+    if suite not in _TIME_LIMITS or not name:
+        close = difflib.get_close_matches(task, list_tasks(), cutoff=0.4)
+        raise UnknownNameError(
+            f"task: expected 'dm_control/…' or 'metaworld/…', got {task!r}; "
+            f"close matches: {', '.join(close or list_tasks()[:3])}"
+        )
+    try:
+        from diffplan.envs.base import EnvOptions
+    except ImportError as error:
+        raise MissingDependencyError(
+            "environments need gymnasium: pip install diffplan[suite]"
+        ) from error
+    from diffplan.envs.rendering import select_backend
+
+    select_backend()
+    if action_repeat is None:
+        action_repeat = _default_action_repeat(suite, name)
+    options = EnvOptions(
+        observation=observation,
+        seed=seed,
+        action_repeat=action_repeat,
+        time_limit=_TIME_LIMITS[suite] if time_limit is None else time_limit,
+        image_size=image_size,
+        render_preset=render_preset,
+    )
+    if suite == "metaworld":
+        from diffplan.envs.metaworld import MetaWorldEnv
+
+        return MetaWorldEnv(name, options, **simulator_options)
+    from diffplan.envs.dm_control import DMControlEnv
+
+    return DMControlEnv(name, options, **simulator_options)
+
+
+def make_vector(
+    task: str, num_envs: int, *, num_workers: int = 0, **settings: Any
+) -> "VectorEnv":
+    """Return `num_envs` copies of a task that step together.
+
+    Args:
+        task: As for `make`.
+        num_envs: At least 1.
+        num_workers: Processes that share the copies; 0 keeps all in this one.
+        **settings: As for `make`.
+    """
+    import functools
+
+    from diffplan.envs.vector import VectorEnv
+
+    factory = functools.partial(make, task, **settings)
+    return VectorEnv([factory] * num_envs, num_workers=num_workers)
+
+
+def _default_action_repeat(suite: str, name: str) -> int:
+    if suite != "metaworld":
+        return 1
+    from diffplan.envs.metaworld import task_named
+
+    return task_named(name).action_repeat

@@ -1,0 +1,210 @@
+"""What every simulated environment shares: repeat, time limit, observation, seeding.
+
+A simulator file only says how an episode begins, how one step advances, and what the
+state vector is. Images are drawn once per decision, not once per simulated step.
+"""
+
+import abc
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+
+from diffplan.envs.rendering import FreeCamera, Renderer, require_images
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    require_at_least,
+    require_positive,
+)
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """The settings that every environment understands.
+
+    Attributes:
+        observation: "state" gives a float32 vector, "pixels" a uint8 [3, size, size].
+        seed: Of the first episode when `reset` gets none; None draws one from the
+            operating system.
+        action_repeat: Simulated steps per decision, at least 1.
+        time_limit: Simulated steps per episode, at least 1; then `truncated` is true.
+        image_size: Edge of the images, pixels.
+        render_preset: "fast" or "faithful", see `rendering.PRESETS`.
+    """
+
+    observation: Literal["state", "pixels"] = "state"
+    seed: int | None = None
+    action_repeat: int = 1
+    time_limit: int = 1000
+    image_size: int = 64
+    render_preset: str = "fast"
+
+    def __post_init__(self) -> None:
+        """Check every setting before a simulator is loaded."""
+        if self.observation not in ("state", "pixels"):
+            raise ArgumentError(
+                f"observation: expected 'state' or 'pixels', got {self.observation!r}"
+            )
+        require_at_least("action_repeat", self.action_repeat, 1)
+        require_at_least("time_limit", self.time_limit, 1)
+        require_positive("image_size", self.image_size)
+        if self.observation == "pixels":
+            require_images()
+
+
+class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
+    """A MuJoCo task behind the Gymnasium interface.
+
+    Actions are float32 in [-1, 1]; values outside are clipped. An episode ends only by
+    `truncated`, at the time limit. `reset(seed=s)` fully determines the episode: every
+    random draw comes from `self.np_random`, and nothing of an earlier episode survives.
+    `reset()` goes on with the stream of random numbers.
+
+    Subclasses fill in five methods (`_begin`, `_advance`, `_state`, `_info`,
+    `_simulation`) and, where rewards of repeated steps are not summed, `_combine`.
+
+    Args:
+        options: The shared settings.
+        state_dim: Length of the state vector.
+        action_dim: Length of the action vector.
+        camera: Camera number or `FreeCamera` of the images.
+    """
+
+    def __init__(
+        self,
+        options: EnvOptions,
+        state_dim: int,
+        action_dim: int,
+        camera: int | FreeCamera,
+    ) -> None:
+        self.options = options
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+        self.render_mode = "rgb_array"
+        self._camera = camera
+        self._renderer: Renderer | None = None
+        self._elapsed: int | None = None  # None: not reset yet.
+        self._first_seed = options.seed
+        size = options.image_size
+        self.observation_space = (
+            gymnasium.spaces.Box(-np.inf, np.inf, (state_dim,), np.float32)
+            if options.observation == "state"
+            else gymnasium.spaces.Box(0, 255, (3, size, size), np.uint8)
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+
+    # What a simulator says about itself.
+
+    @abc.abstractmethod
+    def _begin(self) -> None:
+        """Start an episode that depends on draws from `self.np_random` alone."""
+
+    @abc.abstractmethod
+    def _advance(self, action: np.ndarray) -> float:
+        """Simulate one step under `action` [A] in [-1, 1]; return its reward."""
+
+    @abc.abstractmethod
+    def _state(self) -> np.ndarray:
+        """Return the state vector [S]."""
+
+    @abc.abstractmethod
+    def _info(self) -> dict[str, Any]:
+        """Return what is known beside observation and reward."""
+
+    @abc.abstractmethod
+    def _simulation(self) -> tuple[Any, Any]:
+        """Return the `mujoco.MjModel` and `mujoco.MjData` to draw."""
+
+    def _combine(self, rewards: list[float]) -> float:
+        """Turn the rewards of the repeated steps into one; the sum by default."""
+        return sum(rewards)
+
+    # The Gymnasium interface.
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: Determines the episode; None continues the stream of random numbers.
+            options: Unused; part of the Gymnasium interface.
+
+        Returns:
+            The first observation, and info.
+        """
+        del options
+        if seed is None and self._elapsed is None:
+            seed = self._first_seed
+        super().reset(seed=seed)
+        self._begin()
+        self._elapsed = 0
+        return self._observation(), self._info()
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Hold `action` for `action_repeat` simulated steps, or to the time limit.
+
+        Args:
+            action: float [A]; clipped to [-1, 1].
+
+        Returns:
+            Observation, reward, terminated (always false), truncated, info.
+
+        Raises:
+            ArgumentError: the episode has not begun or is over, or `action` is not
+                finite.
+            ShapeError: `action` has the wrong length.
+        """
+        limit = self.options.time_limit
+        if self._elapsed is None or self._elapsed >= limit:
+            raise ArgumentError("step: the episode is over; call reset first")
+        action = self._checked(action)
+        rewards: list[float] = []
+        for _ in range(min(self.options.action_repeat, limit - self._elapsed)):
+            rewards.append(float(self._advance(action)))
+            self._elapsed += 1
+        reward = self._combine(rewards)
+        truncated = self._elapsed >= limit
+        return self._observation(), reward, False, truncated, self._info()
+
+    def render(self) -> np.ndarray:
+        """Return the present image, uint8 [image_size, image_size, 3].
+
+        Raises:
+            MissingDependencyError: no GL backend.
+        """
+        model, data = self._simulation()
+        if self._renderer is None:
+            self._renderer = Renderer(
+                model,
+                self.options.image_size,
+                self._camera,
+                self.options.render_preset,
+            )
+        return self._renderer.draw(data)
+
+    def close(self) -> None:
+        """Free the GL context, if one was made."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _observation(self) -> np.ndarray:
+        if self.options.observation == "state":
+            return self._state().astype(np.float32)
+        return np.ascontiguousarray(self.render().transpose(2, 0, 1))
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        """Return `action` as float64 in [-1, 1]."""
+        values = np.asarray(action, dtype=np.float64)
+        if values.shape != self.action_space.shape:
+            raise ShapeError(
+                f"action: expected {list(self.action_space.shape or ())}, "
+                f"got {list(values.shape)}"
+            )
+        if not np.isfinite(values).all():
+            raise ArgumentError("action: expected finite numbers, got NaN or infinity")
+        return values.clip(-1.0, 1.0)

@@ -1,0 +1,5 @@
+"""Pure tensor mathematics; imports torch alone."""
+
+from diffplan.functional.rollout import rollout
+
+__all__ = ["rollout"]

@@ -1,0 +1,375 @@
+"""Symmetric block-tridiagonal systems: Cholesky in time linear in their length.
+
+Whatever couples only neighbours along a chain (smoothing, collocation, splines) ends in
+a matrix with K diagonal blocks and K-1 blocks below them. Its Cholesky factor has the
+same shape,
+
+    C_0 = chol(D_0),   N_k = L_k C_k^{-T},   C_{k+1} = chol(D_{k+1} - N_k N_k'),
+
+which is block Thomas elimination. The derivative of a solve is another solve with the
+same factor (H x = b, H y = g: the gradient of b is y, that of H is -y x'), so nothing
+differentiates the elimination itself.
+
+The second half builds the normal equations of a collocation step in this form.
+
+Symbols: D diagonal blocks, L blocks below the diagonal, C and N those of the factor;
+K blocks of size n.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import require_shape
+from diffplan.functional.chain import (
+    ChainRightHandSide,
+    ChainSolution,
+    ChainSystem,
+    solve_chain,
+    with_given_state,
+    zero_unless,
+)
+
+
+@dataclass(frozen=True)
+class BlockTridiagonal:
+    """A symmetric block-tridiagonal matrix.
+
+    Args:
+        diagonal: Symmetric blocks D_k, `[…, K, n, n]`.
+        lower: Blocks L_k in row k+1 and column k, `[…, K-1, n, n]`.
+
+    Raises:
+        ShapeError: the two do not fit together.
+
+    Example:
+        >>> identity = torch.eye(2).expand(3, 2, 2)
+        >>> matrix = BlockTridiagonal(2 * identity, 0.5 * identity[:2])
+        >>> factor = matrix.cholesky()
+        >>> x = factor.solve(torch.ones(3, 2))
+        >>> torch.allclose(matrix.matvec(x), torch.ones(3, 2))
+        True
+    """
+
+    diagonal: Tensor
+    lower: Tensor
+
+    def __post_init__(self) -> None:
+        """Check that there is one block less below the diagonal."""
+        *batch, blocks, size, _ = self.diagonal.shape
+        require_shape(
+            "diagonal", self.diagonal, (blocks, size, size), "blocks must be square"
+        )
+        require_shape(
+            "lower",
+            self.lower,
+            (*batch, blocks - 1, size, size),
+            "one block less than diagonal, same batch dimensions",
+        )
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product with `vector` `[…, K, n]`."""
+        product = _rows_times(vector, self.diagonal.mT)
+        below = _rows_times(vector[..., :-1, :], self.lower.mT)
+        above = _rows_times(vector[..., 1:, :], self.lower)
+        product = product + torch.nn.functional.pad(below, (0, 0, 1, 0))
+        return product + torch.nn.functional.pad(above, (0, 0, 0, 1))
+
+    def to_dense(self) -> Tensor:
+        """The whole matrix `[…, K n, K n]`, for tests and small problems."""
+        *batch, blocks, size, _ = self.diagonal.shape
+        dense = self.diagonal.new_zeros(*batch, blocks, size, blocks, size)
+        place = torch.arange(blocks, device=dense.device)
+        # mixed indexing puts the indexed dimension first
+        dense[..., place, :, place, :] = self.diagonal.movedim(-3, 0)
+        if blocks > 1:
+            dense[..., place[1:], :, place[:-1], :] = self.lower.movedim(-3, 0)
+            dense[..., place[:-1], :, place[1:], :] = self.lower.mT.movedim(-3, 0)
+        return dense.reshape(*batch, blocks * size, blocks * size)
+
+    def cholesky(self) -> "BlockTridiagonalFactor":
+        """Factor the matrix; elements that are not positive definite are reported."""
+        batch = self.diagonal.shape[:-3]
+        flat = BlockTridiagonal(
+            self.diagonal.reshape(-1, *self.diagonal.shape[-3:]),
+            self.lower.reshape(-1, *self.lower.shape[-3:]),
+        )
+        with torch.no_grad():
+            chol, below, ok = _factorize(flat.diagonal.detach(), flat.lower.detach())
+        return BlockTridiagonalFactor(flat, chol, below, ok, batch)
+
+
+@dataclass(frozen=True)
+class BlockTridiagonalFactor:
+    """A factored matrix: solves and knows its determinant.
+
+    Attributes:
+        matrix: The flattened matrix `[B, K, n, n]`, with its history.
+        chol: C_k, K tensors `[B, n, n]` without history.
+        below: N_k, K-1 tensors `[B, n, n]` without history.
+        flat_ok: Status per element of the flattened batch, `[B]` bool.
+        batch_shape: The caller's leading dimensions.
+    """
+
+    matrix: BlockTridiagonal
+    chol: tuple[Tensor, ...]
+    below: tuple[Tensor, ...]
+    flat_ok: Tensor
+    batch_shape: torch.Size
+
+    @property
+    def ok(self) -> Tensor:
+        """Whether the element is positive definite (and finite), `[…]` bool."""
+        return self.flat_ok.view(self.batch_shape)
+
+    def solve(self, b: Tensor) -> Tensor:
+        """Solve H x = b for `b` `[…, K, n]`; zeros where the factorisation failed."""
+        rhs = b.reshape(-1, *b.shape[len(self.batch_shape) :])
+        tensors = (self.matrix.diagonal, self.matrix.lower, rhs)
+        arguments = (*tensors, self.flat_ok, *self.chol, *self.below)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            x = _Solve.apply(*arguments)
+        else:
+            x = _Solve.forward(*arguments)
+        return x.view(b.shape)
+
+    def logdet(self) -> Tensor:
+        """The logarithm of the determinant, `[…]`; zero where `ok` is False."""
+        chol = self.chol
+        matrix = self.matrix
+        if torch.is_grad_enabled() and (
+            matrix.diagonal.requires_grad or matrix.lower.requires_grad
+        ):
+            # differentiate the elimination of a matrix that is known to have one
+            eye = torch.eye(matrix.diagonal.shape[-1]).to(matrix.diagonal)
+            diagonal = torch.where(_broad(self.flat_ok, 4), matrix.diagonal, eye)
+            chol, _, _ = _factorize(diagonal, zero_unless(self.flat_ok, matrix.lower))
+        diagonals = torch.stack([block.diagonal(dim1=-2, dim2=-1) for block in chol], 1)
+        safe = torch.where(_broad(self.flat_ok, 3), diagonals, 1.0)
+        return 2.0 * safe.log().sum((-1, -2)).view(self.batch_shape)
+
+
+class _Solve(torch.autograd.Function):
+    """The solve as one node of the graph; its backward is another solve."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(diagonal: Tensor, lower: Tensor, *rest: Tensor) -> Tensor:
+        del lower  # its numbers are in the factor; here only for its gradient
+        rhs, ok, *factor = rest
+        blocks = diagonal.shape[1]
+        x = _substitute(tuple(factor[:blocks]), tuple(factor[blocks:]), rhs)
+        finite = torch.isfinite(x).flatten(1).all(1)
+        return zero_unless(ok & finite, x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # noqa: ANN001 (torch's own types)
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor):  # noqa: ANN001, ANN205
+        diagonal, lower, rhs, ok, *factor, x = ctx.saved_tensors
+        y = _Solve.apply(diagonal, lower, cotangent, ok, *factor)
+        by_diagonal = by_lower = None
+        if ctx.needs_input_grad[0]:
+            half = -0.5 * y[..., :, None] * x[..., None, :]
+            by_diagonal = half + half.mT
+        if ctx.needs_input_grad[1]:
+            by_lower = -(
+                y[:, 1:, :, None] * x[:, :-1, None, :]
+                + x[:, 1:, :, None] * y[:, :-1, None, :]
+            )
+        return by_diagonal, by_lower, y, *(None for _ in range(1 + len(factor)))
+
+
+def _factorize(
+    diagonal: Tensor, lower: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    chol: list[Tensor] = []
+    below: list[Tensor] = []
+    failures = diagonal.new_zeros(diagonal.shape[0], dtype=torch.int32)
+    pivot = diagonal[:, 0]
+    for k in range(diagonal.shape[1]):
+        if k > 0:
+            # N = L C^{-T}: solved from the right, where LAPACK needs no copy
+            side = torch.linalg.solve_triangular(
+                chol[-1].mT, lower[:, k - 1], upper=True, left=False
+            )
+            below.append(side)
+            pivot = torch.baddbmm(diagonal[:, k], side, side.mT, alpha=-1.0)
+        factor, failed = torch.linalg.cholesky_ex(pivot)
+        failures = failures + failed
+        chol.append(factor)
+    return tuple(chol), tuple(below), failures == 0
+
+
+def _substitute(
+    chol: tuple[Tensor, ...], below: tuple[Tensor, ...], rhs: Tensor
+) -> Tensor:
+    """Forward and back substitution; vectors are rows, see `_rows_times`."""
+    half: list[Tensor] = []
+    for k, factor in enumerate(chol):
+        row = rhs[:, k : k + 1]
+        if k > 0:
+            row = row - half[-1] @ below[k - 1].mT
+        half.append(
+            torch.linalg.solve_triangular(factor.mT, row, upper=True, left=False)
+        )
+    x: list[Tensor] = []
+    for k in reversed(range(len(chol))):
+        row = half[k] - x[-1] @ below[k] if x else half[k]
+        x.append(torch.linalg.solve_triangular(chol[k], row, upper=False, left=False))
+    return torch.cat(x[::-1], 1)
+
+
+@dataclass(frozen=True)
+class NormalEquationsFactor:
+    """Factored normal equations of a chain system (same use as `RiccatiFactor`).
+
+    Attributes:
+        system: The flattened system in the factor's precision, with its history.
+        tensors: Blocks of the Cholesky factor, C_0..C_{T-1} and N_0..N_{T-2}.
+        flat_ok: Status per element of the flattened batch, `[B]` bool.
+        batch_shape: The caller's leading dimensions.
+        output_dtype: The caller's precision.
+    """
+
+    system: ChainSystem
+    tensors: tuple[Tensor, ...]
+    flat_ok: Tensor
+    batch_shape: torch.Size
+    output_dtype: torch.dtype
+
+    @property
+    def ok(self) -> Tensor:
+        """Whether the matrix is positive definite in this precision, `[…]` bool."""
+        return self.flat_ok.view(self.batch_shape)
+
+    def solve(
+        self, states: Tensor, actions: Tensor, defect: Tensor | None = None
+    ) -> ChainSolution:
+        """Solve (J'WJ + H) (x, u) = (states, actions) - J'W defect.
+
+        Args:
+            states: Right-hand side of x_1..x_T, `[…, T, S]`.
+            actions: Right-hand side of u_0..u_{T-1}, `[…, T, A]`.
+            defect: c, `[…, T, S]`; None stands for zero.
+        """
+        defect = torch.zeros_like(states) if defect is None else defect
+        rhs = ChainRightHandSide(defect, states, actions)
+        flat = rhs.flattened(len(self.batch_shape), self.system.damping.dtype)
+        solution = solve_chain(
+            _solve_normal_equations, self.system, self.tensors, self.flat_ok, flat
+        )
+        return solution.unflattened(self.batch_shape, self.output_dtype)
+
+
+def normal_equations_factorize(
+    system: ChainSystem, *, dtype: torch.dtype = torch.float64
+) -> NormalEquationsFactor:
+    """Factor J'WJ + H of a chain system by block-tridiagonal Cholesky.
+
+    Block k holds (u_k, x_{k+1}): the action and the state that it leads to. All blocks
+    have the same size, the given state needs none, and a transition or stage residual
+    couples only neighbours.
+
+    Args:
+        system: Matrices with any leading batch dimensions.
+        dtype: Precision of the assembly and factorisation. The normal equations square
+            the condition number of the problem; float32 needs well-scaled weights.
+    """
+    flat = system.flattened().to(dtype)
+    with torch.no_grad():
+        diagonal, lower = _normal_blocks(flat.detach())
+        chol, below, ok = _factorize(diagonal, lower)
+    return NormalEquationsFactor(
+        flat, (*chol, *below), ok, system.damping.shape, system.damping.dtype
+    )
+
+
+def normal_equations_step(
+    system: ChainSystem,
+    rhs: ChainRightHandSide,
+    *,
+    dtype: torch.dtype = torch.float64,
+) -> ChainSolution:
+    """Factor and solve the normal equations of a chain's least-squares step.
+
+    Args:
+        system: Matrices of the step.
+        rhs: Defects and linear terms.
+        dtype: Precision of everything inside; the result has the system's.
+    """
+    factor = normal_equations_factorize(system, dtype=dtype)
+    return factor.solve(rhs.states, rhs.actions, rhs.defect)
+
+
+def _normal_blocks(system: ChainSystem) -> tuple[Tensor, Tensor]:
+    """Blocks of J'WJ + H with the unknowns (u_0, x_1), (u_1, x_2), …."""
+    by_state, by_action = system.state_jacobian, system.action_jacobian
+    weight = system.transition_weight[..., None, None]
+    stage_state, stage_action = system.stage_state_jacobian, system.stage_action_jacobian
+    batch, horizon, size, actions = by_action.shape
+    width = actions + size
+    diagonal = by_action.new_zeros(batch, horizon, width, width)
+    weighted = weight * by_action
+    diagonal[..., :actions, :actions] = (
+        by_action.mT @ weighted + stage_action.mT @ stage_action
+    )
+    diagonal[..., :actions, actions:] = -weighted.mT
+    diagonal[..., actions:, :actions] = -weighted
+    states = diagonal[..., actions:, actions:]
+    end = system.terminal_jacobian
+    states[:, -1] = end.mT @ end
+    weighted_state = weight[:, 1:] * by_state[:, 1:]
+    torch.add(
+        by_state[:, 1:].mT @ weighted_state,
+        stage_state[:, 1:].mT @ stage_state[:, 1:],
+        out=states[:, :-1],
+    )
+    # every cost has entered; what is left touches only the main diagonal
+    states.diagonal(dim1=-2, dim2=-1).add_(weight[..., 0])
+    main = diagonal.diagonal(dim1=-2, dim2=-1)
+    main[..., :actions].add_(system.action_curvature)
+    main.add_(system.damping[:, None, None])
+    lower = by_action.new_zeros(batch, horizon - 1, width, width)
+    lower[..., :actions, actions:] = (
+        by_action[:, 1:].mT @ weighted_state
+        + stage_action[:, 1:].mT @ stage_state[:, 1:]
+    )
+    lower[..., actions:, actions:] = -weighted_state
+    return diagonal, lower
+
+
+def _solve_normal_equations(
+    system: ChainSystem, factor: tuple[Tensor, ...], rhs: ChainRightHandSide
+) -> tuple[Tensor, Tensor, Tensor]:
+    horizon = system.state_jacobian.shape[1]
+    weight = system.transition_weight[..., None]
+    pull = weight * rhs.defect
+    states = rhs.states - pull
+    back = _rows_times(pull[:, 1:], system.state_jacobian[:, 1:])
+    states = states + torch.nn.functional.pad(back, (0, 0, 0, 1))
+    actions = rhs.actions + _rows_times(pull, system.action_jacobian)
+    unknowns = _substitute(
+        factor[:horizon], factor[horizon:], torch.cat((actions, states), -1)
+    )
+    actions, states = unknowns.split((actions.shape[-1], states.shape[-1]), -1)
+    before = with_given_state(states)[:, :-1]
+    predicted = _rows_times(before, system.state_jacobian.mT)
+    predicted = predicted + _rows_times(actions, system.action_jacobian.mT)
+    return states, actions, weight * (states - predicted + rhs.defect)
+
+
+def _rows_times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """`row @ matrix` for each of `[…, K, n]` and `[…, K, n, m]`.
+
+    Batched products with columns are ten times slower than with rows on a CPU.
+    """
+    return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
+
+
+def _broad(ok: Tensor, dimensions: int) -> Tensor:
+    return ok.view(-1, *(1 for _ in range(dimensions - 1)))

@@ -1,0 +1,279 @@
+"""The linear system of one Gauss-Newton step along a chain, and its derivative.
+
+A collocation step moves all states and actions of a trajectory at once. Its unknowns
+are increments x_1..x_T of the states and u_0..u_{T-1} of the actions (x_0 = 0: the
+first state is given), and it minimises
+
+    sum_t  w_t |e_t|^2 + |G_t (x_t, u_t)|^2 + sum_i a_{t,i} u_{t,i}^2
+    + |G_T x_T|^2 + damping (|x|^2 + |u|^2) - 2 b'(x, u),
+    e_t = x_{t+1} - A_t x_t - B_t u_t + c_t.
+
+With the costates nu_t = w_t e_t as further unknowns this is one symmetric system,
+
+    [ H   J' ] [ x,u ]   [  b ]          H: stage curvature and damping,
+    [ J -1/w ] [  nu ] = [ -c ]          J: the dynamics rows x_{t+1} - A x_t - B u_t,
+
+so its derivative needs no derivative of a factorisation: a second solve with the same
+factor gives the adjoint, and each matrix gets outer products of the two solutions. That
+costs O(T n^2) where differentiating the recursion costs O(T n^3), stays accurate for
+every w (it never forms w J'J), can be repeated for higher derivatives, and keeps an
+element that could not be factored away from everybody else's gradient.
+
+Symbols: A, B state and action Jacobian; w transition weight; G stage Jacobians; a action
+curvature; c defect; b linear term; T horizon, S state and A action dimension.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ChainSystem(NamedTuple):
+    """The matrices of a chain's least-squares step (see the module's formula).
+
+    Attributes:
+        state_jacobian: A_t, `[…, T, S, S]`.
+        action_jacobian: B_t, `[…, T, S, A]`.
+        transition_weight: w_t > 0, `[…, T]`.
+        stage_state_jacobian: State part of G_t, `[…, T, R, S]`; R may be 0.
+        stage_action_jacobian: Action part of G_t, `[…, T, R, A]`.
+        terminal_jacobian: G_T, `[…, R', S]`; R' may be 0.
+        action_curvature: a_t >= 0, `[…, T, A]`.
+        damping: Added to the diagonal, `[…]`.
+    """
+
+    state_jacobian: Tensor
+    action_jacobian: Tensor
+    transition_weight: Tensor
+    stage_state_jacobian: Tensor
+    stage_action_jacobian: Tensor
+    terminal_jacobian: Tensor
+    action_curvature: Tensor
+    damping: Tensor
+
+    def flattened(self) -> "ChainSystem":
+        """The same system with all leading batch dimensions as one."""
+        lead = self.damping.dim()
+        return ChainSystem(*(_flatten(tensor, lead) for tensor in self))
+
+    def to(self, dtype: torch.dtype) -> "ChainSystem":
+        """The same system in another precision."""
+        return ChainSystem(*(tensor.to(dtype) for tensor in self))
+
+    def detach(self) -> "ChainSystem":
+        """The same numbers without their history."""
+        return ChainSystem(*(tensor.detach() for tensor in self))
+
+
+class ChainRightHandSide(NamedTuple):
+    """What the step answers to.
+
+    Attributes:
+        defect: c_t = x_{t+1} - f(x_t, u_t) of the current trajectory, `[…, T, S]`.
+        states: b for x_1..x_T (minus the gradient of the other costs), `[…, T, S]`.
+        actions: b for u_0..u_{T-1}, `[…, T, A]`.
+    """
+
+    defect: Tensor
+    states: Tensor
+    actions: Tensor
+
+    def flattened(self, lead: int, dtype: torch.dtype) -> "ChainRightHandSide":
+        """The same with `lead` leading dimensions as one, in the given precision."""
+        return ChainRightHandSide(*(_flatten(tensor, lead).to(dtype) for tensor in self))
+
+
+class ChainSolution(NamedTuple):
+    """A step along the chain.
+
+    Attributes:
+        states: Increments of x_1..x_T, `[…, T, S]`.
+        actions: Increments of u_0..u_{T-1}, `[…, T, A]`.
+        costates: w_t e_t, the pull of transition t after the step, `[…, T, S]`.
+        ok: Whether the element's system was positive definite and its solution
+            finite, `[…]` bool. Where it is False everything else is zero.
+    """
+
+    states: Tensor
+    actions: Tensor
+    costates: Tensor
+    ok: Tensor
+
+    def unflattened(self, batch: torch.Size, dtype: torch.dtype) -> "ChainSolution":
+        """The same with the caller's leading dimensions and precision."""
+        numbers = (
+            tensor.to(dtype).view(*batch, *tensor.shape[1:]) for tensor in self[:3]
+        )
+        return ChainSolution(*numbers, self.ok.view(batch))
+
+
+RawSolve = Callable[
+    [ChainSystem, tuple[Tensor, ...], ChainRightHandSide],
+    tuple[Tensor, Tensor, Tensor],
+]
+"""(system, factor tensors, right-hand side) -> states, actions, costates.
+
+All tensors have exactly one leading batch dimension. Needs no derivative of its own.
+"""
+
+
+def solve_chain(
+    solve: RawSolve,
+    system: ChainSystem,
+    factor: tuple[Tensor, ...],
+    factor_ok: Tensor,
+    rhs: ChainRightHandSide,
+) -> ChainSolution:
+    """Solve with a given factor, differentiably in the system and right-hand side.
+
+    Args:
+        solve: How this kind of factor solves.
+        system: The flattened system that `factor` belongs to.
+        factor: Tensors of the factorisation, without history.
+        factor_ok: Status of the factorisation, `[B]` bool.
+        rhs: Flattened right-hand side.
+    """
+    tensors = (*system, *rhs)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return ChainSolution(*_SolveChain.apply(solve, *tensors, factor_ok, *factor))
+    return _masked_solve(solve, system, factor, factor_ok, rhs)
+
+
+def _masked_solve(
+    solve: RawSolve,
+    system: ChainSystem,
+    factor: tuple[Tensor, ...],
+    factor_ok: Tensor,
+    rhs: ChainRightHandSide,
+) -> ChainSolution:
+    states, actions, costates = solve(system, factor, rhs)
+    ok = factor_ok & _finite(states) & _finite(actions) & _finite(costates)
+    return ChainSolution(
+        zero_unless(ok, states), zero_unless(ok, actions), zero_unless(ok, costates), ok
+    )
+
+
+class _SolveChain(torch.autograd.Function):
+    """The solve as one node of the graph; its backward is another solve."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(solve: RawSolve, *tensors: Tensor) -> tuple[Tensor, ...]:
+        system, rhs, factor_ok, factor = _unpack(tensors)
+        return tuple(_masked_solve(solve, system, factor, factor_ok, rhs))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # noqa: ANN001 (torch's own types)
+        ctx.mark_non_differentiable(output[3])
+        ctx.solve = inputs[0]
+        ctx.save_for_backward(*inputs[1:], *output)
+
+    @staticmethod
+    def backward(ctx, *cotangents: Tensor):  # noqa: ANN001, ANN205
+        *tensors, states, actions, costates, ok = ctx.saved_tensors
+        system, rhs, _, factor = _unpack(tuple(tensors))
+        solution = ChainSolution(states, actions, costates, ok)
+        adjoint = solve_chain(
+            ctx.solve,
+            system,
+            factor,
+            ok,
+            ChainRightHandSide(
+                defect=-cotangents[2], states=cotangents[0], actions=cotangents[1]
+            ),
+        )
+        needed = ctx.needs_input_grad[1:9]
+        gradients = _system_gradients(system, solution, adjoint, needed)
+        return (
+            None,
+            *gradients,
+            -adjoint.costates,
+            adjoint.states,
+            adjoint.actions,
+            *(None for _ in range(1 + len(factor))),
+        )
+
+
+def _system_gradients(
+    system: ChainSystem,
+    primal: ChainSolution,
+    adjoint: ChainSolution,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Outer products of primal and adjoint solution, one per matrix of the system.
+
+    Both solutions are zero where the solve failed, and so is each product with a
+    possibly non-finite matrix: a failed element's gradient is zero, not NaN.
+    """
+    ok = primal.ok & adjoint.ok
+    x, lx = with_given_state(primal.states), with_given_state(adjoint.states)
+    u, lu = primal.actions, adjoint.actions
+    nu, mu = primal.costates, adjoint.costates
+    weight = torch.where(ok[:, None], system.transition_weight, 1.0)[..., None]
+    stage, stage_adjoint = (
+        zero_unless(
+            ok,
+            _times(system.stage_state_jacobian, states[:, :-1])
+            + _times(system.stage_action_jacobian, actions),
+        )
+        for states, actions in ((x, u), (lx, lu))
+    )
+    end, end_adjoint = (
+        zero_unless(ok, _times(system.terminal_jacobian, states[:, -1]))
+        for states in (x, lx)
+    )
+    makers: tuple[Callable[[], Tensor], ...] = (
+        lambda: _symmetric_outer(nu, lx[:, :-1], mu, x[:, :-1]),
+        lambda: _symmetric_outer(nu, lu, mu, u),
+        # divided twice, since w * w overflows float32 long before w does
+        lambda: -((nu / weight) * (mu / weight)).sum(-1),
+        lambda: -_symmetric_outer(stage, lx[:, :-1], stage_adjoint, x[:, :-1]),
+        lambda: -_symmetric_outer(stage, lu, stage_adjoint, u),
+        lambda: -_symmetric_outer(end, lx[:, -1], end_adjoint, x[:, -1]),
+        lambda: -u * lu,
+        lambda: -(x * lx).sum((-1, -2)) - (u * lu).sum((-1, -2)),
+    )
+    return tuple(
+        make() if wanted else None for make, wanted in zip(makers, needed, strict=True)
+    )
+
+
+def zero_unless(ok: Tensor, value: Tensor) -> Tensor:
+    """`value` `[B, …]` where `ok` `[B]` holds, else exact zeros (never NaN)."""
+    return torch.where(ok.view(-1, *(1 for _ in value.shape[1:])), value, 0.0)
+
+
+def with_given_state(states: Tensor) -> Tensor:
+    """Put the zero increment of the given state before `[B, T, S]`."""
+    return torch.cat((torch.zeros_like(states[:, :1]), states), 1)
+
+
+def _finite(value: Tensor) -> Tensor:
+    return torch.isfinite(value).flatten(1).all(1)
+
+
+def _flatten(tensor: Tensor, lead: int) -> Tensor:
+    return tensor.reshape(-1, *tensor.shape[lead:])
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (vector.unsqueeze(-2) @ matrix.mT).squeeze(-2)
+
+
+def _symmetric_outer(left: Tensor, right: Tensor, other: Tensor, to: Tensor) -> Tensor:
+    """`left right' + other to'`, in one pass over the result."""
+    return torch.stack((left, other), -1) @ torch.stack((right, to), -2)
+
+
+def _unpack(
+    tensors: tuple[Tensor, ...],
+) -> tuple[ChainSystem, ChainRightHandSide, Tensor, tuple[Tensor, ...]]:
+    return (
+        ChainSystem(*tensors[:8]),
+        ChainRightHandSide(*tensors[8:11]),
+        tensors[11],
+        tensors[12:],
+    )

@@ -1,0 +1,19 @@
+"""Functions whose value is right everywhere and whose gradient is never NaN."""
+
+import torch
+from torch import Tensor
+
+
+def safe_sqrt(value: Tensor) -> Tensor:
+    """Return √value, with gradient zero where `value` is zero.
+
+    The derivative of √ at zero is infinite, and infinite times zero is NaN: one
+    collapsed standard deviation would spoil the gradient of a whole plan. Both
+    branches of the outer `where` are finite, so no NaN can be multiplied in.
+
+    Args:
+        value: Any shape, at least zero.
+    """
+    positive = value > 0
+    root = torch.where(positive, value, torch.ones_like(value)).sqrt()
+    return torch.where(positive, root, torch.zeros_like(value))

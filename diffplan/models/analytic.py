@@ -1,0 +1,375 @@
+"""Dynamics whose equations are known: linear systems and the classic toy plants.
+
+They are for tests, examples and experiments without a learned model. Each is a
+dynamics (`system(state, action) → next_state`, any leading dimensions) and knows its
+exact Jacobian. Physical constants are tensors: an `nn.Parameter` is learned, anything
+else is a buffer.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    require_positive,
+    require_shape,
+    require_tensor,
+)
+
+Linearization = tuple[Tensor, Tensor, Tensor]
+"""Next state `[…, S]`, Jacobian by the state `[…, S, S]` and the action `[…, S, A]`."""
+
+
+class AnalyticDynamics(nn.Module, ABC):
+    """Known equations of motion with their Jacobian.
+
+    Attributes:
+        state_dim: Size S of the state.
+        action_dim: Size A of an action.
+    """
+
+    state_dim: int
+    action_dim: int
+
+    @abstractmethod
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """Next state `[…, S]` after `action […, A]` in `state […, S]`."""
+
+    @abstractmethod
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+        """Next state `[…, S]` and Jacobians `[…, S, S]` and `[…, S, A]`."""
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """Same as `step`."""
+        return self.step(state, action)
+
+    def _hold(self, name: str, value: Tensor | float) -> None:
+        """Keep a constant: a parameter if it is one, else a buffer."""
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, torch.as_tensor(value))
+
+    def _check(self, state: Tensor, action: Tensor) -> None:
+        require_shape("state", state, [self.state_dim], "must equal state_dim")
+        require_shape("action", action, [self.action_dim], "must equal action_dim")
+
+
+class LinearDynamics(AnalyticDynamics):
+    """x' = A x + B u + c.
+
+    Args:
+        state_matrix: A, `[S, S]`.
+        action_matrix: B, `[S, A]`.
+        bias: c, `[S]`; None for zero.
+
+    Raises:
+        ShapeError: the matrices do not fit each other.
+
+    Example:
+        >>> system = LinearDynamics(torch.eye(2), torch.ones(2, 1))
+        >>> system(torch.zeros(3, 2), torch.ones(3, 1)).shape
+        torch.Size([3, 2])
+    """
+
+    state_matrix: Tensor
+    action_matrix: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        state_matrix: Tensor,
+        action_matrix: Tensor,
+        bias: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        require_tensor("state_matrix", state_matrix)
+        require_tensor("action_matrix", action_matrix)
+        size = state_matrix.shape[0]
+        if state_matrix.shape != (size, size):
+            raise ShapeError(
+                f"state_matrix: expected [S, S], got {list(state_matrix.shape)}"
+            )
+        if action_matrix.dim() != 2 or action_matrix.shape[0] != size:
+            raise ShapeError(
+                f"action_matrix: expected [{size}, A], got "
+                f"{list(action_matrix.shape)}: must have the rows of state_matrix"
+            )
+        if bias is None:
+            bias = state_matrix.new_zeros(size)
+        require_shape("bias", bias, [size], "must have the rows of state_matrix")
+        self.state_dim, self.action_dim = size, action_matrix.shape[1]
+        self._hold("state_matrix", state_matrix)
+        self._hold("action_matrix", action_matrix)
+        self._hold("bias", bias)
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """A x + B u + c."""
+        self._check(state, action)
+        moved = state @ self.state_matrix.mT + action @ self.action_matrix.mT
+        return moved + self.bias
+
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+        """The constant A and B, seen through the leading dimensions."""
+        following = self.step(state, action)
+        batch = following.shape[:-1]
+        return (
+            following,
+            self.state_matrix.expand(*batch, -1, -1),
+            self.action_matrix.expand(*batch, -1, -1),
+        )
+
+
+class PointMass(AnalyticDynamics):
+    """A mass in `dimensions` directions, pushed by a force: the double integrator.
+
+    State [position (D), velocity (D)], action force (D), in SI units:
+    p' = p + dt v, v' = v + dt (u - damping v) / mass.
+
+    Args:
+        dimensions: D.
+        time_step: dt, seconds.
+        mass: Kilograms.
+        damping: Viscous friction, kg/s.
+    """
+
+    mass: Tensor
+    damping: Tensor
+
+    def __init__(
+        self,
+        dimensions: int = 2,
+        *,
+        time_step: float = 0.1,
+        mass: Tensor | float = 1.0,
+        damping: Tensor | float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dimensions < 1:
+            raise ArgumentError(f"dimensions: expected at least 1, got {dimensions}")
+        self.time_step = require_positive("time_step", time_step)
+        self.action_dim, self.state_dim = dimensions, 2 * dimensions
+        self._hold("mass", mass)
+        self._hold("damping", damping)
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """Explicit Euler step."""
+        self._check(state, action)
+        position, velocity = state.tensor_split(2, dim=-1)
+        acceleration = (action - self.damping * velocity) / self.mass
+        return torch.cat(
+            [
+                position + self.time_step * velocity,
+                velocity + self.time_step * acceleration,
+            ],
+            dim=-1,
+        )
+
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+        """Constant matrices, seen through the leading dimensions."""
+        following = self.step(state, action)
+        eye = torch.eye(self.action_dim, dtype=state.dtype, device=state.device)
+        zero = torch.zeros_like(eye)
+        kept = 1 - self.time_step * self.damping / self.mass
+        top = torch.cat([eye, self.time_step * eye], dim=-1)
+        bottom = torch.cat([zero, kept.to(state) * eye], dim=-1)
+        by_state = torch.cat([top, bottom], dim=-2)
+        gain = (self.time_step / self.mass).to(state)
+        by_action = torch.cat([zero, gain * eye], dim=-2)
+        batch = following.shape[:-1]
+        return (
+            following,
+            by_state.expand(*batch, -1, -1),
+            by_action.expand(*batch, -1, -1),
+        )
+
+
+class Pendulum(AnalyticDynamics):
+    """A rod on a hinge, driven by a torque; angle zero is upright.
+
+    State [angle (rad, not wrapped), angular velocity (rad/s)], action torque (N m).
+    A uniform rod of length l and mass m:
+    ω' = ω + dt (3g/(2l) sin θ + 3 u/(m l²)), θ' = θ + dt ω' (semi-implicit Euler).
+    These are the equations of Gymnasium's Pendulum without its limits on torque and
+    velocity; an action space limits the torque.
+
+    Args:
+        time_step: dt, seconds.
+        gravity: m/s².
+        mass: Kilograms.
+        length: Metres.
+    """
+
+    gravity: Tensor
+    mass: Tensor
+    length: Tensor
+    state_dim = 2
+    action_dim = 1
+
+    def __init__(
+        self,
+        *,
+        time_step: float = 0.05,
+        gravity: Tensor | float = 10.0,
+        mass: Tensor | float = 1.0,
+        length: Tensor | float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.time_step = require_positive("time_step", time_step)
+        self._hold("gravity", gravity)
+        self._hold("mass", mass)
+        self._hold("length", length)
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """One semi-implicit Euler step."""
+        self._check(state, action)
+        angle, velocity = state.unbind(dim=-1)
+        fall = 1.5 * self.gravity / self.length * angle.sin()
+        push = 3 / (self.mass * self.length**2) * action[..., 0]
+        velocity = velocity + self.time_step * (fall + push)
+        return torch.stack([angle + self.time_step * velocity, velocity], dim=-1)
+
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+        """Only sin θ is not linear."""
+        following = self.step(state, action)
+        dt = self.time_step
+        angle = state[..., 0]
+        by_angle = dt * 1.5 * self.gravity / self.length * angle.cos()
+        one = torch.ones_like(by_angle)
+        by_state = _matrix([[1 + dt * by_angle, dt * one], [by_angle, one]])
+        gain = dt * 3 / (self.mass * self.length**2) * one
+        return following, by_state, _matrix([[dt * gain], [gain]])
+
+
+class Cartpole(AnalyticDynamics):
+    """A pole hinged on a cart that a force pushes; angle zero is upright.
+
+    State [x, x', cos θ, sin θ, θ'] in SI units, action force in newtons, clamped to
+    ±`force_limit`. The equations of Barto, Sutton and Anderson (1983), explicit Euler
+    with the old velocities, as in the differentiable cross-entropy method's
+    experiments (Amos and Yarats 2020, arXiv:1909.12830, appendix C). A state whose
+    (cos θ, sin θ) is not on the unit circle turns as its angle atan2(sin, cos) does.
+
+    Args:
+        time_step: dt, seconds.
+        gravity: m/s².
+        cart_mass: Kilograms.
+        pole_mass: Kilograms.
+        half_length: Distance from the hinge to the pole's centre, metres.
+        force_limit: Newtons.
+    """
+
+    gravity: Tensor
+    cart_mass: Tensor
+    pole_mass: Tensor
+    half_length: Tensor
+    state_dim = 5
+    action_dim = 1
+
+    def __init__(
+        self,
+        *,
+        time_step: float = 0.05,
+        gravity: Tensor | float = 9.8,
+        cart_mass: Tensor | float = 1.0,
+        pole_mass: Tensor | float = 0.1,
+        half_length: Tensor | float = 0.5,
+        force_limit: float = 100.0,
+    ) -> None:
+        super().__init__()
+        self.time_step = require_positive("time_step", time_step)
+        self.force_limit = require_positive("force_limit", force_limit)
+        self._hold("gravity", gravity)
+        self._hold("cart_mass", cart_mass)
+        self._hold("pole_mass", pole_mass)
+        self._hold("half_length", half_length)
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """One explicit Euler step."""
+        self._check(state, action)
+        place, speed, cos, sin, spin = state.unbind(dim=-1)
+        total = self.cart_mass + self.pole_mass
+        lever = self.pole_mass * self.half_length
+        push, turn, _ = self._forces(state, action)
+        acceleration = push - lever * turn * cos / total
+        dt = self.time_step
+        angle = torch.atan2(sin, cos) + dt * spin
+        return torch.stack(
+            [
+                place + dt * speed,
+                speed + dt * acceleration,
+                angle.cos(),
+                angle.sin(),
+                spin + dt * turn,
+            ],
+            dim=-1,
+        )
+
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+        """Derivatives of push, turn and acceleration, in that order."""
+        following = self.step(state, action)
+        cos, sin = state[..., 2], state[..., 3]
+        dt = self.time_step
+        d_turn, d_acceleration = self._derivatives(state, action)
+        one, zero = torch.ones_like(cos), torch.zeros_like(cos)
+        # d atan2(sin, cos) = (cos d sin - sin d cos) / (sin² + cos²)
+        radius = cos**2 + sin**2
+        d_angle = [-sin / radius, cos / radius, dt * one]
+        d_cos = [-following[..., 3] * d for d in d_angle]
+        d_sin = [following[..., 2] * d for d in d_angle]
+        by_state = _matrix(
+            [
+                [one, dt * one, zero, zero, zero],
+                [zero, one, *(dt * d for d in d_acceleration[:3])],
+                [zero, zero, *d_cos],
+                [zero, zero, *d_sin],
+                [zero, zero, dt * d_turn[0], dt * d_turn[1], one + dt * d_turn[2]],
+            ]
+        )
+        by_force = [[zero], [dt * d_acceleration[3]], [zero], [zero], [dt * d_turn[3]]]
+        return following, by_state, _matrix(by_force)
+
+    def _forces(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Push on the whole (m/s²), angular acceleration (rad/s²), inertia (m)."""
+        _, _, cos, sin, spin = state.unbind(dim=-1)
+        force = action[..., 0].clamp(-self.force_limit, self.force_limit)
+        total = self.cart_mass + self.pole_mass
+        lever = self.pole_mass * self.half_length
+        push = (force + lever * spin**2 * sin) / total
+        inertia = self.half_length * (4 / 3 - self.pole_mass * cos**2 / total)
+        return push, (self.gravity * sin - cos * push) / inertia, inertia
+
+    def _derivatives(
+        self, state: Tensor, action: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Derivatives of angular and cart acceleration by cos, sin, spin, action."""
+        _, _, cos, sin, spin = state.unbind(dim=-1)
+        total = self.cart_mass + self.pole_mass
+        lever = self.pole_mass * self.half_length
+        push, turn, inertia = self._forces(state, action)
+        inside = (action[..., 0].abs() <= self.force_limit).to(state.dtype)
+        zero = torch.zeros_like(cos)
+        d_push = [
+            zero,
+            lever * spin**2 / total,
+            2 * lever * spin * sin / total,
+            inside / total,
+        ]
+        d_inertia = -2 * lever * cos / total
+        d_turn = [-cos * d / inertia for d in d_push]
+        d_turn[0] = d_turn[0] - (push + turn * d_inertia) / inertia
+        d_turn[1] = d_turn[1] + self.gravity / inertia
+        share = lever * cos / total
+        d_acceleration = [
+            d_p - share * d_t for d_p, d_t in zip(d_push, d_turn, strict=True)
+        ]
+        d_acceleration[0] = d_acceleration[0] - lever * turn / total
+        return d_turn, d_acceleration
+
+
+def _matrix(rows: list[list[Tensor]]) -> Tensor:
+    """Matrix `[…, R, C]` from R rows of C entries `[…]`."""
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)

@@ -1,0 +1,17 @@
+"""Objectives: what a plan costs."""
+
+from diffplan.objectives.base import ResidualObjective, StageObjective
+from diffplan.objectives.combine import SumOfResiduals, WeightedSum
+from diffplan.objectives.goal import ActionPenalty, GoalDistance
+from diffplan.objectives.reward import NegativeReturn, SoftplusReward
+
+__all__ = [
+    "ActionPenalty",
+    "GoalDistance",
+    "NegativeReturn",
+    "ResidualObjective",
+    "SoftplusReward",
+    "StageObjective",
+    "SumOfResiduals",
+    "WeightedSum",
+]

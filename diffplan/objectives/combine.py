@@ -1,0 +1,92 @@
+"""Sums of objectives that keep the structure of their terms."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.objectives.base import ResidualObjective, StageObjective
+
+
+class SumOfResiduals(ResidualObjective):
+    """The sum of residual objectives: residuals side by side, costs added.
+
+    Args:
+        terms: At least one `ResidualObjective`.
+
+    Raises:
+        ArgumentError: no terms are given.
+        TensorTypeError: a term is no `ResidualObjective`.
+    """
+
+    def __init__(self, terms: Sequence[ResidualObjective]) -> None:
+        super().__init__()
+        self.terms = _checked(terms, ResidualObjective)
+
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return all running residuals `[…, R₁ + R₂ + …]`."""
+        parts = [term.running_residual(state, action) for term in self.terms]
+        return torch.cat(parts, dim=-1)
+
+    def terminal_residual(self, state: Tensor) -> Tensor:
+        """Return all terminal residuals `[…, R₁ + R₂ + …]`."""
+        return torch.cat([term.terminal_residual(state) for term in self.terms], -1)
+
+    def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return all initial residuals `[…, R₁ + R₂ + …]`."""
+        parts = [term.initial_residual(state, action) for term in self.terms]
+        return torch.cat(parts, dim=-1)
+
+
+class WeightedSum(StageObjective):
+    """A weighted sum of stage objectives.
+
+    Args:
+        terms: At least one `StageObjective`.
+        weights: One number per term.
+
+    Raises:
+        ArgumentError: no terms are given, or weights of another number.
+        TensorTypeError: a term is no `StageObjective`.
+    """
+
+    def __init__(
+        self, terms: Sequence[StageObjective], weights: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.terms = _checked(terms, StageObjective)
+        if len(weights) != len(self.terms):
+            raise ArgumentError(
+                f"weights: expected one per term ({len(self.terms)}), got {len(weights)}"
+            )
+        self.weights = tuple(weights)
+
+    def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the weighted sum of running costs `[…]`."""
+        return self._sum([term.running_cost(state, action) for term in self.terms])
+
+    def terminal_cost(self, state: Tensor) -> Tensor:
+        """Return the weighted sum of terminal costs `[…]`."""
+        return self._sum([term.terminal_cost(state) for term in self.terms])
+
+    def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the weighted sum of initial costs `[…]`."""
+        return self._sum([term.initial_cost(state, action) for term in self.terms])
+
+    def _sum(self, costs: Sequence[Tensor]) -> Tensor:
+        weighted = [
+            weight * cost for weight, cost in zip(self.weights, costs, strict=True)
+        ]
+        return torch.stack(weighted).sum(dim=0)
+
+
+def _checked(terms: Sequence[nn.Module], kind: type[nn.Module]) -> nn.ModuleList:
+    if not terms:
+        raise ArgumentError("terms: expected at least one objective, got none")
+    for index, term in enumerate(terms):
+        if not isinstance(term, kind):
+            raise TensorTypeError(
+                f"terms[{index}]: expected a {kind.__name__}, got {type(term).__name__}"
+            )
+    return nn.ModuleList(terms)

@@ -1,0 +1,76 @@
+"""Residual objectives of classical control: reach a goal, spend little effort."""
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import require_finite, require_tensor
+from diffplan.objectives.base import ResidualObjective, no_residual
+
+
+class GoalDistance(ResidualObjective):
+    """Squared distance to a goal at every step, with a weight of its own at the end.
+
+    cost = ½ Σ_{t=0}^{T-1} w ‖x_t - goal‖² + ½ w_T ‖x_T - goal‖²
+
+    Args:
+        goal: `[S]`, or `[…, S]` to give each problem of a batch its own.
+        running_weight: w, zero to judge the last state only.
+        terminal_weight: w_T.
+
+    Example:
+        >>> objective = GoalDistance(torch.zeros(2), running_weight=0.0)
+        >>> objective(torch.ones(3, 2), torch.zeros(2, 1))
+        tensor(1.)
+    """
+
+    def __init__(
+        self, goal: Tensor, running_weight: float = 1.0, terminal_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        require_finite("goal", require_tensor("goal", goal))
+        self.register_buffer("goal", goal)
+        self.running_weight = running_weight
+        self.terminal_weight = terminal_weight
+
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+        """Return √w (x - goal) `[…, S]`."""
+        if self.running_weight == 0:
+            return no_residual(state)
+        return self.running_weight**0.5 * (state - self._aligned_goal(state))
+
+    def terminal_residual(self, state: Tensor) -> Tensor:
+        """Return √w_T (x - goal) `[…, S]`."""
+        return self.terminal_weight**0.5 * (state - self._aligned_goal(state))
+
+    def _aligned_goal(self, state: Tensor) -> Tensor:
+        # Running states come with a time dimension, the initial and last ones without.
+        missing = state.ndim - self.goal.ndim
+        if self.goal.ndim == 1 or missing == 0:
+            return self.goal
+        return self.goal.reshape(
+            *self.goal.shape[:-1], *(1,) * missing, self.goal.shape[-1]
+        )
+
+
+class ActionPenalty(ResidualObjective):
+    """Squared effort: cost = ½ Σ_t weight ‖u_t‖².
+
+    Args:
+        weight: A number, at least zero.
+
+    Example:
+        >>> ActionPenalty(2.0)(torch.zeros(3, 4), torch.ones(2, 1))
+        tensor(2.)
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+        """Return √weight u `[…, A]`."""
+        return self.weight**0.5 * action
+
+    def terminal_residual(self, state: Tensor) -> Tensor:
+        """Return no residual `[…, 0]`."""
+        return no_residual(state)

@@ -1,0 +1,192 @@
+"""The answer of every planner: a record of tensors, its status and its memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import ArgumentError, ShapeError
+
+
+class Status(IntEnum):
+    """How planning ended, per batch element."""
+
+    CONVERGED = 0
+    COMPLETED = 1
+    ITERATION_LIMIT = 2
+    FACTORIZATION_FAILED = 3
+    NON_FINITE = 4
+
+
+_EXPLANATIONS = {
+    Status.CONVERGED: "met the planner's tolerance",
+    Status.COMPLETED: "ran all iterations (this planner has no convergence test)",
+    Status.ITERATION_LIMIT: (
+        "used all `iterations` before meeting the tolerance: raise `iterations`, "
+        "loosen the tolerance, or look at `plan.diagnostics`"
+    ),
+    Status.FACTORIZATION_FAILED: (
+        "a linear system could not be factorised even with more damping: raise "
+        "`damping`, or look for huge Jacobians in the dynamics"
+    ),
+    Status.NON_FINITE: (
+        "became NaN or infinite, and their actions were replaced by the allowed "
+        "actions nearest to zero: check the model, lower `step_size` or raise `damping`"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, batched: every tensor leads with the batch dimensions `[…]`.
+
+    Attributes:
+        actions: `[…, T, A]`, inside the action space exactly.
+        states: `[…, T+1, S]`, the given state first. For shooting planners the
+            rollout of `actions`; for collocation the planned states, which meet the
+            dynamics up to the reported violation.
+        cost: `[…]`, the objective of `states` and `actions`.
+        status: `[…]`, integers of `Status`.
+        iterations: `[…]`, integers, the iterations that were used.
+        diagnostics: Traces `[…, iterations]` (cost, violation …) and other tensors
+            that explain the result; never needed to go on.
+        memory: What a warm start needs beside the actions (spread, multipliers …),
+            each `[…, T, k]`, or `[…, 1, k]` for what does not belong to a time step.
+
+    Example:
+        >>> plan = Plan(torch.zeros(3, 5, 2), torch.zeros(3, 6, 4), torch.zeros(3))
+        >>> plan.action.shape
+        torch.Size([3, 2])
+    """
+
+    actions: Tensor
+    states: Tensor
+    cost: Tensor
+    status: Tensor = None  # type: ignore[assignment]
+    iterations: Tensor = None  # type: ignore[assignment]
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        zeros = torch.zeros(
+            self.cost.shape, dtype=torch.long, device=self.cost.device
+        )
+        if self.status is None:
+            object.__setattr__(self, "status", zeros + int(Status.COMPLETED))
+        if self.iterations is None:
+            object.__setattr__(self, "iterations", zeros)
+
+    @property
+    def horizon(self) -> int:
+        """Number of planned actions, T."""
+        return self.actions.shape[-2]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading dimensions, one entry per problem."""
+        return self.cost.shape
+
+    @property
+    def action(self) -> Tensor:
+        """The first action `[…, A]`, the one to execute now."""
+        return self.actions[..., 0, :]
+
+    @property
+    def converged(self) -> Tensor:
+        """Where planning ended well, booleans `[…]`."""
+        return self.status <= int(Status.COMPLETED)
+
+    def explain(self) -> str:
+        """Say in words how each group of batch elements ended, and what to do."""
+        status = self.status.reshape(-1)
+        total = status.numel()
+        lines = []
+        for code in Status:
+            count = int((status == int(code)).sum())
+            if count:
+                lines.append(f"{count} of {total} plans {_EXPLANATIONS[code]}.")
+        return "\n".join(lines)
+
+    def shifted(self, steps: int = 1) -> "Plan":
+        """Return this plan moved `steps` ahead in time, to warm-start the next one.
+
+        The tail is filled by repeating the last entry. Cost and diagnostics belong to
+        the old plan and are kept as they are.
+
+        Raises:
+            ArgumentError: `steps` is negative.
+        """
+        if steps < 0:
+            raise ArgumentError(f"steps: expected at least 0, got {steps}")
+        if steps == 0:
+            return self
+        return replace(
+            self,
+            actions=_shift(self.actions, steps),
+            states=_shift(self.states, steps),
+            memory={
+                name: value if value.shape[-2] == 1 else _shift(value, steps)
+                for name, value in self.memory.items()
+            },
+        )
+
+    def where(self, mask: Tensor, other: "Plan") -> "Plan":
+        """Return this plan where `mask` `[…]` holds and `other` elsewhere.
+
+        Used to reset single environments of a batch.
+
+        Raises:
+            ShapeError: the mask or the other plan has another batch shape.
+        """
+        if mask.shape != self.batch_shape or other.batch_shape != self.batch_shape:
+            raise ShapeError(
+                f"mask: expected the plans' batch shape {list(self.batch_shape)}, "
+                f"got mask {list(mask.shape)}, other {list(other.batch_shape)}"
+            )
+
+        def select(mine: Tensor, theirs: Tensor) -> Tensor:
+            extra = mine.ndim - mask.ndim
+            return torch.where(mask.reshape(mask.shape + (1,) * extra), mine, theirs)
+
+        return _combine(self, other, select)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Plan":
+        """Return a plan with `function` applied to every tensor."""
+        return _combine(self, self, lambda mine, _: function(mine))
+
+    def detach(self) -> "Plan":
+        """Return the same numbers without a graph."""
+        return self.map(Tensor.detach)
+
+    def __getitem__(self, index: object) -> "Plan":
+        """Index the batch dimensions of every tensor (no other dimension)."""
+        return self.map(lambda value: value[index])  # type: ignore[index]
+
+
+def _shift(value: Tensor, steps: int) -> Tensor:
+    steps = min(steps, value.shape[-2] - 1)
+    tail = value[..., -1:, :].expand(*value.shape[:-2], steps, value.shape[-1])
+    return torch.cat([value[..., steps:, :], tail], dim=-2)
+
+
+def _combine(
+    plan: Plan, other: Plan, function: Callable[[Tensor, Tensor], Tensor]
+) -> Plan:
+    values: dict[str, object] = {}
+    for item in fields(Plan):
+        mine, theirs = getattr(plan, item.name), getattr(other, item.name)
+        if isinstance(mine, dict):
+            values[item.name] = {
+                name: function(value, theirs[name])
+                for name, value in mine.items()
+                if name in theirs
+            }
+        else:
+            values[item.name] = function(mine, theirs)
+    return Plan(**values)  # type: ignore[arg-type]
+
+
+torch.export.register_dataclass(Plan, serialized_type_name="diffplan.Plan")
+torch.serialization.add_safe_globals([Plan])

@@ -1,0 +1,206 @@
+"""LatCo's problem, written once: the residuals of a trajectory and their blocks.
+
+Variables are the states x_1 … x_T and the actions u_0 … u_{T-1}; x_0 is given. With
+one multiplier per constraint and step, every iteration lowers
+
+    Σ_t λ_t ‖x_{t+1} - f(x_t, u_t)‖²  +  Σ_t ν_t ‖excess(u_t)‖²  +  Σ_t ‖ρ_t‖²,
+
+where excess is how far an action lies outside its box and ρ the residuals of the
+objective (LatCo, Eq. 8 as a sum of squares, section 4). Residuals couple neighbouring
+steps only, so everything is handed out as the blocks of a chain.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from diffplan.errors import ArgumentError
+from diffplan.functional.linearize import batched_jacobian, linearize_dynamics
+from diffplan.objectives.base import ResidualObjective, half_square
+from diffplan.problem import Linearizable, PlanningProblem
+from diffplan.solvers.blocks import ChainBlocks
+from diffplan.solvers.least_squares import Trajectory
+
+ACTION_VIOLATIONS = ("released", "paper")
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Residuals at a trajectory; what multipliers and diagnostics need.
+
+    Attributes:
+        defect: x_{t+1} - f(x_t, u_t), `[B, T, S]`.
+        excess: Signed distance of the actions from their box, `[B, T, A]`.
+        dynamics_violation: ‖defect‖² per step, `[B, T]`.
+        action_violation: The action constraint's violation per step, `[B, T]`.
+        cost: The objective of the planned states and actions, `[B]`.
+    """
+
+    defect: Tensor
+    excess: Tensor
+    dynamics_violation: Tensor
+    action_violation: Tensor
+    cost: Tensor
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """Residuals at a trajectory together with their Jacobians, without any weights."""
+
+    residuals: Residuals
+    state_jacobian: Tensor
+    action_jacobian: Tensor
+    stage_residual: Tensor
+    stage_state_jacobian: Tensor
+    stage_action_jacobian: Tensor
+    terminal_residual: Tensor
+    terminal_jacobian: Tensor
+
+    def weigh(
+        self, dynamics_weight: Tensor, action_weight: Tensor, damping: Tensor
+    ) -> ChainBlocks:
+        """Return the damped Gauss-Newton subproblem for given weights.
+
+        Args:
+            dynamics_weight: λ `[B, T]`, multiplies squared residuals.
+            action_weight: ν `[B, T]`, likewise.
+            damping: `[B]`, added to the diagonal of JᵀJ.
+        """
+        excess = self.residuals.excess
+        return ChainBlocks(
+            state_jacobian=self.state_jacobian,
+            action_jacobian=self.action_jacobian,
+            defect=self.residuals.defect,
+            transition_weight=dynamics_weight,
+            residual=self.stage_residual,
+            stage_state_jacobian=self.stage_state_jacobian,
+            stage_action_jacobian=self.stage_action_jacobian,
+            terminal_residual=self.terminal_residual,
+            terminal_jacobian=self.terminal_jacobian,
+            limit_residual=excess,
+            limit_slope=(excess != 0).to(excess.dtype),
+            limit_weight=action_weight,
+            damping=damping,
+        )
+
+
+class TrajectoryProblem:
+    """A planning problem seen by collocation, for states `[B, S]`.
+
+    Args:
+        problem: With a `ResidualObjective`; dynamics that are `Linearizable` are asked
+            for their Jacobian, others are differentiated.
+        state: The given states x_0 `[B, S]`.
+        action_violation: "released" measures Σ max(0, a² - 1) for the multipliers, as
+            the authors' code does (in units of the box's half-width); "paper" measures
+            ‖excess‖². The residual is the excess in both.
+
+    Raises:
+        UnsupportedProblemError: the objective has no residuals.
+        ArgumentError: an unknown `action_violation`.
+    """
+
+    def __init__(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        action_violation: str = "released",
+    ) -> None:
+        if action_violation not in ACTION_VIOLATIONS:
+            raise ArgumentError(
+                f"action_violation: expected one of {ACTION_VIOLATIONS}, got "
+                f"{action_violation!r}"
+            )
+        self.objective = problem.require_objective(ResidualObjective, "collocation")
+        self.dynamics = problem.dynamics
+        self.linearizable = problem.find(Linearizable)
+        self.box = problem.action_space.to(state)
+        self.state = state
+        self.action_violation = action_violation
+
+    def residuals(self, trajectory: Trajectory) -> Residuals:
+        """Evaluate the residuals alone; cheaper than `linearize`."""
+        following = self.dynamics(self._previous(trajectory), trajectory.actions)
+        states = torch.cat([self.state[:, None], trajectory.states], dim=1)
+        cost = self.objective(states, trajectory.actions)
+        return self._residuals(trajectory, following, cost)
+
+    def linearize(self, trajectory: Trajectory) -> Linearization:
+        """Evaluate residuals and Jacobians."""
+        previous = self._previous(trajectory)
+        if self.linearizable is not None:
+            linear = self.linearizable.linearize(previous, trajectory.actions)
+        else:
+            linear = linearize_dynamics(self.dynamics, previous, trajectory.actions)
+        following, by_state, by_action = linear
+        stage, stage_by_state, stage_by_action = self._stages(
+            previous, trajectory.actions
+        )
+        terminal, (terminal_by_state,) = batched_jacobian(
+            self.objective.terminal_residual, trajectory.states[:, -1]
+        )
+        cost = half_square(stage).sum(dim=-1) + half_square(terminal)
+        return Linearization(
+            residuals=self._residuals(trajectory, following, cost),
+            state_jacobian=by_state,
+            action_jacobian=by_action,
+            stage_residual=stage,
+            stage_state_jacobian=stage_by_state,
+            stage_action_jacobian=stage_by_action,
+            terminal_residual=terminal,
+            terminal_jacobian=terminal_by_state,
+        )
+
+    def _previous(self, trajectory: Trajectory) -> Tensor:
+        return torch.cat([self.state[:, None], trajectory.states[:, :-1]], dim=1)
+
+    def _residuals(
+        self, trajectory: Trajectory, following: Tensor, cost: Tensor
+    ) -> Residuals:
+        defect = trajectory.states - following
+        excess = self.box.excess(trajectory.actions)
+        if self.action_violation == "released":
+            # An open side has no width to measure by: there the excess serves.
+            bounded = torch.isfinite(self.box.low) & torch.isfinite(self.box.high)
+            scaled = (trajectory.actions - self.box.center) / self.box.scale
+            beyond = torch.where(bounded, scaled.square() - 1, excess.square())
+            outside = torch.where(excess != 0, beyond, torch.zeros_like(beyond))
+            action_violation = outside.sum(dim=-1)
+        else:
+            action_violation = excess.square().sum(dim=-1)
+        return Residuals(
+            defect=defect,
+            excess=excess,
+            dynamics_violation=defect.square().sum(dim=-1),
+            action_violation=action_violation,
+            cost=cost,
+        )
+
+    def _stages(
+        self, states: Tensor, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Residuals of steps 0 … T-1 with Jacobians, padded to one size."""
+        initial, initial_jacobians = batched_jacobian(
+            self.objective.initial_residual, states[:, :1], actions[:, :1]
+        )
+        parts = [(initial, *initial_jacobians)]
+        if actions.shape[1] > 1:
+            running, running_jacobians = batched_jacobian(
+                self.objective.running_residual, states[:, 1:], actions[:, 1:]
+            )
+            parts.append((running, *running_jacobians))
+        size = max(part[0].shape[-1] for part in parts)
+        residuals = [pad(part[0], (0, size - part[0].shape[-1])) for part in parts]
+        by_state = [_pad_rows(part[1], size) for part in parts]
+        by_action = [_pad_rows(part[2], size) for part in parts]
+        return (
+            torch.cat(residuals, dim=1),
+            torch.cat(by_state, dim=1),
+            torch.cat(by_action, dim=1),
+        )
+
+
+def _pad_rows(jacobian: Tensor, size: int) -> Tensor:
+    return pad(jacobian, (0, 0, 0, size - jacobian.shape[-2]))

@@ -1,0 +1,216 @@
+"""The loop of all planners that sample actions, weigh them and refit a Gaussian.
+
+CEM, DCEM and MPPI differ in two lines: how costs become weights, and how the spread
+follows from them.
+
+    mean, std ← warm start or box centre, initial_std
+    repeat `iterations` times:
+        candidates ← project(mean + std · noise)          N of them
+        cost       ← objective of their rollouts
+        weights    ← weigh(cost)                          sum one
+        mean       ← Σ weights · candidates
+        std        ← refit_std(candidates, weights, mean, std)
+    answer: mean
+"""
+
+from abc import abstractmethod
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.errors import ArgumentError, require_at_least
+from diffplan.functional.coloured_noise import colour_noise
+from diffplan.functional.gaussian import weighted_mean, weighted_std
+from diffplan.plan import Plan
+from diffplan.planners.base import Planner, Solution, check_horizon, standard_normal
+from diffplan.planners.candidates import candidate_costs, worst_if_nan
+from diffplan.problem import PlanningProblem
+
+NOISE_LIMIT = 2**28
+"""Bytes of noise drawn ahead of a plan; beyond, seeds are drawn instead (see below)."""
+
+
+class SamplingPlanner(Planner):
+    """Base of CEM, DCEM and MPPI; owns the loop above.
+
+    A concrete planner sets the attributes below, usually by `configure_sampling`, and
+    defines `weigh`; it may override `refit_std`. Weights with a graph make the whole
+    planner differentiable.
+
+    All noise is drawn before the loop, `[B, iterations, N, T, A]`. Where that would
+    take more than `NOISE_LIMIT` bytes (256 MiB), one seed per iteration is drawn
+    instead and each iteration draws its noise from its seed: as repeatable, but not
+    compilable in one graph.
+
+    Attributes:
+        num_samples: N, candidates per iteration.
+        iterations: Refits of mean and spread.
+        initial_std: Spread of the first candidates, a number or `[A]`; None stands for
+            half the width of the action space.
+        noise_exponent: Colour of the noise over time, see `colour_noise`.
+        chunk_size: Candidates rolled out at once; None takes all.
+    """
+
+    num_samples: int
+    iterations: int
+    initial_std: float | Tensor | None
+    noise_exponent: float
+    chunk_size: int | None
+
+    def configure_sampling(
+        self,
+        *,
+        horizon: int,
+        num_samples: int,
+        iterations: int,
+        initial_std: float | Tensor | None,
+        noise_exponent: float,
+        chunk_size: int | None,
+    ) -> None:
+        """Check and set the attributes that all sampling planners share.
+
+        Raises:
+            ArgumentError: names the first argument that is out of range.
+        """
+        self.horizon = check_horizon(horizon)
+        self.num_samples = check_count("num_samples", num_samples, 1)
+        self.iterations = check_count("iterations", iterations, 0)
+        set_number(self, "initial_std", initial_std)
+        self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0)
+        if chunk_size is not None:
+            check_count("chunk_size", chunk_size, 1)
+        self.chunk_size = chunk_size
+
+    @abstractmethod
+    def weigh(self, cost: Tensor) -> Tensor:
+        """Turn costs `[B, N]` (infinite, never NaN) into weights of sum one."""
+
+    def refit_std(
+        self,
+        candidates: Tensor,
+        weights: Tensor,
+        mean: Tensor,
+        std: Tensor,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the next spread `[B, T, A]` (default: weighted, about the new mean).
+
+        Args:
+            candidates: `[B, N, T, A]`.
+            weights: `[B, N]`.
+            mean: The new mean `[B, T, A]`.
+            std: The spread that the candidates were drawn with `[B, T, A]`.
+        """
+        return weighted_std(candidates, weights, mean)
+
+    def draw_noise(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Draw the noise of all iterations, or one seed per iteration if too large."""
+        one = (state.shape[0], self.num_samples, self.horizon, problem.action_space.dim)
+        count = self.iterations * torch.Size(one).numel()
+        if count * state.element_size() > NOISE_LIMIT:
+            return draw_seeds(self.iterations, state, generator)
+        shape = (one[0], self.iterations, *one[1:])
+        white = standard_normal(shape, state, generator)
+        return colour_noise(white, self.noise_exponent)
+
+    def solve(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        noise: Tensor | None,
+        warm_start: Plan | None,
+    ) -> Solution:
+        """Run the loop; see `Planner.solve`."""
+        noise = cast(Tensor, noise)
+        mean = self.initial_actions(problem, state, warm_start)
+        std = self._starting_std(problem, mean)
+        trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
+        for iteration in range(self.iterations):
+            drawn = self._noise_of(noise, iteration, mean)
+            candidates = mean.unsqueeze(1) + std.unsqueeze(1) * drawn
+            candidates = problem.action_space.project(candidates)
+            cost = candidate_costs(problem, state, candidates, self.chunk_size)
+            cost = worst_if_nan(cost)
+            weights = self.weigh(cost)
+            mean = weighted_mean(candidates, weights)
+            trace["cost"].append(weighted_cost(cost, weights))
+            trace["best_cost"].append(cost.amin(dim=-1))
+            trace["spread"].append(std.mean(dim=(-2, -1)))
+            std = self.refit_std(candidates, weights, mean, std)
+        return Solution(
+            actions=mean,
+            iterations=self.iterations,
+            diagnostics={name: stack_trace(v, state) for name, v in trace.items()},
+            memory={"std": std},
+        )
+
+    def _starting_std(self, problem: PlanningProblem, mean: Tensor) -> Tensor:
+        if self.initial_std is None:
+            std = problem.action_space.to(mean).scale
+        else:
+            std = torch.as_tensor(self.initial_std, dtype=mean.dtype).to(mean.device)
+        return std.expand(mean.shape)
+
+    def _noise_of(self, noise: Tensor, iteration: int, mean: Tensor) -> Tensor:
+        if noise.is_floating_point():
+            return noise[:, iteration]
+        generator = torch.Generator(mean.device).manual_seed(int(noise[iteration]))
+        shape = (mean.shape[0], self.num_samples, *mean.shape[1:])
+        white = standard_normal(shape, mean, generator)
+        return colour_noise(white, self.noise_exponent)
+
+
+def weighted_cost(cost: Tensor, weights: Tensor) -> Tensor:
+    """Return Σ weights · cost `[B]`; weight zero silences an infinite cost."""
+    terms = torch.where(weights > 0, weights * cost, torch.zeros_like(cost))
+    return terms.sum(dim=-1)
+
+
+def stack_trace(values: list[Tensor], state: Tensor) -> Tensor:
+    """Stack numbers `[B]` of each iteration into a trace `[B, iterations]`."""
+    if not values:
+        return state.new_zeros(state.shape[0], 0)
+    return torch.stack(values, dim=-1).detach()
+
+
+def draw_seeds(count: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw `count` seeds, integers on the CPU."""
+    if generator is None:
+        generator = torch.Generator(like.device).manual_seed(0)
+    drawn = torch.randint(2**62, (count,), generator=generator, device=generator.device)
+    return drawn.cpu()
+
+
+def check_count(name: str, value: int, minimum: int) -> int:
+    """Return `value` if it is a whole number of at least `minimum`.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if not isinstance(value, int) or value < minimum:
+        raise ArgumentError(
+            f"{name}: expected a whole number of at least {minimum}, got {value!r}"
+        )
+    return value
+
+
+def set_number(module: nn.Module, name: str, value: float | Tensor | None) -> None:
+    """Set a positive number that may be learnable as `module.name`.
+
+    An `nn.Parameter` becomes a parameter of the module and another tensor a buffer, so
+    that both move and save with it.
+
+    Raises:
+        ArgumentError: a number is not positive (or NaN).
+    """
+    if value is not None and not bool((torch.as_tensor(value) > 0).all()):
+        raise ArgumentError(f"{name}: expected above 0, got {value}")
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(name, value)
+    else:
+        setattr(module, name, value)

@@ -1,0 +1,283 @@
+"""The damped Gauss-Newton step of a collocation problem, as blocks and solvers.
+
+A trajectory problem hands out `ChainBlocks`: transition Jacobians, defects, stage
+residuals, active limits and their weights. A `ChainSolver` turns them into a
+`ChainStep`. The problem never knows how the step is computed, and the solver never
+knows what the residuals mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import (
+    ShapeError,
+    require_at_least,
+    require_positive,
+    require_shape,
+)
+from diffplan.functional.block_tridiagonal import (
+    NormalEquationsFactor,
+    normal_equations_factorize,
+)
+from diffplan.functional.chain import ChainRightHandSide, ChainSystem
+from diffplan.functional.riccati import RiccatiFactor, riccati_factorize
+
+
+@dataclass(frozen=True)
+class ChainBlocks:
+    """The least-squares subproblem of one step along a trajectory.
+
+    Over increments x_1..x_T of the states (x_0 = 0: the first state is given) and
+    u_0..u_{T-1} of the actions, with every tensor leading with the batch dimensions:
+
+        sum_t    transition_weight_t |x_{t+1} - A_t x_t - B_t u_t + defect_t|^2
+        + sum_t  |residual_t + stage Jacobians (x_t, u_t)|^2
+        + |terminal_residual + terminal_jacobian x_T|^2
+        + sum_t  limit_weight_t sum_i (limit_residual_{t,i} + limit_slope_{t,i} u_i)^2
+        + damping (|x|^2 + |u|^2)
+
+    Args:
+        state_jacobian: A_t, `[…, T, S, S]`.
+        action_jacobian: B_t, `[…, T, S, A]`.
+        defect: x_{t+1} - f(x_t, u_t) at the current trajectory, `[…, T, S]`.
+        transition_weight: Above zero, `[…, T]`.
+        residual: Stage residuals of t = 0..T-1, `[…, T, R]`; R may be 0.
+        stage_state_jacobian: `[…, T, R, S]`.
+        stage_action_jacobian: `[…, T, R, A]`.
+        terminal_residual: `[…, R']`; R' may be 0.
+        terminal_jacobian: `[…, R', S]`.
+        limit_residual: How far each action is beyond its limits, `[…, T, A]`.
+        limit_slope: Its derivative, 0 where the limit is inactive, `[…, T, A]`.
+        limit_weight: At least zero, `[…, T]`.
+        damping: `[…]`.
+
+    Raises:
+        ShapeError: two tensors disagree about B, T, S, A or R.
+    """
+
+    state_jacobian: Tensor
+    action_jacobian: Tensor
+    defect: Tensor
+    transition_weight: Tensor
+    residual: Tensor
+    stage_state_jacobian: Tensor
+    stage_action_jacobian: Tensor
+    terminal_residual: Tensor
+    terminal_jacobian: Tensor
+    limit_residual: Tensor
+    limit_slope: Tensor
+    limit_weight: Tensor
+    damping: Tensor
+
+    def __post_init__(self) -> None:
+        """Check all shapes against those of `action_jacobian` and `damping`."""
+        if self.action_jacobian.dim() < 3:
+            raise ShapeError(
+                "action_jacobian: expected […, T, S, A], got "
+                f"{list(self.action_jacobian.shape)}"
+            )
+        batch = self.damping.shape
+        horizon, state, action = self.action_jacobian.shape[-3:]
+        rows, end_rows = self.residual.shape[-1:], self.terminal_residual.shape[-1:]
+        expected: dict[str, tuple[int, ...]] = {
+            "state_jacobian": (horizon, state, state),
+            "action_jacobian": (horizon, state, action),
+            "defect": (horizon, state),
+            "transition_weight": (horizon,),
+            "residual": (horizon, *rows),
+            "stage_state_jacobian": (horizon, *rows, state),
+            "stage_action_jacobian": (horizon, *rows, action),
+            "terminal_residual": end_rows,
+            "terminal_jacobian": (*end_rows, state),
+            "limit_residual": (horizon, action),
+            "limit_slope": (horizon, action),
+            "limit_weight": (horizon,),
+        }
+        for name, trailing in expected.items():
+            tensor: Tensor = getattr(self, name)
+            require_shape(
+                name, tensor, trailing, "must fit action_jacobian and the residuals"
+            )
+            if tensor.shape[: tensor.dim() - len(trailing)] != batch:
+                raise ShapeError(
+                    f"{name}: expected the batch dimensions {list(batch)} of damping, "
+                    f"got {list(tensor.shape)}"
+                )
+
+    def system(self) -> ChainSystem:
+        """The matrices of the step."""
+        return ChainSystem(
+            state_jacobian=self.state_jacobian,
+            action_jacobian=self.action_jacobian,
+            transition_weight=self.transition_weight,
+            stage_state_jacobian=self.stage_state_jacobian,
+            stage_action_jacobian=self.stage_action_jacobian,
+            terminal_jacobian=self.terminal_jacobian,
+            action_curvature=self.limit_weight[..., None] * self.limit_slope.square(),
+            damping=self.damping,
+        )
+
+    def right_hand_side(self) -> ChainRightHandSide:
+        """Defects, and minus the gradient of all costs but the transitions'."""
+        residual = self.residual.unsqueeze(-2)
+        stage = (residual @ self.stage_state_jacobian).squeeze(-2)
+        action = (residual @ self.stage_action_jacobian).squeeze(-2)
+        end = self.terminal_residual.unsqueeze(-2) @ self.terminal_jacobian
+        limit = self.limit_weight[..., None] * self.limit_slope * self.limit_residual
+        return ChainRightHandSide(
+            defect=self.defect,
+            states=-torch.cat((stage[..., 1:, :], end), -2),
+            actions=-(action + limit),
+        )
+
+
+class ChainStep(NamedTuple):
+    """A step of the whole trajectory.
+
+    Attributes:
+        states: Increments of x_1..x_T, `[…, T, S]`.
+        actions: Increments of u_0..u_{T-1}, `[…, T, A]`.
+        ok: Whether the element's factorisation succeeded, `[…]` bool; where it did
+            not, the increments are zero and carry no gradient.
+    """
+
+    states: Tensor
+    actions: Tensor
+    ok: Tensor
+
+
+ChainSolver = Callable[[ChainBlocks], ChainStep]
+"""Turns blocks into a step; never raises for numerical reasons."""
+
+
+@dataclass(frozen=True)
+class RiccatiSolver:
+    """Dynamic programming over soft dynamics: accurate in float32 at every weight.
+
+    Example:
+        >>> step = RiccatiSolver()(blocks)  # doctest: +SKIP
+    """
+
+    def factorize(self, blocks: ChainBlocks) -> RiccatiFactor:
+        """The factor alone, to be reused with other right-hand sides."""
+        return riccati_factorize(blocks.system())
+
+    def __call__(self, blocks: ChainBlocks) -> ChainStep:
+        """Solve for the step."""
+        return _step(self.factorize(blocks), blocks)
+
+
+@dataclass(frozen=True)
+class BlockCholeskySolver:
+    """Block-tridiagonal Cholesky of the normal equations, the paper's method.
+
+    Args:
+        dtype: Precision of the factorisation. The normal equations square the
+            condition number: with a fixed damping float32 is wrong from weights of
+            1e4 on, float64 from about 1e10.
+
+    Example:
+        >>> step = BlockCholeskySolver()(blocks)  # doctest: +SKIP
+    """
+
+    dtype: torch.dtype = torch.float64
+
+    def factorize(self, blocks: ChainBlocks) -> NormalEquationsFactor:
+        """The factor alone, to be reused with other right-hand sides."""
+        return normal_equations_factorize(blocks.system(), dtype=self.dtype)
+
+    def __call__(self, blocks: ChainBlocks) -> ChainStep:
+        """Solve for the step."""
+        return _step(self.factorize(blocks), blocks)
+
+
+def _step(factor: RiccatiFactor | NormalEquationsFactor, blocks: ChainBlocks) -> ChainStep:
+    rhs = blocks.right_hand_side()
+    solution = factor.solve(rhs.states, rhs.actions, rhs.defect)
+    return ChainStep(solution.states, solution.actions, solution.ok)
+
+
+class RetriedStep(NamedTuple):
+    """A step and the damping that it took.
+
+    Attributes:
+        states: Increments of x_1..x_T, `[…, T, S]`.
+        actions: Increments of u_0..u_{T-1}, `[…, T, A]`.
+        ok: False where even the last attempt failed, `[…]` bool.
+        damping: The damping that each element's step was computed with, `[…]`.
+    """
+
+    states: Tensor
+    actions: Tensor
+    ok: Tensor
+    damping: Tensor
+
+
+def solve_with_retries(
+    solver: ChainSolver,
+    blocks: ChainBlocks,
+    *,
+    attempts: int = 2,
+    factor: float = 10.0,
+    minimum_damping: float = 1e-6,
+    stop_early: bool | None = None,
+) -> RetriedStep:
+    """Solve, and again with more damping where the factorisation failed.
+
+    Elements that succeeded keep their first step: whether a neighbour needed a retry
+    changes nothing for them, and neither does `stop_early`.
+
+    Args:
+        solver: Any chain solver.
+        blocks: The subproblem.
+        attempts: Solves in all, at least 1. Without an early stop every one of them is
+            paid for.
+        factor: Growth of a failed element's damping between attempts, at least 1.
+        minimum_damping: What a failed element's damping is raised to at least before
+            it is multiplied, so that a damping of zero can grow too.
+        stop_early: Stop when all elements succeeded. That reads the status on the host:
+            free on a CPU, a synchronisation on a GPU, impossible in a captured graph.
+            None stops early on the CPU, unless compiled or mapped.
+
+    Raises:
+        ArgumentError: `attempts`, `factor` or `minimum_damping` is out of range.
+    """
+    require_at_least("attempts", attempts, 1)
+    require_at_least("factor", factor, 1.0)
+    require_positive("minimum_damping", minimum_damping)
+    damping = blocks.damping
+    step = solver(blocks)
+    for _ in range(attempts - 1):
+        if _all_succeeded(step.ok, stop_early):
+            break
+        raised = damping.clamp(min=minimum_damping) * factor
+        damping = torch.where(step.ok, damping, raised)
+        step = _first_success(step, solver(replace(blocks, damping=damping)))
+    return RetriedStep(*step, damping)
+
+
+def _all_succeeded(ok: Tensor, stop_early: bool | None) -> bool:
+    if stop_early is None:
+        stop_early = ok.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not stop_early:
+            return False
+        try:
+            return bool(ok.all())
+        except RuntimeError:  # torch.vmap: no single answer for all mapped elements
+            return False
+    return stop_early and bool(ok.all())
+
+
+def _first_success(first: ChainStep, second: ChainStep) -> ChainStep:
+    keep = first.ok[..., None, None]
+    return ChainStep(
+        torch.where(keep, first.states, second.states),
+        torch.where(keep, first.actions, second.actions),
+        first.ok | second.ok,
+    )

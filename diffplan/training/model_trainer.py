@@ -1,0 +1,209 @@
+"""One gradient step on a world model, shared by online and offline training."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import ArgumentError, NonFiniteError, require_positive
+from diffplan.models.base import SequenceBatch, WorldModel
+
+Schedule = Callable[[int], float]
+"""`update → factor` of the learning rate; update 0 is the first."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How a world model is fitted; the defaults are LatCo's released settings.
+
+    Attributes:
+        learning_rate: Of Adam.
+        epsilon: Of Adam. TensorFlow's 1e-7 in LatCo; PlaNet uses 1e-4.
+        gradient_clip: Largest Euclidean norm of all gradients together.
+        precision: Of the forward pass on a GPU: "float32", "tf32" (matrix products
+            in TensorFloat-32) or "bfloat16" (autocast; also on a CPU).
+        compile: Whether to `torch.compile` the loss.
+    """
+
+    learning_rate: float = 6e-4
+    epsilon: float = 1e-7
+    gradient_clip: float = 100.0
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive("learning_rate", self.learning_rate)
+        require_positive("epsilon", self.epsilon)
+        require_positive("gradient_clip", self.gradient_clip)
+        if self.precision not in ("float32", "tf32", "bfloat16"):
+            raise ArgumentError(
+                "precision: expected 'float32', 'tf32' or 'bfloat16', got "
+                f"{self.precision!r}"
+            )
+
+
+def constant(update: int) -> float:  # noqa: ARG001
+    """Return 1: the learning rate does not change."""
+    return 1.0
+
+
+def hold_then_decay(updates: int, hold: float = 0.6, final: float = 0.02) -> Schedule:
+    """Return a schedule: constant, then linear down to `final` at the last update.
+
+    Args:
+        updates: Length of the training, at least 1.
+        hold: Share of it that is constant, 0 … 1.
+        final: Factor at the end, 0 … 1.
+
+    Example:
+        >>> schedule = hold_then_decay(101, hold=0.5, final=0.0)
+        >>> schedule(0), schedule(75), schedule(100)
+        (1.0, 0.5, 0.0)
+    """
+    if updates < 1 or not 0 <= hold <= 1 or not 0 <= final <= 1:
+        raise ArgumentError(
+            "hold_then_decay: expected updates ≥ 1 and hold, final in 0 … 1, got "
+            f"{updates}, {hold} and {final}"
+        )
+    last = updates - 1
+    begin = hold * last
+
+    def factor(update: int) -> float:
+        if update <= begin or last <= begin:
+            return 1.0
+        progress = min(1.0, (update - begin) / (last - begin))
+        return 1.0 + progress * (final - 1.0)
+
+    return factor
+
+
+class ModelTrainer:
+    """Adam on `WorldModel.loss`, with clipped gradients.
+
+    Args:
+        model: Trained in place; its device is where everything happens.
+        config: The optimiser's settings.
+        schedule: Factor of the learning rate at each update.
+
+    Example:
+        >>> trainer = ModelTrainer(model, OptimizerConfig())  # doctest: +SKIP
+        >>> metrics = trainer.train_step(batch, generator)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: OptimizerConfig,
+        schedule: Schedule = constant,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.schedule = schedule
+        self.updates = 0
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.learning_rate, eps=config.epsilon
+        )
+        self._loss = torch.compile(model.loss) if config.compile else model.loss
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def train_step(
+        self, batch: SequenceBatch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Make one update.
+
+        Args:
+            batch: Moved to the model's device if it is elsewhere.
+            generator: Of the model's noise.
+
+        Returns:
+            The model's metrics and `gradient_norm` (before clipping), scalars on the
+            model's device: reading one waits for the GPU, so gather first.
+        """
+        learning_rate = self.config.learning_rate * self.schedule(self.updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with _precision(self.config.precision, self.device.type):
+            record = self._loss(batch.to(self.device), generator)
+        record.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.config.gradient_clip
+        )
+        self.optimizer.step()
+        self.updates += 1
+        return {**record.metrics, "gradient_norm": norm.detach()}
+
+    def train(
+        self,
+        updates: int,
+        draw: Callable[[], SequenceBatch],
+        generator: torch.Generator,
+    ) -> dict[str, float]:
+        """Make several updates; return the mean of each metric.
+
+        Args:
+            updates: How many, at least 1.
+            draw: Gives a batch at each call.
+            generator: Of the model's noise.
+
+        Raises:
+            NonFiniteError: a metric became NaN or infinite.
+        """
+        sums: dict[str, Tensor] = {}
+        for _ in range(updates):
+            for name, value in self.train_step(draw(), generator).items():
+                sums[name] = sums[name] + value if name in sums else value.double()
+        means = {name: float(total) / updates for name, total in sums.items()}
+        _require_finite(means, self.updates)
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        return {**means, "learning_rate": learning_rate}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs: model, optimiser, number of updates."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+
+
+@contextmanager
+def _precision(precision: str, device: str) -> Iterator[None]:
+    """Run the forward pass in a precision; global settings are put back."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        with torch.autocast(
+            device, dtype=torch.bfloat16, enabled=precision == "bfloat16"
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _require_finite(means: Mapping[str, float], update: int) -> None:
+    bad = [
+        name
+        for name, value in means.items()
+        if value != value or abs(value) == float("inf")
+    ]
+    if bad:
+        raise NonFiniteError(
+            f"training: expected finite metrics, got NaN or infinity in "
+            f"{', '.join(bad)} before update {update}: lower learning_rate, look at "
+            "the data, or resume from the last checkpoint with other settings"
+        )

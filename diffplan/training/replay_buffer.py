@@ -1,0 +1,202 @@
+"""Experience: episodes in memory and on disk, and pieces of them for training."""
+
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffplan.errors import ArgumentError, ShapeError
+from diffplan.models.base import SequenceBatch
+from diffplan.training.episode import Episode, load_episode, save_episode
+from diffplan.training.files import remove_leftovers
+
+
+class ReplayBuffer:
+    """Episodes, from which equally long windows are drawn at random.
+
+    Args:
+        directory: Where added episodes are written, `episode_000000.npz` and so on;
+            None keeps them in memory only.
+        capacity: Most transitions kept in memory; the oldest episodes are forgotten
+            first, their files stay. None keeps all.
+
+    Example:
+        >>> buffer = ReplayBuffer()
+        >>> buffer.add(Episode(np.zeros((9, 3)), np.zeros((8, 1)), np.zeros(8)))
+        >>> batch = buffer.sample(4, 5, torch.Generator().manual_seed(0))
+        >>> batch.observations.shape
+        torch.Size([4, 6, 3])
+    """
+
+    def __init__(
+        self, directory: Path | str | None = None, *, capacity: int | None = None
+    ) -> None:
+        if capacity is not None and capacity < 1:
+            raise ArgumentError(f"capacity: expected at least 1, got {capacity}")
+        self.directory = None if directory is None else Path(directory)
+        self.capacity = capacity
+        self.num_written = 0
+        self._episodes: deque[Episode] = deque()
+
+    @classmethod
+    def load(
+        cls, directory: Path | str, *, capacity: int | None = None
+    ) -> "ReplayBuffer":
+        """Return a buffer with all episodes of `directory`, which it goes on writing.
+
+        Raises:
+            ArgumentError: there is no episode, or one is damaged.
+        """
+        buffer = cls(directory, capacity=capacity)
+        count = len(list(Path(directory).glob("episode_*.npz")))
+        if count == 0:
+            raise ArgumentError(f"directory: expected episodes, none in {directory}")
+        buffer.restore(count)
+        return buffer
+
+    @property
+    def episodes(self) -> tuple[Episode, ...]:
+        """The episodes in memory, oldest first."""
+        return tuple(self._episodes)
+
+    @property
+    def num_transitions(self) -> int:
+        """Number of actions in memory."""
+        return sum(episode.length for episode in self._episodes)
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def add(self, episode: Episode, *, write: bool = True) -> None:
+        """Append an episode.
+
+        Args:
+            episode: All episodes have the same observation and action shapes.
+            write: Whether to write it to the directory, if there is one.
+
+        Raises:
+            ShapeError: its shapes differ from those of the first episode.
+        """
+        if self._episodes:
+            _require_like(episode, self._episodes[0])
+        if write and self.directory is not None:
+            save_episode(episode, episode_path(self.directory, self.num_written))
+            self.num_written += 1
+        self._episodes.append(episode)
+        if self.capacity is not None:
+            while self.num_transitions > self.capacity and len(self._episodes) > 1:
+                self._episodes.popleft()
+
+    def restore(self, count: int) -> None:
+        """Read the first `count` episodes of the directory; later ones are ignored.
+
+        What is ignored was written after the moment that is gone back to, and will be
+        overwritten.
+
+        Raises:
+            ArgumentError: there is no directory, or an episode is missing or damaged.
+        """
+        if self.directory is None:
+            raise ArgumentError(
+                "directory: expected a folder to restore from, got None"
+            )
+        remove_leftovers(self.directory)
+        for index in range(count):
+            self.add(load_episode(episode_path(self.directory, index)), write=False)
+        self.num_written = count
+
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        generator: torch.Generator,
+        *,
+        initial_fraction: float = 0.0,
+        skip_short: bool = False,
+        skip_last_step: bool = False,
+    ) -> SequenceBatch:
+        """Draw windows: an episode uniformly, then a start uniformly, with replacement.
+
+        Args:
+            batch_size: B, number of windows.
+            length: L, number of actions in each.
+            generator: Source of all randomness.
+            initial_fraction: Share of the draws that start at the reset, 0 … 1; the
+                others start anywhere, the reset included.
+            skip_short: Whether to leave out episodes shorter than `length`; otherwise
+                they are an error.
+            skip_last_step: Whether the last transition of an episode is never drawn,
+                as in the released loaders of Dreamer and LatCo.
+
+        Returns:
+            Tensors on the CPU; images stay uint8.
+
+        Raises:
+            ArgumentError: no episode, or one that is too short; a bad argument.
+        """
+        if batch_size < 1 or length < 1 or not 0 <= initial_fraction <= 1:
+            raise ArgumentError(
+                "sample: expected batch_size ≥ 1, length ≥ 1 and initial_fraction in "
+                f"0 … 1, got {batch_size}, {length} and {initial_fraction}"
+            )
+        needed = length + bool(skip_last_step)
+        episodes = self._long_enough(needed, skip_short)
+        device = generator.device
+        chosen = torch.randint(
+            len(episodes), (batch_size,), generator=generator, device=device
+        ).tolist()
+        share = torch.rand(
+            batch_size, generator=generator, device=device, dtype=torch.float64
+        ).tolist()
+        coin = torch.rand(batch_size, generator=generator, device=device).tolist()
+        windows = []
+        for index, position, toss in zip(chosen, share, coin, strict=True):
+            episode = episodes[index]
+            start = int(position * (episode.length - needed + 1))
+            windows.append((episode, 0 if toss < initial_fraction else start))
+        return _stack(windows, length)
+
+    def _long_enough(self, needed: int, skip_short: bool) -> list[Episode]:
+        if not self._episodes:
+            raise ArgumentError("sample: the replay buffer is empty")
+        shortest = min(episode.length for episode in self._episodes)
+        if shortest >= needed:
+            return list(self._episodes)
+        fitting = [item for item in self._episodes if item.length >= needed]
+        if not skip_short or not fitting:
+            raise ArgumentError(
+                f"length: expected at most the shortest episode, {shortest} actions, "
+                f"got a window of {needed}; shorten the window or skip_short=True "
+                f"({len(fitting)} of {len(self._episodes)} episodes are long enough)"
+            )
+        return fitting
+
+
+def episode_path(directory: Path, index: int) -> Path:
+    """Return the file of the episode that was written as number `index`."""
+    return directory / f"episode_{index:06d}.npz"
+
+
+def _stack(windows: list[tuple[Episode, int]], length: int) -> SequenceBatch:
+    return SequenceBatch(
+        observations=torch.from_numpy(
+            np.stack([e.observations[t : t + length + 1] for e, t in windows])
+        ),
+        actions=torch.from_numpy(
+            np.stack([e.actions[t : t + length] for e, t in windows])
+        ),
+        rewards=torch.from_numpy(
+            np.stack([e.rewards[t : t + length] for e, t in windows])
+        ),
+    )
+
+
+def _require_like(episode: Episode, first: Episode) -> None:
+    for name in ("observations", "actions"):
+        mine, theirs = getattr(episode, name), getattr(first, name)
+        if mine.shape[1:] != theirs.shape[1:] or mine.dtype != theirs.dtype:
+            raise ShapeError(
+                f"{name}: expected {theirs.dtype} […, {list(theirs.shape[1:])}] as in "
+                f"the first episode, got {mine.dtype} {list(mine.shape[1:])}"
+            )

@@ -1,0 +1,34 @@
+"""Configuration of the documentation; build it with `nox -s docs`."""
+
+import importlib.metadata
+
+project = "diffplan"
+author = "The diffplan developers"
+copyright = "2026, The diffplan developers"
+release = importlib.metadata.version("diffplan")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "diffplan"
+
+# Docstrings put code between single backticks.
+default_role = "code"
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "show-inheritance": True,
+}
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # else a dataclass's fields are described twice

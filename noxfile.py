@@ -1,0 +1,220 @@
+"""Every routine of the project, each one command: `nox -s <session>`.
+
+The sessions share one virtual environment per Python version, `.nox/shared-<version>`,
+because installing torch and the simulators takes longer than most of what they do. It
+is filled on first use and again whenever `pyproject.toml`, `constraints.txt` or this
+file changes; deleting `.nox` starts over. What follows `--` reaches the program behind
+a session: `nox -s tests -- tests/planners -k cem`.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+SUPPORTED = ("3.12", "3.11")
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+THESEUS = ("theseus-ai", "torchlie", "torchkin")
+THESEUS_NEEDS = (
+    *("numpy", "scipy", "numba", "lxml"),
+    *("omegaconf", "urdf_parser_py", "pybind11"),
+)
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.reuse_existing_virtualenvs = True
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the default tests; pass pytest's arguments after `--`."""
+    run_tests(session, shared_environment(session))
+
+
+@nox.session(python=list(SUPPORTED), default=False)
+def tests_all(session: nox.Session) -> None:
+    """Run the default tests on every supported Python that is installed."""
+    python = own_python(session)
+    fill(session, python, Path(session.virtualenv.location))
+    run_tests(session, python)
+
+
+@nox.session(venv_backend="none", default=False)
+def tests_slow(session: nox.Session) -> None:
+    """Run the tests that take minutes."""
+    run_tests(session, shared_environment(session), "slow and not gpu")
+
+
+@nox.session(venv_backend="none", default=False)
+def tests_gpu(session: nox.Session) -> None:
+    """Run the tests that need a CUDA device."""
+    run_tests(session, shared_environment(session), "gpu")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting (ruff)."""
+    session.install("-c", "constraints.txt", "ruff")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Check the type annotations (mypy)."""
+    run(session, shared_environment(session), "-m", "mypy", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build; a warning is an error."""
+    python = shared_environment(session, "docs")
+    build = ("-m", "sphinx", "-E", "-W", "--keep-going")
+    run(session, python, *build, "docs", "docs/_build")
+
+
+@nox.session(venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """Run every benchmark; pass their arguments after `--`."""
+    python = shared_environment(session)
+    for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
+        run(session, python, str(script), *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def reproduce_latco(session: nox.Session) -> None:
+    """Reproduce the LatCo paper; e.g. `-- --preset smoke`."""
+    python = shared_environment(session)
+    run(session, python, "-m", "reproductions.latco", *session.posargs)
+
+
+@nox.session(default=False)
+def wheel(session: nox.Session) -> None:
+    """Build the wheel and import it outside of the source tree, without extras."""
+    python, folder = own_python(session), Path(session.create_tmp())
+    shutil.rmtree(folder / "dist", ignore_errors=True)
+    run(session, python, "-m", "pip", "wheel", "--no-deps", "-w", f"{folder}/dist", ".")
+    (built,) = (folder / "dist").glob("*.whl")
+    install_torch(session, python)
+    install(session, python, "--force-reinstall", "--no-deps", str(built))
+    install(session, python, str(built))
+    session.chdir(folder)
+    code = "import diffplan, sys; print(diffplan.__file__, *sys.version_info)"
+    run(session, python, "-W", "error", "-c", code)
+
+
+# Installing
+
+
+def run(session: nox.Session, *command: str, **options: object) -> None:
+    """Run a command that may live outside of the session's own environment."""
+    session.run(*command, external=True, **options)
+
+
+def run_tests(
+    session: nox.Session, python: str, selection: str = "not slow and not gpu"
+) -> None:
+    """Run the selected tests on two processes; arguments after `--` win."""
+    command = (python, "-m", "pytest", "-n", "2", "-m", selection)
+    run(session, *command, *session.posargs)
+
+
+def own_python(session: nox.Session) -> str:
+    """Return the Python of the session's own environment."""
+    return str(Path(session.bin) / "python")
+
+
+def interpreter(session: nox.Session) -> tuple[str, str]:
+    """Return a supported Python, first the one that runs nox, and its version."""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if running in SUPPORTED:
+        return sys.executable, running
+    for version in SUPPORTED:
+        path = shutil.which(f"python{version}")
+        # A version manager's shim can be on the path and still refuse to run.
+        if path and subprocess.run([path, "-V"], capture_output=True).returncode == 0:
+            return path, version
+    return session.error(
+        f"diffplan needs Python {' or '.join(SUPPORTED)}, and this is {running}. "
+        f"Let uv bring one: uvx --python 3.12 nox -s {session.name}"
+    )
+
+
+def shared_environment(session: nox.Session, *extras: str) -> str:
+    """Return the Python of the environment that the sessions share."""
+    base, version = interpreter(session)
+    folder = ROOT / ".nox" / f"shared-{version}"
+    windows = sys.platform == "win32"
+    python = folder / ("Scripts/python.exe" if windows else "bin/python")
+    if not python.exists():
+        create = (sys.executable, "-m", "virtualenv", "--no-periodic-update")
+        run(session, *create, "--python", base, str(folder), silent=True)
+    fill(session, str(python), folder, extras)
+    return str(python)
+
+
+def fill(
+    session: nox.Session, python: str, folder: Path, extras: Sequence[str] = ()
+) -> None:
+    """Install diffplan, simulators, tools and Theseus, unless that is done."""
+    wanted = ",".join(("suite", "dev", *extras))
+    sources = ("pyproject.toml", "constraints.txt", "noxfile.py")
+    content = b"".join((ROOT / name).read_bytes() for name in sources)
+    digest = hashlib.sha256(content + str(ROOT).encode()).hexdigest()
+    stamp = folder / f"diffplan-{wanted}.stamp"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    session.log(f"Installing diffplan[{wanted}] and Theseus: a few minutes, once")
+    install_torch(session, python)
+    install(session, python, "-e", f".[{wanted}]")
+    install_theseus(session, python)
+    stamp.write_text(digest)
+
+
+def install(session: nox.Session, python: str, *what: str, **options: object) -> None:
+    """Run pip with the known-good versions."""
+    pip = ("-m", "pip", "install", "--quiet", "-c", "constraints.txt")
+    run(session, python, *pip, *what, **options)
+
+
+def install_torch(session: nox.Session, python: str) -> None:
+    """Install the CPU build of torch on a Linux machine without an NVIDIA GPU.
+
+    There PyPI's torch is a CUDA build of several gigabytes. The CPU build lives on
+    PyTorch's own index. Where that cannot be reached, or has no fitting build, nothing
+    is installed here, and the steps that follow take torch from the default index.
+    """
+    driver = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
+    if sys.platform != "linux" or driver:
+        return
+    index = ("--index-url", TORCH_CPU_INDEX, "--retries", "0", "--timeout", "10")
+    command = (python, "-m", "pip", "index", "versions", "torch")
+    try:
+        # A time limit of our own: pip's counts for each address it tries.
+        subprocess.run((*command, *index), timeout=30, check=True, capture_output=True)
+    except (subprocess.SubprocessError, OSError):
+        session.log(f"{TORCH_CPU_INDEX} gives no torch: taking the default index")
+        return
+    # --no-deps: that index lacks, or has old copies of, what torch depends on.
+    install(
+        session, python, "--no-deps", *index, "torch", success_codes=[0, 1], silent=True
+    )
+
+
+def install_theseus(session: nox.Session, python: str) -> None:
+    """Install Theseus without the C library that its plain install asks for.
+
+    theseus-ai is a source package that imports torch while it builds. It declares
+    scikit-sparse, which compiles only against SuiteSparse's headers and which diffplan
+    does not use: the dependencies that it does use are named here instead.
+    """
+    install(session, python, "setuptools", "wheel")
+    plain = {"THESEUS_FORCE_CUDA": "0"}  # else it compiles kernels where a GPU is found
+    build = ("--no-deps", "--no-build-isolation")
+    install(session, python, *build, *THESEUS, env=plain)
+    install(session, python, *THESEUS_NEEDS)

@@ -1,0 +1,6 @@
+"""All of these tests need the simulators."""
+
+import pytest
+
+pytest.importorskip("mujoco", reason="pip install diffplan[suite]")
+pytest.importorskip("gymnasium", reason="pip install diffplan[suite]")

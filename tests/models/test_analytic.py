@@ -1,0 +1,163 @@
+"""Systems with known equations: physics, Jacobians, learnable constants."""
+
+import math
+
+import pytest
+import torch
+
+from diffplan.errors import ArgumentError, ShapeError
+from diffplan.models import Cartpole, LinearDynamics, Pendulum, PointMass
+from diffplan.models.analytic import AnalyticDynamics
+from diffplan.problem import Linearizable
+
+DOUBLE = torch.float64
+
+
+def _linear() -> LinearDynamics:
+    return LinearDynamics(torch.randn(3, 3), torch.randn(3, 2), torch.randn(3))
+
+
+SYSTEMS = [
+    pytest.param(_linear, id="linear"),
+    pytest.param(lambda: PointMass(3, mass=2.0, damping=0.3), id="point_mass"),
+    pytest.param(Pendulum, id="pendulum"),
+    pytest.param(Cartpole, id="cartpole"),
+]
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+@pytest.mark.parametrize("factory", SYSTEMS)
+def test_jacobian_of_any_state(factory: type, batch: tuple[int, ...]) -> None:
+    """Also of states off the unit circle and of forces beyond the limit."""
+    system: AnalyticDynamics = factory().double()
+    state = torch.randn(*batch, system.state_dim, dtype=DOUBLE)
+    action = 100 * torch.randn(*batch, system.action_dim, dtype=DOUBLE)
+    jacobian = torch.func.jacrev(system.step, argnums=(0, 1))
+    for _ in batch:
+        jacobian = torch.func.vmap(jacobian)
+    by_state, by_action = jacobian(state, action)
+    following, own_by_state, own_by_action = system.linearize(state, action)
+    torch.testing.assert_close(following, system(state, action))
+    torch.testing.assert_close(own_by_state, by_state, rtol=0, atol=1e-11)
+    torch.testing.assert_close(own_by_action, by_action, rtol=0, atol=1e-11)
+    assert isinstance(system, Linearizable)
+
+
+@pytest.mark.parametrize("factory", SYSTEMS)
+def test_gradients_of_step_and_jacobian(factory: type) -> None:
+    system: AnalyticDynamics = factory().double()
+    state = torch.randn(2, system.state_dim, dtype=DOUBLE, requires_grad=True)
+    action = torch.randn(2, system.action_dim, dtype=DOUBLE, requires_grad=True)
+    assert torch.autograd.gradcheck(system.step, (state, action))
+    assert torch.autograd.gradcheck(system.linearize, (state, action))
+
+
+@pytest.mark.parametrize("factory", SYSTEMS)
+def test_keeps_float32_and_names_wrong_shapes(factory: type) -> None:
+    system: AnalyticDynamics = factory()
+    state = torch.zeros(4, system.state_dim)
+    action = torch.zeros(4, system.action_dim)
+    for tensor in system.linearize(state, action):
+        assert tensor.dtype == torch.float32
+    with pytest.raises(ShapeError, match="action"):
+        system(state, torch.zeros(4, system.action_dim + 1))
+    with pytest.raises(ShapeError, match="state"):
+        system(torch.zeros(4, system.state_dim + 1), action)
+
+
+def test_linear_system_follows_its_closed_form() -> None:
+    system = _linear().double()
+    state = initial = torch.randn(3, dtype=DOUBLE)
+    actions = torch.randn(6, 2, dtype=DOUBLE)
+    for action in actions:
+        state = system(state, action)
+    power = torch.linalg.matrix_power
+    expected = power(system.state_matrix, 6) @ initial + sum(
+        power(system.state_matrix, 5 - t)
+        @ (system.action_matrix @ actions[t] + system.bias)
+        for t in range(6)
+    )
+    torch.testing.assert_close(state, expected)
+
+
+def test_point_mass_gains_the_impulse_and_keeps_its_velocity() -> None:
+    system = PointMass(2, time_step=0.1, mass=2.0)
+    state = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    after = system(state, torch.tensor([5.0, -5.0]))
+    torch.testing.assert_close(after, torch.tensor([1.3, 2.4, 3.25, 3.75]))
+
+
+def test_pendulum_obeys_the_rods_moment_of_inertia() -> None:
+    system = Pendulum(time_step=0.02, gravity=9.0, mass=1.5, length=0.7).double()
+    angle, velocity, torque = 0.4, -1.1, 0.6
+    inertia = 1.5 * 0.7**2 / 3
+    acceleration = (1.5 * 9.0 * 0.35 * math.sin(angle) + torque) / inertia
+    after = velocity + 0.02 * acceleration
+    expected = torch.tensor([angle + 0.02 * after, after], dtype=DOUBLE)
+    state = torch.tensor([angle, velocity], dtype=DOUBLE)
+    # The constants were rounded to float32 when the system was built.
+    got = system(state, torch.tensor([torque], dtype=DOUBLE))
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+
+
+def test_cartpole_obeys_its_lagrangian() -> None:
+    """Both accelerations solve the 2×2 system of cart and pole."""
+    cart, pole, half, gravity, dt = 1.0, 0.1, 0.5, 9.8, 0.05
+    constants = {
+        "gravity": gravity,
+        "cart_mass": cart,
+        "pole_mass": pole,
+        "half_length": half,
+    }
+    system = Cartpole(
+        **{k: torch.tensor(v, dtype=DOUBLE) for k, v in constants.items()}
+    )
+    place, speed, angle, spin, force = 0.3, -0.4, 2.1, 1.7, 12.0
+    cos, sin = math.cos(angle), math.sin(angle)
+    masses = torch.tensor(
+        [[cart + pole, pole * half * cos], [pole * half * cos, 4 / 3 * pole * half**2]],
+        dtype=DOUBLE,
+    )
+    forces = torch.tensor(
+        [force + pole * half * spin**2 * sin, pole * gravity * half * sin], dtype=DOUBLE
+    )
+    acceleration, turn = torch.linalg.solve(masses, forces).tolist()
+    angle_after = angle + dt * spin
+    expected = [
+        place + dt * speed,
+        speed + dt * acceleration,
+        math.cos(angle_after),
+        math.sin(angle_after),
+        spin + dt * turn,
+    ]
+    state = torch.tensor([place, speed, cos, sin, spin], dtype=DOUBLE)
+    after = system(state, torch.tensor([force], dtype=DOUBLE))
+    torch.testing.assert_close(after, torch.tensor(expected, dtype=DOUBLE))
+
+
+def test_cartpole_clamps_its_force() -> None:
+    system, state = Cartpole(), torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
+    limit, beyond = (system(state, torch.tensor([f])) for f in (100.0, 250.0))
+    assert torch.equal(limit, beyond)
+
+
+def test_constants_are_learned_only_if_they_are_parameters() -> None:
+    mass = torch.nn.Parameter(torch.tensor(2.0))
+    system = PointMass(1, mass=mass)
+    assert list(system.parameters()) == [mass]
+    system(torch.zeros(2), torch.ones(1)).sum().backward()
+    torch.testing.assert_close(mass.grad, torch.tensor(-0.1 / 4))
+    assert list(LinearDynamics(torch.eye(2), torch.ones(2, 1)).parameters()) == []
+
+
+def test_construction_names_what_is_wrong() -> None:
+    with pytest.raises(ShapeError, match="state_matrix"):
+        LinearDynamics(torch.zeros(2, 3), torch.zeros(2, 1))
+    with pytest.raises(ShapeError, match="action_matrix"):
+        LinearDynamics(torch.eye(2), torch.zeros(3, 1))
+    with pytest.raises(ShapeError, match="bias"):
+        LinearDynamics(torch.eye(2), torch.zeros(2, 1), torch.zeros(3))
+    with pytest.raises(ArgumentError, match="time_step"):
+        Pendulum(time_step=0.0)
+    with pytest.raises(ArgumentError, match="dimensions"):
+        PointMass(0)

@@ -1,0 +1,126 @@
+"""Every planner, small enough to test, and what it declares about itself.
+
+The contract suite runs on each case. To add a planner, add one entry to `CASES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import diffplan as dp
+from diffplan.planners import CEM, MPPI, GradMPC, Planner, ShootingGD
+
+
+@dataclass(frozen=True)
+class PlannerCase:
+    """One planner under test.
+
+    Attributes:
+        name: Shown by pytest.
+        build: `build(horizon, **changes)`, keyword arguments of the planner.
+        stochastic: Whether the generator decides the answer.
+        optimum_gap: How far above the optimal cost the plan for the bounded double
+            integrator may end (T = 5, relative).
+        warm_gap: How much worse than its warm start a plan may be (relative).
+        dynamics_tolerance: How far states may be from the rollout of the actions.
+        gradients: The strategies that it declares.
+        compiled: Whether `solve` compiles into one graph.
+        learnable: Names of numbers that may be an `nn.Parameter`, with a value.
+    """
+
+    name: str
+    build: Callable[..., Planner]
+    stochastic: bool = True
+    optimum_gap: float = 0.02
+    warm_gap: float = 1e-3
+    dynamics_tolerance: float = 1e-5
+    gradients: tuple[type[dp.GradientStrategy], ...] = (dp.Detach,)
+    compiled: bool = True
+    learnable: tuple[tuple[str, float], ...] = ()
+
+
+def case(name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any):
+    def build(horizon: int = 5, **changes: Any) -> Planner:
+        return planner(horizon=horizon, **{**defaults, **changes})
+
+    return PlannerCase(name, build, **declared)
+
+
+BOTH = (dp.Unroll, dp.Detach)
+
+CASES = [
+    case(
+        "CEM",
+        CEM,
+        {"num_samples": 64, "num_elites": 8, "iterations": 8},
+        warm_gap=0.02,
+    ),
+    case(
+        "CEM-coloured",
+        CEM,
+        {"num_samples": 64, "num_elites": 8, "iterations": 8, "noise_exponent": 2.0},
+        warm_gap=0.02,
+    ),
+    case(
+        "MPPI",
+        MPPI,
+        {"num_samples": 64, "iterations": 8, "temperature": 0.05},
+        optimum_gap=0.05,
+        warm_gap=0.05,
+        gradients=BOTH,
+        learnable=(("temperature", 0.3), ("initial_std", 0.5)),
+    ),
+    case(
+        "MPPI-fixed-std",
+        MPPI,
+        {
+            "num_samples": 64,
+            "iterations": 8,
+            "temperature": 0.05,
+            "fixed_std": True,
+            "initial_std": 0.3,
+        },
+        optimum_gap=0.1,
+        warm_gap=0.1,
+        gradients=BOTH,
+        learnable=(("temperature", 0.3), ("initial_std", 0.5)),
+    ),
+    case(
+        "ShootingGD",
+        ShootingGD,
+        {"iterations": 100, "step_size": 0.05, "num_starts": 2},
+        gradients=BOTH,
+        learnable=(("step_size", 0.05),),
+    ),
+    case(
+        "GradMPC",
+        GradMPC,
+        {"iterations": 50, "num_candidates": 4, "step_size": 0.1},
+        gradients=BOTH,
+        learnable=(("step_size", 0.02),),
+    ),
+    case(
+        "GradMPC-rmsprop",
+        GradMPC,
+        {
+            "iterations": 60,
+            "num_candidates": 4,
+            "step_size": 0.02,
+            "optimizer": "rmsprop",
+            "clip": 1.0,
+        },
+        gradients=BOTH,
+        learnable=(("step_size", 0.02),),
+    ),
+]
+
+each_planner = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def parameter(value: float) -> nn.Parameter:
+    """A learnable number in float64."""
+    return nn.Parameter(torch.tensor(value, dtype=torch.float64))

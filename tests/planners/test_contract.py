@@ -1,0 +1,206 @@
+"""What every planner promises; one test per promise and planner."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planner_cases import CASES, PlannerCase, each_planner
+from problems import bounded_actions, cost_of, double_integrator, pendulum, states_of
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.errors import ShapeError
+from diffplan.testing import (
+    PLANNER_CHECKS,
+    check_planner,
+    check_states_follow_actions,
+    point_mass_problem,
+)
+
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@each_planner
+@each_dtype
+@pytest.mark.parametrize("check", PLANNER_CHECKS, ids=lambda check: check.__name__)
+def test_promise(check: object, case: PlannerCase, dtype: torch.dtype) -> None:
+    problem, state = point_mass_problem(dtype)
+    check(case.build(horizon=3, iterations=6), problem, state)
+
+
+@each_planner
+def test_promises_hold_for_nonlinear_dynamics(case: PlannerCase) -> None:
+    check_planner(
+        case.build(horizon=3, iterations=6),
+        pendulum(),
+        states_of(3),
+        dynamics_tolerance=case.dynamics_tolerance,
+    )
+
+
+@each_planner
+def test_states_are_the_rollout_of_the_actions(case: PlannerCase) -> None:
+    problem, state = point_mass_problem()
+    check_states_follow_actions(case.build(), problem, state, case.dynamics_tolerance)
+
+
+@each_planner
+def test_horizon_of_one(case: PlannerCase) -> None:
+    problem, state = point_mass_problem()
+    plan = case.build(horizon=1)(problem, state)
+    assert plan.actions.shape == (3, 1, 1)
+    assert plan.states.shape == (3, 2, 2)
+
+
+@each_planner
+def test_two_leading_dimensions_are_one_longer_batch(case: PlannerCase) -> None:
+    problem, state = double_integrator(limit=1.0), states_of(6)
+    flat = case.build()(problem, state)
+    plan = case.build()(problem, state.reshape(2, 3, 2))
+    assert plan.actions.shape == (2, 3, 5, 1)
+    torch.testing.assert_close(plan.actions.reshape(6, 5, 1), flat.actions)
+    torch.testing.assert_close(plan.cost.reshape(6), flat.cost)
+    for name, value in plan.diagnostics.items():
+        torch.testing.assert_close(value.flatten(0, 1), flat.diagnostics[name])
+
+
+@each_planner
+def test_bounded_lqr_is_solved(case: PlannerCase) -> None:
+    # The bounds are active in the optimum: the oracle is scipy's bounded least squares.
+    problem, state = double_integrator(limit=0.6), states_of(2)
+    plan = case.build()(problem, state)
+    for index in range(2):
+        best = bounded_actions(problem, state[index], horizon=5)
+        assert (best.abs() > 0.6 - 1e-6).any()
+        least = cost_of(problem, state[index], best)
+        assert plan.cost[index] >= least - 1e-9
+        assert plan.cost[index] <= least * (1 + case.optimum_gap)
+
+
+@each_planner
+def test_pendulum_is_balanced(case: PlannerCase) -> None:
+    problem = pendulum()
+    state = torch.tensor([[0.3, 0.0], [-0.2, 0.5]], dtype=torch.float64)
+    plan = case.build(horizon=10)(problem, state)
+    passive = cost_of(problem, state, torch.zeros(2, 10, 1, dtype=torch.float64))
+    assert (plan.cost < 0.2 * passive).all()
+    assert (plan.states[:, -1, 0].abs() < 0.1).all()
+
+
+@each_planner
+def test_warm_start_at_the_optimum_does_not_get_worse(case: PlannerCase) -> None:
+    problem, state = double_integrator(limit=0.6), states_of(3)
+    best = torch.stack([bounded_actions(problem, x, horizon=5) for x in state])
+    planner = case.build()
+    cold = planner(problem, state)
+    optimum = dp.Plan(
+        actions=best,
+        states=cold.states,
+        cost=cost_of(problem, state, best).detach(),
+        memory=cold.memory,
+    )
+    warm = planner(problem, state, warm_start=optimum)
+    assert (warm.cost <= optimum.cost * (1 + case.warm_gap)).all()
+
+
+@each_planner
+def test_warm_start_helps(case: PlannerCase) -> None:
+    problem, state = double_integrator(limit=0.6), states_of(3)
+    good = case.build()(problem, state).detach()
+    few = case.build(iterations=2)
+    cold, warm = few(problem, state), few(problem, state, warm_start=good)
+    assert warm.cost.mean() < cold.cost.mean()
+
+
+@each_planner
+def test_generator_decides_where_noise_is_used(case: PlannerCase) -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    plans = [
+        case.build(iterations=3)(
+            problem, state, generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in (0, 1)
+    ]
+    assert torch.equal(plans[0].actions, plans[1].actions) != case.stochastic
+
+
+@each_planner
+def test_cost_trace_falls_and_has_one_entry_per_iteration(case: PlannerCase) -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    plan = case.build()(problem, state)
+    trace = plan.diagnostics["cost"]
+    assert trace.shape == (2, int(plan.iterations[0]))
+    assert (trace[:, -1] < trace[:, 0]).all()
+    assert not trace.requires_grad
+
+
+@each_planner
+def test_failed_rollouts_do_not_spoil_the_others(case: PlannerCase) -> None:
+    # Batch element 0 has a cliff behind which the state is NaN: that side is left.
+    def dynamics(state: Tensor, action: Tensor) -> Tensor:
+        following = state + 0.3 * action
+        return torch.where(following > 0.65, torch.nan, following)
+
+    problem = dp.PlanningProblem(
+        dynamics,
+        dp.objectives.GoalDistance(torch.zeros(1)),
+        dp.Box([-1.0], [1.0]),
+    )
+    plan = case.build(horizon=2)(problem, torch.tensor([[0.5], [-0.5]]))
+    assert torch.isfinite(plan.cost[1])
+    assert torch.isfinite(plan.actions).all()
+    if case.stochastic:
+        assert torch.isfinite(plan.cost[0])
+
+
+@each_planner
+def test_dynamics_that_are_always_nan_are_reported(case: PlannerCase) -> None:
+    problem = dp.PlanningProblem(
+        lambda state, action: state * torch.nan,
+        dp.objectives.GoalDistance(torch.zeros(1)),
+        dp.Box([-1.0], [1.0]),
+    )
+    plan = case.build(horizon=2)(problem, torch.zeros(2, 1))
+    assert plan.status.tolist() == [int(dp.Status.NON_FINITE)] * 2
+    assert torch.isfinite(plan.actions).all()
+    assert "NaN" in plan.explain()
+
+
+@each_planner
+def test_dynamics_of_another_state_size_are_refused(case: PlannerCase) -> None:
+    problem, _ = point_mass_problem()
+    with pytest.raises(ShapeError, match="state"):
+        case.build()(problem, torch.zeros(2, 5))
+
+
+bounds = st.tuples(
+    st.floats(-3, 3, width=32) | st.just(-float("inf")),
+    st.floats(0, 2, width=32) | st.just(0.0) | st.just(float("inf")),
+)
+
+
+@each_planner
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(sides=st.lists(bounds, min_size=1, max_size=3))
+def test_actions_lie_in_any_box(
+    case: PlannerCase, sides: list[tuple[float, float]]
+) -> None:
+    # Sides may be open, and low may equal high.
+    low = torch.tensor([side[0] for side in sides])
+    width = torch.tensor([side[1] for side in sides])
+    start = torch.where(torch.isfinite(low), low, torch.zeros(()))
+    high = start + width
+    box = dp.Box(low, high)
+    size = len(sides)
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.full((size,), 5.0)),
+        box,
+    )
+    plan = case.build(horizon=2, iterations=2)(problem, torch.zeros(2, size))
+    assert box.contains(plan.actions).all()
+    assert torch.isfinite(plan.cost).all()
+
+
+def test_names_are_unique() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)

@@ -1,0 +1,183 @@
+"""Planning problems with known answers, shared by all tests."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import lsq_linear
+from torch import Tensor, nn
+
+import diffplan as dp
+from diffplan.objectives import GoalDistance, ResidualObjective
+
+
+class LinearDynamics(nn.Module):
+    """x' = A x + B u, with parameters, for any leading dimensions."""
+
+    def __init__(self, transition: Tensor, control: Tensor) -> None:
+        super().__init__()
+        self.transition = nn.Parameter(transition)
+        self.control = nn.Parameter(control)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return state @ self.transition.mT + action @ self.control.mT
+
+
+class PendulumDynamics(nn.Module):
+    """A damped pendulum, angle 0 upright, in explicit Euler steps."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.gravity = nn.Parameter(torch.tensor(5.0, dtype=dtype))
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        angle, velocity = state[..., 0], state[..., 1]
+        torque = 5.0 * action[..., 0]
+        acceleration = self.gravity * angle.sin() + torque - 0.1 * velocity
+        velocity = velocity + 0.1 * acceleration
+        return torch.stack([angle + 0.1 * velocity, velocity], dim=-1)
+
+
+class QuadraticCost(ResidualObjective):
+    """½ Σ (q‖x_t - goal‖² + r‖u_t‖²) + ½ q_T ‖x_T - goal‖², with parameters."""
+
+    def __init__(self, goal: Tensor, effort: float = 0.1, final: float = 5.0) -> None:
+        super().__init__()
+        self.goal = nn.Parameter(goal)
+        self.effort = effort
+        self.final = final
+
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
+        return torch.cat([state - self.goal, math.sqrt(self.effort) * action], dim=-1)
+
+    def terminal_residual(self, state: Tensor) -> Tensor:
+        return math.sqrt(self.final) * (state - self.goal)
+
+
+def double_integrator(
+    dtype: torch.dtype = torch.float64, limit: float = math.inf
+) -> dp.PlanningProblem:
+    """A point on a line, pushed to position 0.5: linear dynamics, quadratic cost."""
+    transition = torch.tensor([[1.0, 0.3], [0.0, 1.0]], dtype=dtype)
+    control = torch.tensor([[0.05], [0.3]], dtype=dtype)
+    return dp.PlanningProblem(
+        LinearDynamics(transition, control),
+        QuadraticCost(torch.tensor([0.5, 0.0], dtype=dtype)),
+        dp.Box([-limit], [limit]),
+    )
+
+
+def pendulum(dtype: torch.dtype = torch.float64) -> dp.PlanningProblem:
+    """Balance a pendulum that starts near upright."""
+    return dp.PlanningProblem(
+        PendulumDynamics(dtype),
+        QuadraticCost(torch.zeros(2, dtype=dtype), effort=0.01),
+        dp.Box([-1.0], [1.0]),
+    )
+
+
+def one_step(target: Tensor, low: float = -1.0, high: float = 1.0) -> dp.PlanningProblem:
+    """x' = x + u, cost ½‖x' - target‖² after one step: u* = clip(target - x)."""
+    size = target.shape[-1]
+    return dp.PlanningProblem(
+        lambda state, action: state + action,
+        GoalDistance(target, running_weight=0.0),
+        dp.Box([low] * size, [high] * size),
+    )
+
+
+def states_of(count: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Different start states `[count, 2]` for the problems with two state numbers."""
+    angle = torch.arange(count, dtype=dtype)
+    return 0.4 * torch.stack([(angle + 1).sin(), (2 * angle).cos()], dim=-1)
+
+
+def riccati_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) -> Tensor:
+    """Optimal actions `[T, A]` of an unbounded linear-quadratic problem, by Riccati.
+
+    Backward recursion in numpy on the state extended by a constant one, which turns
+    the distance to a goal into a quadratic form.
+    """
+    a, b, cost = _as_numpy(problem)
+    size = a.shape[0]
+    extended_a = np.block([[a, np.zeros((size, 1))], [np.zeros((1, size)), 1.0]])
+    extended_b = np.vstack([b, np.zeros((1, b.shape[1]))])
+    goal = problem.objective.goal.detach().numpy()
+    offset = np.hstack([np.eye(size), -goal[:, None]])
+    value = cost.final * offset.T @ offset
+    gains = []
+    for _ in range(horizon):
+        inner = cost.effort * np.eye(b.shape[1]) + extended_b.T @ value @ extended_b
+        gain = np.linalg.solve(inner, extended_b.T @ value @ extended_a)
+        value = offset.T @ offset + extended_a.T @ value @ (extended_a - extended_b @ gain)
+        gains.insert(0, gain)
+    current = np.append(state.numpy(), 1.0)
+    actions = []
+    for gain in gains:
+        action = -gain @ current
+        actions.append(action)
+        current = extended_a @ current + extended_b @ action
+    return torch.as_tensor(np.stack(actions))
+
+
+def bounded_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) -> Tensor:
+    """Optimal actions `[T, A]` of a bounded linear-quadratic problem, by scipy.
+
+    All residuals are stacked into one least-squares problem with bounds.
+    """
+    a, b, cost = _as_numpy(problem)
+    size, width = b.shape
+    goal = problem.objective.goal.detach().numpy()
+    rows, right = [], []
+    effect, drift = np.zeros((size, horizon * width)), state.numpy()
+    for step in range(horizon):
+        rows.append(effect)
+        right.append(goal - drift)
+        effect = a @ effect
+        effect[:, step * width : (step + 1) * width] += b
+        drift = a @ drift
+    rows += [math.sqrt(cost.final) * effect]
+    right += [math.sqrt(cost.final) * (goal - drift)]
+    rows += [math.sqrt(cost.effort) * np.eye(horizon * width)]
+    right += [np.zeros(horizon * width)]
+    low = np.tile(problem.action_space.low.numpy(), horizon)
+    high = np.tile(problem.action_space.high.numpy(), horizon)
+    found = lsq_linear(
+        np.vstack(rows), np.concatenate(right), bounds=(low, high), tol=1e-14
+    )
+    return torch.as_tensor(found.x.reshape(horizon, width))
+
+
+def cost_of(problem: dp.PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
+    """The cost of actions by an explicit loop over time."""
+    states = [state]
+    for step in range(actions.shape[-2]):
+        states.append(problem.dynamics(states[-1], actions[..., step, :]))
+    return problem.objective(torch.stack(states, dim=-2), actions)
+
+
+def central_difference(
+    function: Callable[[Tensor], Tensor], at: Tensor, step: float = 1e-6
+) -> Tensor:
+    """Gradient of a scalar function by central differences.
+
+    In float64 the error is about step² + 1e-16 / step: 1e-6 gives 1e-10.
+    """
+    gradient = torch.zeros_like(at)
+    flat = gradient.view(-1)
+    for index in range(at.numel()):
+        shift = torch.zeros_like(at)
+        shift.view(-1)[index] = step
+        with torch.no_grad():
+            difference = function(at + shift) - function(at - shift)
+        flat[index] = difference / (2 * step)
+    return gradient
+
+
+def _as_numpy(
+    problem: dp.PlanningProblem,
+) -> tuple[np.ndarray, np.ndarray, QuadraticCost]:
+    transition = problem.dynamics.transition.detach().numpy()
+    control = problem.dynamics.control.detach().numpy()
+    return transition, control, problem.objective

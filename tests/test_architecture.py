@@ -1,0 +1,134 @@
+"""The walls between the rooms of diffplan (who may import whom), and their size."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "diffplan").rglob("*.py"))
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
+
+CORE = ("errors", "gradients", "plan", "problem")
+MATHS = (*CORE, "functional")
+BASES = ("models.base", "objectives", "planners.base")
+
+# For each room, what it may import of diffplan beside itself. Planners and models are
+# siblings that never see each other; agents and trainers receive both.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "gradients": ("errors",),
+    "plan": ("errors",),
+    "problem": ("errors",),
+    "functional": ("errors",),
+    "solvers": MATHS,
+    "objectives": MATHS,
+    "planners": (*MATHS, "solvers", "objectives"),
+    "models": (*MATHS, "objectives"),
+    "agents": (*MATHS, *BASES),
+    "envs": ("errors",),
+    "training": (*MATHS, *BASES, "agents", "envs"),
+    "adapters": (*MATHS, *BASES, "agents", "envs"),
+    "testing": (*MATHS, *BASES),
+}
+
+# For each package that is not a core dependency, the only places that may import it.
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "theseus": ("solvers.theseus", "planners.collocation.theseus"),
+    "numpy": ("envs", "training", "adapters"),
+    "gymnasium": ("envs", "adapters.gymnasium"),
+    "mujoco": ("envs",),
+    "dm_control": ("envs.dm_control",),
+    "dm_env": ("envs.dm_control",),
+    "metaworld": ("envs",),
+    "tensorboard": ("training.logging",),
+    "torch.utils.tensorboard": ("training.logging",),
+    "ray": ("training.sweep",),
+    "rich": ("cli", "training.logging"),
+    "tyro": ("cli",),
+    "torchrl": ("adapters.torchrl",),
+    "tensordict": ("adapters.torchrl",),
+}
+
+
+each_file = pytest.mark.parametrize(
+    ("path", "module"), list(zip(FILES, MODULES, strict=True)), ids=MODULES
+)
+
+
+@each_file
+def test_imports_stay_inside_the_walls(path: Path, module: str) -> None:
+    here = module.removeprefix("diffplan.")
+    room = here.split(".")[0]
+    wrong = [
+        f"line {line}: {name}"
+        for line, name in imports(path)
+        if not allowed(name, here, room)
+    ]
+    assert not wrong, f"{module} may not import: {wrong}"
+
+
+@each_file
+def test_files_and_functions_stay_small(path: Path, module: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400, f"{module}: split this file"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[bool(ast.get_docstring(node)) :]
+            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 60, f"{module}.{node.name}: split this function"
+
+
+def test_nothing_of_the_library_knows_the_reproductions() -> None:
+    papers = ROOT / "reproductions"
+    for path in FILES:
+        assert not any(within(name, "reproductions") for _, name in imports(path)), path
+    for path in papers.rglob("*.py"):
+        own = path.relative_to(papers).parts[0]
+        for _, name in imports(path):
+            if within(name, "reproductions") and "." in name:
+                assert name.split(".")[1] in (own, "common"), f"{path}: {name}"
+
+
+def test_import_diffplan_loads_no_optional_package() -> None:
+    # numpy is left out: torch loads it by itself where it is installed.
+    unwanted = sorted(name for name in OPTIONAL if name != "numpy" and "." not in name)
+    code = f"import sys, diffplan; print([m for m in {unwanted} if m in sys.modules])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def allowed(name: str, here: str, room: str) -> bool:
+    if within(name, "diffplan"):
+        inside = name.removeprefix("diffplan").removeprefix(".")
+        if here == "__init__" or room == "cli":
+            return True
+        own = within(inside, room)
+        return own or any(within(inside, other) for other in ROOMS[room])
+    for package, places in OPTIONAL.items():
+        if within(name, package):
+            return any(within(here, place) for place in places)
+    top = name.split(".")[0]
+    return top in ("torch", "jaxtyping") or top in sys.stdlib_module_names
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of what a file imports, for type checkers only too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            # `from diffplan import planners` imports diffplan.planners.
+            package = node.module or ""
+            bare = package in ("diffplan", "torch.utils")
+            names = [f"{package}.{alias.name}" for alias in node.names]
+            yield from ((node.lineno, name) for name in (names if bare else [package]))
