@@ -4,7 +4,7 @@ Planners take a problem, not a model; a planning state is one tensor; the plan i
 record.
 """
 
-from diffplan import functional, models, objectives, planners, solvers, testing
+from diffplan import errors, functional, models, objectives, planners, solvers, testing
 from diffplan.gradients import Detach, GradientStrategy, Unroll
 from diffplan.plan import Plan, Status
 from diffplan.planners import CEM, MPPI, GradMPC, LatCo, Planner, ShootingGD
@@ -37,6 +37,7 @@ __all__ = [
     "ShootingGD",
     "Status",
     "Unroll",
+    "errors",
     "functional",
     "models",
     "objectives",

@@ -32,8 +32,8 @@ _EXPLANATIONS = {
         "`damping`, or look for huge Jacobians in the dynamics"
     ),
     Status.NON_FINITE: (
-        "became NaN or infinite, and their actions were replaced by the allowed "
-        "actions nearest to zero: check the model, lower `step_size` or raise `damping`"
+        "became NaN or infinite (such actions were replaced by the allowed ones "
+        "nearest to zero): check the model, lower `step_size` or raise `damping`"
     ),
 }
 

@@ -13,6 +13,7 @@ from torch.distributions import Normal
 
 from diffplan.errors import (
     ArgumentError,
+    DiffplanError,
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
@@ -233,7 +234,9 @@ class PlanningProblem:
         with torch.no_grad():
             try:
                 following = self.dynamics(state, action)
-            except RuntimeError as error:
+            except DiffplanError:
+                raise  # world models name the argument themselves
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise ShapeError(
                     f"state: dynamics {_describe(self.dynamics)} fail on a state of "
                     f"shape {list(state.shape)} ({state.dtype}, {state.device}) and "

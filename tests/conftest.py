@@ -12,7 +12,7 @@ if os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0":
     # torch.compile cannot see through it: tests of compilation switch it off.
     from jaxtyping import install_import_hook
 
-    install_import_hook("diffplan", "beartype.beartype")
+    install_import_hook("diffplan", "typechecking.check")
 
 if importlib.util.find_spec("mujoco"):
     # MuJoCo reads its OpenGL backend once, while a test file imports it.

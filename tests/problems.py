@@ -78,7 +78,7 @@ def pendulum(dtype: torch.dtype = torch.float64) -> dp.PlanningProblem:
 
 
 def one_step(target: Tensor, low: float = -1.0, high: float = 1.0) -> dp.PlanningProblem:
-    """x' = x + u, cost ½‖x' - target‖² after one step: u* = clip(target - x)."""
+    """X' = x + u, cost ½‖x' - target‖² after one step: u* = clip(target - x)."""
     size = target.shape[-1]
     return dp.PlanningProblem(
         lambda state, action: state + action,

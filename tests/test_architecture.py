@@ -37,7 +37,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 
 # For each package that is not a core dependency, the only places that may import it.
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "theseus": ("solvers.theseus", "planners.collocation.theseus"),
+    "theseus": ("solvers.theseus", "solvers.theseus_trajectory"),
     "numpy": ("envs", "training", "adapters"),
     "gymnasium": ("envs", "adapters.gymnasium"),
     "mujoco": ("envs",),
@@ -46,9 +46,12 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "metaworld": ("envs",),
     "tensorboard": ("training.logging",),
     "torch.utils.tensorboard": ("training.logging",),
+    "imageio": ("training.video",),
+    "imageio_ffmpeg": ("training.video",),
     "ray": ("training.sweep",),
     "rich": ("cli", "training.logging"),
     "tyro": ("cli",),
+    "triton": ("envs.rendering",),
     "torchrl": ("adapters.torchrl",),
     "tensordict": ("adapters.torchrl",),
 }

@@ -8,7 +8,7 @@ Simulators are imported when the first of their tasks is made.
 """
 
 import difflib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from diffplan.errors import MissingDependencyError, UnknownNameError
 
@@ -46,7 +46,7 @@ def list_tasks() -> list[str]:
 def make(
     task: str,
     *,
-    observation: Literal["state", "pixels"] = "state",
+    observation: str = "state",
     seed: int | None = None,
     action_repeat: int | None = None,
     image_size: int = 64,

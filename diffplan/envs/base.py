@@ -6,18 +6,24 @@ state vector is. Images are drawn once per decision, not once per simulated step
 
 import abc
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from diffplan.envs.rendering import FreeCamera, Renderer, require_images
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    require_at_least,
-    require_positive,
-)
+from diffplan.errors import ArgumentError, ShapeError
+
+
+def require_count(name: str, value: int, minimum: int = 1) -> int:
+    """Return `value` if it is a whole number of at least `minimum`, else raise.
+
+    Raises:
+        ArgumentError: `value` is smaller.
+    """
+    if value < minimum:
+        raise ArgumentError(f"{name}: expected at least {minimum}, got {value}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class EnvOptions:
         render_preset: "fast" or "faithful", see `rendering.PRESETS`.
     """
 
-    observation: Literal["state", "pixels"] = "state"
+    observation: str = "state"
     seed: int | None = None
     action_repeat: int = 1
     time_limit: int = 1000
@@ -47,9 +53,9 @@ class EnvOptions:
             raise ArgumentError(
                 f"observation: expected 'state' or 'pixels', got {self.observation!r}"
             )
-        require_at_least("action_repeat", self.action_repeat, 1)
-        require_at_least("time_limit", self.time_limit, 1)
-        require_positive("image_size", self.image_size)
+        require_count("action_repeat", self.action_repeat)
+        require_count("time_limit", self.time_limit)
+        require_count("image_size", self.image_size)
         if self.observation == "pixels":
             require_images()
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.envs.base import EnvOptions, SimulatorEnv
-from diffplan.envs.rendering import select_backend
+from diffplan.envs.rendering import close_first_at_exit, select_backend
 from diffplan.errors import MissingDependencyError, UnknownNameError
 
 PLANET_ACTION_REPEAT: dict[str, int] = {
@@ -45,6 +45,7 @@ def _load_suite() -> Any:
             "dm_control could not load the GL library that MUJOCO_GL names; unset "
             "MUJOCO_GL and let diffplan choose"
         ) from error
+    close_first_at_exit()
     return suite
 
 

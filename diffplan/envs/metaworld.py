@@ -12,7 +12,7 @@ versions are refused.
 
 import difflib
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class MetaWorldEnv(SimulatorEnv):
         self,
         name: str,
         options: EnvOptions,
-        reward: Literal["sparse", "dense"] = "sparse",
+        reward: str = "sparse",
     ) -> None:
         if reward not in ("sparse", "dense"):
             raise ArgumentError(f"reward: expected 'sparse' or 'dense', got {reward!r}")

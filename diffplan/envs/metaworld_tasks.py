@@ -331,7 +331,8 @@ class Hammer(Task):
             return False
         bonus = np.exp(-(total**2) / 0.01) + np.exp(-(total**2) / 0.001)
         hit = 1000.0 * (sim.maxHammerDist - total + bonus)
-        return 100.0 * goal_height - reach + max(hit, 0.0) > self.threshold
+        dense = 100.0 * goal_height - reach + max(hit, 0.0)
+        return bool(dense > self.threshold)
 
 
 TASKS: dict[str, type[Task]] = {

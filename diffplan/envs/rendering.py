@@ -6,6 +6,7 @@ settings (4096² shadow maps, multi-sampling, reflections) draw 64x64 images at 
 per second on a CPU; the `fast` preset draws the same scenes 10 to 30 times faster.
 """
 
+import atexit
 import os
 import subprocess
 import sys
@@ -179,8 +180,9 @@ class Renderer:
             (int(mujoco.mjtRndFlag.mjRND_REFLECTION), self._preset.reflections),
         )
         self._renderer = mujoco.Renderer(model, size, size)
-        # A context that is still open when Python takes its modules apart complains.
         self._close = weakref.finalize(self, self._renderer.close)
+        _OPEN.add(self)
+        close_first_at_exit()
 
     def draw(self, data: Any) -> np.ndarray:
         """Return the present image of `data` (a `mujoco.MjData`), uint8 [H, W, 3]."""
@@ -192,6 +194,26 @@ class Renderer:
     def close(self) -> None:
         """Free the GL context; closing twice is allowed."""
         self._close()
+
+
+_OPEN: weakref.WeakSet[Renderer] = weakref.WeakSet()
+"""Renderers still alive: looked at only when Python exits."""
+
+
+def close_first_at_exit() -> None:
+    """Let open contexts end before the displays that they belong to.
+
+    MuJoCo and dm_control each end the (common) display when Python exits, and a context
+    that outlives it complains at length. What is registered last runs first: call this
+    after everything that may register.
+    """
+    atexit.unregister(_close_open_contexts)
+    atexit.register(_close_open_contexts)
+
+
+def _close_open_contexts() -> None:
+    for renderer in list(_OPEN):
+        renderer.close()
 
 
 def _camera(camera: int | FreeCamera) -> Any:

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 
+from diffplan.envs.base import require_count
 from diffplan.errors import MissingDependencyError, require_at_least
 
 
@@ -69,7 +70,7 @@ class UniformActions:
     """
 
     def __init__(self, action_dim: int = 4) -> None:
-        self.action_dim = int(require_at_least("action_dim", action_dim, 1))
+        self.action_dim = require_count("action_dim", action_dim)
 
     def __call__(
         self, raw_observation: np.ndarray, rng: np.random.Generator
@@ -97,7 +98,7 @@ class HeldDirection:
         self, sigma: float = 0.3, action_dim: int = 4, mean_hold: float = 15.0
     ) -> None:
         self.sigma = require_at_least("sigma", sigma, 0.0)
-        self.action_dim = int(require_at_least("action_dim", action_dim, 1))
+        self.action_dim = require_count("action_dim", action_dim)
         self.mean_hold = require_at_least("mean_hold", mean_hold, 1.0)
         self._direction: np.ndarray | None = None
 

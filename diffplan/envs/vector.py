@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from diffplan.errors import ArgumentError, DiffplanError, require_at_least
+from diffplan.envs.base import require_count
+from diffplan.errors import ArgumentError, DiffplanError
 
 Factory = Callable[[], gymnasium.Env]
 
@@ -61,12 +62,12 @@ class VectorEnv:
     """
 
     def __init__(self, factories: Sequence[Factory], num_workers: int = 0) -> None:
-        self.num_envs = int(require_at_least("len(factories)", len(factories), 1))
-        require_at_least("num_workers", num_workers, 0)
+        self.num_envs = require_count("len(factories)", len(factories))
+        require_count("num_workers", num_workers, minimum=0)
         self._closed = False
         groups = max(1, min(num_workers, self.num_envs))
         self._slices = [
-            slice(part[0], part[-1] + 1)
+            slice(int(part[0]), int(part[-1]) + 1)
             for part in np.array_split(np.arange(self.num_envs), groups)
         ]
         kind = _RemoteGroup if num_workers else _Group

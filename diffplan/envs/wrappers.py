@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from diffplan.errors import require_at_least
+from diffplan.envs.base import require_count
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -27,7 +27,7 @@ class ActionRepeat(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, repeat: int) -> None:
         super().__init__(env)
-        self.repeat = int(require_at_least("repeat", repeat, 1))
+        self.repeat = require_count("repeat", repeat)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step up to `repeat` times under `action`."""

@@ -26,6 +26,7 @@ from diffplan.functional.chain import (
     ChainRightHandSide,
     ChainSolution,
     ChainSystem,
+    flatten_batch,
     solve_chain,
     with_given_state,
     zero_unless,
@@ -92,8 +93,8 @@ class BlockTridiagonal:
         """Factor the matrix; elements that are not positive definite are reported."""
         batch = self.diagonal.shape[:-3]
         flat = BlockTridiagonal(
-            self.diagonal.reshape(-1, *self.diagonal.shape[-3:]),
-            self.lower.reshape(-1, *self.lower.shape[-3:]),
+            flatten_batch(self.diagonal, len(batch)),
+            flatten_batch(self.lower, len(batch)),
         )
         with torch.no_grad():
             chol, below, ok = _factorize(flat.diagonal.detach(), flat.lower.detach())
@@ -125,7 +126,7 @@ class BlockTridiagonalFactor:
 
     def solve(self, b: Tensor) -> Tensor:
         """Solve H x = b for `b` `[…, K, n]`; zeros where the factorisation failed."""
-        rhs = b.reshape(-1, *b.shape[len(self.batch_shape) :])
+        rhs = flatten_batch(b, len(self.batch_shape))
         tensors = (self.matrix.diagonal, self.matrix.lower, rhs)
         arguments = (*tensors, self.flat_ok, *self.chol, *self.below)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):

@@ -23,6 +23,7 @@ Symbols: A, B state and action Jacobian; w transition weight; G stage Jacobians;
 curvature; c defect; b linear term; T horizon, S state and A action dimension.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ class ChainSystem(NamedTuple):
     def flattened(self) -> "ChainSystem":
         """The same system with all leading batch dimensions as one."""
         lead = self.damping.dim()
-        return ChainSystem(*(_flatten(tensor, lead) for tensor in self))
+        return ChainSystem(*(flatten_batch(tensor, lead) for tensor in self))
 
     def to(self, dtype: torch.dtype) -> "ChainSystem":
         """The same system in another precision."""
@@ -82,7 +83,7 @@ class ChainRightHandSide(NamedTuple):
 
     def flattened(self, lead: int, dtype: torch.dtype) -> "ChainRightHandSide":
         """The same with `lead` leading dimensions as one, in the given precision."""
-        return ChainRightHandSide(*(_flatten(tensor, lead).to(dtype) for tensor in self))
+        return ChainRightHandSide(*(flatten_batch(tensor, lead).to(dtype) for tensor in self))
 
 
 class ChainSolution(NamedTuple):
@@ -255,8 +256,9 @@ def _finite(value: Tensor) -> Tensor:
     return torch.isfinite(value).flatten(1).all(1)
 
 
-def _flatten(tensor: Tensor, lead: int) -> Tensor:
-    return tensor.reshape(-1, *tensor.shape[lead:])
+def flatten_batch(tensor: Tensor, lead: int) -> Tensor:
+    """Join the first `lead` dimensions; unlike -1 it allows for empty tensors."""
+    return tensor.reshape(math.prod(tensor.shape[:lead]), *tensor.shape[lead:])
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Symbols:  g gradient · m, v running means of g and g² · t number of updates.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Moments(NamedTuple):
     updates: int
 
 
+@runtime_checkable
 class FirstOrderRule(Protocol):
     """A rule that turns gradients into directions of descent."""
 

@@ -12,7 +12,7 @@ y = A x + B u - c,
 K is computed from a Cholesky factor of I + P/w, whose condition does not grow with w
 (w -> infinity gives K = I, the hard constraint), and P~ is never written as the
 difference w - w^2 (P + wI)^{-1}. What remains is a stage of the linear-quadratic
-regulator with the action Hessian factored by Cholesky; a forward sweep recovers the
+regulator with its action Hessian factored by Cholesky; a forward sweep recovers the
 increments. All of it is O(T (S + A)^3) and accurate to float32 rounding for every w.
 
 Symbols as in `diffplan.functional.chain`; P, p cost-to-go; L the Cholesky factor of
@@ -24,7 +24,9 @@ References:
     update. LatCo, the planner it serves: arXiv:2106.13229.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,16 +38,14 @@ from diffplan.functional.chain import (
     solve_chain,
 )
 
-_PER_STEP = 4
-
-
 @dataclass(frozen=True)
 class RiccatiFactor:
     """A factored chain system: solves for any right-hand side.
 
     Attributes:
         system: The flattened system, with its history.
-        tensors: Per step t: P_{t+1}, L_t, M_t and V_t, without history.
+        tensors: M and the gain Q_uu^{-1} Q_ux of all steps, then P_1 … P_T, then
+            L_0 … L_{T-1}, without history.
         flat_ok: Status per element of the flattened batch, `[B]` bool.
         batch_shape: The caller's leading dimensions.
     """
@@ -109,32 +109,68 @@ def riccati_step(system: ChainSystem, rhs: ChainRightHandSide) -> ChainSolution:
 
 
 def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Costs-to-go and their factors for t = T-1 … 0, in the order of t."""
-    horizon = system.state_jacobian.shape[1]
+    """Costs-to-go, their factors and the gains, from the last step to the first."""
+    steps = _steps(system)
     damping = system.damping[:, None]
     end = system.terminal_jacobian
     cost_to_go = _add_to_diagonal(end.mT @ end, damping)
+    costs, factors, hessians, feedbacks = ([cost_to_go], [], [], [])
     failures = torch.zeros_like(system.damping, dtype=torch.int32)
-    steps: list[tuple[Tensor, ...]] = []
-    for t in reversed(range(horizon)):
-        weight = system.transition_weight[:, t, None, None]
-        scaled = _add_to_diagonal(cost_to_go / weight, 1.0)
+    for t in reversed(range(len(steps))):
+        step = steps[t]
+        scaled = _add_to_diagonal(cost_to_go / step.weight, 1.0)
         factor, failed = torch.linalg.cholesky_ex(scaled)
         failures = failures + failed
-        if t == 0:
-            # the given state cannot move: only the action's part of P~ is needed
-            pulled = _stretch(factor, system.action_jacobian[:, 0].mT @ cost_to_go)
-            soft = None
-        else:
-            soft = _stretch(factor, cost_to_go)
-            pulled = system.action_jacobian[:, t].mT @ soft
-        action_factor, feedback, failed = _factor_action(system, t, pulled)
+        # the given state cannot move: at t = 0 only the action's part of P~ is needed
+        soft = _stretch(factor, cost_to_go if t > 0 else step.by_action.mT @ cost_to_go)
+        pulled = torch.bmm(step.by_action.mT, soft) if t > 0 else soft
+        hessian, failed = torch.linalg.cholesky_ex(
+            torch.baddbmm(step.curvature, pulled, step.by_action)
+        )
         failures = failures + failed
-        steps.append((cost_to_go, factor, action_factor, feedback))
-        if soft is not None:
-            cost_to_go = _cost_to_go(system, t, soft, feedback)
-    tensors = tuple(tensor for step in reversed(steps) for tensor in step)
-    return tensors, failures == 0
+        cross = torch.baddbmm(step.cross, pulled, step.by_state)
+        feedback = torch.linalg.solve_triangular(hessian, cross, upper=False)
+        factors.append(factor)
+        hessians.append(hessian)
+        feedbacks.append(feedback)
+        if t > 0:
+            cost_to_go = _add_to_diagonal(_cost_to_go(step, soft, feedback), damping)
+            costs.append(cost_to_go)
+    hessian = torch.stack(hessians[::-1], 1)
+    gain = torch.linalg.solve_triangular(
+        hessian.mT, torch.stack(feedbacks[::-1], 1), upper=True
+    )
+    return (hessian, gain, *costs[::-1], *factors[::-1]), failures == 0
+
+
+class _Step(NamedTuple):
+    """What the backward sweep needs of one step."""
+
+    by_state: Tensor
+    by_action: Tensor
+    weight: Tensor
+    stage: Tensor
+    curvature: Tensor
+    cross: Tensor
+
+
+def _steps(system: ChainSystem) -> list[_Step]:
+    """Everything that needs no cost-to-go, for all steps at once."""
+    by_action = system.stage_action_jacobian
+    diagonal = system.action_curvature + system.damping[:, None, None]
+    curvature = _add_to_diagonal(by_action.mT @ by_action, diagonal)
+    fields = (
+        system.state_jacobian,
+        system.action_jacobian,
+        system.transition_weight[..., None, None],
+        system.stage_state_jacobian,
+        curvature,
+        by_action.mT @ system.stage_state_jacobian,
+    )
+    return [
+        _Step(*step)
+        for step in zip(*(field.unbind(1) for field in fields), strict=True)
+    ]
 
 
 def _stretch(factor: Tensor, rows: Tensor) -> Tensor:
@@ -147,34 +183,12 @@ def _stretch(factor: Tensor, rows: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, half, upper=False, left=False)
 
 
-def _factor_action(
-    system: ChainSystem, t: int, pulled: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cholesky factor M of Q_uu, M^{-1} Q_ux and the status, from B'P~."""
-    stage = system.stage_action_jacobian[:, t].mT
-    hessian = _add_to_diagonal(
-        pulled @ system.action_jacobian[:, t] + stage @ stage.mT,
-        system.action_curvature[:, t] + system.damping[:, None],
+def _cost_to_go(step: _Step, soft: Tensor, feedback: Tensor) -> Tensor:
+    """A'P~A + G_x'G_x - V'V."""
+    moved = torch.bmm(step.by_state.mT, torch.bmm(soft, step.by_state))
+    return moved.baddbmm_(
+        torch.cat((step.stage, -feedback), 1).mT, torch.cat((step.stage, feedback), 1)
     )
-    factor, failed = torch.linalg.cholesky_ex(hessian)
-    cross = torch.baddbmm(
-        stage @ system.stage_state_jacobian[:, t],
-        pulled,
-        system.state_jacobian[:, t],
-    )
-    feedback = torch.linalg.solve_triangular(factor, cross, upper=False)
-    return factor, feedback, failed
-
-
-def _cost_to_go(system: ChainSystem, t: int, soft: Tensor, feedback: Tensor) -> Tensor:
-    """P_t = A'P~A + G_x'G_x - V'V + damping."""
-    jacobian = system.state_jacobian[:, t]
-    stage = system.stage_state_jacobian[:, t]
-    moved = jacobian.mT @ (soft @ jacobian)
-    moved.baddbmm_(
-        torch.cat((stage, -feedback), 1).mT, torch.cat((stage, feedback), 1)
-    )
-    return _add_to_diagonal(moved, system.damping[:, None])
 
 
 def _add_to_diagonal(matrix: Tensor, value: Tensor | float) -> Tensor:
@@ -184,59 +198,59 @@ def _add_to_diagonal(matrix: Tensor, value: Tensor | float) -> Tensor:
 
 
 def _sweep(
-    system: ChainSystem, factor: tuple[Tensor, ...], rhs: ChainRightHandSide
+    system: ChainSystem, tensors: tuple[Tensor, ...], rhs: ChainRightHandSide
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Backward sweep of the linear terms, forward sweep of the increments.
 
-    Vectors are rows `[B, 1, S]`: batched products with columns are ten times slower.
+    Vectors are rows `[B, 1, S]`: batched products with columns are ten times slower on
+    a CPU.
     """
     horizon = system.state_jacobian.shape[1]
-    steps = [factor[_PER_STEP * t : _PER_STEP * (t + 1)] for t in range(horizon)]
-    linear = -rhs.states[:, -1:]
-    linears: list[Tensor] = [linear] * horizon
-    pushes: list[Tensor] = [linear] * horizon
+    hessian, gain = tensors[:2]
+    costs, factors = tensors[2 : 2 + horizon], tensors[2 + horizon :]
+    by_state, by_action = system.state_jacobian.unbind(1), system.action_jacobian.unbind(1)
+    gains = gain.unbind(1)
+    defects = rhs.defect.split(1, 1)
+    states, actions = rhs.states.split(1, 1), rhs.actions.split(1, 1)
+
+    linears, pushes = [-states[-1]], []
     for t in reversed(range(horizon)):
-        cost_to_go, stretch, action_factor, feedback = steps[t]
-        linears[t] = linear
-        gradient = _stretch(stretch, linear - rhs.defect[:, t : t + 1] @ cost_to_go)
-        push = torch.linalg.solve_triangular(
-            action_factor.mT,
-            gradient @ system.action_jacobian[:, t] - rhs.actions[:, t : t + 1],
-            upper=True,
-            left=False,
-        )
-        pushes[t] = push
+        slope = torch.baddbmm(linears[-1], defects[t], costs[t], alpha=-1.0)
+        slope = _stretch(factors[t], slope)
+        push = torch.baddbmm(actions[t], slope, by_action[t], beta=-1.0)
+        pushes.append(push)
         if t > 0:
-            linear = (
-                gradient @ system.state_jacobian[:, t]
-                - rhs.states[:, t - 1 : t]
-                - push @ feedback
-            )
-    return _forward_sweep(system, steps, rhs.defect, linears, pushes)
+            linear = torch.baddbmm(states[t - 1], slope, by_state[t], beta=-1.0)
+            linears.append(torch.baddbmm(linear, push, gains[t], alpha=-1.0))
+    linear = torch.cat(linears[::-1], 1)
+    feedforward = _feedforward(hessian, torch.cat(pushes[::-1], 1))
+    offset = -(rhs.defect + linear / system.transition_weight[..., None])
+    return _forward_sweep(
+        (by_state, by_action, gains, costs, factors),
+        (feedforward.split(1, 1), offset.split(1, 1), linear.split(1, 1)),
+    )
+
+
+def _feedforward(hessian: Tensor, push: Tensor) -> Tensor:
+    """-Q_uu^{-1} push, for all steps at once."""
+    return -torch.cholesky_solve(push.unsqueeze(-1), hessian).squeeze(-1)
 
 
 def _forward_sweep(
-    system: ChainSystem,
-    steps: list[tuple[Tensor, ...]],
-    defect: Tensor,
-    linears: list[Tensor],
-    pushes: list[Tensor],
+    matrices: tuple[Sequence[Tensor], ...], vectors: tuple[Sequence[Tensor], ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    states: list[Tensor] = []
-    actions: list[Tensor] = []
-    costates: list[Tensor] = []
-    for t, (cost_to_go, stretch, action_factor, feedback) in enumerate(steps):
-        push = pushes[t] + states[-1] @ feedback.mT if states else pushes[t]
-        action = -torch.linalg.solve_triangular(
-            action_factor, push, upper=False, left=False
-        )
-        predicted = action @ system.action_jacobian[:, t].mT - defect[:, t : t + 1]
+    states, actions, costates = [], [], []
+    matrix_steps, vector_steps = zip(*matrices, strict=True), zip(*vectors, strict=True)
+    for matrix, vector in zip(matrix_steps, vector_steps, strict=True):
+        by_state, by_action, gain, cost_to_go, factor = matrix
+        action, offset, linear = vector
+        target = offset
         if states:
-            predicted = predicted + states[-1] @ system.state_jacobian[:, t].mT
-        weight = system.transition_weight[:, t, None, None]
-        state = _stretch(stretch, predicted - linears[t] / weight)
+            action = torch.baddbmm(action, states[-1], gain.mT, alpha=-1.0)
+            target = torch.baddbmm(target, states[-1], by_state.mT)
+        state = _stretch(factor, torch.baddbmm(target, action, by_action.mT))
         states.append(state)
         actions.append(action)
         # w e = w (x' - y) would cancel; the cost-to-go's slope is the same number
-        costates.append(-(state @ cost_to_go + linears[t]))
+        costates.append(torch.baddbmm(linear, state, cost_to_go, beta=-1.0, alpha=-1.0))
     return torch.cat(states, 1), torch.cat(actions, 1), torch.cat(costates, 1)

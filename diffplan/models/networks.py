@@ -24,18 +24,37 @@ class Activation(NamedTuple):
     derivative: Callable[[Tensor], Tensor]
 
 
+# Named functions, not lambdas: a model must be picklable.
+
+
+def _elu_derivative(value: Tensor) -> Tensor:
+    # exp(min(x, 0)) is 1 for x > 0, never overflows, and has the right derivative.
+    return value.clamp(max=0).exp()
+
+
+def _relu_derivative(value: Tensor) -> Tensor:
+    return (value > 0).to(value.dtype)
+
+
+def _tanh_derivative(value: Tensor) -> Tensor:
+    return 1 - torch.tanh(value).square()
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
 def _sigmoid_derivative(value: Tensor) -> Tensor:
     output = torch.sigmoid(value)
     return output * (1 - output)
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    # exp(min(x, 0)) is 1 for x > 0 and has the right second derivative on both sides.
-    "elu": Activation(F.elu, lambda value: value.clamp(max=0).exp()),
-    "relu": Activation(F.relu, lambda value: (value > 0).to(value.dtype)),
+    "elu": Activation(F.elu, _elu_derivative),
+    "relu": Activation(F.relu, _relu_derivative),
     "sigmoid": Activation(torch.sigmoid, _sigmoid_derivative),
-    "tanh": Activation(torch.tanh, lambda value: 1 - torch.tanh(value).square()),
-    "linear": Activation(lambda value: value, torch.ones_like),
+    "tanh": Activation(torch.tanh, _tanh_derivative),
+    "linear": Activation(_identity, torch.ones_like),
 }
 
 

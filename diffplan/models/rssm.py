@@ -5,7 +5,7 @@ deterministic memory (the *belief*), a transition, a decoder and a reward.
 """
 
 from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +35,6 @@ from diffplan.models.observations import (
 from diffplan.models.transition import latent_transition
 
 INITIALIZATIONS = ("glorot", "torch")
-
-# On a CPU the pages of fresh large buffers cost as much as the arithmetic: pieces of
-# about 2 million Jacobian entries reuse the allocator's memory (1.3 to 2 times faster
-# for 240 steps of 230 numbers). Autograd keeps its buffers, so that nothing is gained.
-_JACOBIAN_ENTRIES_AT_ONCE = 2**21
 
 _FORMAT = "diffplan.models.RSSM/1"
 
@@ -213,25 +208,7 @@ class RSSM(WorldModel):
             the action `[…, S, A]`.
         """
         self._check_pair(state, action)
-        batch = state.shape[:-1]
-        entries = self.state_dim * (self.state_dim + self.action_dim)
-        size = max(1, _JACOBIAN_ENTRIES_AT_ONCE // entries)
-        if (
-            torch.is_grad_enabled()
-            or state.device.type != "cpu"
-            or batch.numel() <= size
-        ):
-            return self.transition.linearize(state, action)
-        chunks = zip(
-            state.reshape(-1, self.state_dim).split(size),
-            action.reshape(-1, self.action_dim).split(size),
-            strict=True,
-        )
-        parts = [self.transition.linearize(*chunk) for chunk in chunks]
-        following, by_state, by_action = (
-            torch.cat(part).unflatten(0, batch) for part in zip(*parts, strict=True)
-        )
-        return following, by_state, by_action
+        return self.transition.linearize(state, action)
 
     def encode_observation(self, observation: Tensor) -> Tensor:
         """Embedding `[…, E]` of observations in the environment's units."""
@@ -344,7 +321,7 @@ class RSSM(WorldModel):
     @classmethod
     def load(
         cls, path: str | PathLike[str], device: torch.device | str = "cpu"
-    ) -> Self:
+    ) -> "RSSM":
         """Model written by `save`; reads tensors and plain values only.
 
         Raises:

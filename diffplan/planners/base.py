@@ -156,6 +156,8 @@ class Planner(nn.Module, ABC):
         safe = torch.where(finite[:, None, None], raw, torch.zeros_like(raw))
         actions = problem.action_space.project(safe)
         states = rollout(problem.dynamics, state, actions)
+        cost = problem.objective(states, actions)
+        finite = finite & torch.isfinite(cost)
         status = solution.status
         if status is None:
             status = torch.full_like(finite, int(Status.COMPLETED), dtype=torch.long)
@@ -164,7 +166,7 @@ class Planner(nn.Module, ABC):
         return Plan(
             actions=actions,
             states=states,
-            cost=problem.objective(states, actions),
+            cost=cost,
             status=status,
             iterations=iterations.expand(status.shape).clone(),
             diagnostics=dict(solution.diagnostics),

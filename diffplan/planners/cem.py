@@ -87,7 +87,7 @@ class CEM(SamplingPlanner):
                 f"num_elites: expected at most num_samples ({num_samples}), "
                 f"got {num_elites}"
             )
-        self.epsilon = require_at_least("epsilon", epsilon, 0)
+        self.epsilon = require_at_least("epsilon", epsilon, 0.0)
         self.configure_gradient(gradient)
 
     def weigh(self, cost: Tensor) -> Tensor:

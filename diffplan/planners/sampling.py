@@ -77,7 +77,7 @@ class SamplingPlanner(Planner):
         self.num_samples = check_count("num_samples", num_samples, 1)
         self.iterations = check_count("iterations", iterations, 0)
         set_number(self, "initial_std", initial_std)
-        self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0)
+        self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0.0)
         if chunk_size is not None:
             check_count("chunk_size", chunk_size, 1)
         self.chunk_size = chunk_size

@@ -9,7 +9,7 @@ and batch elements never influence each other.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class Trajectory:
         return states & torch.isfinite(self.actions).flatten(1).all(dim=1)
 
 
+@runtime_checkable
 class Linearize(Protocol[CarryT]):
     """Hands out the blocks at a trajectory and threads what changes between steps."""
 

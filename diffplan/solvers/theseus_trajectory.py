@@ -278,6 +278,8 @@ def theseus_levenberg_marquardt(
     objective.update({"trajectory": vector})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Vectorization is off by default")
+        # Theseus converts tensors in a way that numpy 2 deprecates.
+        warnings.filterwarnings("ignore", message="__array__ implementation")
         optimizer.optimize(backward_mode="unroll")
     report = optimizer.linear_solver.report
     return layout.unflatten(variable.tensor), residuals.carry, report

@@ -94,7 +94,8 @@ def load_episode(path: Path) -> Episode:
         ArgumentError: the file is missing, damaged or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # Opened here, since `np.load` leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = dict(content)
         info = {
             key.removeprefix("info_"): float(arrays.pop(key))

@@ -1,7 +1,9 @@
 """One gradient step on a world model, shared by online and offline training."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,9 +132,15 @@ class ModelTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        with _precision(self.config.precision, self.device.type):
-            record = self._loss(batch.to(self.device), generator)
-        record.total.backward()
+        with _matmul_precision(self.config.precision):
+            # Autocast belongs around the forward pass only.
+            with torch.autocast(
+                self.device.type,
+                dtype=torch.bfloat16,
+                enabled=self.config.precision == "bfloat16",
+            ):
+                record = self._loss(batch.to(self.device), generator)
+            record.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.gradient_clip
         )
@@ -176,31 +184,25 @@ class ModelTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Adam would go on in the very tensors that it is given.
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.updates = state["updates"]
 
 
 @contextmanager
-def _precision(precision: str, device: str) -> Iterator[None]:
-    """Run the forward pass in a precision; global settings are put back."""
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """Allow TensorFloat-32 inside, if asked for; the global setting is put back."""
     before = torch.get_float32_matmul_precision()
     try:
         if precision == "tf32":
             torch.set_float32_matmul_precision("high")
-        with torch.autocast(
-            device, dtype=torch.bfloat16, enabled=precision == "bfloat16"
-        ):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
 def _require_finite(means: Mapping[str, float], update: int) -> None:
-    bad = [
-        name
-        for name, value in means.items()
-        if value != value or abs(value) == float("inf")
-    ]
+    bad = [name for name, value in means.items() if not math.isfinite(value)]
     if bad:
         raise NonFiniteError(
             f"training: expected finite metrics, got NaN or infinity in "

@@ -121,6 +121,37 @@ def test_thermos_is_solved_by_pushing_it() -> None:
     assert solved("thermos", seed=0)
 
 
+def test_a_thermos_at_the_goal_is_not_enough() -> None:
+    import mujoco
+
+    env = envs.make("metaworld/thermos")
+    env.reset(seed=0)
+    sim = env._sim
+    sim.data.qpos[16] = 0.2  # its slide along x
+    mujoco.mj_forward(sim.model, sim.data)
+    assert env.task.distance(sim) == pytest.approx(0.0, abs=0.01)
+    assert not env.task.success(sim)
+
+
+def test_hammer_is_solved_where_the_old_dense_reward_exceeds_300() -> None:
+    # Meta-World v3 still ships the old dense reward; only the latch is LatCo's own, so
+    # compare at steps where the hammer is up.
+    env = envs.make("metaworld/hammer", action_repeat=1)
+    expert, rng = ScriptedExpert("hammer"), np.random.default_rng(0)
+    _, info = env.reset(seed=0)
+    sim, compared = env._sim, []
+    for _ in range(150):
+        action = expert(info["raw_observation"], rng)
+        _, reward, *_, info = env.step(action)
+        sim.reward_function_version = "v1"
+        dense = sim.compute_reward(action, env.raw_observation)[0]
+        sim.reward_function_version = "v2"
+        if sim.pickCompleted:
+            assert reward == float(dense > 300)
+            compared.append(reward)
+    assert set(compared) == {0.0, 1.0}
+
+
 def test_noise_grades_the_expert() -> None:
     # Measured over ten episodes: 1.0 at noise 0, 0.4 at 0.3, less at 0.6.
     clean = [solved("thermos", seed, noise=0.0) for seed in range(1)]

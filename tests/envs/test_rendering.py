@@ -142,3 +142,18 @@ def test_importing_envs_loads_no_simulator() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.render
+def test_forgotten_environments_end_quietly() -> None:
+    code = (
+        "from diffplan import envs\n"
+        "kept = []\n"
+        "for task in ('metaworld/reach', 'dm_control/cheetah-run'):\n"
+        "    kept.append(envs.make(task, observation='pixels'))\n"
+        "    kept[-1].reset(seed=0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""

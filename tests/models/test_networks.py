@@ -36,7 +36,7 @@ def test_elu_derivative_does_not_overflow() -> None:
 def test_mlp_jacobian(
     activations: list[str], batch: tuple[int, ...], outputs: int | None
 ) -> None:
-    sizes = [5, 7, 6, 3][: len(activations)] + [3]
+    sizes = [*[5, 7, 6][: len(activations)], 3]
     network = MLP(sizes, activations).double()
     value = torch.randn(*batch, 5, dtype=torch.float64)
     output, jacobian = network.linearize(value, outputs)

@@ -76,7 +76,7 @@ def test_loss_equals_the_step_by_step_reference(
     )
     observation, reward, kl, states = reference_terms(model, batch, noise)
     # A floor in the middle of the divergences, so that the two forms differ.
-    model.free_nats = float(kl.median())
+    model.free_nats = kl.median().item()
     floor = torch.full_like(kl, model.free_nats)
     floored = (
         torch.maximum(kl, floor).mean()
@@ -198,7 +198,7 @@ def test_learns_a_linear_system(belief_size: int, generator: torch.Generator) ->
     model.fit_normalizer(data.observations)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(250):
+    for _ in range(150):
         rows = torch.randint(256, (32,), generator=generator)
         batch = SequenceBatch(
             data.observations[rows], data.actions[rows], data.rewards[rows]
@@ -220,4 +220,4 @@ def test_learns_a_linear_system(belief_size: int, generator: torch.Generator) ->
     variance = (truth - truth.mean(0)).square().mean()
     assert (position - truth).square().mean() < 0.15 * variance
     gap = test.rewards[:, 11] - test.rewards[:, 11].mean()
-    assert (reward - test.rewards[:, 11]).square().mean() < 0.2 * gap.square().mean()
+    assert (reward - test.rewards[:, 11]).square().mean() < 0.15 * gap.square().mean()

@@ -80,11 +80,11 @@ def test_bounded_lqr_is_solved(case: PlannerCase) -> None:
 @each_planner
 def test_pendulum_is_balanced(case: PlannerCase) -> None:
     problem = pendulum()
-    state = torch.tensor([[0.3, 0.0], [-0.2, 0.5]], dtype=torch.float64)
-    plan = case.build(horizon=10)(problem, state)
-    passive = cost_of(problem, state, torch.zeros(2, 10, 1, dtype=torch.float64))
+    state = torch.tensor([[0.3, 0.0], [-0.2, -0.5]], dtype=torch.float64)
+    plan = case.build(horizon=6)(problem, state)
+    passive = cost_of(problem, state, torch.zeros(2, 6, 1, dtype=torch.float64))
     assert (plan.cost < 0.2 * passive).all()
-    assert (plan.states[:, -1, 0].abs() < 0.1).all()
+    assert (plan.states[:, -1, 0].abs() < 0.3).all()
 
 
 @each_planner

@@ -7,12 +7,13 @@ saddle-point problem of LatCo's Eq. 7.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class MultiplierRule(Protocol):
     """How multipliers follow violations; every argument has one shape `[…]`."""
 

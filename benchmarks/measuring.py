@@ -1,0 +1,36 @@
+"""What all benchmarks share: a results file that says where its numbers come from."""
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffplan.training.run_record import hardware, package_versions, source_version
+
+
+def write_results(
+    path: Path, config: Mapping[str, Any], results: Mapping[str, Any]
+) -> None:
+    """Write results with command, settings, versions, commit, hardware and date.
+
+    Args:
+        path: The JSON file; its folder is made if need be.
+        config: The benchmark's settings.
+        results: What was measured.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "config": dict(config),
+        "threads": torch.get_num_threads(),
+        "versions": package_versions(),
+        "source": source_version(),
+        "hardware": hardware(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "results": dict(results),
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

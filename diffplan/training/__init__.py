@@ -1,0 +1,64 @@
+"""Training and evidence: replay, online and offline loops, evaluation, run folders."""
+
+from diffplan.errors import MissingDependencyError
+
+try:
+    import numpy  # noqa: F401
+except ImportError as error:  # torch works without NumPy, episodes do not.
+    raise MissingDependencyError(
+        "diffplan.training needs numpy: pip install diffplan[suite]"
+    ) from error
+
+from diffplan.training.checkpoint import Checkpoints, CheckpointWarning
+from diffplan.training.episode import Episode, load_episode, save_episode
+from diffplan.training.evaluate import Evaluation, evaluate
+from diffplan.training.interaction import Environments, run_episodes
+from diffplan.training.logging import Progress, RunLogger, read_metrics
+from diffplan.training.model_trainer import (
+    ModelTrainer,
+    OptimizerConfig,
+    constant,
+    hold_then_decay,
+)
+from diffplan.training.offline import OfflineConfig, OfflineTrainer
+from diffplan.training.online import OnlineConfig, OnlineTrainer
+from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.run import Job, run_rounds
+from diffplan.training.run_record import RunRecord
+from diffplan.training.seeding import derive_seed, global_seeds, make_generator
+from diffplan.training.timer import Timers
+from diffplan.training.video import film_strip, side_by_side, write_video
+
+__all__ = [
+    "CheckpointWarning",
+    "Checkpoints",
+    "Environments",
+    "Episode",
+    "Evaluation",
+    "Job",
+    "ModelTrainer",
+    "OfflineConfig",
+    "OfflineTrainer",
+    "OnlineConfig",
+    "OnlineTrainer",
+    "OptimizerConfig",
+    "Progress",
+    "ReplayBuffer",
+    "RunLogger",
+    "RunRecord",
+    "Timers",
+    "constant",
+    "derive_seed",
+    "evaluate",
+    "film_strip",
+    "global_seeds",
+    "hold_then_decay",
+    "load_episode",
+    "make_generator",
+    "read_metrics",
+    "run_episodes",
+    "run_rounds",
+    "save_episode",
+    "side_by_side",
+    "write_video",
+]

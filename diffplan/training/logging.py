@@ -1,0 +1,177 @@
+"""What a run leaves behind to read: `metrics.csv`, TensorBoard events, progress."""
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TextIO
+
+from diffplan.training.files import write_atomically
+
+COLUMNS = ("round", "environment_step", "name", "value")
+
+
+class RunLogger:
+    """Writes metrics, one number per line, so that new names need no new columns.
+
+    `metrics.csv` has the columns `round, environment_step, name, value`. Values have
+    all their digits. Results of single episodes (names with `/episode_`) stay in the
+    table and go nowhere else. Names that begin with `time/` are wall-clock times; all
+    others are equal in an interrupted and an uninterrupted run. TensorBoard events
+    are written beside it where that package is installed.
+
+    Args:
+        directory: The run's folder, made if needed.
+        first_round: Rows of this and later rounds are removed: a resumed run plays
+            these rounds again. 0 starts a new table.
+        tensorboard: Whether to write events, if TensorBoard is installed.
+
+    Example:
+        >>> logger = RunLogger("run", first_round=0)  # doctest: +SKIP
+        >>> logger.write(0, 1000, {"test/return": 12.5})  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, directory: Path | str, first_round: int = 0, *, tensorboard: bool = True
+    ) -> None:
+        self.directory = Path(directory)
+        self.path = self.directory / "metrics.csv"
+        self._truncate(first_round)
+        self._writer: Any = None
+        if tensorboard and find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(
+                str(self.directory / "tensorboard"), purge_step=first_round
+            )
+
+    def write(
+        self, round_index: int, environment_step: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Append the metrics of one round, and make sure that they are on the disk.
+
+        Args:
+            round_index: The round they belong to.
+            environment_step: Simulated steps so far (updates, in offline training).
+            metrics: By name.
+        """
+        with self.path.open("a", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            for name, value in metrics.items():
+                number = repr(float(value))
+                table.writerow([round_index, environment_step, name, number])
+            file.flush()
+            os.fsync(file.fileno())
+        if self._writer is not None:
+            for name, value in summary(metrics).items():
+                self._writer.add_scalar(name, value, round_index)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the TensorBoard events."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _truncate(self, first_round: int) -> None:
+        """Keep complete rows of earlier rounds; a kill may have cut the last row."""
+        rows = read_metrics(self.path) if self.path.exists() else []
+        kept = [row for row in rows if int(row["round"]) < first_round]
+        lines = [",".join(COLUMNS)]
+        lines += [",".join(row[column] for column in COLUMNS) for row in kept]
+        content = ("\n".join(lines) + "\n").encode()
+        write_atomically(self.path, lambda file: file.write(content))
+
+
+def read_metrics(path: Path | str) -> list[dict[str, str]]:
+    """Read a `metrics.csv`; an incomplete last line is left out.
+
+    Returns:
+        One dictionary per row, all values as text, with the keys `COLUMNS`.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    complete = text[: text.rfind("\n") + 1]
+    return list(csv.DictReader(complete.splitlines()))
+
+
+def summary(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics without those of single episodes."""
+    return {key: value for key, value in metrics.items() if "/episode_" not in key}
+
+
+class Progress:
+    """Says how far a run is: a bar on a terminal with `rich`, else a line at times.
+
+    Args:
+        total: Rounds in all.
+        stream: Where lines go; None stands for standard error.
+        interval: Least seconds between two lines.
+        quiet: Whether to say nothing at all.
+
+    Example:
+        >>> with Progress(10, quiet=True) as progress:
+        ...     progress.update(1, {"test/return": 12.5})
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        stream: TextIO | None = None,
+        interval: float = 10.0,
+        quiet: bool = False,
+    ) -> None:
+        self.total, self.interval, self.quiet = total, interval, quiet
+        self.stream = sys.stderr if stream is None else stream
+        self._last = -float("inf")
+        self._bar = None if quiet else _rich_bar(self.stream)
+        self._task = None
+
+    def __enter__(self) -> "Progress":
+        """Show the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Say that `done` rounds are complete, with the newest metrics."""
+        if self.quiet:
+            return
+        text = "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in summary(metrics).items()
+            if not name.startswith("time/")
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=text)
+            return
+        now = time.monotonic()
+        if now - self._last >= self.interval or done == self.total:
+            self._last = now
+            self.stream.write(f"round {done}/{self.total}  {text}\n")
+            self.stream.flush()
+
+
+def _rich_bar(stream: TextIO) -> Any:
+    """Return a bar of `rich`, or None where it is absent or nobody looks."""
+    if not stream.isatty() or find_spec("rich") is None:
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=Console(file=stream),
+    )

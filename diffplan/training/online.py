@@ -1,0 +1,237 @@
+"""Learning by acting: collect with the planner, train the model, measure, repeat.
+
+Algorithm 1 of LatCo (Rybkin et al. 2021, arXiv:2106.13229), which is that of PlaNet.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffplan.agents.base import Agent
+from diffplan.agents.exploration import UniformAgent
+from diffplan.errors import require_at_least
+from diffplan.models.base import SequenceBatch, WorldModel
+from diffplan.training.episode import Episode
+from diffplan.training.evaluate import Evaluation, evaluate
+from diffplan.training.interaction import Environments, run_episodes
+from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig
+from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.run import run_rounds
+from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
+from diffplan.training.timer import Timers
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Settings of online training; the defaults are LatCo's for DeepMind control.
+
+    Round 0 collects the seed episodes and pretrains; each later round collects with
+    the planner and trains.
+
+    Attributes:
+        rounds: After round 0.
+        seed_episodes: Collected with uniformly random actions.
+        episodes_per_round: Collected with the agent and its exploration noise.
+        pretrain_updates: Gradient steps in round 0.
+        updates_per_round: Gradient steps in each later round.
+        batch_size: Windows per update.
+        sequence_length: Actions per window.
+        initial_fraction: Share of windows that start at a reset.
+        skip_short: Whether episodes shorter than a window are left out.
+        skip_last_step: See `ReplayBuffer.sample`.
+        replay_capacity: Most transitions in memory; None keeps all.
+        action_repeat: Simulated steps per decision, to count steps; set it to what
+            the environments do.
+        evaluate_every: Rounds between two evaluations; 0 never evaluates.
+        evaluation_episodes: Noise-free episodes in each.
+        checkpoint_every: Rounds between two checkpoints.
+        optimizer: Of the model.
+    """
+
+    rounds: int = 800
+    seed_episodes: int = 5
+    episodes_per_round: int = 1
+    pretrain_updates: int = 100
+    updates_per_round: int = 100
+    batch_size: int = 50
+    sequence_length: int = 50
+    initial_fraction: float = 0.0
+    skip_short: bool = False
+    skip_last_step: bool = False
+    replay_capacity: int | None = None
+    action_repeat: int = 1
+    evaluate_every: int = 10
+    evaluation_episodes: int = 1
+    checkpoint_every: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        zero = ("rounds", "pretrain_updates", "updates_per_round", "evaluate_every")
+        one = ("seed_episodes", "episodes_per_round", "batch_size", "sequence_length")
+        more = ("action_repeat", "evaluation_episodes", "checkpoint_every")
+        for name in zero:
+            require_at_least(name, getattr(self, name), 0)
+        for name in (*one, *more):
+            require_at_least(name, getattr(self, name), 1)
+
+
+class OnlineTrainer:
+    """Trains a world model on what its agent meets.
+
+    Killed at any moment and started again with the same arguments, it goes on from
+    the last checkpoint and gives the same numbers, bit for bit: an episode's seed
+    follows from its number, so no simulator is saved, and every other random state
+    is in the checkpoint. `rounds` alone may differ, to make a run longer.
+
+    Args:
+        model: Trained in place; the agent plans with it.
+        agent: Acts with the model, usually a `PlanningAgent`.
+        environments: Step together, `diffplan.envs.make_vector`.
+        config: The settings.
+        seed: Of the run: episodes, planning, sampling, noise. Not of the model's
+            initial weights, which the caller chose.
+        directory: Receives `run.json`, `metrics.csv`, episodes and checkpoints.
+        seed_agent: Collects the first episodes; None stands for uniform actions.
+        offline_episodes: Pooled with the collected ones (LatCo's hybrid training).
+
+    Example:
+        >>> trainer = OnlineTrainer(
+        ...     model, agent, envs, OnlineConfig(rounds=10), seed=0, directory="run"
+        ... )  # doctest: +SKIP
+        >>> trainer.run()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        agent: Agent,
+        environments: Environments,
+        config: OnlineConfig,
+        *,
+        seed: int,
+        directory: Path | str,
+        seed_agent: Agent | None = None,
+        offline_episodes: Sequence[Episode] = (),
+    ) -> None:
+        self.model, self.agent, self.environments = model, agent, environments
+        self.config, self.seed, self.directory = config, seed, Path(directory)
+        self.seed_agent = seed_agent or UniformAgent(agent.action_space)
+        self._offline_episodes = tuple(offline_episodes)
+        self.buffer = self._first_buffer()
+        self.trainer = ModelTrainer(model, config.optimizer)
+        self.environment_step = 0
+        self._sampling = make_generator(seed, "sampling")
+        self._noise = make_generator(seed, "model noise", device=self.trainer.device)
+        self._timers = Timers()
+
+    def run(self, *, tensorboard: bool = True, quiet: bool = False) -> None:
+        """Train to the end, from the last checkpoint if there is one."""
+        run_rounds(
+            self,
+            self.directory,
+            config=self.config,
+            seed=self.seed,
+            rounds=1 + self.config.rounds,
+            checkpoint_every=self.config.checkpoint_every,
+            extensible=("rounds",),
+            tensorboard=tensorboard,
+            quiet=quiet,
+        )
+
+    def play_round(self, index: int) -> tuple[int, dict[str, float]]:
+        """Collect, train and — where it is due — evaluate."""
+        before = self.environment_step
+        metrics = self._collect(index)
+        updates = (
+            self.config.updates_per_round if index else self.config.pretrain_updates
+        )
+        if updates:
+            with self._timers("training"):
+                means = self.trainer.train(updates, self._draw, self._noise)
+            metrics |= {f"train/{name}": value for name, value in means.items()}
+        if self._evaluation_due(index):
+            with self._timers("evaluation"):
+                episodes = self.config.evaluation_episodes
+                metrics |= self.evaluate(episodes, index).metrics("test")
+        metrics |= self._timers.collect()
+        steps = self.environment_step - before
+        metrics["time/environment_steps_per_second"] = steps / metrics["time/seconds"]
+        return self.environment_step, metrics
+
+    def evaluate(self, episodes: int, index: int = 0) -> Evaluation:
+        """Run noise-free episodes with the present model.
+
+        Args:
+            episodes: How many.
+            index: Chooses the episodes' seeds, so that each round has its own.
+        """
+        seeds = [
+            derive_seed(self.seed, "evaluation", index, number, bits=SIMULATOR_BITS)
+            for number in range(episodes)
+        ]
+        agent_seed = derive_seed(self.seed, "evaluation agent", index)
+        return evaluate(self.agent, self.environments, seeds, agent_seed=agent_seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return model, optimiser, counters and all random states."""
+        return {
+            "trainer": self.trainer.state_dict(),
+            "environment_step": self.environment_step,
+            "episodes": self.buffer.num_written,
+            "sampling": self._sampling.get_state(),
+            "noise": self._noise.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned, with the folder's episodes."""
+        self.trainer.load_state_dict(state["trainer"])
+        self.environment_step = state["environment_step"]
+        self.buffer = self._first_buffer()
+        self.buffer.restore(state["episodes"])
+        self._sampling.set_state(state["sampling"])
+        self._noise.set_state(state["noise"])
+
+    def _first_buffer(self) -> ReplayBuffer:
+        """Return the buffer before round 0."""
+        buffer = ReplayBuffer(
+            self.directory / "episodes", capacity=self.config.replay_capacity
+        )
+        for episode in self._offline_episodes:
+            buffer.add(episode, write=False)
+        return buffer
+
+    def _collect(self, index: int) -> dict[str, float]:
+        """Run the round's episodes and keep them."""
+        count = self.config.episodes_per_round if index else self.config.seed_episodes
+        first = self.buffer.num_written
+        seeds = [
+            derive_seed(self.seed, "episode", number, bits=SIMULATOR_BITS)
+            for number in range(first, first + count)
+        ]
+        episodes = run_episodes(
+            self.agent if index else self.seed_agent,
+            self.environments,
+            seeds,
+            agent_seed=derive_seed(self.seed, "agent", index),
+            explore=True,
+            timing=self._timers,
+        )
+        for episode in episodes:
+            self.buffer.add(episode)
+            self.environment_step += episode.length * self.config.action_repeat
+        return Evaluation.of(episodes).metrics("collect")
+
+    def _draw(self) -> SequenceBatch:
+        return self.buffer.sample(
+            self.config.batch_size,
+            self.config.sequence_length,
+            self._sampling,
+            initial_fraction=self.config.initial_fraction,
+            skip_short=self.config.skip_short,
+            skip_last_step=self.config.skip_last_step,
+        )
+
+    def _evaluation_due(self, index: int) -> bool:
+        every = self.config.evaluate_every
+        return every > 0 and (index % every == 0 or index == self.config.rounds)

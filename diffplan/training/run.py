@@ -1,0 +1,118 @@
+"""The loop of every long run: rounds, metrics, checkpoints, and going on after a stop.
+
+A job plays one round after the other. After each round its metrics are on the disk;
+after a checkpoint the run can be killed at any moment, and the next start repeats what
+came after that checkpoint, with the same numbers, bit for bit.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from diffplan.errors import ArgumentError
+from diffplan.training.checkpoint import Checkpoints
+from diffplan.training.logging import Progress, RunLogger
+from diffplan.training.run_record import RunRecord, plain
+
+
+@runtime_checkable
+class Job(Protocol):
+    """Work that is done in rounds and can be saved between them."""
+
+    def play_round(self, index: int) -> tuple[int, dict[str, float]]:
+        """Do round `index`; return the step to plot against, and metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next rounds depend on: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` returned."""
+        ...
+
+
+def run_rounds(
+    job: Job,
+    directory: Path | str,
+    *,
+    config: Any,
+    seed: int,
+    rounds: int,
+    checkpoint_every: int = 1,
+    keep: int = 2,
+    extensible: tuple[str, ...] = (),
+    tensorboard: bool = True,
+    quiet: bool = False,
+) -> None:
+    """Play the rounds of a job that are still to be played.
+
+    The folder then holds `run.json`, `metrics.csv`, `checkpoints/` and, where it is
+    installed, TensorBoard events. If it already holds checkpoints, the run goes on.
+
+    Args:
+        job: The work, as it is before round 0.
+        directory: The run's folder.
+        config: All settings; recorded, and compared when a run goes on.
+        seed: Of the run; recorded and compared too.
+        rounds: In all, those of earlier starts included.
+        checkpoint_every: Rounds between two checkpoints.
+        keep: Checkpoints that are kept.
+        extensible: Names of settings that may differ when a run goes on.
+        tensorboard: Whether to write TensorBoard events.
+        quiet: Whether to show no progress.
+
+    Raises:
+        ArgumentError: the folder holds a run with other settings.
+    """
+    checkpoints = Checkpoints(Path(directory) / "checkpoints", keep)
+    settings = {"seed": seed, **plain(config)}
+    first = _resume(job, checkpoints, settings, extensible)
+    record = RunRecord(directory, config, seed)
+    record.begin(first)
+    logger = RunLogger(directory, first, tensorboard=tensorboard)
+    status = "interrupted"
+    try:
+        with Progress(rounds, quiet=quiet) as progress:
+            for index in range(first, rounds):
+                step, metrics = job.play_round(index)
+                logger.write(index, step, metrics)
+                done = index + 1
+                if done % checkpoint_every == 0 or done == rounds:
+                    content = {"settings": settings, "job": job.state_dict()}
+                    checkpoints.save(done, content)
+                progress.update(done, metrics)
+        status = "completed"
+    finally:
+        logger.close()
+        record.end(status)
+
+
+def _resume(
+    job: Job,
+    checkpoints: Checkpoints,
+    settings: dict[str, Any],
+    extensible: tuple[str, ...],
+) -> int:
+    """Load the latest checkpoint, if any; return the first round to play."""
+    found = checkpoints.load_latest()
+    if found is None:
+        return 0
+    first, content = found
+    saved = content["settings"]
+    changed = sorted(
+        name
+        for name in {*saved, *settings}
+        if name not in extensible and saved.get(name) != settings.get(name)
+    )
+    if changed:
+        described = ", ".join(
+            f"{name} was {saved.get(name)!r}, now {settings.get(name)!r}"
+            for name in changed
+        )
+        raise ArgumentError(
+            f"directory: {checkpoints.directory.parent} holds a run with other "
+            f"settings ({described}); choose another folder"
+        )
+    job.load_state_dict(content["job"])
+    return first

@@ -1,0 +1,1 @@
+"""What every reproduction needs: configuration, stages, statistics, tables, figures."""

@@ -1,0 +1,404 @@
+"""Stage (a): planners compared on one frozen model of sparse Meta-World reach.
+
+For each training seed: collect offline data, fit a small RSSM to it, then let every
+planner act with that model from the same starts. What is compared is planning alone.
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import diffplan.envs
+from diffplan.agents import Agent, PlanningAgent, UniformAgent
+from diffplan.models.rssm import RSSM
+from diffplan.objectives.reward import NegativeReturn, SoftplusReward
+from diffplan.plan import Plan
+from diffplan.planners.collocation import LatCo
+from diffplan.problem import Box, PlanningProblem
+from diffplan.training.episode import Episode
+from diffplan.training.files import write_atomically
+from diffplan.training.interaction import run_episodes
+from diffplan.training.offline import OfflineConfig, OfflineTrainer
+from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
+from reproductions.common.stages import Unit
+from reproductions.latco.comparison_config import (
+    ComparisonConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+)
+from reproductions.latco.comparison_planners import (
+    LatCoSettings,
+    PlannerSettings,
+    RandomSettings,
+)
+from reproductions.latco.data import collect
+
+ACTION_DIM = 4
+
+
+def units(
+    config: ComparisonConfig, seeds: Sequence[int], directory: Path
+) -> list[Unit]:
+    """Return the work of stage (a).
+
+    Args:
+        config: The settings.
+        seeds: One model is trained for each.
+        directory: Receives `seed_<n>/{data,model,trace,<planner>}`.
+    """
+    return [unit for seed in seeds for unit in _units_of(config, seed, directory)]
+
+
+def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit]:
+    folder, prefix = directory / f"seed_{seed}", f"comparison/seed_{seed}"
+
+    def unit(name: str, run: partial[None], *needs: str) -> Unit:
+        bound = partial(run, directory=folder / name, seed=seed)
+        wanted = tuple(f"{prefix}/{need}" for need in needs)
+        return Unit(f"{prefix}/{name}", bound, folder / name, wanted)
+
+    data, evaluation = config.data, config.evaluation
+    shared = {"task": data.task, "evaluation": evaluation}
+    made = [
+        unit("data", partial(collect, data=data)),
+        unit(
+            "model",
+            partial(
+                train,
+                data=data,
+                data_directory=folder / "data",
+                model=config.model,
+                training=config.training,
+            ),
+            "data",
+        ),
+    ]
+    for name in config.planners:
+        run = partial(
+            evaluate,
+            planner=name,
+            settings=config.settings(name),
+            model_path=folder / "model" / "model.pt",
+            **shared,
+        )
+        made.append(unit(name, run, "model"))
+    run = partial(
+        trace,
+        settings=config.latco,
+        model_path=folder / "model" / "model.pt",
+        **shared,
+    )
+    return [*made, unit("trace", run, "model")]
+
+
+# The model
+
+
+def train(
+    directory: Path,
+    data_directory: Path,
+    data: DataConfig,  # noqa: ARG001 - a unit's settings: other data, other model
+    model: ModelConfig,
+    training: OfflineConfig,
+    seed: int,
+) -> None:
+    """Fit the RSSM; write `model.pt` and `reward_head.json`. Resumes by itself."""
+    buffer = ReplayBuffer.load(data_directory / "training")
+    validation = ReplayBuffer.load(data_directory / "validation")
+    observations = np.concatenate([e.observations for e in buffer.episodes])
+    rssm = model.build(observations.shape[-1], ACTION_DIM, seed)
+    rssm.fit_normalizer(torch.from_numpy(observations), model.minimum_std)
+    OfflineTrainer(
+        rssm,
+        buffer,
+        training,
+        seed=seed,
+        directory=directory,
+        validation=validation,
+    ).run(quiet=True, tensorboard=False)
+    judged = judge_reward_head(rssm, validation)
+    _write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
+    rssm.save(directory / "model.pt")
+
+
+@torch.no_grad()
+def judge_reward_head(
+    model: RSSM, buffer: ReplayBuffer, margin: int = 5
+) -> dict[str, float]:
+    """Return how well filtered states tell reward 0 from 1 in held-out episodes.
+
+    Away from the goal anything is right; what a planner of a sparse reward lives on is
+    the change from 0 to 1, so the steps within `margin` of a change are counted apart.
+    """
+    right, near, changes = [], [], 0
+    for episode in buffer.episodes:
+        states = filtered_states(model, episode)
+        said = model.reward(states[1:]) > 0.5
+        true = torch.from_numpy(episode.rewards) > 0.5
+        change = torch.nonzero(true[1:] != true[:-1]).flatten() + 1
+        changes += len(change)
+        steps = torch.arange(len(true))
+        distance = (
+            (steps[:, None] - change).abs().amin(1) if len(change) else steps + 99
+        )
+        right.append(said == true)
+        near.append(distance <= margin)
+    correct, close = torch.cat(right), torch.cat(near)
+    return {
+        "accuracy": float(correct.float().mean()),
+        "accuracy_near_changes": float(correct[close].float().mean()),
+        "changes": changes,
+        "steps": len(correct),
+    }
+
+
+@torch.no_grad()
+def filtered_states(model: RSSM, episode: Episode) -> Tensor:
+    """Return posterior-mean states `[T + 1, S]` along an episode."""
+    observations = torch.from_numpy(episode.observations)
+    actions = torch.from_numpy(episode.actions)
+    state = model.initial_state()
+    previous = torch.zeros_like(actions[0])
+    states = []
+    for index, observation in enumerate(observations):
+        state = model.observe(state, previous, observation)
+        states.append(state)
+        if index < len(actions):
+            previous = actions[index]
+    return torch.stack(states)
+
+
+# The planners
+
+
+@dataclass(frozen=True)
+class Row:
+    """One episode of one planner, a line of `results.csv`.
+
+    Attributes:
+        seed: Of data, model and planner.
+        planner: Name.
+        start: Number of the start; the same start for all planners and seeds.
+        initial_distance: Hand to (-0.1, 0.8, 0.12), metres: the axis of LatCo's Fig. 4.
+        goal_distance: Finger centre to goal at the start, metres.
+        success: 1 if any step was within 5 cm of the goal, as LatCo counts.
+        first_success: Its first such step, 1-based; 0 if none.
+        episode_return: Sum of the sparse rewards.
+        predicted_return: Of the first plan, by the model that it was made with.
+        plans: Number of plans in the episode.
+        plan_seconds: Wall-clock seconds per plan; all starts are planned together.
+        plan_cpu_seconds: Processor seconds per plan, less disturbed by other programs.
+    """
+
+    seed: int
+    planner: str
+    start: int
+    initial_distance: float
+    goal_distance: float
+    success: int
+    first_success: int
+    episode_return: float
+    predicted_return: float
+    plans: int
+    plan_seconds: float
+    plan_cpu_seconds: float
+
+
+class Stopwatch:
+    """Times every call of a planner and keeps what the first plans promise."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+        self.plans = 0
+        self.first: Plan | None = None
+
+    def attach(self, planner: torch.nn.Module) -> None:
+        """Watch `planner` from now on."""
+        planner.register_forward_pre_hook(self._start)
+        planner.register_forward_hook(self._stop)
+
+    def _start(self, *_: Any) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def _stop(self, module: torch.nn.Module, inputs: Any, plan: Plan) -> None:  # noqa: ARG002
+        self.wall += time.perf_counter() - self._wall
+        self.cpu += time.process_time() - self._cpu
+        self.plans += plan.cost.numel()
+        if self.first is None:
+            self.first = plan
+
+
+def evaluate(
+    directory: Path,
+    model_path: Path,
+    task: str,
+    planner: str,
+    settings: PlannerSettings,
+    evaluation: EvaluationConfig,
+    seed: int,
+) -> None:
+    """Let one planner act from every start; write `results.csv`."""
+    model = RSSM.load(model_path).eval()
+    watch = Stopwatch()
+    agent = make_agent(model, settings, evaluation, watch)
+    with diffplan.envs.make_vector(task, evaluation.starts) as environments:
+        episodes = run_episodes(
+            agent,
+            environments,
+            start_seeds(evaluation),
+            agent_seed=derive_seed(seed, "planner", planner),
+        )
+    rows = summarise(episodes, model, watch, seed=seed, planner=planner)
+    write_rows(directory / "results.csv", rows)
+
+
+def make_agent(
+    model: RSSM,
+    settings: PlannerSettings,
+    evaluation: EvaluationConfig,
+    watch: Stopwatch,
+) -> Agent:
+    """Return the agent of one planner; nothing but the planner differs.
+
+    Shooting maximises the sum of predicted rewards, LatCo minimises its own residual
+    form of it.
+    """
+    box = action_box()
+    if isinstance(settings, RandomSettings):
+        return UniformAgent(box)
+    planner = settings.build(evaluation.horizon)
+    watch.attach(planner)
+    latent = isinstance(settings, LatCoSettings)
+    objective = (SoftplusReward if latent else NegativeReturn)(model.reward)
+    return PlanningAgent(
+        model,
+        planner,
+        objective,
+        box,
+        replan_every=evaluation.execute,
+        warm_start=False,
+        posterior="mean",
+    )
+
+
+def action_box() -> Box:
+    """Return [-1, 1]⁴."""
+    return Box([-1.0] * ACTION_DIM, [1.0] * ACTION_DIM)
+
+
+def start_seeds(evaluation: EvaluationConfig) -> list[int]:
+    """Return the environments' seeds, which fix the starts."""
+    return [
+        derive_seed(evaluation.seed, "comparison start", index, bits=SIMULATOR_BITS)
+        for index in range(evaluation.starts)
+    ]
+
+
+@torch.no_grad()
+def summarise(
+    episodes: Sequence[Episode], model: RSSM, watch: Stopwatch, seed: int, planner: str
+) -> list[Row]:
+    """Return one row per episode."""
+    plans = watch.plans // len(episodes)
+    predicted = torch.full((len(episodes),), torch.nan)
+    if watch.first is not None:
+        predicted = model.reward(watch.first.states[:, 1:]).sum(dim=-1)
+    rows = []
+    for index, episode in enumerate(episodes):
+        hits = np.flatnonzero(episode.rewards > 0)
+        rows.append(
+            Row(
+                seed=seed,
+                planner=planner,
+                start=index,
+                initial_distance=round(episode.initial_info["initial_distance"], 5),
+                goal_distance=round(episode.initial_info["distance"], 5),
+                success=int(len(hits) > 0),
+                first_success=int(hits[0]) + 1 if len(hits) else 0,
+                episode_return=episode.episode_return,
+                predicted_return=round(float(predicted[index]), 4),
+                plans=plans,
+                plan_seconds=round(watch.wall / max(watch.plans, 1), 5),
+                plan_cpu_seconds=round(watch.cpu / max(watch.plans, 1), 5),
+            )
+        )
+    return rows
+
+
+@torch.no_grad()
+def trace(
+    directory: Path,
+    model_path: Path,
+    task: str,
+    settings: LatCoSettings,
+    evaluation: EvaluationConfig,
+    seed: int,
+) -> None:
+    """Follow LatCo's first plans through their iterations; write `trace.csv`.
+
+    Per iterate, the start first: the predicted rewards of the planned states (sum over
+    the horizon) and the dynamics violation (mean over the steps of ‖x - f(x, u)‖²),
+    each as mean, minimum and maximum over the starts.
+    """
+    model = RSSM.load(model_path).eval()
+    with diffplan.envs.make_vector(task, evaluation.trace_starts) as environments:
+        seeds = start_seeds(evaluation)[: evaluation.trace_starts]
+        observations, _ = environments.reset(seeds)
+    count = len(observations)
+    state = model.observe(
+        model.initial_state((count,)),
+        torch.zeros(count, ACTION_DIM),
+        torch.from_numpy(observations),
+    )
+    planner = settings.build(evaluation.horizon)
+    assert isinstance(planner, LatCo)  # LatCoSettings builds one; narrows the type
+    planner.record = True
+    problem = PlanningProblem(model.step, SoftplusReward(model.reward), action_box())
+    plan = planner(problem, state, generator=make_generator(seed, "trace"))
+    kept = plan.diagnostics
+    reward = model.reward(kept["trace_states"]).sum(dim=-1)
+    columns: dict[str, Tensor] = {}
+    for name, values in (
+        ("predicted_return", reward),
+        ("dynamics_violation", kept["dynamics_violation"]),
+        ("action_violation", kept["action_violation"]),
+        ("dynamics_multiplier", kept["dynamics_multiplier"]),
+    ):
+        columns[f"{name}_mean"] = values.mean(dim=0)
+        columns[f"{name}_low"] = values.amin(dim=0)
+        columns[f"{name}_high"] = values.amax(dim=0)
+    rows = [
+        {"seed": seed, "iteration": index}
+        | {name: float(values[index]) for name, values in columns.items()}
+        for index in range(reward.shape[1])
+    ]
+    _write_csv(directory / "trace.csv", rows)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write `results.csv`."""
+    _write_csv(path, [asdict(row) for row in rows])
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, rows[0], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    _write_text(path, text.getvalue())
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))

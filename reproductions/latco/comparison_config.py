@@ -1,0 +1,224 @@
+"""Settings of stage (a): planners compared on one frozen model of sparse reach.
+
+The numbers are those of one recipe, fixed before the planners were compared; the
+planners' own settings are in `comparison_planners`.
+"""
+
+from dataclasses import dataclass, field
+
+from diffplan.errors import UnknownNameError, require_at_least, require_positive
+from diffplan.models.rssm import RSSM
+from diffplan.training.model_trainer import OptimizerConfig
+from diffplan.training.offline import OfflineConfig
+from diffplan.training.seeding import global_seeds
+from reproductions.latco.comparison_planners import (
+    CEMSettings,
+    DescentSettings,
+    GradMPCSettings,
+    LatCoSettings,
+    MPPISettings,
+    PlannerSettings,
+    RandomSettings,
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Episodes that the model is trained on; no planner collects any.
+
+    Of ten episodes two take independent uniform actions, four hold random directions,
+    four follow Meta-World's scripted expert with noise. Every third expert episode
+    begins with a random direction held for a while.
+
+    Attributes:
+        task: A state task, see `diffplan.envs.make`.
+        episodes: For training.
+        validation_episodes: More of the same mix, never trained on.
+        held_sigma: Noise around held directions.
+        expert_noise: Noises of the expert, in turn.
+        detour: Fewest and most steps of a random start.
+    """
+
+    task: str = "metaworld/reach"
+    episodes: int = 400
+    validation_episodes: int = 40
+    held_sigma: float = 0.3
+    expert_noise: tuple[float, ...] = (0.3, 0.6)
+    detour: tuple[int, int] = (20, 80)
+
+    def __post_init__(self) -> None:
+        require_at_least("episodes", self.episodes, 10)
+        require_at_least("validation_episodes", self.validation_episodes, 10)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A small RSSM (168,971 parameters for reach) and how its observations are scaled.
+
+    Attributes:
+        state_size: Stochastic numbers; LatCo's 30.
+        belief_size: Deterministic numbers; LatCo has 200.
+        hidden_size: Width of every dense layer; LatCo has 200 and 400.
+        reward_layers: Hidden layers of the reward head.
+        free_nats: Divergence that costs nothing, on the mean. LatCo's 3 would leave
+            the prior of this small task untrained.
+        kl_scale: Weight of the divergence.
+        error_weight: Of squared errors of observation (normalised) and reward.
+        minimum_std: Components of the observation that move less, metres: only
+            centred. They are the puck, which is hit by accident; scaled to unit
+            variance such accidents would be 50 standard deviations.
+    """
+
+    state_size: int = 30
+    belief_size: int = 64
+    hidden_size: int = 128
+    reward_layers: int = 3
+    free_nats: float = 0.3
+    kl_scale: float = 1.0
+    error_weight: float = 200.0
+    minimum_std: float = 0.05
+
+    def build(self, observation_dim: int, action_dim: int, seed: int) -> RSSM:
+        """Return an untrained model whose weights follow from the seed."""
+        width = self.hidden_size
+        with global_seeds(seed):
+            return RSSM(
+                (observation_dim,),
+                action_dim,
+                belief_size=self.belief_size,
+                state_size=self.state_size,
+                hidden_size=width,
+                embedding_size=width,
+                vector_layers=1,
+                vector_hidden=width,
+                reward_layers=self.reward_layers,
+                reward_hidden=width,
+                free_nats=self.free_nats,
+                kl_scale=self.kl_scale,
+                # The model's terms are ½ error².
+                observation_scale=2 * self.error_weight,
+                reward_scale=2 * self.error_weight,
+            )
+
+
+def _training() -> OfflineConfig:
+    return OfflineConfig(
+        updates=6933,
+        batch_size=32,
+        sequence_length=32,
+        initial_fraction=0.15,
+        hold=0.6,
+        final=0.02,
+        updates_per_round=200,
+        checkpoint_every=2,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How planners are compared: the same starts for all of them and all seeds.
+
+    Attributes:
+        starts: Episodes per planner.
+        seed: Of the starts.
+        horizon: Actions of a plan.
+        execute: Actions of a plan that are executed before the next one.
+        far: Starts at least this far away, metres, are counted apart too; one plan
+            moves the hand by 0.27 m along each axis, at most.
+        trace_starts: Starts whose LatCo plans are followed through the iterations.
+    """
+
+    starts: int = 30
+    seed: int = 0
+    horizon: int = 30
+    execute: int = 30
+    far: float = 0.35
+    trace_starts: int = 10
+
+    def __post_init__(self) -> None:
+        require_positive("starts", self.starts)
+        require_at_least("trace_starts", self.trace_starts, 1)
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """Everything that stage (a) depends on; see the fields' own classes.
+
+    Attributes:
+        planners: Which are compared; the names of the fields that follow them.
+    """
+
+    planners: tuple[str, ...] = (
+        "latco",
+        "gd_many",
+        "gd_one",
+        "cem_coloured",
+        "cem",
+        "mppi",
+        "grad_mpc",
+        "random",
+    )
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: OfflineConfig = field(default_factory=_training)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    latco: LatCoSettings = field(default_factory=LatCoSettings)
+    gd_many: DescentSettings = field(
+        default_factory=lambda: DescentSettings(iterations=300, num_starts=32)
+    )
+    gd_one: DescentSettings = field(default_factory=DescentSettings)
+    cem_coloured: CEMSettings = field(
+        default_factory=lambda: CEMSettings(noise_exponent=2.0)
+    )
+    cem: CEMSettings = field(default_factory=CEMSettings)
+    mppi: MPPISettings = field(default_factory=MPPISettings)
+    grad_mpc: GradMPCSettings = field(default_factory=GradMPCSettings)
+    random: RandomSettings = field(default_factory=RandomSettings)
+
+    def __post_init__(self) -> None:
+        for name in self.planners:
+            self.settings(name)
+
+    def settings(self, planner: str) -> PlannerSettings:
+        """Return the settings of the planner with that name.
+
+        Raises:
+            UnknownNameError: lists the names that exist.
+        """
+        known = vars(self)
+        found = known.get(planner)
+        if not isinstance(found, PlannerSettings):
+            names = [k for k, v in known.items() if isinstance(v, PlannerSettings)]
+            raise UnknownNameError(
+                f"planners: expected names of {sorted(names)}, got {planner!r}"
+            )
+        return found
+
+    @classmethod
+    def smoke(cls) -> "ComparisonConfig":
+        """Return settings so small that every unit runs in seconds; results mean
+        nothing."""
+        return cls(
+            data=DataConfig(episodes=10, validation_episodes=10),
+            model=ModelConfig(state_size=8, belief_size=16, hidden_size=32),
+            training=OfflineConfig(
+                updates=40,
+                batch_size=8,
+                sequence_length=16,
+                initial_fraction=0.15,
+                updates_per_round=10,
+                checkpoint_every=1,
+                optimizer=OptimizerConfig(learning_rate=1e-3),
+            ),
+            evaluation=EvaluationConfig(starts=2, trace_starts=1),
+            latco=LatCoSettings(iterations=5),
+            gd_many=DescentSettings(iterations=3, num_starts=4),
+            gd_one=DescentSettings(iterations=5),
+            cem_coloured=CEMSettings(
+                num_samples=20, num_elites=4, iterations=2, noise_exponent=2.0
+            ),
+            cem=CEMSettings(num_samples=20, num_elites=4, iterations=2),
+            mppi=MPPISettings(num_samples=20, iterations=2),
+            grad_mpc=GradMPCSettings(num_candidates=5, iterations=3),
+        )

@@ -1,0 +1,182 @@
+"""Settings of the planners that stage (a) compares.
+
+No planner is tuned. LatCo has the released settings; the others have those of LatCo's
+paper where these fit on a CPU, and say where they are smaller. Shooting from many
+starts has as many as LatCo's wall-clock time per plan allows: the strongest baseline.
+"""
+
+from dataclasses import dataclass
+
+from diffplan.gradients import Detach
+from diffplan.planners.base import Planner
+from diffplan.planners.cem import CEM
+from diffplan.planners.collocation import LatCo
+from diffplan.planners.gradient import GradMPC, ShootingGD
+from diffplan.planners.mppi import MPPI
+
+
+@dataclass(frozen=True)
+class LatCoSettings:
+    """LatCo as released: nothing but the iterations is ours to choose."""
+
+    iterations: int = 200
+
+    def build(self, horizon: int) -> Planner:
+        """Return the planner."""
+        return LatCo(horizon, self.iterations, gradient=Detach())
+
+    def describe(self) -> str:
+        """Return the settings in words."""
+        return f"{self.iterations} iterations, ε 1e-4, as released"
+
+    def evaluations(self, horizon: int) -> str:
+        """Return how often one plan evaluates the model."""
+        return f"{self.iterations * horizon:,} Jacobians"
+
+
+@dataclass(frozen=True)
+class CEMSettings:
+    """The cross-entropy method (paper on Meta-World: 10,000 samples, 100 refits)."""
+
+    num_samples: int = 1000
+    num_elites: int = 100
+    iterations: int = 10
+    noise_exponent: float = 0.0
+    chunk_size: int = 100
+
+    def build(self, horizon: int) -> Planner:
+        """Return the planner."""
+        return CEM(
+            horizon,
+            num_samples=self.num_samples,
+            num_elites=self.num_elites,
+            iterations=self.iterations,
+            noise_exponent=self.noise_exponent,
+            chunk_size=self.chunk_size,
+        )
+
+    def describe(self) -> str:
+        """Return the settings in words."""
+        colour = f", noise β = {self.noise_exponent:g}" if self.noise_exponent else ""
+        return (
+            f"{self.num_samples} samples × {self.iterations} refits, "
+            f"{self.num_elites} elites{colour}"
+        )
+
+    def evaluations(self, horizon: int) -> str:
+        """Return how often one plan evaluates the model."""
+        return f"{self.num_samples * self.iterations * horizon:,} steps"
+
+
+@dataclass(frozen=True)
+class MPPISettings:
+    """MPPI (paper: 1,000 samples, γ = 10; released: 10,000 × 100 on Meta-World)."""
+
+    num_samples: int = 1000
+    iterations: int = 10
+    temperature: float = 0.1
+    chunk_size: int = 100
+
+    def build(self, horizon: int) -> Planner:
+        """Return the planner."""
+        return MPPI(
+            horizon,
+            num_samples=self.num_samples,
+            iterations=self.iterations,
+            temperature=self.temperature,
+            chunk_size=self.chunk_size,
+            gradient=Detach(),
+        )
+
+    def describe(self) -> str:
+        """Return the settings in words."""
+        return (
+            f"{self.num_samples} samples × {self.iterations} refits, "
+            f"γ = {1 / self.temperature:g}"
+        )
+
+    def evaluations(self, horizon: int) -> str:
+        """Return how often one plan evaluates the model."""
+        return f"{self.num_samples * self.iterations * horizon:,} steps"
+
+
+@dataclass(frozen=True)
+class DescentSettings:
+    """Shooting with gradient descent, from one start (paper) or from many."""
+
+    iterations: int = 500
+    num_starts: int = 1
+    step_size: float = 0.05
+
+    def build(self, horizon: int) -> Planner:
+        """Return the planner."""
+        return ShootingGD(
+            horizon,
+            iterations=self.iterations,
+            num_starts=self.num_starts,
+            step_size=self.step_size,
+        )
+
+    def describe(self) -> str:
+        """Return the settings in words."""
+        starts = "1 start" if self.num_starts == 1 else f"{self.num_starts} starts"
+        return f"{starts} × {self.iterations} steps, Adam {self.step_size:g}"
+
+    def evaluations(self, horizon: int) -> str:
+        """Return how often one plan evaluates the model."""
+        steps = self.num_starts * self.iterations * horizon
+        return f"{steps:,} steps with gradient"
+
+
+@dataclass(frozen=True)
+class GradMPCSettings:
+    """Grad-MPC (paper: 1,000 candidates, 40 steps); as many as LatCo's time allows."""
+
+    num_candidates: int = 240
+    iterations: int = 40
+    step_size: float = 0.1
+
+    def build(self, horizon: int) -> Planner:
+        """Return the planner."""
+        return GradMPC(
+            horizon,
+            num_candidates=self.num_candidates,
+            iterations=self.iterations,
+            step_size=self.step_size,
+            gradient=Detach(),
+        )
+
+    def describe(self) -> str:
+        """Return the settings in words."""
+        return (
+            f"{self.num_candidates} candidates × {self.iterations} steps, "
+            f"SGD {self.step_size:g}"
+        )
+
+    def evaluations(self, horizon: int) -> str:
+        """Return how often one plan evaluates the model."""
+        steps = self.num_candidates * self.iterations * horizon
+        return f"{steps:,} steps with gradient"
+
+
+@dataclass(frozen=True)
+class RandomSettings:
+    """Uniform actions: what success costs nothing."""
+
+    def describe(self) -> str:
+        """Return the settings in words."""
+        return "uniform actions"
+
+    def evaluations(self, horizon: int) -> str:  # noqa: ARG002
+        """Return how often one plan evaluates the model."""
+        return "0"
+
+
+PlannerSettings = (
+    LatCoSettings
+    | CEMSettings
+    | MPPISettings
+    | DescentSettings
+    | GradMPCSettings
+    | RandomSettings
+)

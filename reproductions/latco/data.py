@@ -1,0 +1,94 @@
+"""Offline data of graded quality for stage (a): noise, wandering, noisy experts.
+
+An episode follows from the seed and its number alone, so that an interrupted collection
+goes on where it stopped.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+import diffplan.envs
+from diffplan.envs.base import SimulatorEnv
+from diffplan.envs.scripted import HeldDirection, ScriptedExpert, UniformActions
+from diffplan.training.episode import Episode
+from diffplan.training.replay_buffer import ReplayBuffer, episode_path
+from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
+from reproductions.latco.comparison_config import DataConfig
+
+Policy = Callable[[int, np.ndarray, np.random.Generator], np.ndarray]
+"""`(step, raw observation, generator) → action`."""
+
+BEHAVIOURS = ("uniform", "held", "expert", "held", "expert")
+"""Repeated over the episodes: 20, 40 and 40 %."""
+
+PARTS = ("training", "validation")
+
+
+def collect(directory: Path, data: DataConfig, seed: int) -> None:
+    """Collect all episodes that are not there yet.
+
+    Args:
+        directory: Receives the folders `training` and `validation`.
+        data: How many, and how.
+        seed: Of everything random.
+    """
+    env = diffplan.envs.make(data.task)
+    for part, wanted in zip(
+        PARTS, (data.episodes, data.validation_episodes), strict=True
+    ):
+        folder = directory / part
+        buffer = ReplayBuffer(folder)
+        there = next(i for i in count() if not episode_path(folder, i).exists())
+        buffer.restore(there)
+        for index in range(there, wanted):
+            numbers = np.random.default_rng(derive_seed(seed, part, index))
+            buffer.add(_episode(env, behaviour(data, index, numbers), numbers))
+    env.close()
+
+
+def behaviour(data: DataConfig, index: int, rng: np.random.Generator) -> Policy:
+    """Return who acts in episode `index`."""
+    kind = BEHAVIOURS[index % len(BEHAVIOURS)]
+    if kind == "uniform":
+        uniform = UniformActions()
+        return lambda step, raw, rng: uniform(raw, rng)
+    held = HeldDirection(data.held_sigma)
+    if kind == "held":
+        return lambda step, raw, rng: held(raw, rng)
+    nth = 2 * (index // len(BEHAVIOURS)) + index % len(BEHAVIOURS) // 4
+    noise = data.expert_noise[nth % len(data.expert_noise)]
+    expert = ScriptedExpert(data.task, noise)
+    detour = int(rng.integers(*data.detour)) if nth % 3 == 0 else 0
+    return partial(_after_detour, expert, held, detour)
+
+
+def _after_detour(
+    expert: ScriptedExpert,
+    held: HeldDirection,
+    detour: int,
+    step: int,
+    raw: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    return held(raw, rng) if step < detour else expert(raw, rng)
+
+
+def _episode(env: SimulatorEnv, policy: Policy, rng: np.random.Generator) -> Episode:
+    observation, info = env.reset(seed=int(rng.integers(2**SIMULATOR_BITS)))
+    observations, actions, rewards = [observation], [], []
+    over = False
+    while not over:
+        action = policy(len(actions), info["raw_observation"], rng)
+        observation, reward, _, over, info = env.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(reward)
+    return Episode(
+        observations=np.stack(observations),
+        actions=np.stack(actions),
+        rewards=np.asarray(rewards, np.float32),
+    )

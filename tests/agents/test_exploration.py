@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from diffplan.agents import Agent, GaussianNoise, UniformAgent
+from diffplan.errors import ArgumentError
+from diffplan.problem import Box
+
+
+def test_uniform_actions_fill_the_box_evenly() -> None:
+    box = Box([-1.0, 0.0], [1.0, 4.0])
+    agent = UniformAgent(box)
+    assert isinstance(agent, Agent)
+    count = 30000
+    action, _ = agent.act(torch.zeros(count, 3), agent.initial_state(count, seed=0))
+    share = ((action - box.low) / (box.high - box.low)).double()
+    # A uniform variable has mean 1/2 and variance 1/12; five standard errors.
+    assert (share.mean(0) - 0.5).abs().max() < 5 * (1 / 12 / count) ** 0.5
+    assert (share.var(0) - 1 / 12).abs().max() < 5 * (1 / 180 / count) ** 0.5
+    assert box.contains(action).all()
+
+
+def test_uniform_agent_goes_on_with_its_randomness_and_repeats_by_seed() -> None:
+    agent = UniformAgent(Box([-1.0], [1.0]))
+    memory = agent.initial_state(2, seed=4)
+    first, memory = agent.act(torch.zeros(2, 1), memory)
+    second, _ = agent.act(torch.zeros(2, 1), memory)
+    again, _ = agent.act(torch.zeros(2, 1), agent.initial_state(2, seed=4))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
+def test_uniform_agent_needs_bounds() -> None:
+    with pytest.raises(ArgumentError, match="expected finite bounds"):
+        UniformAgent(Box([-1.0], [float("inf")]))
+
+
+def test_noise_is_projected_on_an_uneven_box(generator: torch.Generator) -> None:
+    box = Box([-0.1, 0.5], [0.1, float("inf")])
+    noisy = GaussianNoise(2.0)(torch.zeros(500, 2), box, generator)
+    assert box.contains(noisy).all()
+    assert (noisy[:, 0].abs() == 0.1).any()
+    assert noisy[:, 1].max() > 2.0
+
+
+def test_negative_deviation_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="std: expected at least 0"):
+        GaussianNoise(-0.1)

@@ -1,0 +1,94 @@
+"""Path integral control against its limits and a closed form."""
+
+import pytest
+import torch
+from problems import double_integrator, states_of
+from torch import nn
+
+from diffplan.errors import ArgumentError
+from diffplan.planners import MPPI
+from diffplan.planners.candidates import candidate_costs
+
+
+def one_round(temperature: float, **arguments: object) -> tuple[torch.Tensor, ...]:
+    """The answer after one iteration, the candidates, their costs and the new std."""
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    planner = MPPI(
+        3, num_samples=30, iterations=1, temperature=temperature, **arguments
+    )
+    noise = planner.draw_noise(problem, state, None)
+    candidates = noise[:, 0].clamp(-1, 1)
+    found = planner.solve(problem, state, noise, None)
+    cost = candidate_costs(problem, state, candidates)
+    return found.actions, candidates, cost, found.memory["std"]
+
+
+def test_temperature_zero_follows_the_best_candidate() -> None:
+    actions, candidates, cost, std = one_round(1e-9)
+    best = cost.argmin(dim=-1)
+    torch.testing.assert_close(actions, candidates[torch.arange(2), best])
+    assert (std == 0).all()
+
+
+def test_temperature_infinity_averages_all_candidates() -> None:
+    actions, candidates, _, std = one_round(1e12)
+    torch.testing.assert_close(actions, candidates.mean(dim=1))
+    torch.testing.assert_close(std, candidates.std(dim=1, correction=0))
+
+
+def test_weights_are_the_softmax_of_minus_cost_over_temperature() -> None:
+    actions, candidates, cost, std = one_round(0.5)
+    weights = (-cost / 0.5).exp()
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    mean = torch.einsum("bn,bnta->bta", weights, candidates)
+    torch.testing.assert_close(actions, mean)
+    second = torch.einsum("bn,bnta->bta", weights, candidates.square())
+    torch.testing.assert_close(std, (second - mean.square()).sqrt())
+
+
+def test_adding_a_constant_to_the_cost_changes_nothing() -> None:
+    planner = MPPI(1)
+    cost = torch.tensor([[1.0, 2.0, 4.0]])
+    torch.testing.assert_close(planner.weigh(cost), planner.weigh(cost + 100.0))
+
+
+def test_a_fixed_std_stays() -> None:
+    *_, std = one_round(0.5, fixed_std=True, initial_std=0.3)
+    assert (std == 0.3).all()
+
+
+def test_candidates_of_infinite_cost_weigh_nothing() -> None:
+    weights = MPPI(1).weigh(torch.tensor([[1.0, torch.inf, 1.0]]))
+    torch.testing.assert_close(weights, torch.tensor([[0.5, 0.0, 0.5]]))
+
+
+def test_a_collapsed_spread_has_a_finite_gradient() -> None:
+    # Temperature to zero: one candidate takes all weight and the std is exactly 0,
+    # where the derivative of a square root is infinite.
+    problem, state = double_integrator(limit=1.0), states_of(1).requires_grad_()
+    plan = MPPI(3, num_samples=10, iterations=4, temperature=1e-9)(problem, state)
+    assert (plan.memory["std"] == 0).all()
+    (gradient,) = torch.autograd.grad(plan.cost.sum(), state)
+    assert torch.isfinite(gradient).all()
+
+
+def test_the_temperature_can_be_learned() -> None:
+    # With a too high temperature the plan is timid: its cost falls with the
+    # temperature, so descent on the cost lowers it.
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    temperature = nn.Parameter(torch.tensor(1.0))
+    planner = MPPI(3, num_samples=50, iterations=3, temperature=temperature)
+    before = planner(problem, state).cost.sum()
+    before.backward()
+    assert temperature.grad > 0
+    with torch.no_grad():
+        temperature -= 0.1
+    assert planner(problem, state).cost.sum() < before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("temperature", 0.0), ("temperature", -1.0), ("iterations", -1)]
+)
+def test_arguments_out_of_range_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ArgumentError, match=name):
+        MPPI(**{"horizon": 3, name: value})

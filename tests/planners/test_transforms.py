@@ -1,0 +1,81 @@
+"""Planners under torch.func.vmap and torch.compile."""
+
+import os
+
+import pytest
+import torch
+from planner_cases import CASES, PlannerCase, each_planner
+from problems import double_integrator, states_of
+from torch import Tensor
+
+import diffplan as dp
+
+without_shape_checks = pytest.mark.skipif(
+    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
+    reason="needs DIFFPLAN_TYPECHECK=0: neither torch.compile nor torch's placeholders "
+    "in a record pass the shape checks",
+)
+
+
+@each_planner
+def test_vmap_over_states_equals_a_loop(case: PlannerCase) -> None:
+    problem, states = double_integrator(limit=1.0), states_of(3)
+    planner = case.build(horizon=3, iterations=4)
+
+    def plan_from(state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        plan = planner(problem, state)
+        return plan.actions, plan.cost, plan.status
+
+    # "same": each element gets the noise of an unbatched call.
+    mapped = torch.func.vmap(plan_from, randomness="same")(states)
+    for index, state in enumerate(states):
+        for got, expected in zip(mapped, plan_from(state), strict=True):
+            torch.testing.assert_close(got[index], expected)
+
+
+@without_shape_checks
+def test_vmap_returns_a_plan() -> None:
+    problem, states = double_integrator(limit=1.0), states_of(3)
+    planner = CASES[0].build(horizon=3, iterations=2)
+    mapped = torch.func.vmap(lambda x: planner(problem, x), randomness="same")(states)
+    assert isinstance(mapped, dp.Plan)
+    assert mapped.batch_shape == (3,)
+    assert mapped.diagnostics["cost"].shape == (3, 2)
+
+
+@each_planner
+def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
+    # An ensemble of models: the parameters of the dynamics carry the mapped dimension.
+    planner = case.build(horizon=3, iterations=4)
+    gains = torch.tensor([0.2, 0.4], dtype=torch.float64)
+    state = states_of(1)[0]
+    objective = double_integrator().objective
+
+    def plan_with(gain: Tensor) -> Tensor:
+        problem = dp.PlanningProblem(
+            lambda x, u: x + gain * u, objective, dp.Box([-1.0, -1.0], [1.0, 1.0])
+        )
+        return planner(problem, state).actions
+
+    mapped = torch.func.vmap(plan_with, randomness="same")(gains)
+    for index, gain in enumerate(gains):
+        torch.testing.assert_close(mapped[index], plan_with(gain))
+
+
+@pytest.mark.slow
+@without_shape_checks
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.compiled], ids=lambda case: case.name
+)
+def test_solve_compiles_into_one_graph(case: PlannerCase) -> None:
+    # The noise is drawn outside: a generator cannot be part of a graph.
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    planner = case.build(horizon=3, iterations=3)
+    noise = planner.draw_noise(problem, state, None)
+    compiled = torch.compile(planner.solve, fullgraph=True)
+    expected = planner.solve(problem, state, noise, None)
+    got = compiled(problem, state, noise, None)
+    torch.testing.assert_close(got.actions, expected.actions)
+    torch.testing.assert_close(
+        got.diagnostics["cost"], expected.diagnostics["cost"]
+    )

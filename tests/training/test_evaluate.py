@@ -1,0 +1,115 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toy import BOX, GreedyPlanner, LinearModel, PointEnv, make_envs
+
+from diffplan.agents import AgentState, GaussianNoise, PlanningAgent, UniformAgent
+from diffplan.envs.vector import VectorEnv
+from diffplan.errors import ArgumentError
+from diffplan.objectives.reward import NegativeReturn
+from diffplan.training import Episode, Evaluation, evaluate, run_episodes
+
+
+class Constant(UniformAgent):
+    """Always the same action."""
+
+    def act(
+        self, observation: Tensor, agent_state: AgentState, *, explore: bool = False
+    ) -> tuple[Tensor, AgentState]:
+        return torch.full_like(agent_state.action, 0.5), agent_state
+
+
+def planning_agent() -> PlanningAgent:
+    model = LinearModel()
+    objective = NegativeReturn(model.reward)
+    noise = GaussianNoise(0.3)
+    return PlanningAgent(model, GreedyPlanner(), objective, BOX, exploration=noise)
+
+
+def start(seed: int) -> float:
+    return float(PointEnv().reset(seed=seed)[0][0])
+
+
+def test_returns_and_success_by_hand() -> None:
+    seeds = [0, 1, 2, 3, 4]
+    result = evaluate(Constant(BOX), make_envs(2, length=6), seeds)
+    steps = 0.05 * np.arange(1, 7)
+    for index, seed in enumerate(seeds):
+        positions = start(seed) + steps
+        assert result.returns[index] == pytest.approx(-(positions**2).sum(), rel=1e-5)
+        assert result.successes[index] == (np.abs(positions) < 0.1).any()
+        assert result.initial_infos[index]["start"] == pytest.approx(start(seed))
+        assert "name" not in result.initial_infos[index]
+    assert result.lengths.tolist() == [6] * 5
+    assert result.mean_return == pytest.approx(result.returns.mean())
+    # Some succeed and some do not, or the line above would prove little.
+    assert 0 < result.success_rate < 1
+
+
+def test_success_counts_at_any_step_not_only_the_last() -> None:
+    def episode(success: list[float]) -> Episode:
+        length = len(success)
+        return Episode(
+            np.zeros((length + 1, 1)),
+            np.zeros((length, 1)),
+            np.zeros(length),
+            np.array(success),
+        )
+
+    result = Evaluation.of([episode([0, 1, 0]), episode([0, 0, 0]), episode([0, 0, 1])])
+    assert result.successes.tolist() == [True, False, True]
+    assert result.metrics("test")["test/success"] == pytest.approx(2 / 3)
+
+
+def test_tasks_without_success_have_none() -> None:
+    episode = Episode(np.zeros((3, 1)), np.zeros((2, 1)), np.ones(2))
+    result = Evaluation.of([episode])
+    assert result.successes is None
+    assert math.isnan(result.success_rate)
+    assert "test/success" not in result.metrics("test")
+    with pytest.raises(ArgumentError, match="at least one"):
+        Evaluation.of([])
+
+
+def test_evaluation_is_free_of_noise_and_repeats() -> None:
+    agent = planning_agent()
+    first = evaluate(agent, make_envs(3), [5, 6, 7, 8])
+    again = evaluate(agent, make_envs(3), [5, 6, 7, 8])
+    noisy = run_episodes(agent, make_envs(3), [5, 6, 7, 8], explore=True)
+    np.testing.assert_array_equal(first.returns, again.returns)
+    assert [e.episode_return for e in noisy] != first.returns.tolist()
+
+
+def test_batches_of_any_size_give_the_same_noise_free_episodes() -> None:
+    agent = planning_agent()
+    together = evaluate(agent, make_envs(4), [1, 2, 3, 4])
+    for count in (1, 3):
+        apart = evaluate(agent, make_envs(count), [1, 2, 3, 4])
+        np.testing.assert_allclose(apart.returns, together.returns, rtol=1e-6)
+
+
+def test_episodes_of_different_length_end_by_themselves() -> None:
+    environments = VectorEnv([lambda: PointEnv(3), lambda: PointEnv(7)])
+    episodes = run_episodes(UniformAgent(BOX), environments, [1, 2, 3])
+    assert [episode.length for episode in episodes] == [3, 7, 3]
+    for seed, episode in zip([1, 2, 3], episodes, strict=True):
+        moved = start(seed) + 0.1 * np.cumsum(episode.actions[:, 0])
+        np.testing.assert_allclose(episode.observations[1:, 0], moved, atol=1e-6)
+        np.testing.assert_allclose(episode.rewards, -(moved**2), atol=1e-6)
+
+
+def test_observer_sees_observation_and_plan_of_every_decision() -> None:
+    seen: list[tuple[int, float, int]] = []
+
+    def observer(first: int, observations: np.ndarray, memory: AgentState) -> None:
+        horizon = memory.plan.horizon
+        seen.append((first, float(observations[0, 0]), horizon))
+
+    evaluate(planning_agent(), make_envs(2, length=3), [1, 2, 3], observer=observer)
+    assert [first for first, _, _ in seen] == [0] * 3 + [2] * 3
+    assert seen[0][1] == pytest.approx(start(1))
+    assert seen[3][1] == pytest.approx(start(3))
+    assert {horizon for _, _, horizon in seen} == {6}

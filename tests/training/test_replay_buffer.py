@@ -1,0 +1,199 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffplan.errors import ArgumentError, NonFiniteError, ShapeError
+from diffplan.training import Episode, ReplayBuffer, load_episode, save_episode
+
+
+def numbered(length: int, number: int, **extra: object) -> Episode:
+    """Return an episode whose every entry says where it comes from."""
+    base = 1000.0 * number
+    steps = np.arange(length + 1, dtype=np.float32)
+    return Episode(
+        observations=(base + steps)[:, None],
+        actions=(base + steps[:-1] + 0.25)[:, None],
+        rewards=base + steps[:-1] + 0.5,
+        **extra,
+    )
+
+
+def filled(*lengths: int) -> ReplayBuffer:
+    buffer = ReplayBuffer()
+    for number, length in enumerate(lengths):
+        buffer.add(numbered(length, number))
+    return buffer
+
+
+def starts(buffer: ReplayBuffer, draws: int, length: int, **how: object) -> Counter:
+    generator = torch.Generator().manual_seed(1)
+    batch = buffer.sample(draws, length, generator, **how)
+    return Counter(batch.observations[:, 0, 0].int().tolist())
+
+
+def test_every_window_is_a_slice_of_an_episode(generator: torch.Generator) -> None:
+    lengths, length = (4, 9, 6), 4
+    batch = filled(*lengths).sample(300, length, generator)
+    slices = set()
+    for number, size in enumerate(lengths):
+        episode = numbered(size, number)
+        for t in range(size - length + 1):
+            window = (
+                episode.observations[t : t + length + 1],
+                episode.actions[t : t + length],
+                episode.rewards[t : t + length],
+            )
+            slices.add(tuple(np.concatenate([part.ravel() for part in window])))
+    drawn = {
+        tuple(torch.cat([o.ravel(), a.ravel(), r]).tolist())
+        for o, a, r in zip(
+            batch.observations, batch.actions, batch.rewards, strict=True
+        )
+    }
+    assert drawn == slices
+
+
+def test_episodes_first_then_starts_are_uniform() -> None:
+    draws = 30000
+    counts = starts(filled(4, 9), draws, 4)
+    # Episode 0 has one window, episode 1 six: probabilities 1/2 and 1/12 each.
+    expected = {0: 1 / 2, **{1000 + t: 1 / 12 for t in range(6)}}
+    assert set(counts) == set(expected)
+    for start, share in expected.items():
+        error = (share * (1 - share) / draws) ** 0.5
+        assert abs(counts[start] / draws - share) < 5 * error
+
+
+def test_skip_last_step_never_shows_the_last_transition() -> None:
+    counts = starts(filled(9), 2000, 4, skip_last_step=True)
+    assert set(counts) == {0, 1, 2, 3, 4}
+    assert set(starts(filled(9), 2000, 4)) == {0, 1, 2, 3, 4, 5}
+
+
+def test_initial_fraction_adds_to_the_uniform_share() -> None:
+    draws = 30000
+    share = starts(filled(9), draws, 4, initial_fraction=0.15)[0] / draws
+    expected = 0.15 + 0.85 / 6
+    assert abs(share - expected) < 5 * (expected * (1 - expected) / draws) ** 0.5
+    assert set(starts(filled(9), 100, 4, initial_fraction=1.0)) == {0}
+
+
+def test_sampling_repeats_by_generator_and_leaves_global_state_alone() -> None:
+    buffer = filled(7, 8)
+    before = torch.get_rng_state()
+    first = buffer.sample(5, 3, torch.Generator().manual_seed(2))
+    again = buffer.sample(5, 3, torch.Generator().manual_seed(2))
+    assert torch.equal(first.observations, again.observations)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_images_stay_bytes_on_disk_and_in_batches(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), np.uint8)
+    buffer = ReplayBuffer(tmp_path)
+    buffer.add(Episode(images, np.zeros((3, 2)), np.zeros(3)))
+    batch = ReplayBuffer.load(tmp_path).sample(2, 3, generator)
+    assert batch.observations.dtype == torch.uint8
+    assert torch.equal(batch.observations[1], torch.from_numpy(images))
+
+
+def test_disk_round_trip_keeps_everything(tmp_path: Path) -> None:
+    success = np.array([0, 0, 1], np.float32)
+    episode = numbered(3, 1, success=success, initial_info={"distance": 0.1})
+    save_episode(episode, tmp_path / "one.npz")
+    loaded = load_episode(tmp_path / "one.npz")
+    for name in ("observations", "actions", "rewards", "success"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(episode, name))
+        assert getattr(loaded, name).dtype == np.float32
+    assert loaded.initial_info == {"distance": 0.1}
+    assert loaded.succeeded is True
+    assert numbered(3, 1).succeeded is None
+    assert loaded.episode_return == 3 * 1000 + 0.5 + 1.5 + 2.5
+
+
+def test_loaded_buffer_equals_the_written_one_and_goes_on(tmp_path: Path) -> None:
+    buffer = ReplayBuffer(tmp_path)
+    for number in range(3):
+        buffer.add(numbered(4 + number, number))
+    loaded = ReplayBuffer.load(tmp_path)
+    first = buffer.sample(20, 4, torch.Generator().manual_seed(0))
+    again = loaded.sample(20, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(first.actions, again.actions)
+    loaded.add(numbered(4, 3))
+    assert len(list(tmp_path.glob("episode_*.npz"))) == 4
+
+
+def test_restore_ignores_later_episodes_and_overwrites_them(tmp_path: Path) -> None:
+    buffer = ReplayBuffer(tmp_path)
+    for number in range(3):
+        buffer.add(numbered(4, number))
+    resumed = ReplayBuffer(tmp_path)
+    resumed.restore(2)
+    resumed.add(numbered(4, 7))
+    everything = ReplayBuffer.load(tmp_path)
+    assert [int(e.observations[0, 0]) for e in everything.episodes] == [0, 1000, 7000]
+
+
+def test_capacity_forgets_the_oldest_episodes_in_memory_only(tmp_path: Path) -> None:
+    buffer = ReplayBuffer(tmp_path, capacity=10)
+    for number in range(4):
+        buffer.add(numbered(4, number))
+    assert [int(e.observations[0, 0]) for e in buffer.episodes] == [2000, 3000]
+    assert buffer.num_transitions == 8
+    assert len(list(tmp_path.glob("*.npz"))) == 4
+    assert len(ReplayBuffer.load(tmp_path, capacity=10)) == 2
+
+
+def test_short_episodes_are_an_error_unless_skipped() -> None:
+    buffer = filled(3, 9)
+    generator = torch.Generator()
+    with pytest.raises(ArgumentError, match=r"shortest episode, 3 actions, got.* 5"):
+        buffer.sample(1, 5, generator)
+    assert min(starts(buffer, 50, 5, skip_short=True)) >= 1000
+    with pytest.raises(ArgumentError, match="0 of 2 episodes are long enough"):
+        buffer.sample(1, 10, generator, skip_short=True)
+    with pytest.raises(ArgumentError, match="got a window of 4"):
+        filled(3).sample(1, 3, generator, skip_last_step=True)
+
+
+def test_empty_buffer_and_folder_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="buffer is empty"):
+        ReplayBuffer().sample(1, 1, torch.Generator())
+    with pytest.raises(ArgumentError, match="expected episodes, none in"):
+        ReplayBuffer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
+def test_not_finite_numbers_are_named(name: str) -> None:
+    arrays = {
+        "observations": np.zeros((4, 2)),
+        "actions": np.zeros((3, 1)),
+        "rewards": np.zeros(3),
+    }
+    arrays[name][2] = np.nan
+    with pytest.raises(NonFiniteError, match=f"{name}: .* at step 2 of 3"):
+        Episode(**arrays)
+
+
+def test_lengths_and_shapes_must_fit() -> None:
+    with pytest.raises(ShapeError, match="observations: expected length 4 for 3"):
+        Episode(np.zeros((3, 2)), np.zeros((3, 1)), np.zeros(3))
+    with pytest.raises(ShapeError, match="rewards: expected length 3"):
+        Episode(np.zeros((4, 2)), np.zeros((3, 1)), np.zeros(4))
+    buffer = filled(3)
+    with pytest.raises(ShapeError, match="actions: expected float32"):
+        buffer.add(Episode(np.zeros((4, 1)), np.zeros((3, 2)), np.zeros(3)))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "episode_000000.npz"
+    save_episode(numbered(3, 0), path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ArgumentError, match=r"cannot read .*episode_000000"):
+        load_episode(path)
+    with pytest.raises(ArgumentError, match="cannot read"):
+        load_episode(tmp_path / "absent.npz")

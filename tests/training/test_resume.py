@@ -1,0 +1,138 @@
+"""An interrupted run, started again, equals an uninterrupted one bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_runs
+from toy import LinearModel
+from toy_runs import make_offline, make_online
+
+from diffplan.errors import ArgumentError
+from diffplan.training import OfflineTrainer, OnlineTrainer, read_metrics
+
+Trainer = OnlineTrainer | OfflineTrainer
+BOTH = pytest.mark.parametrize("make", [make_online, make_offline])
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+def reproducible(directory: Path) -> list[dict[str, str]]:
+    """Return all rows that do not tell the time."""
+    rows = read_metrics(directory / "metrics.csv")
+    return [row for row in rows if not row["name"].startswith("time/")]
+
+
+def stop_in_round(trainer: Trainer, index: int) -> None:
+    """Let the trainer die in the middle of a round, after it has changed things."""
+    play = trainer.play_round
+
+    def dying(current: int) -> Any:
+        result = play(current)
+        if current == index:
+            raise Stop
+        return result
+
+    trainer.play_round = dying
+
+
+def run(trainer: Trainer) -> None:
+    trainer.run(tensorboard=False, quiet=True)
+
+
+@BOTH
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_resumed_run_equals_uninterrupted_run(
+    make: Callable[..., Trainer], stop: int, tmp_path: Path
+) -> None:
+    run(whole := make(tmp_path / "whole"))
+    broken = make(tmp_path / "broken")
+    stop_in_round(broken, stop)
+    with pytest.raises(Stop):
+        run(broken)
+    run(resumed := make(tmp_path / "broken"))
+    expected = reproducible(tmp_path / "whole")
+    assert reproducible(tmp_path / "broken") == expected
+    assert {row["round"] for row in expected} == {str(i) for i in range(6)}
+    assert torch.equal(whole.model.gain, resumed.model.gain)
+    assert not torch.equal(whole.model.gain, LinearModel().gain)
+
+
+@BOTH
+def test_rows_after_the_last_checkpoint_are_replaced(
+    make: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    run(make(tmp_path / "whole", checkpoint_every=3))
+    broken = make(tmp_path / "broken", checkpoint_every=3)
+    stop_in_round(broken, 5)
+    with pytest.raises(Stop):
+        run(broken)
+    rows = {row["round"] for row in reproducible(tmp_path / "broken")}
+    assert rows == {"0", "1", "2", "3", "4"}
+    # A kill while a row is written leaves half of it.
+    with (tmp_path / "broken" / "metrics.csv").open("a") as file:
+        file.write("5,120,train/lo")
+    run(make(tmp_path / "broken", checkpoint_every=3))
+    assert reproducible(tmp_path / "broken") == reproducible(tmp_path / "whole")
+
+
+def test_killed_process_leaves_no_gap_and_no_duplicate(tmp_path: Path) -> None:
+    run(make_online(tmp_path / "whole", rounds=12))
+    folder = tmp_path / "killed"
+    command = [sys.executable, str(Path(toy_runs.__file__)), str(folder)]
+    path = os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])
+    # Slow rounds, so that the kill comes in the middle of one.
+    environment = {**os.environ, "PYTHONPATH": path, "TOY_DELAY": "0.05"}
+    child = subprocess.Popen(command, env=environment)
+    second = folder / "checkpoints" / "checkpoint_00000002.pt"
+    deadline = time.monotonic() + 120
+    while not second.exists() and child.poll() is None:
+        assert time.monotonic() < deadline, "the child made no second checkpoint"
+        time.sleep(0.01)
+    time.sleep(0.12)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert len(reproducible(folder)) < len(reproducible(tmp_path / "whole"))
+    subprocess.run(command, env={**environment, "TOY_DELAY": "0"}, check=True)
+    assert reproducible(folder) == reproducible(tmp_path / "whole")
+
+
+def test_a_finished_run_plays_nothing_again(tmp_path: Path) -> None:
+    trainer = make_online(tmp_path)
+    run(trainer)
+    before = reproducible(tmp_path)
+    run(trainer)
+    assert reproducible(tmp_path) == before
+    assert len(trainer.buffer) == 3 + 5 * 2
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
+    run(make_online(tmp_path / "long", rounds=7))
+    run(make_online(tmp_path / "short", rounds=4))
+    run(make_online(tmp_path / "short", rounds=7))
+    assert reproducible(tmp_path / "short") == reproducible(tmp_path / "long")
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    run(make_online(tmp_path, rounds=1))
+    with pytest.raises(ArgumentError, match="updates_per_round was 4, now 5"):
+        run(make_online(tmp_path, rounds=1, updates_per_round=5))
+    with pytest.raises(ArgumentError, match="seed was 0, now 1"):
+        run(make_online(tmp_path, rounds=1, seed=1))
+
+
+def test_seeds_decide(tmp_path: Path) -> None:
+    run(make_online(tmp_path / "a"))
+    run(make_online(tmp_path / "b"))
+    run(make_online(tmp_path / "c", seed=1))
+    assert reproducible(tmp_path / "a") == reproducible(tmp_path / "b")
+    assert reproducible(tmp_path / "a") != reproducible(tmp_path / "c")
