@@ -70,13 +70,13 @@ class Plan:
     memory: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        zeros = torch.zeros(
-            self.cost.shape, dtype=torch.long, device=self.cost.device
-        )
+        # Frozen fields are set by object.__setattr__. Nothing is touched that was given:
+        # torch.func rebuilds records around placeholders that are no tensors.
         if self.status is None:
-            object.__setattr__(self, "status", zeros + int(Status.COMPLETED))
+            completed = torch.full_like(self.cost, int(Status.COMPLETED))
+            object.__setattr__(self, "status", completed.long())
         if self.iterations is None:
-            object.__setattr__(self, "iterations", zeros)
+            object.__setattr__(self, "iterations", torch.zeros_like(self.status))
 
     @property
     def horizon(self) -> int:

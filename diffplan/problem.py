@@ -66,9 +66,7 @@ class Box:
         2
     """
 
-    def __init__(
-        self, low: Tensor | list[float], high: Tensor | list[float]
-    ) -> None:
+    def __init__(self, low: Tensor | list[float], high: Tensor | list[float]) -> None:
         self.low = torch.as_tensor(low, dtype=_float_dtype(low))
         self.high = torch.as_tensor(high, dtype=self.low.dtype)
         if self.low.ndim != 1 or self.low.shape != self.high.shape:

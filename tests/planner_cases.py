@@ -5,6 +5,7 @@ The contract suite runs on each case. To add a planner, add one entry to `CASES`
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 import diffplan as dp
-from diffplan.planners import CEM, MPPI, GradMPC, Planner, ShootingGD
+from diffplan.planners import CEM, MPPI, GradMPC, LatCo, Planner, ShootingGD
+from diffplan.solvers import BlockCholeskySolver
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class PlannerCase:
         gradients: The strategies that it declares.
         compiled: Whether `solve` compiles into one graph.
         learnable: Names of numbers that may be an `nn.Parameter`, with a value.
+        needs: An optional package, without which the case is skipped.
+        feasible_throughout: Whether the cost trace is that of feasible trajectories,
+            so that it falls; collocation pays for feasibility with cost.
     """
 
     name: str
@@ -41,9 +46,15 @@ class PlannerCase:
     gradients: tuple[type[dp.GradientStrategy], ...] = (dp.Detach,)
     compiled: bool = True
     learnable: tuple[tuple[str, float], ...] = ()
+    needs: str | None = None
+    feasible_throughout: bool = True
 
 
-def case(name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any):
+def case(
+    name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any
+) -> PlannerCase:
+    """One entry of `CASES`; `defaults` are arguments of the planner."""
+
     def build(horizon: int = 5, **changes: Any) -> Planner:
         return planner(horizon=horizon, **{**defaults, **changes})
 
@@ -51,6 +62,15 @@ def case(name: str, planner: type[Planner], defaults: dict[str, Any], **declared
 
 
 BOTH = (dp.Unroll, dp.Detach)
+
+# Quadratic costs are met exactly only where the dynamics are: hard multipliers at once.
+LATCO = {
+    "dynamics_tolerance": 1e-10,
+    "action_tolerance": 1e-10,
+    "damping": 1e-6,
+    "initial_multipliers": (1e4, 1e4),
+    "action_violation": "paper",
+}
 
 CASES = [
     case(
@@ -118,9 +138,47 @@ CASES = [
         gradients=BOTH,
         learnable=(("step_size", 0.02),),
     ),
+    case(
+        "LatCo",
+        LatCo,
+        {"iterations": 60, **LATCO},
+        gradients=BOTH,
+        compiled=False,
+        feasible_throughout=False,
+    ),
+    case(
+        "LatCo-cholesky",
+        LatCo,
+        {"iterations": 60, "solver": BlockCholeskySolver(), **LATCO},
+        gradients=BOTH,
+        compiled=False,
+        feasible_throughout=False,
+    ),
+    case(
+        "LatCo-theseus",
+        LatCo,
+        {"iterations": 60, "engine": "theseus", **LATCO},
+        gradients=BOTH,
+        compiled=False,
+        feasible_throughout=False,
+        needs="theseus",
+    ),
 ]
 
-each_planner = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+each_planner = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.name,
+            marks=pytest.mark.skipif(
+                case.needs is not None and find_spec(case.needs) is None,
+                reason=f"needs the package {case.needs}",
+            ),
+        )
+        for case in CASES
+    ],
+)
 
 
 def parameter(value: float) -> nn.Parameter:

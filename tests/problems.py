@@ -77,7 +77,9 @@ def pendulum(dtype: torch.dtype = torch.float64) -> dp.PlanningProblem:
     )
 
 
-def one_step(target: Tensor, low: float = -1.0, high: float = 1.0) -> dp.PlanningProblem:
+def one_step(
+    target: Tensor, low: float = -1.0, high: float = 1.0
+) -> dp.PlanningProblem:
     """X' = x + u, cost ½‖x' - target‖² after one step: u* = clip(target - x)."""
     size = target.shape[-1]
     return dp.PlanningProblem(
@@ -110,7 +112,9 @@ def riccati_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) ->
     for _ in range(horizon):
         inner = cost.effort * np.eye(b.shape[1]) + extended_b.T @ value @ extended_b
         gain = np.linalg.solve(inner, extended_b.T @ value @ extended_a)
-        value = offset.T @ offset + extended_a.T @ value @ (extended_a - extended_b @ gain)
+        value = offset.T @ offset + extended_a.T @ value @ (
+            extended_a - extended_b @ gain
+        )
         gains.insert(0, gain)
     current = np.append(state.numpy(), 1.0)
     actions = []

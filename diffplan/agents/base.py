@@ -134,7 +134,5 @@ class Agent(Protocol):
         ...
 
 
-torch.export.register_dataclass(
-    AgentState, serialized_type_name="diffplan.AgentState"
-)
+torch.export.register_dataclass(AgentState, serialized_type_name="diffplan.AgentState")
 torch.serialization.add_safe_globals([AgentState])

@@ -142,7 +142,7 @@ class PlanningAgent:
     ) -> Tensor:
         noise = None
         if self.posterior == "sample":
-            size = (memory.batch_size, self.model.state_size)
+            size = (memory.batch_size, int(self.model.state_size))  # type: ignore[arg-type]
             noise = torch.randn(
                 size,
                 generator=generator,
@@ -168,6 +168,7 @@ class PlanningAgent:
             if group.any():
                 fresh = self._plan(state, group, start, generator)
                 plan = _merge(plan, fresh, group)
+        assert plan is not None  # Without one, every environment was due.
         return plan, age.masked_fill(due, 0)
 
     def _plan(

@@ -16,7 +16,8 @@ regulator with its action Hessian factored by Cholesky; a forward sweep recovers
 increments. All of it is O(T (S + A)^3) and accurate to float32 rounding for every w.
 
 Symbols as in `diffplan.functional.chain`; P, p cost-to-go; L the Cholesky factor of
-I + P/w; M the one of the action Hessian; V = M^{-1} Q_ux.
+I + P/w; M the one of the action Hessian Q_uu; gain Q_uu^{-1} Q_ux, so that the step's
+action is u = k - gain x; F = A - B gain the closed loop.
 
 References:
     Bertsekas, *Dynamic Programming and Optimal Control*, vol. 1, section 4.1 (the
@@ -24,7 +25,6 @@ References:
     update. LatCo, the planner it serves: arXiv:2106.13229.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ from diffplan.functional.chain import (
     ChainSolution,
     ChainSystem,
     solve_chain,
+    with_given_state,
 )
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class RiccatiFactor:
 
     Attributes:
         system: The flattened system, with its history.
-        tensors: M and the gain Q_uu^{-1} Q_ux of all steps, then P_1 … P_T, then
-            L_0 … L_{T-1}, without history.
+        tensors: Without history: M and the gains of all steps, then P_1 … P_T, then
+            L_0 … L_{T-1}, then the closed loops F_0 … F_{T-1}.
         flat_ok: Status per element of the flattened batch, `[B]` bool.
         batch_shape: The caller's leading dimensions.
     """
@@ -114,7 +115,7 @@ def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
     damping = system.damping[:, None]
     end = system.terminal_jacobian
     cost_to_go = _add_to_diagonal(end.mT @ end, damping)
-    costs, factors, hessians, feedbacks = ([cost_to_go], [], [], [])
+    costs, factors, hessians, gains, closed = ([cost_to_go], [], [], [], [])
     failures = torch.zeros_like(system.damping, dtype=torch.int32)
     for t in reversed(range(len(steps))):
         step = steps[t]
@@ -129,18 +130,19 @@ def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
         )
         failures = failures + failed
         cross = torch.baddbmm(step.cross, pulled, step.by_state)
-        feedback = torch.linalg.solve_triangular(hessian, cross, upper=False)
+        gain = torch.cholesky_solve(cross, hessian)
+        moved = torch.baddbmm(step.by_state, step.by_action, gain, alpha=-1.0)
         factors.append(factor)
         hessians.append(hessian)
-        feedbacks.append(feedback)
+        gains.append(gain)
+        closed.append(moved)
         if t > 0:
-            cost_to_go = _add_to_diagonal(_cost_to_go(step, soft, feedback), damping)
+            cost_to_go = _add_to_diagonal(_cost_to_go(step, soft, gain, moved), damping)
             costs.append(cost_to_go)
-    hessian = torch.stack(hessians[::-1], 1)
-    gain = torch.linalg.solve_triangular(
-        hessian.mT, torch.stack(feedbacks[::-1], 1), upper=True
-    )
-    return (hessian, gain, *costs[::-1], *factors[::-1]), failures == 0
+    lists = (costs, factors, closed)
+    tensors = tuple(tensor for tensors in lists for tensor in reversed(tensors))
+    stacked = torch.stack(hessians[::-1], 1), torch.stack(gains[::-1], 1)
+    return (*stacked, *tensors), failures == 0
 
 
 class _Step(NamedTuple):
@@ -149,23 +151,26 @@ class _Step(NamedTuple):
     by_state: Tensor
     by_action: Tensor
     weight: Tensor
-    stage: Tensor
-    curvature: Tensor
+    stage_state: Tensor
+    stage_action: Tensor
     cross: Tensor
+    curvature: Tensor
+    root: Tensor
 
 
 def _steps(system: ChainSystem) -> list[_Step]:
     """Everything that needs no cost-to-go, for all steps at once."""
-    by_action = system.stage_action_jacobian
+    stage_action = system.stage_action_jacobian
     diagonal = system.action_curvature + system.damping[:, None, None]
-    curvature = _add_to_diagonal(by_action.mT @ by_action, diagonal)
-    fields = (
-        system.state_jacobian,
-        system.action_jacobian,
-        system.transition_weight[..., None, None],
-        system.stage_state_jacobian,
-        curvature,
-        by_action.mT @ system.stage_state_jacobian,
+    fields = _Step(
+        by_state=system.state_jacobian,
+        by_action=system.action_jacobian,
+        weight=system.transition_weight[..., None, None],
+        stage_state=system.stage_state_jacobian,
+        stage_action=stage_action,
+        cross=stage_action.mT @ system.stage_state_jacobian,
+        curvature=_add_to_diagonal(stage_action.mT @ stage_action, diagonal),
+        root=diagonal[..., None],
     )
     return [
         _Step(*step)
@@ -183,12 +188,14 @@ def _stretch(factor: Tensor, rows: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, half, upper=False, left=False)
 
 
-def _cost_to_go(step: _Step, soft: Tensor, feedback: Tensor) -> Tensor:
-    """A'P~A + G_x'G_x - V'V."""
-    moved = torch.bmm(step.by_state.mT, torch.bmm(soft, step.by_state))
-    return moved.baddbmm_(
-        torch.cat((step.stage, -feedback), 1).mT, torch.cat((step.stage, feedback), 1)
-    )
+def _cost_to_go(step: _Step, soft: Tensor, gain: Tensor, moved: Tensor) -> Tensor:
+    """P_t = F'P~F + k'R k + G'G, with the gain k and G = G_x - G_u k.
+
+    Joseph's form: a sum of squares, where A'P~A - Q_ux' Q_uu^{-1} Q_ux would cancel.
+    """
+    stage = torch.baddbmm(step.stage_state, step.stage_action, gain, alpha=-1.0)
+    rest = torch.cat((stage, gain), 1).mT @ torch.cat((stage, step.root * gain), 1)
+    return torch.baddbmm(rest, moved.mT, torch.bmm(soft, moved))
 
 
 def _add_to_diagonal(matrix: Tensor, value: Tensor | float) -> Tensor:
@@ -202,55 +209,60 @@ def _sweep(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Backward sweep of the linear terms, forward sweep of the increments.
 
-    Vectors are rows `[B, 1, S]`: batched products with columns are ten times slower on
-    a CPU.
+    Only what runs from step to step is in the two loops. Vectors are rows `[B, 1, S]`:
+    batched products with columns are ten times slower on a CPU.
     """
     horizon = system.state_jacobian.shape[1]
     hessian, gain = tensors[:2]
-    costs, factors = tensors[2 : 2 + horizon], tensors[2 + horizon :]
-    by_state, by_action = system.state_jacobian.unbind(1), system.action_jacobian.unbind(1)
-    gains = gain.unbind(1)
-    defects = rhs.defect.split(1, 1)
-    states, actions = rhs.states.split(1, 1), rhs.actions.split(1, 1)
+    costs, factors, closed = (
+        tensors[2 + k * horizon : 2 + (k + 1) * horizon] for k in range(3)
+    )
+    linear, slope = _backward_vectors(gain, costs, factors, closed, rhs)
+    push = _times(slope, system.action_jacobian) - rhs.actions
+    feedforward = -torch.cholesky_solve(push.unsqueeze(-1), hessian).squeeze(-1)
+    offset = _times(feedforward, system.action_jacobian.mT) - rhs.defect
+    offset = offset - linear / system.transition_weight[..., None]
 
-    linears, pushes = [-states[-1]], []
+    states: list[Tensor] = []
+    costates: list[Tensor] = []
+    offsets, linears = offset.split(1, 1), linear.split(1, 1)
+    for t in range(horizon):
+        target = offsets[t]
+        if t > 0:
+            target = torch.baddbmm(target, states[-1], closed[t].mT)
+        states.append(_stretch(factors[t], target))
+        # w e = w (x' - y) would cancel; the cost-to-go's slope is the same number
+        costates.append(
+            torch.baddbmm(linears[t], states[-1], costs[t], beta=-1.0, alpha=-1.0)
+        )
+    moved = torch.cat(states, 1)
+    actions = feedforward - _times(with_given_state(moved)[:, :-1], gain.mT)
+    return moved, actions, torch.cat(costates, 1)
+
+
+def _backward_vectors(
+    gain: Tensor,
+    costs: tuple[Tensor, ...],
+    factors: tuple[Tensor, ...],
+    closed: tuple[Tensor, ...],
+    rhs: ChainRightHandSide,
+) -> tuple[Tensor, Tensor]:
+    """p_1 … p_T, and the slopes p~_t - P~_t c_t that the predictions meet."""
+    horizon = len(costs)
+    # b of the state before each step, as the gain passes the action's part on
+    passed = rhs.states[:, :-1] - _times(rhs.actions[:, 1:], gain[:, 1:])
+    inflow, defects = passed.split(1, 1), rhs.defect.split(1, 1)
+    linears, slopes = [-rhs.states[:, -1:]], []
     for t in reversed(range(horizon)):
         slope = torch.baddbmm(linears[-1], defects[t], costs[t], alpha=-1.0)
-        slope = _stretch(factors[t], slope)
-        push = torch.baddbmm(actions[t], slope, by_action[t], beta=-1.0)
-        pushes.append(push)
+        slopes.append(_stretch(factors[t], slope))
         if t > 0:
-            linear = torch.baddbmm(states[t - 1], slope, by_state[t], beta=-1.0)
-            linears.append(torch.baddbmm(linear, push, gains[t], alpha=-1.0))
-    linear = torch.cat(linears[::-1], 1)
-    feedforward = _feedforward(hessian, torch.cat(pushes[::-1], 1))
-    offset = -(rhs.defect + linear / system.transition_weight[..., None])
-    return _forward_sweep(
-        (by_state, by_action, gains, costs, factors),
-        (feedforward.split(1, 1), offset.split(1, 1), linear.split(1, 1)),
-    )
+            linears.append(
+                torch.baddbmm(inflow[t - 1], slopes[-1], closed[t], beta=-1.0)
+            )
+    return torch.cat(linears[::-1], 1), torch.cat(slopes[::-1], 1)
 
 
-def _feedforward(hessian: Tensor, push: Tensor) -> Tensor:
-    """-Q_uu^{-1} push, for all steps at once."""
-    return -torch.cholesky_solve(push.unsqueeze(-1), hessian).squeeze(-1)
-
-
-def _forward_sweep(
-    matrices: tuple[Sequence[Tensor], ...], vectors: tuple[Sequence[Tensor], ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    states, actions, costates = [], [], []
-    matrix_steps, vector_steps = zip(*matrices, strict=True), zip(*vectors, strict=True)
-    for matrix, vector in zip(matrix_steps, vector_steps, strict=True):
-        by_state, by_action, gain, cost_to_go, factor = matrix
-        action, offset, linear = vector
-        target = offset
-        if states:
-            action = torch.baddbmm(action, states[-1], gain.mT, alpha=-1.0)
-            target = torch.baddbmm(target, states[-1], by_state.mT)
-        state = _stretch(factor, torch.baddbmm(target, action, by_action.mT))
-        states.append(state)
-        actions.append(action)
-        # w e = w (x' - y) would cancel; the cost-to-go's slope is the same number
-        costates.append(torch.baddbmm(linear, state, cost_to_go, beta=-1.0, alpha=-1.0))
-    return torch.cat(states, 1), torch.cat(actions, 1), torch.cat(costates, 1)
+def _times(rows: Tensor, matrices: Tensor) -> Tensor:
+    """`row @ matrix` of every step, `[B, T, n]` and `[B, T, n, m]`."""
+    return (rows.unsqueeze(-2) @ matrices).squeeze(-2)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_finite, require_tensor
+from diffplan.errors import require_at_least, require_finite, require_tensor
 from diffplan.objectives.base import ResidualObjective, no_residual
 
 
@@ -14,8 +14,11 @@ class GoalDistance(ResidualObjective):
 
     Args:
         goal: `[S]`, or `[…, S]` to give each problem of a batch its own.
-        running_weight: w, zero to judge the last state only.
-        terminal_weight: w_T.
+        running_weight: w, at least zero; zero judges the last state only.
+        terminal_weight: w_T, at least zero.
+
+    Raises:
+        ArgumentError: a weight is negative, or the goal is not finite.
 
     Example:
         >>> objective = GoalDistance(torch.zeros(2), running_weight=0.0)
@@ -23,12 +26,20 @@ class GoalDistance(ResidualObjective):
         tensor(1.)
     """
 
+    goal: Tensor
+
     def __init__(
         self, goal: Tensor, running_weight: float = 1.0, terminal_weight: float = 1.0
     ) -> None:
         super().__init__()
         require_finite("goal", require_tensor("goal", goal))
         self.register_buffer("goal", goal)
+        # A negative weight has no residual: its root would be a complex number.
+        for name, weight in (
+            ("running_weight", running_weight),
+            ("terminal_weight", terminal_weight),
+        ):
+            require_at_least(name, weight, 0.0)
         self.running_weight = running_weight
         self.terminal_weight = terminal_weight
 
@@ -58,6 +69,9 @@ class ActionPenalty(ResidualObjective):
     Args:
         weight: A number, at least zero.
 
+    Raises:
+        ArgumentError: the weight is negative.
+
     Example:
         >>> ActionPenalty(2.0)(torch.zeros(3, 4), torch.ones(2, 1))
         tensor(2.)
@@ -65,7 +79,7 @@ class ActionPenalty(ResidualObjective):
 
     def __init__(self, weight: float) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight = require_at_least("weight", weight, 0.0)
 
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
         """Return √weight u `[…, A]`."""

@@ -33,8 +33,11 @@ from diffplan.solvers.least_squares import (
 )
 
 try:
-    import theseus as th
-    from theseus.optimizer.linear import LinearSolver
+    with warnings.catch_warnings():
+        # CHOLMOD is absent from the install that works everywhere, and not needed.
+        warnings.filterwarnings("ignore", message="Couldn't import skparse.cholmod")
+        import theseus as th
+        from theseus.optimizer.linear import LinearSolver
 except ImportError as error:
     raise MissingDependencyError(
         'engine="theseus" needs theseus-ai 0.2.3, whose plain install fails on most '

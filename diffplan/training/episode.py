@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,13 +79,14 @@ class Episode:
 
 def save_episode(episode: Episode, path: Path) -> None:
     """Write an episode as `.npz`, atomically."""
-    arrays = {
+    arrays: dict[str, Any] = {
         item.name: getattr(episode, item.name)
         for item in fields(Episode)
         if item.name != "initial_info" and getattr(episode, item.name) is not None
     }
-    info = {f"info_{key}": np.float64(v) for key, v in episode.initial_info.items()}
-    write_atomically(path, lambda file: np.savez(file, **arrays, **info))
+    for key, value in episode.initial_info.items():
+        arrays[f"info_{key}"] = np.float64(value)
+    write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def load_episode(path: Path) -> Episode:

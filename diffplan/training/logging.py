@@ -7,11 +7,28 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, runtime_checkable
 
 from diffplan.training.files import write_atomically
 
 COLUMNS = ("round", "environment_step", "name", "value")
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Where progress is told, such as `sys.stderr`."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+        ...
+
+    def flush(self) -> None:
+        """Show it now."""
+        ...
+
+    def isatty(self) -> bool:
+        """Return whether somebody looks."""
+        ...
 
 
 class RunLogger:
@@ -119,7 +136,7 @@ class Progress:
         self,
         total: int,
         *,
-        stream: TextIO | None = None,
+        stream: Stream | None = None,
         interval: float = 10.0,
         quiet: bool = False,
     ) -> None:
@@ -160,7 +177,7 @@ class Progress:
             self.stream.flush()
 
 
-def _rich_bar(stream: TextIO) -> Any:
+def _rich_bar(stream: Stream) -> Any:
     """Return a bar of `rich`, or None where it is absent or nobody looks."""
     if not stream.isatty() or find_spec("rich") is None:
         return None
@@ -173,5 +190,5 @@ def _rich_bar(stream: TextIO) -> Any:
         BarColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
-        console=Console(file=stream),
+        console=Console(file=stream),  # type: ignore[arg-type]
     )

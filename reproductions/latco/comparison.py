@@ -4,8 +4,6 @@ For each training seed: collect offline data, fit a small RSSM to it, then let e
 planner act with that model from the same starts. What is compared is planning alone.
 """
 
-import csv
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -26,12 +24,12 @@ from diffplan.plan import Plan
 from diffplan.planners.collocation import LatCo
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.episode import Episode
-from diffplan.training.files import write_atomically
 from diffplan.training.interaction import run_episodes
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
 from reproductions.common.stages import Unit
+from reproductions.common.tables import write_csv, write_text
 from reproductions.latco.comparison_config import (
     ComparisonConfig,
     DataConfig,
@@ -128,8 +126,11 @@ def train(
         directory=directory,
         validation=validation,
     ).run(quiet=True, tensorboard=False)
-    judged = judge_reward_head(rssm, validation)
-    _write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
+    judged = judge_reward_head(rssm, validation) | {
+        "parameters": sum(weights.numel() for weights in rssm.parameters()),
+        "episodes": len(buffer),
+    }
+    write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
     rssm.save(directory / "model.pt")
 
 
@@ -261,7 +262,7 @@ def evaluate(
             agent_seed=derive_seed(seed, "planner", planner),
         )
     rows = summarise(episodes, model, watch, seed=seed, planner=planner)
-    write_rows(directory / "results.csv", rows)
+    write_csv(directory / "results.csv", [asdict(row) for row in rows])
 
 
 def make_agent(
@@ -384,21 +385,4 @@ def trace(
         | {name: float(values[index]) for name, values in columns.items()}
         for index in range(reward.shape[1])
     ]
-    _write_csv(directory / "trace.csv", rows)
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write `results.csv`."""
-    _write_csv(path, [asdict(row) for row in rows])
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, rows[0], lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_csv(directory / "trace.csv", rows)

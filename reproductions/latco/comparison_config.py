@@ -197,8 +197,7 @@ class ComparisonConfig:
 
     @classmethod
     def smoke(cls) -> "ComparisonConfig":
-        """Return settings so small that every unit runs in seconds; results mean
-        nothing."""
+        """Return settings so small that every unit takes seconds; no result counts."""
         return cls(
             data=DataConfig(episodes=10, validation_episodes=10),
             model=ModelConfig(state_size=8, belief_size=16, hidden_size=32),

@@ -55,10 +55,10 @@ def behaviour(data: DataConfig, index: int, rng: np.random.Generator) -> Policy:
     kind = BEHAVIOURS[index % len(BEHAVIOURS)]
     if kind == "uniform":
         uniform = UniformActions()
-        return lambda step, raw, rng: uniform(raw, rng)
+        return lambda _, raw, rng: uniform(raw, rng)
     held = HeldDirection(data.held_sigma)
     if kind == "held":
-        return lambda step, raw, rng: held(raw, rng)
+        return lambda _, raw, rng: held(raw, rng)
     nth = 2 * (index // len(BEHAVIOURS)) + index % len(BEHAVIOURS) // 4
     noise = data.expert_noise[nth % len(data.expert_noise)]
     expert = ScriptedExpert(data.task, noise)

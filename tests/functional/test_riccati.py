@@ -26,7 +26,7 @@ SHAPES = [
 
 @functools.cache
 def _stiff_chain(size: int, horizon: int) -> tuple[ChainSystem, ChainRightHandSide]:
-    return random_chain((1,), horizon, size, 4, seed=7)
+    return random_chain((1,), horizon, size, 4, seed=7, steepness=0.2)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -52,8 +52,8 @@ def test_any_leading_dimensions() -> None:
     torch.testing.assert_close(alone.states, step.states[1, 2], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("exponent", range(0, 13, 2))
-@pytest.mark.parametrize(("size", "horizon"), [(30, 30), (230, 8)])
+@pytest.mark.parametrize("exponent", [0, 2, 4, 6, 8, 10, 12])
+@pytest.mark.parametrize(("size", "horizon"), [(30, 30), (230, 6)])
 def test_float32_is_accurate_at_every_weight(
     exponent: int, size: int, horizon: int
 ) -> None:
@@ -109,7 +109,9 @@ def test_factor_solves_other_right_hand_sides() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_derivatives_of_first_and_second_order(rows: int) -> None:
     system, rhs = random_chain((2,), 3, 2, 1, rows, rows, seed=6)
-    tensors = tuple(tensor.clone().requires_grad_() for tensor in (*system, *rhs))
+    tensors = tuple(
+        tensor.clone().requires_grad_(tensor.numel() > 0) for tensor in (*system, *rhs)
+    )
 
     def solve(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         system, rhs = ChainSystem(*tensors[:8]), ChainRightHandSide(*tensors[8:])

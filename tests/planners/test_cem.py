@@ -15,9 +15,7 @@ def test_one_step_quadratic_reaches_the_optimum() -> None:
     plan = CEM(1, num_samples=500, num_elites=25, iterations=15)(
         one_step(target), torch.tensor([0.1, 0.1])
     )
-    torch.testing.assert_close(
-        plan.action, torch.tensor([0.2, 1.0]), rtol=0, atol=2e-3
-    )
+    torch.testing.assert_close(plan.action, torch.tensor([0.2, 1.0]), rtol=0, atol=2e-3)
 
 
 def test_lqr_without_bounds_is_solved() -> None:

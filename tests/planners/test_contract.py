@@ -130,7 +130,7 @@ def test_cost_trace_falls_and_has_one_entry_per_iteration(case: PlannerCase) -> 
     plan = case.build()(problem, state)
     trace = plan.diagnostics["cost"]
     assert trace.shape == (2, int(plan.iterations[0]))
-    assert (trace[:, -1] < trace[:, 0]).all()
+    assert (trace[:, -1] < trace[:, 0]).all() or not case.feasible_throughout
     assert not trace.requires_grad
 
 

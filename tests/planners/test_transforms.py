@@ -62,20 +62,22 @@ def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
         torch.testing.assert_close(mapped[index], plan_with(gain))
 
 
-@pytest.mark.slow
+# Inductor imports a part of torch that warns of its own deprecation.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @without_shape_checks
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.compiled], ids=lambda case: case.name
 )
-def test_solve_compiles_into_one_graph(case: PlannerCase) -> None:
+def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
     # The noise is drawn outside: a generator cannot be part of a graph.
     problem, state = double_integrator(limit=1.0), states_of(2)
     planner = case.build(horizon=3, iterations=3)
     noise = planner.draw_noise(problem, state, None)
-    compiled = torch.compile(planner.solve, fullgraph=True)
+    compiled = torch.compile(planner.solve, fullgraph=True, backend=backend)
     expected = planner.solve(problem, state, noise, None)
     got = compiled(problem, state, noise, None)
     torch.testing.assert_close(got.actions, expected.actions)
-    torch.testing.assert_close(
-        got.diagnostics["cost"], expected.diagnostics["cost"]
-    )
+    torch.testing.assert_close(got.diagnostics["cost"], expected.diagnostics["cost"])

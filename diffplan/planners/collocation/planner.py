@@ -54,10 +54,11 @@ class LatCo(Planner):
     `plan.states` and `plan.cost` are their rollout, as for every planner.
 
     `plan.diagnostics`: `planned_states` `[…, T+1, S]` and `raw_actions` `[…, T, A]`,
-    the variables themselves; traces over iterates (the start first)
-    `[…, iterations + 1]`: `cost`, `dynamics_violation` and `action_violation` (means
-    over steps of squared norms), `dynamics_multiplier` and `action_multiplier` (means);
-    with `record=True` also `trace_states` `[…, iterations + 1, T, S]`.
+    the variables themselves; traces after each iteration `[…, iterations]`: `cost` (of
+    the planned states, which may still violate the dynamics), `dynamics_violation` and
+    `action_violation` (means over steps of squared norms), `dynamics_multiplier` and
+    `action_multiplier` (means); with `record=True` also `trace_states`
+    `[…, iterations, T, S]`.
 
     `plan.memory`: `states` `[…, T, S]` and `multipliers` `[…, T, 2]`.
 
@@ -237,7 +238,7 @@ class LatCo(Planner):
         self, trajectory: Trajectory, progress: Progress, report: Report
     ) -> Solution:
         diagnostics = {
-            name: progress.trace(name)
+            name: progress.trace(name)[:, 1:]
             for name in (
                 "cost",
                 "dynamics_violation",
@@ -247,13 +248,13 @@ class LatCo(Planner):
             )
         }
         if self.record:
-            diagnostics["trace_states"] = progress.trace("states")
+            diagnostics["trace_states"] = progress.trace("states")[:, 1:]
         diagnostics["planned_states"] = trajectory.states
         diagnostics["raw_actions"] = trajectory.actions
         multipliers = progress.multipliers
         return Solution(
             actions=trajectory.actions,
-            status=self._status(diagnostics["dynamics_violation"][:, -1], report),
+            status=self._status(progress.records[-1].dynamics_violation, report),
             iterations=self.iterations,
             diagnostics=diagnostics,
             memory={

@@ -1,0 +1,318 @@
+"""Settings of online runs: stage (b) on a CPU, and the paper's own protocol."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from diffplan.errors import require_at_least
+from diffplan.gradients import Detach
+from diffplan.models.rssm import RSSM
+from diffplan.objectives.reward import NegativeReturn, SoftplusReward
+from diffplan.planners.base import Planner
+from diffplan.planners.cem import CEM
+from diffplan.planners.collocation import LatCo
+from diffplan.planners.gradient import ShootingGD
+from diffplan.planners.mppi import MPPI
+from diffplan.problem import Objective
+from diffplan.training.model_trainer import OptimizerConfig
+from diffplan.training.online import OnlineConfig
+from diffplan.training.seeding import global_seeds
+from reproductions.common.config import choose
+
+PLANNERS = ("latco", "cem", "mppi", "gd")
+METAWORLD = (
+    "reach",
+    "button-press",
+    "window-close",
+    "drawer-close",
+    "push",
+    "thermos",
+    "hammer",
+)
+DM_CONTROL = ("reacher-easy", "cheetah-run", "quadruped-walk")
+TASKS = (*METAWORLD, *DM_CONTROL)
+HYBRID = ("thermos", "hammer")
+"""Tasks that begin with offline data, with an action repeat of 2."""
+
+PREFILL_STEPS = 5000
+EVALUATION_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The RSSM; the defaults are LatCo's model, 5,296,420 parameters from pixels.
+
+    Attributes:
+        state_size: Stochastic numbers.
+        belief_size: Deterministic numbers.
+        hidden_size: Width of the dense layers of transition and posterior.
+        embedding_size: Size of an encoded observation.
+        reward_hidden: Width of the two layers of the reward head.
+        vector_hidden: Width of encoder and decoder of vectors.
+        image_depth: Channels of the first convolution, for images.
+        free_nats: Divergence that costs nothing, on the mean.
+        kl_scale: Weight of the divergence.
+        reward_scale: Weight of the reward's error.
+    """
+
+    state_size: int = 30
+    belief_size: int = 200
+    hidden_size: int = 200
+    embedding_size: int = 1024
+    reward_hidden: int = 400
+    vector_hidden: int = 200
+    image_depth: int = 32
+    free_nats: float = 3.0
+    kl_scale: float = 1.0
+    reward_scale: float = 1.0
+
+    def build(
+        self, observation_shape: tuple[int, ...], action_dim: int, seed: int
+    ) -> RSSM:
+        """Return an untrained model whose weights follow from the seed."""
+        with global_seeds(seed):
+            return RSSM(observation_shape, action_dim, **vars(self))
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """A planner and its budget; each planner reads the settings that concern it.
+
+    Attributes:
+        name: latco, cem, mppi or gd.
+        horizon: Actions of a plan.
+        execute: Actions that are executed before the next plan (T_cache).
+        iterations: Gauss-Newton steps, refits or gradient steps.
+        tolerance: latco: ε of dynamics and action limits.
+        engine: latco: native, or theseus (the same iterates on Theseus' solver).
+        num_starts: latco, gd: plans from different initialisations; the best is taken.
+        num_samples: cem, mppi: candidates per refit.
+        num_elites: cem: candidates that are kept.
+        temperature: mppi: divides the cost; γ = 10 of the paper is 0.1.
+        step_size: gd: of Adam.
+        chunk_size: cem, mppi: candidates rolled out at once, to bound memory.
+    """
+
+    name: Literal["latco", "cem", "mppi", "gd"] = "latco"
+    horizon: int = 30
+    execute: int = 30
+    iterations: int = 200
+    tolerance: float = 1e-4
+    engine: Literal["native", "theseus"] = "native"
+    num_starts: int = 1
+    num_samples: int = 10_000
+    num_elites: int = 100
+    temperature: float = 0.1
+    step_size: float = 0.05
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        choose("planner", self.name, PLANNERS)
+
+    def build(self, model: RSSM) -> tuple[Planner, Objective]:
+        """Return the planner and what it optimises on a model.
+
+        LatCo minimises softplus(-reward)², the others maximise the sum of rewards.
+        """
+        if self.name == "latco":
+            return self._latco(), SoftplusReward(model.reward)
+        return self._shooting(), NegativeReturn(model.reward)
+
+    def _latco(self) -> Planner:
+        return LatCo(
+            self.horizon,
+            self.iterations,
+            dynamics_tolerance=self.tolerance,
+            action_tolerance=self.tolerance,
+            num_starts=self.num_starts,
+            engine=self.engine,
+            gradient=Detach(),
+        )
+
+    def _shooting(self) -> Planner:
+        if self.name == "gd":
+            return ShootingGD(
+                self.horizon,
+                iterations=self.iterations,
+                step_size=self.step_size,
+                num_starts=self.num_starts,
+            )
+        if self.name == "cem":
+            return CEM(
+                self.horizon,
+                num_samples=self.num_samples,
+                num_elites=self.num_elites,
+                iterations=self.iterations,
+                chunk_size=self.chunk_size,
+            )
+        return MPPI(
+            self.horizon,
+            num_samples=self.num_samples,
+            iterations=self.iterations,
+            temperature=self.temperature,
+            chunk_size=self.chunk_size,
+            gradient=Detach(),
+        )
+
+
+@dataclass(frozen=True)
+class OnlineRun:
+    """One online run: collect with the planner, train, measure (Algorithm 1).
+
+    Attributes:
+        task: A task of `diffplan.envs.make`.
+        observation: state or pixels.
+        num_envs: Episodes that are collected side by side, planned for in one batch.
+        num_workers: Processes that simulate them; 0 stays in this one.
+        scale_episodes: Random episodes that set the scale of vector observations.
+            They are not trained on and not counted.
+        offline_episodes: Scripted episodes in the replay buffer from the start.
+        exploration: Standard deviation of the noise on every collected action.
+        posterior: The state that is planned from, a sample of the posterior or its
+            mean.
+        device: cpu, cuda, or auto: CUDA where there is one.
+        model: See `ModelConfig`.
+        planner: See `PlannerConfig`.
+        training: See `diffplan.training.OnlineConfig`.
+    """
+
+    task: str = "dm_control/cheetah-run"
+    observation: Literal["state", "pixels"] = "state"
+    num_envs: int = 1
+    num_workers: int = 0
+    scale_episodes: int = 2
+    offline_episodes: int = 0
+    exploration: float = 0.3
+    posterior: Literal["sample", "mean"] = "sample"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    training: OnlineConfig = field(default_factory=OnlineConfig)
+
+    def __post_init__(self) -> None:
+        require_at_least("num_envs", self.num_envs, 1)
+        require_at_least("scale_episodes", self.scale_episodes, 1)
+        require_at_least("offline_episodes", self.offline_episodes, 0)
+
+    def resolve_device(self) -> torch.device:
+        """Return the device, CUDA if it is there and wanted."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def small_cheetah() -> OnlineRun:
+    """Return stage (b): cheetah-run from vectors, made to learn in minutes on a core.
+
+    Horizon, executed actions and tolerance are the paper's for the DeepMind control
+    suite; iterations, model, action repeat and training are ours.
+    """
+    return OnlineRun(
+        task="dm_control/cheetah-run",
+        num_envs=2,
+        posterior="mean",
+        device="cpu",
+        model=ModelConfig(
+            belief_size=64,
+            hidden_size=128,
+            embedding_size=128,
+            reward_hidden=128,
+            vector_hidden=128,
+            free_nats=1.0,
+            kl_scale=0.1,
+            reward_scale=20.0,
+        ),
+        planner=PlannerConfig(horizon=12, execute=6, iterations=50, tolerance=1e-2),
+        training=OnlineConfig(
+            rounds=8,
+            seed_episodes=6,
+            episodes_per_round=2,
+            pretrain_updates=300,
+            updates_per_round=120,
+            batch_size=16,
+            sequence_length=30,
+            action_repeat=4,
+            evaluate_every=2,
+            evaluation_episodes=2,
+            optimizer=OptimizerConfig(learning_rate=1e-3),
+        ),
+    )
+
+
+def smoke_cheetah() -> OnlineRun:
+    """Return a run of seconds that learns nothing."""
+    run = small_cheetah()
+    return replace(
+        run,
+        scale_episodes=1,
+        model=replace(run.model, state_size=8, belief_size=16, hidden_size=32),
+        planner=replace(run.planner, iterations=3),
+        training=replace(
+            run.training,
+            rounds=2,
+            seed_episodes=1,
+            pretrain_updates=2,
+            updates_per_round=2,
+            batch_size=4,
+            sequence_length=10,
+            action_repeat=20,
+            evaluate_every=1,
+            evaluation_episodes=1,
+        ),
+    )
+
+
+def paper_run(task: str = "reach", planner: str = "latco") -> OnlineRun:
+    """Return the paper's protocol: online, from pixels, the released schedule.
+
+    Args:
+        task: A task of the paper: `TASKS`.
+        planner: A planner of the paper: `PLANNERS`.
+
+    Raises:
+        UnknownNameError: lists close matches.
+    """
+    choose("planner", planner, PLANNERS)
+    suite = "metaworld" if choose("task", task, TASKS) in METAWORLD else "dm_control"
+    return OnlineRun(
+        task=f"{suite}/{task}",
+        observation="pixels",
+        # The released offline sets cannot be had: scripted episodes stand in.
+        offline_episodes=200 if task in HYBRID else 0,
+        planner=_paper_planner(task, planner),
+        training=_paper_training(task),
+    )
+
+
+def _paper_planner(task: str, planner: str) -> PlannerConfig:
+    """Return horizons of section 5.1 and budgets of the appendix and the release."""
+    if task in DM_CONTROL:
+        budget = PlannerConfig(planner, 12, 6, tolerance=1e-2, num_samples=1000)
+        iterations = {"latco": 100, "cem": 10, "mppi": 10, "gd": 100}
+    else:
+        long = task in ("push", *HYBRID)
+        budget = PlannerConfig(planner, 50 if long else 30, 25 if long else 30)
+        iterations = {"latco": 200, "cem": 100, "mppi": 100, "gd": 500}
+    return replace(budget, iterations=iterations[planner])
+
+
+def _paper_training(task: str) -> OnlineConfig:
+    """Return the release's schedule, counted in environment steps as the paper does."""
+    length, repeat, updates, steps = 150, 1, 15, 500_000
+    if task in DM_CONTROL:
+        length, repeat, updates, steps = 1000, 2, 100, 800_000
+    if task in HYBRID:
+        repeat, steps = 2, 400_000
+    prefill = -(-PREFILL_STEPS // length)
+    return OnlineConfig(
+        rounds=steps // length - prefill,
+        seed_episodes=prefill,
+        episodes_per_round=1,
+        pretrain_updates=100,
+        updates_per_round=updates,
+        skip_last_step=True,
+        action_repeat=repeat,
+        evaluate_every=round(EVALUATION_STEPS / length),
+        checkpoint_every=10 if task in METAWORLD else 2,
+    )

@@ -1,0 +1,308 @@
+"""Stage (a) of the LatCo reproduction: data, evaluation and report."""
+
+import json
+import pickle
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diffplan.errors import UnknownNameError
+from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
+from diffplan.training.episode import Episode, load_episode
+from diffplan.training.interaction import run_episodes
+from diffplan.training.replay_buffer import ReplayBuffer
+from reproductions.common.stages import DONE
+from reproductions.common.tables import read_csv, write_csv
+from reproductions.latco import comparison, comparison_report, data
+from reproductions.latco.comparison_config import (
+    ComparisonConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+)
+from reproductions.latco.comparison_planners import LatCoSettings, RandomSettings
+
+GOAL = torch.tensor([-0.1, 0.8, 0.245])  # of the hand, 4.5 cm above the fingers'
+
+
+class PointHand(WorldModel):
+    """The hand as a point that each action moves by 1 cm: a model needing no data."""
+
+    state_dim, action_dim = 3, 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(()))
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        return state + 0.01 * action[..., :3]
+
+    def observe(
+        self,
+        state: Tensor,
+        action: Tensor,
+        observation: Tensor,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        return observation[..., :3]
+
+    def reward(self, state: Tensor) -> Tensor:
+        return torch.exp(-((state - GOAL) / 0.1).square().sum(dim=-1))
+
+    def decode(self, state: Tensor) -> Tensor:
+        return state
+
+    def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def two_starts() -> EvaluationConfig:
+    return EvaluationConfig(starts=2, trace_starts=1)
+
+
+def test_the_mixture_of_behaviours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 % uniform, 40 % held, 40 % expert: noises alternate, every third detours."""
+
+    class Named:
+        def __init__(self, name: object) -> None:
+            self.name = name
+
+        def __call__(self, raw: None, rng: np.random.Generator) -> object:
+            return self.name
+
+    monkeypatch.setattr(data, "UniformActions", lambda: Named("uniform"))
+    monkeypatch.setattr(data, "HeldDirection", lambda sigma: Named("held"))
+    monkeypatch.setattr(data, "ScriptedExpert", lambda task, noise: Named(noise))
+    rng = np.random.default_rng(0)
+    first, late = Counter(), Counter()
+    for index in range(150):
+        policy = data.behaviour(DataConfig(), index, rng)
+        first[policy(0, None, rng)] += 1
+        late[policy(149, None, rng)] += 1
+    assert late == {"uniform": 30, "held": 60, 0.3: 30, 0.6: 30}
+    assert first == {"uniform": 30, "held": 80, 0.3: 20, 0.6: 20}
+
+
+def test_collecting_resumes_where_it_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("metaworld")
+    small = DataConfig(episodes=10, validation_episodes=10)
+    data.collect(tmp_path, small, seed=3)
+    files = sorted(tmp_path.rglob("*.npz"))
+    assert len(files) == 20
+    before = [load_episode(path) for path in files]
+    for path in files[-3:]:
+        path.unlink()
+    data.collect(tmp_path, small, seed=3)
+    for path, episode in zip(files, before, strict=True):
+        again = load_episode(path)
+        assert np.array_equal(again.observations, episode.observations)
+        assert np.array_equal(again.actions, episode.actions)
+    # Every episode is another one, and experts find the goal.
+    starts = {episode.observations[0].tobytes() for episode in before}
+    assert len(starts) == 20
+    assert sum(episode.rewards.any() for episode in before) >= 6
+
+
+def test_recipe_has_the_size_that_it_says() -> None:
+    model = ModelConfig().build(18, 4, seed=0)
+    assert sum(weights.numel() for weights in model.parameters()) == 168_971
+    same, other = ModelConfig().build(18, 4, seed=0), ModelConfig().build(18, 4, seed=1)
+    weights = [m.reward_head.layers[0].weight for m in (model, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_planners_are_found_by_name() -> None:
+    with pytest.raises(UnknownNameError, match="cem_coloured"):
+        ComparisonConfig(planners=("latco", "data"))
+
+
+def test_units_depend_on_what_they_use(tmp_path: Path) -> None:
+    config = ComparisonConfig.smoke()
+    work = comparison.units(config, [0, 1], tmp_path)
+    assert len(work) == 2 * (2 + len(config.planners) + 1)
+    assert len({unit.name for unit in work}) == len(work)
+    pickle.dumps(work)
+    known = set()
+    for unit in work:  # in an order in which they can run
+        assert known.issuperset(unit.needs)
+        known.add(unit.name)
+    changed = replace(config, latco=LatCoSettings(iterations=6))
+    differing = {
+        before.name.split("/")[-1]
+        for before, after in zip(
+            work, comparison.units(changed, [0, 1], tmp_path), strict=True
+        )
+        if before.settings() != after.settings()
+    }
+    assert differing == {"latco", "trace"}
+    new_data = replace(config, data=replace(config.data, held_sigma=0.2))
+    differing = {
+        before.name.split("/")[-1]
+        for before, after in zip(
+            work, comparison.units(new_data, [0, 1], tmp_path), strict=True
+        )
+        if before.settings() != after.settings()
+    }
+    assert {"data", "model"} <= differing
+
+
+def test_latco_reaches_the_goal_with_a_model_that_is_right(
+    two_starts: EvaluationConfig,
+) -> None:
+    """Observation, planner, execution and success fit together: no learning here."""
+    pytest.importorskip("metaworld")
+    from diffplan.envs import make_vector
+
+    model, watch = PointHand(), comparison.Stopwatch()
+    agent = comparison.make_agent(model, LatCoSettings(40), two_starts, watch)
+    with make_vector("metaworld/reach", 2) as environments:
+        seeds = comparison.start_seeds(two_starts)
+        episodes = run_episodes(agent, environments, seeds)
+        idle = comparison.make_agent(
+            model, RandomSettings(), two_starts, comparison.Stopwatch()
+        )
+        wandered = run_episodes(idle, environments, seeds)
+    rows = comparison.summarise(episodes, model, watch, seed=0, planner="latco")
+    assert [row.success for row in rows] == [1, 1]
+    assert [row.plans for row in rows] == [5, 5]
+    for row, episode in zip(rows, episodes, strict=True):
+        assert row.first_success == episode.rewards.tolist().index(1.0) + 1
+        assert row.episode_return == episode.rewards.sum()
+        # At most a centimetre along each axis and step.
+        assert row.first_success >= (row.goal_distance - 0.05) / 0.01 / 3**0.5
+        assert row.plan_seconds > 0
+    # Another planner meets the same starts; wandering does not reach the goal.
+    for mine, theirs in zip(episodes, wandered, strict=True):
+        assert np.array_equal(mine.observations[0], theirs.observations[0])
+        assert not theirs.rewards.any()
+
+
+class OneStepLate(PointHand):
+    """Remembers in its state what it saw one step ago, and calls that the reward."""
+
+    state_dim = 2
+
+    def observe(
+        self,
+        state: Tensor,
+        action: Tensor,
+        observation: Tensor,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        return torch.stack([observation[..., 0], state[..., 0]], dim=-1)
+
+    def reward(self, state: Tensor) -> Tensor:
+        return state[..., 1]
+
+
+def test_reward_head_is_judged_near_changes() -> None:
+    """A head that is one step late is wrong exactly once per change."""
+    reward = np.repeat([0, 1, 0, 1], [30, 20, 20, 30]).astype(np.float32)
+    observations = np.concatenate([[0.0], reward])[:, None].astype(np.float32)
+    buffer = ReplayBuffer()
+    actions = np.zeros((100, 1), np.float32)
+    buffer.add(Episode(observations, actions, reward))
+    buffer.add(Episode(0 * observations, actions, 0 * reward))
+    judged = comparison.judge_reward_head(OneStepLate(), buffer, margin=5)
+    assert judged["changes"] == 3
+    assert judged["steps"] == 200
+    assert judged["accuracy"] == pytest.approx(197 / 200)
+    # A change at step c makes the steps c - 5 … c + 5 near.
+    assert judged["accuracy_near_changes"] == pytest.approx(30 / 33)
+
+
+def test_trace_follows_latco(tmp_path: Path, two_starts: EvaluationConfig) -> None:
+    pytest.importorskip("metaworld")
+    small = ModelConfig(state_size=4, belief_size=6, hidden_size=16)
+    model = small.build(18, 4, seed=0)
+    model.save(tmp_path / "model.pt")
+    comparison.trace(
+        tmp_path,
+        tmp_path / "model.pt",
+        task="metaworld/reach",
+        settings=LatCoSettings(iterations=12),
+        evaluation=two_starts,
+        seed=0,
+    )
+    rows = read_csv(tmp_path / "trace.csv")
+    assert [int(row["iteration"]) for row in rows] == list(range(13))
+    violation = [float(row["dynamics_violation_mean"]) for row in rows]
+    # States start as N(0, 1) numbers: ‖x - f(x, u)‖² is then 10 numbers of order one.
+    assert 5 < violation[0] < 50
+    assert violation[-1] < 0.01 * violation[0]
+    assert all(b < a for a, b in pairwise(violation[:3]))
+
+
+def finished(folder: Path, planner: str, seed: int, hits: list[int]) -> None:
+    """Write what an evaluation of these successes leaves behind."""
+    config = ComparisonConfig()
+    rows = [
+        comparison.Row(
+            seed=seed,
+            planner=planner,
+            start=start,
+            initial_distance=0.1 * (start + 1),
+            goal_distance=0.1,
+            success=hit,
+            first_success=7 * hit,
+            episode_return=3.0 * hit,
+            predicted_return=1.0,
+            plans=5,
+            plan_seconds=0.5,
+            plan_cpu_seconds=0.4,
+        )
+        for start, hit in enumerate(hits)
+    ]
+    place = folder / f"seed_{seed}" / planner
+    place.mkdir(parents=True)
+    write_csv(place / "results.csv", [vars(row) for row in rows])
+    settings = {
+        "settings": vars(config.settings(planner)),
+        "evaluation": vars(config.evaluation),
+    }
+    (place / DONE).write_text(json.dumps({"settings": settings}))
+
+
+def test_report_counts_and_judges(tmp_path: Path) -> None:
+    runs, output = tmp_path / "runs", tmp_path / "output"
+    # Starts at 0.1 … 0.5 m, of which the last two are far.
+    finished(runs, "latco", 0, [1, 1, 1, 1, 1])
+    finished(runs, "latco", 1, [1, 1, 1, 1, 0])
+    finished(runs, "gd_many", 0, [1, 1, 0, 0, 0])
+    finished(runs, "gd_many", 1, [1, 1, 1, 0, 1])
+    summary = comparison_report.write(runs, output)
+    latco, descent = summary["planners"]["latco"], summary["planners"]["gd_many"]
+    assert latco["success"] == pytest.approx(0.9)
+    # Student's t with one degree of freedom: 12.706 · s / √2, s² = 2 · 0.1².
+    assert latco["interval"] == pytest.approx([0.9 - 1.2706, 0.9 + 1.2706], abs=1e-3)
+    assert latco["far_successes_and_episodes"] == [(2, 2), (1, 2)]
+    assert latco["mean_return"] == pytest.approx(2.7)
+    assert descent["success"] == pytest.approx(0.6)
+    assert descent["far_success"] == pytest.approx(0.25)
+    assert latco["paper_table_1"] == "91 ± 3 %"
+    assert summary["latco_at_least_80_percent"]
+    assert summary["latco_above_all_others"]
+    text = (output / "comparison.md").read_text()
+    assert "5/5, 4/5" in text
+    assert "32 starts × 300 steps" in text
+    assert len(read_csv(output / "comparison.csv")) == 20
+    assert (output / "comparison_distance.png").stat().st_size > 5000
+
+
+def test_report_of_a_lost_comparison_says_so(tmp_path: Path) -> None:
+    finished(tmp_path, "latco", 0, [1, 0, 0, 0, 0])
+    finished(tmp_path, "cem", 0, [1, 0, 0, 0, 0])
+    summary = comparison_report.write(tmp_path, tmp_path / "output")
+    assert not summary["latco_at_least_80_percent"]
+    assert not summary["latco_above_all_others"]
+    # One seed: Wilson's interval of 1 of 5, from a table.
+    expected = pytest.approx([0.036, 0.624], abs=1e-3)
+    assert summary["planners"]["cem"]["interval"] == expected

@@ -1,0 +1,129 @@
+"""The record that every planner answers with."""
+
+import io
+
+import pytest
+import torch
+
+import diffplan as dp
+from diffplan.errors import ArgumentError, ShapeError
+
+
+def make(
+    batch: tuple[int, ...] = (2,), horizon: int = 3, offset: float = 0.0
+) -> dp.Plan:
+    """A plan whose actions are 0, 1, … T-1 and whose states are 0, 1, … T."""
+    actions = torch.arange(float(horizon)).reshape(horizon, 1) + offset
+    states = torch.arange(horizon + 1.0).reshape(horizon + 1, 1) + offset
+    return dp.Plan(
+        actions=actions.expand(*batch, horizon, 1).clone(),
+        states=states.expand(*batch, horizon + 1, 1).clone(),
+        cost=torch.full(batch, offset),
+        diagnostics={"cost": torch.full((*batch, 5), offset)},
+        memory={
+            "std": actions.expand(*batch, horizon, 1) + 10,
+            "damping": torch.full((*batch, 1, 1), 7.0),
+        },
+    )
+
+
+def test_defaults_and_views() -> None:
+    plan = make((4, 2))
+    assert plan.horizon == 3
+    assert plan.batch_shape == (4, 2)
+    assert torch.equal(plan.action, torch.zeros(4, 2, 1))
+    assert plan.status.shape == plan.iterations.shape == (4, 2)
+    assert plan.converged.all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "actions", "states"),
+    [
+        (0, [0, 1, 2], [0, 1, 2, 3]),
+        (1, [1, 2, 2], [1, 2, 3, 3]),
+        (2, [2, 2, 2], [2, 3, 3, 3]),
+        (3, [2, 2, 2], [3, 3, 3, 3]),
+        (9, [2, 2, 2], [3, 3, 3, 3]),
+    ],
+)
+def test_shifting_repeats_the_tail(
+    steps: int, actions: list[int], states: list[int]
+) -> None:
+    plan = make().shifted(steps)
+    assert plan.actions[0].flatten().tolist() == actions
+    assert plan.states[1].flatten().tolist() == states
+    assert (plan.memory["std"][0].flatten() - 10).tolist() == actions
+    assert plan.memory["damping"].flatten().tolist() == [7.0, 7.0]
+
+
+def test_a_horizon_of_one_can_be_shifted() -> None:
+    assert make(horizon=1).shifted().actions.flatten().tolist() == [0.0, 0.0]
+
+
+def test_shifting_backwards_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="steps"):
+        make().shifted(-1)
+
+
+def test_where_takes_each_element_from_one_plan() -> None:
+    mask = torch.tensor([True, False])
+    mixed = make().where(mask, make(offset=100.0))
+    assert mixed.cost.tolist() == [0.0, 100.0]
+    assert mixed.action.flatten().tolist() == [0.0, 100.0]
+    assert mixed.states[:, -1].flatten().tolist() == [3.0, 103.0]
+    assert mixed.memory["std"][:, 0].flatten().tolist() == [10.0, 110.0]
+    assert mixed.diagnostics["cost"][:, 0].tolist() == [0.0, 100.0]
+
+
+def test_where_refuses_another_batch() -> None:
+    with pytest.raises(ShapeError, match="mask"):
+        make().where(torch.tensor([True]), make())
+    with pytest.raises(ShapeError, match="other"):
+        make().where(torch.tensor([True, False]), make((3,)))
+
+
+def test_indexing_touches_batch_dimensions_only() -> None:
+    plan = make((4, 2))[1]
+    assert plan.batch_shape == (2,)
+    assert plan.actions.shape == (2, 3, 1)
+    assert plan.memory["std"].shape == (2, 3, 1)
+    assert make((4,))[1:3].states.shape == (2, 4, 1)
+
+
+def test_detach_cuts_every_graph() -> None:
+    plan = make().map(lambda t: t.requires_grad_() if t.is_floating_point() else t)
+    cut = plan.detach()
+    tensors = [cut.actions, cut.states, cut.cost, *cut.memory.values()]
+    assert not any(tensor.requires_grad for tensor in tensors)
+
+
+def test_explain_counts_and_advises() -> None:
+    plan = make((4,))
+    status = torch.tensor([dp.Status.COMPLETED, dp.Status.ITERATION_LIMIT] * 2)
+    plan = dp.Plan(plan.actions, plan.states, plan.cost, status)
+    lines = plan.explain().splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("2 of 4 plans used all `iterations`")
+    assert plan.converged.tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("status", list(dp.Status))
+def test_every_status_has_an_explanation(status: dp.Status) -> None:
+    plan = make((1,))
+    explained = dp.Plan(plan.actions, plan.states, plan.cost, torch.tensor([status]))
+    assert explained.explain().startswith("1 of 1 plans ")
+
+
+def test_saving_with_weights_only() -> None:
+    plan, file = make(), io.BytesIO()
+    torch.save(plan, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert torch.equal(loaded.actions, plan.actions)
+    assert torch.equal(loaded.memory["std"], plan.memory["std"])
+
+
+def test_a_plan_is_a_pytree() -> None:
+    leaves, _ = torch.utils._pytree.tree_flatten(make())
+    assert len(leaves) == 5 + 1 + 2
+    assert all(isinstance(leaf, torch.Tensor) for leaf in leaves)

@@ -1,0 +1,212 @@
+"""The box of actions, the problem's checks and its capabilities."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import diffplan as dp
+from diffplan.errors import (
+    ArgumentError,
+    DiffplanError,
+    NonFiniteError,
+    ShapeError,
+    TensorTypeError,
+    UnsupportedProblemError,
+)
+from diffplan.objectives import NegativeReturn, ResidualObjective
+
+
+def problem(dynamics: dp.Dynamics | None = None) -> dp.PlanningProblem:
+    return dp.PlanningProblem(
+        dynamics or (lambda state, action: state + action),
+        lambda states, actions: states.square().sum((-1, -2)),
+        dp.Box([-1.0, -1.0], [1.0, 1.0]),
+    )
+
+
+class Linear(nn.Module):
+    """A model that knows its Jacobian."""
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        return state + action
+
+    def sample(self, state: Tensor, action: Tensor) -> Tensor:
+        return state - action
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return self.step(state, action)
+
+    def linearize(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        eye = torch.eye(2).expand(*state.shape, 2)
+        return self.step(state, action), eye, eye
+
+
+INF = math.inf
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "center", "scale"),
+    [
+        (-1.0, 3.0, 1.0, 2.0),
+        (2.0, 2.0, 2.0, 0.0),
+        (-INF, INF, 0.0, 1.0),
+        (-INF, -3.0, -3.0, 1.0),
+        (-INF, 3.0, 0.0, 1.0),
+        (2.0, INF, 2.0, 1.0),
+    ],
+)
+def test_center_and_scale_are_finite(
+    low: float, high: float, center: float, scale: float
+) -> None:
+    box = dp.Box([low], [high])
+    assert box.center.tolist() == [center]
+    assert box.scale.tolist() == [scale]
+    assert box.contains(box.center)
+
+
+side = st.floats(-100, 100, width=32)
+
+
+@given(side | st.just(-INF), st.floats(0, 50, width=32) | st.just(INF), side)
+def test_projection_is_the_nearest_allowed_action(
+    low: float, width: float, action: float
+) -> None:
+    high = low + width if math.isfinite(low) else width
+    box = dp.Box([low], [high])
+    given_action = torch.tensor([action])
+    projected = box.project(given_action)
+    assert box.contains(projected)
+    expected = min(max(action, float(box.low)), float(box.high))
+    assert projected.item() == expected
+    torch.testing.assert_close(box.excess(given_action), given_action - expected)
+
+
+def test_box_takes_the_dtype_of_the_actions() -> None:
+    box = dp.Box([-0.1], [0.1])
+    actions = torch.tensor([[0.7], [-0.7]], dtype=torch.float64)
+    projected = box.project(actions)
+    assert projected.dtype == torch.float64
+    assert box.contains(projected).all()
+    assert box.contains(projected.float()).all()
+
+
+def test_bounds_per_dimension() -> None:
+    box = dp.Box([-1.0, 0.0], [1.0, INF])
+    actions = torch.tensor([[2.0, -3.0], [0.5, 1e6]])
+    assert box.project(actions).tolist() == [[1.0, 0.0], [0.5, 1e6]]
+    assert box.contains(actions).tolist() == [False, True]
+    assert box.excess(actions).tolist() == [[1.0, -3.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        ([1.0], [0.0], "low 1.0 above high 0.0 in dimension 0"),
+        ([0.0, 3.0], [1.0, 2.0], "low 3.0 above high 2.0 in dimension 1"),
+        ([math.nan], [1.0], "NaN"),
+        ([-1.0], [1.0, 1.0], r"\[1\] and \[2\]"),
+        (torch.zeros(()), torch.ones(()), r"\[A\]"),
+        (torch.zeros(1, 1), torch.ones(1, 1), r"\[A\]"),
+    ],
+)
+def test_impossible_boxes_are_refused(low: object, high: object, words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        dp.Box(low, high)
+
+
+def test_good_states_pass() -> None:
+    for shape in ((2,), (3, 2), (4, 3, 2), (0, 2)):
+        state = torch.zeros(shape)
+        assert problem().check_state(state) is state
+
+
+def test_states_that_hold_nan_are_refused_and_counted() -> None:
+    state = torch.tensor([[0.0, math.nan], [INF, 0.0]])
+    with pytest.raises(NonFiniteError, match=r"state: .* 2 NaN or infinite of 4"):
+        problem().check_state(state)
+
+
+def test_integers_are_refused() -> None:
+    with pytest.raises(TensorTypeError, match=r"state: .*int64"):
+        problem().check_state(torch.zeros(2, dtype=torch.long))
+
+
+def test_a_wrong_state_size_names_the_dynamics() -> None:
+    linear = nn.Bilinear(2, 2, 2)
+    with pytest.raises(ShapeError, match=r"state: dynamics Bilinear .*\[3, 5\]"):
+        problem(linear).check_state(torch.zeros(3, 5))
+
+
+def test_dynamics_that_raise_anything_are_reported_as_a_shape_error() -> None:
+    def unpacking(state: Tensor, action: Tensor) -> Tensor:
+        first, second = state.unbind(-1)
+        return torch.stack([first, second], -1) + action
+
+    with pytest.raises(ShapeError, match="unpacking"):
+        problem(unpacking).check_state(torch.zeros(3, 5))
+
+
+def test_dynamics_that_return_another_shape_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"dynamics: .*\[3, 2\], got \[3\]"):
+        problem(lambda state, action: state.sum(-1)).check_state(torch.zeros(3, 2))
+    with pytest.raises(ShapeError, match="dynamics"):
+        problem(lambda state, action: None).check_state(torch.zeros(3, 2))
+
+
+def test_errors_of_a_world_model_pass_unchanged() -> None:
+    def model(state: Tensor, action: Tensor) -> Tensor:
+        raise ShapeError("state: expected […, 3]")
+
+    with pytest.raises(ShapeError, match=r"^state: expected \[…, 3\]$"):
+        problem(model).check_state(torch.zeros(2))
+
+
+def test_checking_builds_no_graph() -> None:
+    calls = []
+
+    def dynamics(state: Tensor, action: Tensor) -> Tensor:
+        calls.append((state * 1).requires_grad)
+        return state + action
+
+    problem(dynamics).check_state(torch.zeros(2, requires_grad=True))
+    assert calls == [False]
+
+
+def test_actions_of_a_wrong_shape_are_refused_by_name() -> None:
+    with pytest.raises(
+        ShapeError, match=r"plan: expected \[…, 4, 2\], got \[3, 5, 2\]"
+    ):
+        problem().check_actions("plan", torch.zeros(3, 5, 2), horizon=4)
+
+
+def test_capabilities_are_found_on_the_model_and_on_its_step() -> None:
+    model = Linear()
+    for dynamics in (model, model.step):
+        assert problem(dynamics).find(dp.Linearizable) is model
+        assert problem(dynamics).require(dp.Linearizable, "iLQR") is model
+        assert problem(dynamics).find(dp.Predictable) is None
+    # The Jacobian of `step` is not that of another method.
+    assert problem(model.sample).find(dp.Linearizable) is None
+    with pytest.raises(UnsupportedProblemError, match=r"LatCo needs .*Predictable"):
+        problem(model).require(dp.Predictable, "LatCo")
+
+
+def test_objectives_without_a_needed_refinement_are_refused() -> None:
+    plain = problem()
+    with pytest.raises(UnsupportedProblemError, match="LatCo needs a ResidualObj"):
+        plain.require_objective(ResidualObjective, "LatCo")
+    reward = dp.PlanningProblem(
+        plain.dynamics, NegativeReturn(lambda state: state[..., 0]), plain.action_space
+    )
+    with pytest.raises(UnsupportedProblemError, match="got NegativeReturn"):
+        reward.require_objective(ResidualObjective, "LatCo")
+
+
+def test_every_refusal_is_a_diffplan_error_and_a_builtin_one() -> None:
+    assert issubclass(ShapeError, DiffplanError)
+    assert issubclass(ShapeError, ValueError)
+    assert issubclass(TensorTypeError, TypeError)
