@@ -218,12 +218,12 @@ def check_copies(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
 
 
 PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
+    check_purity,  # first: the others rely on their arguments staying as they are
     check_shapes,
     check_batch_independence,
     check_bounds,
     check_cost,
     check_randomness,
-    check_purity,
     check_warm_start,
     check_errors,
     check_gradient,
@@ -353,7 +353,7 @@ def _same(what: str, got: object, expected: object) -> None:
 def _close(what: str, got: Tensor, expected: Tensor, tolerance: float) -> None:
     _same(f"{what}: shape", got.shape, expected.shape)
     if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance):
-        gap = float((got - expected).abs().max())
+        gap = float((got - expected).detach().abs().max())
         _fail(f"{what}: differs by {gap:.3g}, tolerance {tolerance}")
 
 

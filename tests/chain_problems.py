@@ -114,12 +114,12 @@ def _cost_rows(system: ChainSystem) -> Tensor:
 def _split(flat: Tensor, system: ChainSystem) -> tuple[Tensor, Tensor]:
     _, horizon, size, actions = system.action_jacobian.shape
     states, moves = flat.split((horizon * size, horizon * actions), -1)
-    return states.unflatten(-1, (horizon, size)), moves.unflatten(-1, (horizon, actions))
+    return states.unflatten(-1, (horizon, size)), moves.unflatten(
+        -1, (horizon, actions)
+    )
 
 
-def dense_step(
-    system: ChainSystem, rhs: ChainRightHandSide
-) -> tuple[Tensor, Tensor]:
+def dense_step(system: ChainSystem, rhs: ChainRightHandSide) -> tuple[Tensor, Tensor]:
     """Solve the dense normal equations (batch dimension `[B]`, float64)."""
     dynamics, costs = _dynamics_rows(system), _cost_rows(system)
     size = system.state_jacobian.shape[-1]

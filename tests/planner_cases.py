@@ -31,6 +31,7 @@ class PlannerCase:
         dynamics_tolerance: How far states may be from the rollout of the actions.
         gradients: The strategies that it declares.
         compiled: Whether `solve` compiles into one graph.
+        vmapped: Whether `torch.func.vmap` maps over it.
         learnable: Names of numbers that may be an `nn.Parameter`, with a value.
         needs: An optional package, without which the case is skipped.
         feasible_throughout: Whether the cost trace is that of feasible trajectories,
@@ -45,6 +46,7 @@ class PlannerCase:
     dynamics_tolerance: float = 1e-5
     gradients: tuple[type[dp.GradientStrategy], ...] = (dp.Detach,)
     compiled: bool = True
+    vmapped: bool = True
     learnable: tuple[tuple[str, float], ...] = ()
     needs: str | None = None
     feasible_throughout: bool = True
@@ -144,6 +146,7 @@ CASES = [
         {"iterations": 60, **LATCO},
         gradients=BOTH,
         compiled=False,
+        vmapped=False,
         feasible_throughout=False,
     ),
     case(
@@ -152,6 +155,7 @@ CASES = [
         {"iterations": 60, "solver": BlockCholeskySolver(), **LATCO},
         gradients=BOTH,
         compiled=False,
+        vmapped=False,
         feasible_throughout=False,
     ),
     case(
@@ -160,25 +164,33 @@ CASES = [
         {"iterations": 60, "engine": "theseus", **LATCO},
         gradients=BOTH,
         compiled=False,
+        vmapped=False,
         feasible_throughout=False,
         needs="theseus",
     ),
 ]
 
-each_planner = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case,
-            id=case.name,
-            marks=pytest.mark.skipif(
-                case.needs is not None and find_spec(case.needs) is None,
-                reason=f"needs the package {case.needs}",
-            ),
-        )
-        for case in CASES
-    ],
-)
+
+def each_planner_that(holds: Callable[[PlannerCase], bool]) -> pytest.MarkDecorator:
+    """Run a test for each case that `holds`, given to it as `case`."""
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(
+                case,
+                id=case.name,
+                marks=pytest.mark.skipif(
+                    case.needs is not None and find_spec(case.needs) is None,
+                    reason=f"needs the package {case.needs}",
+                ),
+            )
+            for case in CASES
+            if holds(case)
+        ],
+    )
+
+
+each_planner = each_planner_that(lambda case: True)
 
 
 def parameter(value: float) -> nn.Parameter:

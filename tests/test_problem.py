@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -71,6 +71,7 @@ def test_center_and_scale_are_finite(
 side = st.floats(-100, 100, width=32)
 
 
+@settings(deadline=None, derandomize=True)
 @given(side | st.just(-INF), st.floats(0, 50, width=32) | st.just(INF), side)
 def test_projection_is_the_nearest_allowed_action(
     low: float, width: float, action: float

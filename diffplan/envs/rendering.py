@@ -7,6 +7,7 @@ per second on a CPU; the `fast` preset draws the same scenes 10 to 30 times fast
 """
 
 import atexit
+import importlib.util
 import os
 import subprocess
 import sys
@@ -91,6 +92,10 @@ def select_backend() -> str:
     Returns:
         The backend's name; "" where the platform's own default is left alone.
     """
+    # Once Mesa's software renderer is loaded, importing triton (which torch does when it
+    # first needs it) crashes the process: both bring an LLVM. So triton goes first.
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("triton")
     # One llvmpipe thread per image is fastest when several processes draw.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     chosen = os.environ.get("MUJOCO_GL", "")

@@ -33,7 +33,7 @@ def batched_jacobian(
         tensor([[2., 0.],
                 [0., 2.]])
     """
-    output, pullback = vjp(function, *inputs)
+    output, pullback = vjp(function, *inputs)  # type: ignore[misc]
     size = output.shape[-1]
     if size == 0:
         rows = tuple(

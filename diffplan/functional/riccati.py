@@ -13,7 +13,8 @@ K is computed from a Cholesky factor of I + P/w, whose condition does not grow w
 (w -> infinity gives K = I, the hard constraint), and P~ is never written as the
 difference w - w^2 (P + wI)^{-1}. What remains is a stage of the linear-quadratic
 regulator with its action Hessian factored by Cholesky; a forward sweep recovers the
-increments. All of it is O(T (S + A)^3) and accurate to float32 rounding for every w.
+increments. All of it is O(T (S + A)^3). One correction by the residual, evaluated in the
+symmetric form with costates, then makes it accurate to float32 rounding for every w.
 
 Symbols as in `diffplan.functional.chain`; P, p cost-to-go; L the Cholesky factor of
 I + P/w; M the one of the action Hessian Q_uu; gain Q_uu^{-1} Q_ux, so that the step's
@@ -26,6 +27,7 @@ References:
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,9 +37,12 @@ from diffplan.functional.chain import (
     ChainRightHandSide,
     ChainSolution,
     ChainSystem,
+    chain_residual,
     solve_chain,
+    times,
     with_given_state,
 )
+
 
 @dataclass(frozen=True)
 class RiccatiFactor:
@@ -49,12 +54,14 @@ class RiccatiFactor:
             L_0 … L_{T-1}, then the closed loops F_0 … F_{T-1}.
         flat_ok: Status per element of the flattened batch, `[B]` bool.
         batch_shape: The caller's leading dimensions.
+        refinements: Corrections of each solution by its own residual.
     """
 
     system: ChainSystem
     tensors: tuple[Tensor, ...]
     flat_ok: Tensor
     batch_shape: torch.Size
+    refinements: int
 
     @property
     def ok(self) -> Tensor:
@@ -77,11 +84,12 @@ class RiccatiFactor:
         defect = torch.zeros_like(states) if defect is None else defect
         rhs = ChainRightHandSide(defect, states, actions)
         flat = rhs.flattened(len(self.batch_shape), states.dtype)
-        solution = solve_chain(_sweep, self.system, self.tensors, self.flat_ok, flat)
+        solve = partial(_refined_sweep, self.refinements)
+        solution = solve_chain(solve, self.system, self.tensors, self.flat_ok, flat)
         return solution.unflattened(self.batch_shape, states.dtype)
 
 
-def riccati_factorize(system: ChainSystem) -> RiccatiFactor:
+def riccati_factorize(system: ChainSystem, *, refinements: int = 1) -> RiccatiFactor:
     """Factor a chain system by the backward sweep of dynamic programming.
 
     Never raises and never looks at a number from the host: an element that is not
@@ -89,14 +97,20 @@ def riccati_factorize(system: ChainSystem) -> RiccatiFactor:
 
     Args:
         system: Matrices with any leading batch dimensions.
+        refinements: How often a solution is corrected by its own residual, at the cost
+            of one more solve each. Where the damping is small against the costs, the
+            sweep alone leaves up to 4e-5 in float32; one correction brings that to
+            1e-6, a second one gains nothing.
     """
     flat = system.flattened()
     with torch.no_grad():
         tensors, ok = _backward_sweep(flat.detach())
-    return RiccatiFactor(flat, tensors, ok, system.damping.shape)
+    return RiccatiFactor(flat, tensors, ok, system.damping.shape, refinements)
 
 
-def riccati_step(system: ChainSystem, rhs: ChainRightHandSide) -> ChainSolution:
+def riccati_step(
+    system: ChainSystem, rhs: ChainRightHandSide, *, refinements: int = 1
+) -> ChainSolution:
     """Factor and solve: the minimiser of the chain's least-squares problem.
 
     Differentiable to any order in every tensor of both arguments, at the price of one
@@ -105,8 +119,10 @@ def riccati_step(system: ChainSystem, rhs: ChainRightHandSide) -> ChainSolution:
     Args:
         system: Matrices of the step.
         rhs: Defects and linear terms.
+        refinements: See `riccati_factorize`.
     """
-    return riccati_factorize(system).solve(rhs.states, rhs.actions, rhs.defect)
+    factor = riccati_factorize(system, refinements=refinements)
+    return factor.solve(rhs.states, rhs.actions, rhs.defect)
 
 
 def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -204,6 +220,25 @@ def _add_to_diagonal(matrix: Tensor, value: Tensor | float) -> Tensor:
     return matrix
 
 
+def _refined_sweep(
+    refinements: int,
+    system: ChainSystem,
+    tensors: tuple[Tensor, ...],
+    rhs: ChainRightHandSide,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve, then solve for what is left."""
+    solution = _sweep(system, tensors, rhs)
+    for _ in range(refinements):
+        residual = chain_residual(system, rhs, solution)
+        states, actions, costates = _sweep(system, tensors, residual)
+        solution = (
+            solution[0] + states,
+            solution[1] + actions,
+            solution[2] + costates,
+        )
+    return solution
+
+
 def _sweep(
     system: ChainSystem, tensors: tuple[Tensor, ...], rhs: ChainRightHandSide
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,9 +253,9 @@ def _sweep(
         tensors[2 + k * horizon : 2 + (k + 1) * horizon] for k in range(3)
     )
     linear, slope = _backward_vectors(gain, costs, factors, closed, rhs)
-    push = _times(slope, system.action_jacobian) - rhs.actions
+    push = times(slope, system.action_jacobian) - rhs.actions
     feedforward = -torch.cholesky_solve(push.unsqueeze(-1), hessian).squeeze(-1)
-    offset = _times(feedforward, system.action_jacobian.mT) - rhs.defect
+    offset = times(feedforward, system.action_jacobian.mT) - rhs.defect
     offset = offset - linear / system.transition_weight[..., None]
 
     states: list[Tensor] = []
@@ -236,7 +271,7 @@ def _sweep(
             torch.baddbmm(linears[t], states[-1], costs[t], beta=-1.0, alpha=-1.0)
         )
     moved = torch.cat(states, 1)
-    actions = feedforward - _times(with_given_state(moved)[:, :-1], gain.mT)
+    actions = feedforward - times(with_given_state(moved)[:, :-1], gain.mT)
     return moved, actions, torch.cat(costates, 1)
 
 
@@ -250,7 +285,7 @@ def _backward_vectors(
     """p_1 … p_T, and the slopes p~_t - P~_t c_t that the predictions meet."""
     horizon = len(costs)
     # b of the state before each step, as the gain passes the action's part on
-    passed = rhs.states[:, :-1] - _times(rhs.actions[:, 1:], gain[:, 1:])
+    passed = rhs.states[:, :-1] - times(rhs.actions[:, 1:], gain[:, 1:])
     inflow, defects = passed.split(1, 1), rhs.defect.split(1, 1)
     linears, slopes = [-rhs.states[:, -1:]], []
     for t in reversed(range(horizon)):
@@ -261,8 +296,3 @@ def _backward_vectors(
                 torch.baddbmm(inflow[t - 1], slopes[-1], closed[t], beta=-1.0)
             )
     return torch.cat(linears[::-1], 1), torch.cat(slopes[::-1], 1)
-
-
-def _times(rows: Tensor, matrices: Tensor) -> Tensor:
-    """`row @ matrix` of every step, `[B, T, n]` and `[B, T, n, m]`."""
-    return (rows.unsqueeze(-2) @ matrices).squeeze(-2)

@@ -41,7 +41,9 @@ class StageObjective(nn.Module, ABC):
         return self.running_cost(state, action)
 
     def forward(
-        self, states: Float[Tensor, "*batch steps S"], actions: Float[Tensor, "*batch T A"]
+        self,
+        states: Float[Tensor, "*batch steps S"],
+        actions: Float[Tensor, "*batch T A"],
     ) -> Float[Tensor, "*batch"]:
         """Return the cost of a whole trajectory."""
         check_trajectory(states, actions)

@@ -1,6 +1,7 @@
 """Sums of objectives that keep the structure of their terms."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +27,20 @@ class SumOfResiduals(ResidualObjective):
 
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return all running residuals `[…, R₁ + R₂ + …]`."""
-        parts = [term.running_residual(state, action) for term in self.terms]
+        parts = [term.running_residual(state, action) for term in self._terms()]
         return torch.cat(parts, dim=-1)
 
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return all terminal residuals `[…, R₁ + R₂ + …]`."""
-        return torch.cat([term.terminal_residual(state) for term in self.terms], -1)
+        return torch.cat([term.terminal_residual(state) for term in self._terms()], -1)
 
     def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return all initial residuals `[…, R₁ + R₂ + …]`."""
-        parts = [term.initial_residual(state, action) for term in self.terms]
+        parts = [term.initial_residual(state, action) for term in self._terms()]
         return torch.cat(parts, dim=-1)
+
+    def _terms(self) -> Iterable[ResidualObjective]:
+        return cast(Iterable[ResidualObjective], self.terms)
 
 
 class WeightedSum(StageObjective):
@@ -58,21 +62,25 @@ class WeightedSum(StageObjective):
         self.terms = _checked(terms, StageObjective)
         if len(weights) != len(self.terms):
             raise ArgumentError(
-                f"weights: expected one per term ({len(self.terms)}), got {len(weights)}"
+                f"weights: expected one per term ({len(self.terms)}), "
+                f"got {len(weights)}"
             )
         self.weights = tuple(weights)
 
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the weighted sum of running costs `[…]`."""
-        return self._sum([term.running_cost(state, action) for term in self.terms])
+        return self._sum([term.running_cost(state, action) for term in self._terms()])
 
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return the weighted sum of terminal costs `[…]`."""
-        return self._sum([term.terminal_cost(state) for term in self.terms])
+        return self._sum([term.terminal_cost(state) for term in self._terms()])
 
     def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the weighted sum of initial costs `[…]`."""
-        return self._sum([term.initial_cost(state, action) for term in self.terms])
+        return self._sum([term.initial_cost(state, action) for term in self._terms()])
+
+    def _terms(self) -> Iterable[StageObjective]:
+        return cast(Iterable[StageObjective], self.terms)
 
     def _sum(self, costs: Sequence[Tensor]) -> Tensor:
         weighted = [

@@ -1,6 +1,5 @@
 """Residual objectives of classical control: reach a goal, spend little effort."""
 
-import torch
 from torch import Tensor
 
 from diffplan.errors import require_at_least, require_finite, require_tensor
@@ -21,6 +20,7 @@ class GoalDistance(ResidualObjective):
         ArgumentError: a weight is negative, or the goal is not finite.
 
     Example:
+        >>> import torch
         >>> objective = GoalDistance(torch.zeros(2), running_weight=0.0)
         >>> objective(torch.ones(3, 2), torch.zeros(2, 1))
         tensor(1.)
@@ -73,8 +73,9 @@ class ActionPenalty(ResidualObjective):
         ArgumentError: the weight is negative.
 
     Example:
-        >>> ActionPenalty(2.0)(torch.zeros(3, 4), torch.ones(2, 1))
-        tensor(2.)
+        >>> import torch
+        >>> ActionPenalty(4.0)(torch.zeros(3, 4), torch.ones(2, 1))
+        tensor(4.)
     """
 
     def __init__(self, weight: float) -> None:

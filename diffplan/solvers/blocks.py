@@ -160,13 +160,19 @@ ChainSolver = Callable[[ChainBlocks], ChainStep]
 class RiccatiSolver:
     """Dynamic programming over soft dynamics: accurate in float32 at every weight.
 
+    Args:
+        refinements: Corrections of the step by its own residual, at least 0. Each costs
+            a tenth of the factorisation at 230 states, a third at 30.
+
     Example:
         >>> step = RiccatiSolver()(blocks)  # doctest: +SKIP
     """
 
+    refinements: int = 1
+
     def factorize(self, blocks: ChainBlocks) -> RiccatiFactor:
         """The factor alone, to be reused with other right-hand sides."""
-        return riccati_factorize(blocks.system())
+        return riccati_factorize(blocks.system(), refinements=self.refinements)
 
     def __call__(self, blocks: ChainBlocks) -> ChainStep:
         """Solve for the step."""
@@ -197,7 +203,9 @@ class BlockCholeskySolver:
         return _step(self.factorize(blocks), blocks)
 
 
-def _step(factor: RiccatiFactor | NormalEquationsFactor, blocks: ChainBlocks) -> ChainStep:
+def _step(
+    factor: RiccatiFactor | NormalEquationsFactor, blocks: ChainBlocks
+) -> ChainStep:
     rhs = blocks.right_hand_side()
     solution = factor.solve(rhs.states, rhs.actions, rhs.defect)
     return ChainStep(solution.states, solution.actions, solution.ok)

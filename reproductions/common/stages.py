@@ -34,7 +34,7 @@ from diffplan.training.run_record import (
     source_version,
 )
 
-DONE, SETTINGS, LOG = "done.json", "settings.json", "log.txt"
+DONE, SETTINGS, LOG, ERROR = "done.json", "settings.json", "log.txt", "error.txt"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
@@ -251,14 +251,13 @@ def _collect(
 
 
 def _reason(work: _Running) -> str:
-    """Return the last line that the unit said, or which signal killed it."""
+    """Return the error that ended the unit, or which signal killed it."""
     code = work.process.exitcode or 0
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    log = work.unit.directory / LOG
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    said = [line for line in lines if line.strip()]
-    return f"{said[-1].strip() if said else f'exit code {code}'} (see {log})"
+    error = work.unit.directory / ERROR
+    said = error.read_text(encoding="utf-8") if error.exists() else f"exit code {code}"
+    return f"{said} (see {work.unit.directory / LOG})"
 
 
 def _block(waiting: list[Unit], outcome: Outcome, say: Callable[[str], object]) -> None:
@@ -305,6 +304,7 @@ class _TerminationsInterrupt:
 
 def _work(unit: Unit, threads: int) -> None:
     """Run a unit in this process, everything it says going to its log."""
+    (unit.directory / ERROR).unlink(missing_ok=True)
     threading.Thread(target=_follow_parent, daemon=True).start()
     with (unit.directory / LOG).open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
@@ -317,8 +317,11 @@ def _work(unit: Unit, threads: int) -> None:
         unit.run()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        (unit.directory / ERROR).write_text(
+            f"{type(error).__name__}: {error}", encoding="utf-8"
+        )
         raise SystemExit(1) from None
     finally:
         sys.stdout.flush()

@@ -349,7 +349,7 @@ def trace(
 ) -> None:
     """Follow LatCo's first plans through their iterations; write `trace.csv`.
 
-    Per iterate, the start first: the predicted rewards of the planned states (sum over
+    Per iteration: the predicted rewards of the planned states (sum over
     the horizon) and the dynamics violation (mean over the steps of ‖x - f(x, u)‖²),
     each as mean, minimum and maximum over the starts.
     """
@@ -381,7 +381,7 @@ def trace(
         columns[f"{name}_low"] = values.amin(dim=0)
         columns[f"{name}_high"] = values.amax(dim=0)
     rows = [
-        {"seed": seed, "iteration": index}
+        {"seed": seed, "iteration": index + 1}
         | {name: float(values[index]) for name, values in columns.items()}
         for index in range(reward.shape[1])
     ]

@@ -132,7 +132,7 @@ class DescentSettings:
 class GradMPCSettings:
     """Grad-MPC (paper: 1,000 candidates, 40 steps); as many as LatCo's time allows."""
 
-    num_candidates: int = 240
+    num_candidates: int = 120
     iterations: int = 40
     step_size: float = 0.1
 

@@ -26,7 +26,7 @@ SHAPES = [
 
 @functools.cache
 def _stiff_chain(size: int, horizon: int) -> tuple[ChainSystem, ChainRightHandSide]:
-    return random_chain((1,), horizon, size, 4, seed=7, steepness=0.2)
+    return random_chain((1,), horizon, size, 4, seed=7, steepness=0.1)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -5,7 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from planner_cases import CASES, PlannerCase, parameter
+from planner_cases import (
+    CASES,
+    PlannerCase,
+    each_planner,
+    each_planner_that,
+    parameter,
+)
 from problems import central_difference, pendulum, states_of
 from torch import Tensor
 
@@ -14,8 +20,7 @@ from diffplan.errors import UnsupportedGradientError
 from diffplan.planners import GradMPC
 
 UNROLLED = [case for case in CASES if dp.Unroll in case.gradients]
-each_unrolled = pytest.mark.parametrize("case", UNROLLED, ids=lambda case: case.name)
-each_planner = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+each_unrolled = each_planner_that(lambda case: dp.Unroll in case.gradients)
 
 SMALL = {
     "MPPI": {"num_samples": 6, "iterations": 3, "temperature": 1.0},

@@ -4,11 +4,13 @@ import os
 
 import pytest
 import torch
-from planner_cases import CASES, PlannerCase, each_planner
+from planner_cases import CASES, PlannerCase, each_planner_that
 from problems import double_integrator, states_of
 from torch import Tensor
 
 import diffplan as dp
+
+each_vmapped = each_planner_that(lambda case: case.vmapped)
 
 without_shape_checks = pytest.mark.skipif(
     os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
@@ -17,7 +19,7 @@ without_shape_checks = pytest.mark.skipif(
 )
 
 
-@each_planner
+@each_vmapped
 def test_vmap_over_states_equals_a_loop(case: PlannerCase) -> None:
     problem, states = double_integrator(limit=1.0), states_of(3)
     planner = case.build(horizon=3, iterations=4)
@@ -43,7 +45,7 @@ def test_vmap_returns_a_plan() -> None:
     assert mapped.diagnostics["cost"].shape == (3, 2)
 
 
-@each_planner
+@each_vmapped
 def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
     # An ensemble of models: the parameters of the dynamics carry the mapped dimension.
     planner = case.build(horizon=3, iterations=4)
@@ -68,9 +70,7 @@ def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
 @pytest.mark.parametrize(
     "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.compiled], ids=lambda case: case.name
-)
+@each_planner_that(lambda case: case.compiled)
 def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
     # The noise is drawn outside: a generator cannot be part of a graph.
     problem, state = double_integrator(limit=1.0), states_of(2)

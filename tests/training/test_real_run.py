@@ -49,14 +49,14 @@ def make(directory: Path, rounds: int) -> OnlineTrainer:
         rounds=rounds,
         seed_episodes=2,
         episodes_per_round=2,
-        pretrain_updates=5,
-        updates_per_round=5,
+        pretrain_updates=20,
+        updates_per_round=20,
         batch_size=4,
         sequence_length=8,
         action_repeat=8,
         evaluate_every=1,
         evaluation_episodes=2,
-        optimizer=OptimizerConfig(learning_rate=1e-3),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
     )
     return OnlineTrainer(
         model, agent, environments, config, seed=3, directory=directory

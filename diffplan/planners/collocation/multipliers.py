@@ -40,8 +40,8 @@ class LogarithmicRule:
 
     Example:
         >>> rule = LogarithmicRule.released()
-        >>> rule(torch.ones(1), torch.ones(1), 1e-4).item()  # a step of +40 %
-        1.4...
+        >>> rule(torch.ones(1), torch.ones(1), 1e-4)  # a step of +40 %
+        tensor([1.4000])
     """
 
     rate: float = 0.1

@@ -1,0 +1,1 @@
+"""LatCo (Rybkin et al., ICML 2021): see `python -m reproductions.latco --help`."""

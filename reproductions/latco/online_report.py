@@ -1,0 +1,250 @@
+"""Learning curves and table rows of online runs, made from their `metrics.csv`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.training.logging import read_metrics
+from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.stages import DONE, SETTINGS
+from reproductions.common.statistics import Estimate, mean
+from reproductions.common.tables import write_csv
+from reproductions.latco.online_config import PLANNERS
+
+FINAL_EPISODES = 100
+"""Most recent training episodes that a table's number is the mean of."""
+BIN_STEPS = 30_000
+"""Environment steps per point of the paper's learning curves."""
+COST_METRICS = (
+    "environment_steps_per_second",
+    "seconds_per_plan",
+    "planning_share",
+    "training_share",
+    "environment_share",
+    "rendering_share",
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """The metrics of one online run, as far as it is.
+
+    Attributes:
+        seed: Of the run.
+        settings: What the unit was called with.
+        done: Whether it is finished.
+        steps: Environment steps after each round.
+        rounds: Metrics by name, for each round.
+    """
+
+    seed: int
+    settings: dict[str, Any]
+    done: bool
+    steps: list[int]
+    rounds: list[dict[str, float]]
+
+    @classmethod
+    def read(cls, directory: Path) -> "History":
+        """Read a run's folder."""
+        settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
+        steps: dict[int, int] = {}
+        rounds: dict[int, dict[str, float]] = {}
+        for row in read_metrics(directory / "metrics.csv"):
+            index = int(row["round"])
+            steps[index] = int(row["environment_step"])
+            rounds.setdefault(index, {})[row["name"]] = float(row["value"])
+        return cls(
+            settings["seed"],
+            settings,
+            (directory / DONE).exists(),
+            list(steps.values()),
+            list(rounds.values()),
+        )
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.settings["run"]["task"])
+
+    @property
+    def planner(self) -> str:
+        """Name of the planner."""
+        return str(self.settings["run"]["planner"]["name"])
+
+    @property
+    def measure(self) -> str:
+        """What counts: success where the task knows it, else the return."""
+        return "success" if "collect/success" in self.rounds[0] else "return"
+
+    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return steps and values of a metric, in the rounds that have it."""
+        found = [
+            (step, metrics[name])
+            for step, metrics in zip(self.steps, self.rounds, strict=True)
+            if name in metrics
+        ]
+        return np.array([s for s, _ in found]), np.array([v for _, v in found])
+
+    def episodes(self, rounds: slice = slice(None)) -> list[float]:
+        """Return what each collected episode of some rounds scored."""
+        ending = f"/{self.measure}"
+        return [
+            value
+            for metrics in self.rounds[rounds]
+            for name, value in metrics.items()
+            if name.startswith("collect/episode_") and name.endswith(ending)
+        ]
+
+    def cost(self) -> dict[str, float]:
+        """Return the mean of each measure of time, without the first round."""
+        found = {}
+        for name in COST_METRICS:
+            values = [
+                metrics[f"time/{name}"]
+                for metrics in self.rounds[1:]
+                if f"time/{name}" in metrics
+            ]
+            if values:
+                found[name] = float(np.mean(values))
+        return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of online runs.
+
+    Attributes:
+        task: Name.
+        planner: Name.
+        measure: success or return.
+        random: Of the seed episodes.
+        training: Of the last training episodes, with exploration noise.
+        test: Of the last noise-free evaluation; None if there was none.
+        steps: Environment steps of the shortest run.
+        seeds: Of the runs.
+        cost: Where the time went, mean over runs.
+    """
+
+    task: str
+    planner: str
+    measure: str
+    random: Estimate
+    training: Estimate
+    test: Estimate | None
+    steps: int
+    seeds: list[int]
+    cost: dict[str, float]
+
+
+def histories(directory: Path) -> list[History]:
+    """Return all runs below a folder that have a round, finished or not."""
+    found = [
+        History.read(path.parent)
+        for path in sorted(directory.rglob("metrics.csv"))
+        if (path.parent / SETTINGS).exists()
+    ]
+    return [history for history in found if history.rounds]
+
+
+def summarise(runs: Sequence[History], final_episodes: int = FINAL_EPISODES) -> Row:
+    """Return the table's line of several seeds of one task and planner."""
+    tests = [run.series(f"test/{run.measure}")[1] for run in runs]
+    finals = [run.episodes(slice(1, None))[-final_episodes:] for run in runs]
+    costs = [run.cost() for run in runs]
+    names = [name for name in COST_METRICS if all(name in cost for cost in costs)]
+    return Row(
+        task=runs[0].task,
+        planner=runs[0].planner,
+        measure=runs[0].measure,
+        random=mean([float(np.mean(run.episodes(slice(0, 1)))) for run in runs]),
+        training=mean([float(np.mean(values or [np.nan])) for values in finals]),
+        test=mean([float(values[-1]) for values in tests])
+        if all(len(values) for values in tests)
+        else None,
+        steps=min(run.steps[-1] for run in runs),
+        seeds=[run.seed for run in runs],
+        cost={name: float(np.mean([cost[name] for cost in costs])) for name in names},
+    )
+
+
+def grouped(runs: Sequence[History]) -> dict[tuple[str, str], list[History]]:
+    """Return the runs by task and planner, planners in the paper's order."""
+    found: dict[tuple[str, str], list[History]] = {}
+    for run in sorted(runs, key=lambda run: (run.task, PLANNERS.index(run.planner))):
+        found.setdefault((run.task, run.planner), []).append(run)
+    return found
+
+
+def write(directory: Path, output: Path, name: str) -> list[Row]:
+    """Write raw curves and one figure per task; return the table's lines.
+
+    Args:
+        directory: Of the runs.
+        output: Receives `<name>.csv` and `<name>_<task>.png`.
+        name: Of the stage.
+    """
+    runs = histories(directory)
+    if not runs:
+        return []
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / f"{name}.csv", [row for run in runs for row in _curve(run)])
+    groups = grouped(runs)
+    for task in dict.fromkeys(task for task, _ in groups):
+        chosen = {who: each for (what, who), each in groups.items() if what == task}
+        path = output / f"{name}_{task.rpartition('/')[2]}.png"
+        save_figure(learning_figure(task, chosen), path)
+    final = 4 if name == "online" else FINAL_EPISODES
+    return [summarise(each, final) for each in groups.values()]
+
+
+def _curve(run: History) -> list[dict[str, object]]:
+    return [
+        {
+            "task": run.task,
+            "planner": run.planner,
+            "seed": run.seed,
+            "round": index,
+            "environment_step": step,
+            "collect_return": metrics["collect/return"],
+            "collect_success": metrics.get("collect/success", ""),
+            "test_return": metrics.get("test/return", ""),
+            "test_success": metrics.get("test/success", ""),
+            "seconds": round(metrics["time/seconds"], 3),
+        }
+        for index, (step, metrics) in enumerate(zip(run.steps, run.rounds, strict=True))
+    ]
+
+
+def learning_figure(task: str, groups: dict[str, list[History]]) -> Any:
+    """Draw training and test scores against environment steps."""
+    figure, axes = new_figure(columns=2, size=(4.4, 3.2))
+    measure = next(iter(groups.values()))[0].measure
+    for colour, (planner, runs) in zip(COLOURS, groups.items(), strict=False):
+        for axis, prefix in zip(axes[0], ("collect", "test"), strict=True):
+            series = [run.series(f"{prefix}/{measure}") for run in runs]
+            series = [binned(*pair) for pair in series if len(pair[0])]
+            if series:
+                steps, values = zip(*series, strict=True)
+                draw_runs(axis, steps, values, planner, colour)
+        level = float(np.mean([np.mean(run.episodes(slice(0, 1))) for run in runs]))
+    for axis in axes[0]:
+        axis.axhline(level, color="black", linestyle=":", linewidth=1, label="random")
+        axis.set(xlabel="environment steps", ylim=(0, None))
+        axis.legend(fontsize=7)
+    axes[0, 0].set(ylabel=measure, title=f"{task}: training episodes, with noise")
+    axes[0, 1].set_title("noise-free test episodes")
+    return figure
+
+
+def binned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means over bins of 30,000 steps as in the paper, for long runs only."""
+    if steps[-1] < 4 * BIN_STEPS:
+        return steps, values
+    index = steps // BIN_STEPS
+    places = np.unique(index)
+    means = np.array([values[index == place].mean() for place in places])
+    return (places + 1) * BIN_STEPS, means

@@ -1,0 +1,178 @@
+"""The results of a preset: a page with tables and figures, made from run folders."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reproductions.common.provenance import gather, summary
+from reproductions.common.tables import markdown_table, write_text
+from reproductions.latco import (
+    comparison_report,
+    online_report,
+    paper_numbers,
+    pixels_report,
+)
+
+HEADER = (
+    "experiment",
+    "agent",
+    "paper",
+    "ours",
+    "95 % interval",
+    "baseline: random",
+    "preset",
+    "deviations",
+)
+PAPER_PLANNERS = {"latco": "latco", "cem": "cem", "mppi": "mppi", "gd_one": "gd"}
+"""Planners of stage (a) that the paper has, by the paper's names."""
+DEVIATIONS = {
+    "comparison": "1, 2, 3, 4, 6, 7",
+    "online": "1, 2, 5, 6, 7, 8",
+    "paper": "7, 8, 9, 10",
+}
+"""Numbers of the list in `reproductions/latco/README.md`."""
+
+DEFINITIONS = """\
+"Paper" is the mean ± one standard error over seeds that stands in the named table, by
+the definitions in `paper.toml`; "ours" is a mean over training seeds with Student's
+interval (with one seed: Wilson's, about that seed's episodes). Deviations are numbered
+in [README.md](../../README.md#deviations); none of our rows repeats the paper's whole
+protocol, so read the two columns side by side, not as a test.
+"""
+
+
+def write(directory: Path, output: Path, preset: str) -> Path:
+    """Write everything that the finished units allow.
+
+    Args:
+        directory: The run folder of the preset.
+        output: Receives `README.md`, tables, figures and `run.json`.
+        preset: Its name.
+
+    Returns:
+        The page.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    records = gather(directory)
+    if preset == "paper":
+        rows, body = _paper(directory, output)
+    else:
+        rows, body = _stages(directory, output, preset)
+    page = [
+        f"# LatCo, preset `{preset}`\n",
+        markdown_table(HEADER, rows) if rows else "No finished unit yet.\n",
+        DEFINITIONS,
+        *body,
+        "## Provenance\n",
+        summary(records.values()),
+        "Settings, seeds, versions, commit, hardware and time of every unit are in "
+        "[run.json](run.json); this page is written by\n"
+        f"`python -m reproductions.latco report --preset {preset}`.\n",
+    ]
+    path = output / "README.md"
+    write_text(path, "\n".join(page))
+    write_text(output / "run.json", json.dumps(records, indent=1) + "\n")
+    return path
+
+
+def _stages(
+    directory: Path, output: Path, preset: str
+) -> tuple[list[list[str]], list[str]]:
+    """Return the table's lines and the sections of the presets of three stages."""
+    rows: list[list[str]] = []
+    body: list[str] = []
+    if any((directory / "comparison").glob("seed_*/*/results.csv")):
+        found = comparison_report.write(directory / "comparison", output)
+        rows += _comparison_rows(found, preset)
+        body += [
+            "## (a) Planners on one frozen model: sparse reach\n",
+            (output / "comparison.md").read_text(encoding="utf-8"),
+            _figure("comparison_distance.png", "Success against distance (Fig. 4)"),
+            _figure("comparison_optimization.png", "Plan optimisation (Fig. 6)"),
+        ]
+    online = online_report.write(directory / "online", output, "online")
+    if online:
+        rows += [_online_row(row, preset, "online") for row in online]
+        body += ["## (b) Learning online\n", *_online_body(online, "online")]
+    pixels = pixels_report.write(directory / "pixels", output)
+    if pixels:
+        body += ["## (c) Planned and executed, from images (Fig. 5)\n", pixels]
+    return rows, body
+
+
+def _paper(directory: Path, output: Path) -> tuple[list[list[str]], list[str]]:
+    found = online_report.write(directory, output, "paper")
+    rows = [_online_row(row, "paper", "paper") for row in found]
+    return rows, _online_body(found, "paper")
+
+
+def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
+    rows = []
+    planners = found["planners"]
+    random = planners.get("random", {}).get("success")
+    for name, numbers in planners.items():
+        if name == "random":
+            continue
+        known = paper_numbers.find("reach", PAPER_PLANNERS.get(name, ""))
+        low, high = numbers["interval"]
+        rows.append(
+            [
+                "(a) sparse reach, success",
+                comparison_report.NAMES[name],
+                known.text() if known else "–",
+                f"{100 * numbers['success']:.0f} %",
+                f"{100 * max(low, 0):.0f} … {100 * min(high, 1):.0f} %",
+                "–" if random is None else f"{100 * random:.0f} %",
+                preset,
+                DEVIATIONS["comparison"],
+            ]
+        )
+    return rows
+
+
+def _online_row(row: online_report.Row, preset: str, kind: str) -> list[str]:
+    known = paper_numbers.find(row.task, row.planner)
+    # The paper's tables are about training episodes; a short run is judged without
+    # noise, which its few episodes would drown in.
+    ours = row.training if kind == "paper" or row.test is None else row.test
+    scale, unit = (100.0, " %") if row.measure == "success" else (1.0, "")
+    interval = (
+        "one seed"
+        if ours.low != ours.low
+        else f"{scale * ours.low:.0f} … {scale * ours.high:.0f}{unit}"
+    )
+    label = "" if kind == "paper" else "(b) "
+    return [
+        f"{label}{row.task}, {row.measure}, {row.steps:,} environment steps",
+        paper_numbers.load()["planners"][row.planner],
+        known.text() if known else "–",
+        f"{scale * ours.value:.0f}{unit}",
+        interval,
+        f"{scale * row.random.value:.0f}{unit}",
+        preset,
+        DEVIATIONS[kind],
+    ]
+
+
+def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
+    """Return figures and the table of where the time went."""
+    tasks = dict.fromkeys(row.task.rpartition("/")[2] for row in rows)
+    names = list(rows[0].cost) if rows else []
+    header = ["task", "planner", "seeds", *(name.replace("_", " ") for name in names)]
+    lines = [
+        [row.task, row.planner, row.seeds, *(f"{row.cost[n]:.3g}" for n in names)]
+        for row in rows
+    ]
+    figures = [
+        _figure(f"{name}_{task}.png", f"Learning curves, {task}") for task in tasks
+    ]
+    return [
+        *figures,
+        f"Raw curves: [{name}.csv]({name}.csv). Time:\n",
+        markdown_table(header, lines),
+    ]
+
+
+def _figure(name: str, title: str) -> str:
+    return f"![{title}]({name})\n\n*{title}.*\n"
