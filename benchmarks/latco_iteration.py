@@ -24,7 +24,10 @@ import diffplan as dp
 from diffplan.models import RSSM
 from diffplan.objectives import SoftplusReward
 from diffplan.solvers import BlockCholeskySolver
-from diffplan.solvers.theseus_chain import BlockTridiagonalLinearization, BlockTridiagonalSolver
+from diffplan.solvers.theseus_chain import (
+    BlockTridiagonalLinearization,
+    BlockTridiagonalSolver,
+)
 
 ACTIONS = 4
 

@@ -17,7 +17,7 @@ from diffplan.problem import (
     Predictable,
 )
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "CEM",

@@ -1,7 +1,7 @@
 """Errors and border checks: every message names argument, expectation and gift.
 
 A user meets these before any work is lost. Each class also derives from the built-in
-exception that Python programmers would catch (`ValueError`, `TypeError`, `ImportError`).
+exception that Python programmers would catch (`ValueError`, `TypeError` …).
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,9 @@ def require_finite(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def require_shape(name: str, value: Tensor, trailing: Sequence[int], why: str) -> Tensor:
+def require_shape(
+    name: str, value: Tensor, trailing: Sequence[int], why: str
+) -> Tensor:
     """Return `value` if its last dimensions equal `trailing`, else raise.
 
     Args:

@@ -70,7 +70,7 @@ class Plan:
     memory: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Frozen fields are set by object.__setattr__. Nothing is touched that was given:
+        # Frozen fields are set by object.__setattr__. Nothing given is looked at:
         # torch.func rebuilds records around placeholders that are no tensors.
         if self.status is None:
             completed = torch.full_like(self.cost, int(Status.COMPLETED))

@@ -43,7 +43,7 @@ class Predictable(Protocol):
     """Dynamics that know the distribution of the next state."""
 
     def predict(self, state: Tensor, action: Tensor) -> Normal:
-        """Return the next state's distribution, mean and standard deviation `[…, S]`."""
+        """Return the distribution of the next state, mean and spread `[…, S]`."""
         ...
 
 
@@ -267,5 +267,5 @@ def _float_dtype(value: Tensor | list[float]) -> torch.dtype:
     return torch.get_default_dtype()
 
 
-def _describe(value: Any) -> str:  # noqa: ANN401
+def _describe(value: Any) -> str:
     return getattr(value, "__qualname__", type(value).__name__)

@@ -78,7 +78,7 @@ def point_mass_problem(
 def check_shapes(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
     """Any leading dimensions; T actions, T+1 states, the given one first."""
     for given in (state[0], state, state[None]):
-        plan, lead = planner(problem, given), given.shape[:-1]
+        plan, lead = planner(problem, given.clone()), given.shape[:-1]
         steps, width = planner.horizon, problem.action_space.dim
         _same("plan.actions.shape", plan.actions.shape, (*lead, steps, width))
         _same(
@@ -99,8 +99,8 @@ def check_shapes(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
         _same("plan.actions.device", plan.actions.device, state.device)
     _same_plan(
         "an extra leading dimension",
-        planner(problem, state[None])[0],
-        planner(problem, state),
+        planner(problem, state[None].clone())[0],
+        planner(problem, state.clone()),
     )
 
 
@@ -218,8 +218,8 @@ def check_copies(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
 
 
 PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
-    check_purity,  # first: the others rely on their arguments staying as they are
     check_shapes,
+    check_purity,  # early: the others rely on their arguments staying as they are
     check_batch_independence,
     check_bounds,
     check_cost,

@@ -1,9 +1,9 @@
 """Two goals, a near small one and a far large one: where shooting gets stuck.
 
-A point moves in the plane by at most 0.12 a step. A small reward lies near the start, a
-large one far away, and between them the reward is flat. Gradient shooting follows the
-gradient it sees, that of the small goal; LatCo places states on the large goal first and
-then makes them feasible. Run `python examples/two_goals.py`.
+A point moves in the plane by at most 0.12 a step. A small reward lies near the start,
+a large one far away, and between them the reward is flat. Gradient shooting follows
+the gradient it sees, that of the small goal; LatCo places states on the large goal
+first and then makes them feasible. Run `python examples/two_goals.py`.
 """
 
 import torch

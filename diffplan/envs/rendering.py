@@ -92,8 +92,8 @@ def select_backend() -> str:
     Returns:
         The backend's name; "" where the platform's own default is left alone.
     """
-    # Once Mesa's software renderer is loaded, importing triton (which torch does when it
-    # first needs it) crashes the process: both bring an LLVM. So triton goes first.
+    # Once Mesa's software renderer is loaded, importing triton (which torch does when
+    # it first needs it) crashes the process: both bring an LLVM. So triton goes first.
     if importlib.util.find_spec("triton") is not None:
         importlib.import_module("triton")
     # One llvmpipe thread per image is fastest when several processes draw.

@@ -13,8 +13,8 @@ K is computed from a Cholesky factor of I + P/w, whose condition does not grow w
 (w -> infinity gives K = I, the hard constraint), and P~ is never written as the
 difference w - w^2 (P + wI)^{-1}. What remains is a stage of the linear-quadratic
 regulator with its action Hessian factored by Cholesky; a forward sweep recovers the
-increments. All of it is O(T (S + A)^3). One correction by the residual, evaluated in the
-symmetric form with costates, then makes it accurate to float32 rounding for every w.
+increments. All of it is O(T (S + A)^3). One correction by the residual, evaluated in
+the symmetric form with costates, makes it accurate to float32 rounding for every w.
 
 Symbols as in `diffplan.functional.chain`; P, p cost-to-go; L the Cholesky factor of
 I + P/w; M the one of the action Hessian Q_uu; gain Q_uu^{-1} Q_ux, so that the step's

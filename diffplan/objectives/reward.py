@@ -74,4 +74,3 @@ class SoftplusReward(ResidualObjective):
     def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
         """Return no residual `[…, 0]`: the given state is no choice of the plan."""
         return no_residual(state)
-

@@ -1,6 +1,6 @@
 """Numerical solvers: they turn a linearised problem into a step.
 
-`solvers.theseus` is not imported here: it alone needs the package Theseus.
+`theseus_chain` and `theseus_trajectory` are not imported here: they alone need Theseus.
 """
 
 from diffplan.solvers.blocks import (

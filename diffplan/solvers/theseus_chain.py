@@ -7,11 +7,11 @@
     )
 
 A Theseus problem with a cost per time step has normal equations whose matrix is mostly
-zeros: stock Theseus factors it densely, in O((T n)³). Here the variables are sorted into
-levels such that every cost touches one level or two neighbouring ones (a breadth-first
-search in the graph of costs); level by level the matrix is block tridiagonal, and its
-Cholesky factorisation takes O(T n³). Jacobians of equal costs are multiplied in one
-batched product.
+zeros: stock Theseus factors it densely, in O((T n)³). Here the variables are sorted
+into levels such that every cost touches one level or two neighbouring ones (a
+breadth-first search in the graph of costs); level by level the matrix is block
+tridiagonal, and its Cholesky factorisation takes O(T n³). Jacobians of equal costs are
+multiplied in one batched product.
 
 Any objective is accepted: one that is no chain only has few, wide levels.
 """
@@ -151,9 +151,7 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
         self.lower: Tensor
         self.gradient: Tensor
 
-    def _group(
-        self, objective: th.Objective, touched: list[list[int]]
-    ) -> list[_Group]:
+    def _group(self, objective: th.Objective, touched: list[list[int]]) -> list[_Group]:
         groups: dict[tuple[Any, ...], _Group] = {}
         for index, cost in enumerate(objective.cost_functions.values()):
             variables = touched[index]
@@ -226,7 +224,7 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
         """Return JᵀJ, dense (Theseus asks for it only where it was dense before)."""
         return self._ata_impl()
 
-    def Av(self, v: Tensor) -> Tensor:  # noqa: N802 (Theseus' name)
+    def Av(self, v: Tensor) -> Tensor:
         """Refuse: J itself is never kept."""
         raise NotImplementedError(
             f"BlockTridiagonalLinearization keeps JᵀJ, not J (a vector {list(v.shape)})"
@@ -309,7 +307,7 @@ class ChainLevenbergMarquardt(th.LevenbergMarquardt):
     adaptive and ellipsoidal damping by a list of its own solver classes.
     """
 
-    def __init__(self, objective: th.Objective, **settings: Any) -> None:  # noqa: ANN401
+    def __init__(self, objective: th.Objective, **settings: Any) -> None:
         settings.setdefault("linear_solver_cls", BlockTridiagonalSolver)
         settings.setdefault("linearization_cls", BlockTridiagonalLinearization)
         super().__init__(objective, **settings)

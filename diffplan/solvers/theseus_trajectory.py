@@ -89,7 +89,7 @@ class TrajectoryCost(th.CostFunction):
         variable: th.Vector,
         layout: Layout,
         linearize: Linearize[Any],
-        carry: Any,  # noqa: ANN401
+        carry: Any,
         damping: Tensor,
         rows: int,
     ) -> None:
@@ -163,7 +163,7 @@ class _BlockLinearization(th.optimizer.Linearization):
     def _atb_impl(self) -> Tensor:
         raise NotImplementedError("blocks are never assembled into Atb")
 
-    def Av(self, v: Tensor) -> Tensor:  # noqa: N802 (Theseus' name)
+    def Av(self, v: Tensor) -> Tensor:
         """Refuse: only dogleg asks for it."""
         raise NotImplementedError(f"no product with J is offered, got {v.shape}")
 
@@ -219,7 +219,7 @@ class _BlockSolver(LinearSolver):
 def theseus_levenberg_marquardt(
     linearize: Linearize[Any],
     start: Trajectory,
-    carry: Any,  # noqa: ANN401
+    carry: Any,
     *,
     iterations: int,
     damping: FixedDamping,

@@ -57,25 +57,29 @@ def paper_unit(run: OnlineRun, seed: int, directory: Path) -> Unit:
 
 def train(run: OnlineRun, seed: int, directory: Path) -> None:
     """Train from the last checkpoint in the folder, if there is one, to the end."""
-    trainer = build(run, seed, directory)
-    try:
+    rendering = Stopwatch()
+    factories = [partial(_make, run, rendering)] * run.num_envs
+    with VectorEnv(factories, num_workers=run.num_workers) as environments:
+        trainer = build(run, environments, seed, directory, rendering)
         trainer.run(tensorboard=run.observation == "pixels")
-    finally:
-        trainer.environments.close()
 
 
-def build(run: OnlineRun, seed: int, directory: Path) -> "MeasuredTrainer":
+def build(
+    run: OnlineRun,
+    environments: VectorEnv,
+    seed: int,
+    directory: Path,
+    rendering: "Stopwatch",
+) -> "MeasuredTrainer":
     """Return the trainer of a run, at its beginning.
 
     Args:
         run: The settings.
+        environments: Of the task, `run.num_envs` of them.
         seed: Of weights, episodes, planning and sampling.
         directory: Where the run is, or will be.
+        rendering: Runs while one of the environments draws.
     """
-    rendering = Stopwatch()
-    environments = VectorEnv(
-        [partial(_make, run, rendering)] * run.num_envs, num_workers=run.num_workers
-    )
     device = run.resolve_device()
     space = environments.single_action_space
     box = Box(low=space.low.tolist(), high=space.high.tolist())
@@ -223,7 +227,8 @@ def scripted_episode(
     rng = np.random.default_rng(derive_seed(seed, "offline", index))
     policy = behaviour(data, index, rng)
     observation, info = env.reset(seed=int(rng.integers(2**SIMULATOR_BITS)))
-    observations, actions, rewards, successes = [observation], [], [], []
+    observations, rewards, successes = [observation], [], []
+    actions: list[np.ndarray] = []
     over = False
     while not over:
         actions.append(policy(len(actions), info["raw_observation"], rng))
@@ -246,7 +251,7 @@ def _make(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
         observation=run.observation,
         action_repeat=run.training.action_repeat,
     )
-    env.render = rendering.around(env.render)
+    setattr(env, "render", rendering.around(env.render))  # noqa: B010 - of this one
     return env
 
 
@@ -263,4 +268,3 @@ def _random_observations(
     )
     arrays = [torch.from_numpy(episode.observations) for episode in episodes]
     return torch.cat(arrays)
-

@@ -94,7 +94,7 @@ class PlannerConfig:
         chunk_size: cem, mppi: candidates rolled out at once, to bound memory.
     """
 
-    name: Literal["latco", "cem", "mppi", "gd"] = "latco"
+    name: str = "latco"
     horizon: int = 30
     execute: int = 30
     iterations: int = 200

@@ -24,6 +24,7 @@ COST_METRICS = (
     "seconds_per_plan",
     "planning_share",
     "training_share",
+    "evaluation_share",
     "environment_share",
     "rendering_share",
 )

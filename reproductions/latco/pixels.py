@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -186,7 +187,7 @@ def _show_start(
         images.append(observation)
         distances.append(info["distance"])
     planned = torch.cat([state, plan.diagnostics["planned_states"][0][-plan.horizon :]])
-    arrays = {
+    arrays: dict[str, Any] = {
         "executed": np.stack(images),
         "planned": _images(model, planned),
         "predicted": _images(model, plan.states[0]),

@@ -33,12 +33,11 @@ DEVIATIONS = {
 }
 """Numbers of the list in `reproductions/latco/README.md`."""
 
-DEFINITIONS = """\
-"Paper" is the mean ± one standard error over seeds that stands in the named table, by
-the definitions in `paper.toml`; "ours" is a mean over training seeds with Student's
-interval (with one seed: Wilson's, about that seed's episodes). Deviations are numbered
-in [README.md](../../README.md#deviations); none of our rows repeats the paper's whole
-protocol, so read the two columns side by side, not as a test.
+READING = """\
+"Ours" is a mean over training seeds with Student's interval (with one seed: Wilson's,
+about that seed's episodes). The numbers under "deviations" are those of the list in
+`reproductions/latco/README.md`: no row repeats the whole protocol of the paper, so the
+two columns stand side by side and are no test. What the paper's numbers are:
 """
 
 
@@ -62,7 +61,7 @@ def write(directory: Path, output: Path, preset: str) -> Path:
     page = [
         f"# LatCo, preset `{preset}`\n",
         markdown_table(HEADER, rows) if rows else "No finished unit yet.\n",
-        DEFINITIONS,
+        READING + _definitions(),
         *body,
         "## Provenance\n",
         summary(records.values()),
@@ -172,6 +171,12 @@ def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
         f"Raw curves: [{name}.csv]({name}.csv). Time:\n",
         markdown_table(header, lines),
     ]
+
+
+def _definitions() -> str:
+    found = paper_numbers.load()["definitions"]
+    lines = [f"- {name}: {' '.join(text.split())}" for name, text in found.items()]
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def _figure(name: str, title: str) -> str:

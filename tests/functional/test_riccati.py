@@ -26,7 +26,7 @@ SHAPES = [
 
 @functools.cache
 def _stiff_chain(size: int, horizon: int) -> tuple[ChainSystem, ChainRightHandSide]:
-    return random_chain((1,), horizon, size, 4, seed=7, steepness=0.1)
+    return random_chain((1,), horizon, size, 4, seed=7)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -52,10 +52,13 @@ def test_any_leading_dimensions() -> None:
     torch.testing.assert_close(alone.states, step.states[1, 2], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("exponent", [0, 2, 4, 6, 8, 10, 12])
-@pytest.mark.parametrize(("size", "horizon"), [(30, 30), (230, 6)])
+@pytest.mark.parametrize(
+    ("size", "horizon", "exponent"),
+    [(30, 30, exponent) for exponent in (0, 2, 4, 6, 8, 10, 12)]
+    + [(230, 6, exponent) for exponent in (0, 6, 12)],
+)
 def test_float32_is_accurate_at_every_weight(
-    exponent: int, size: int, horizon: int
+    size: int, horizon: int, exponent: int
 ) -> None:
     system, rhs = _stiff_chain(size, horizon)
     weight = system.transition_weight * 10.0**exponent
@@ -67,6 +70,18 @@ def test_float32_is_accurate_at_every_weight(
     step = riccati_step(single, single_rhs)
     assert step.ok.all()
     assert relative_error(step, states, actions) < 1e-5
+
+
+def test_refinement_is_what_reaches_float32_rounding() -> None:
+    system, rhs = _stiff_chain(230, 6)
+    single = ChainSystem(*(tensor.float() for tensor in system))
+    single_rhs = ChainRightHandSide(*(tensor.float() for tensor in rhs))
+    states, actions = stacked_qr_step(single.to(torch.float64), single_rhs)
+    error = [
+        relative_error(riccati_step(single, single_rhs, refinements=n), states, actions)
+        for n in (0, 1)
+    ]
+    assert error[1] < 2e-6 < 1e-5 < error[0]
 
 
 @pytest.mark.parametrize("spread", [2, 4])
@@ -106,9 +121,9 @@ def test_factor_solves_other_right_hand_sides() -> None:
     assert relative_error(factor.solve(states, actions), *expected) < 1e-10
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2])
+@pytest.mark.parametrize("rows", [0, 2])
 def test_derivatives_of_first_and_second_order(rows: int) -> None:
-    system, rhs = random_chain((2,), 3, 2, 1, rows, rows, seed=6)
+    system, rhs = random_chain((2,), 2, 2, 1, rows, rows, seed=6)
     tensors = tuple(
         tensor.clone().requires_grad_(tensor.numel() > 0) for tensor in (*system, *rhs)
     )
@@ -118,7 +133,8 @@ def test_derivatives_of_first_and_second_order(rows: int) -> None:
         return tuple(riccati_step(system, rhs)[:3])
 
     assert gradcheck(solve, tensors)
-    assert gradgradcheck(solve, tensors)
+    # three steps of the full check take 10 s; random projections see the same errors
+    assert gradgradcheck(solve, tensors, fast_mode=True)
 
 
 def test_derivative_stays_accurate_in_float32_at_large_weights() -> None:

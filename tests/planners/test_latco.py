@@ -1,6 +1,7 @@
 """LatCo: closed forms, local optima, its two engines, its gradient, its settings."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -86,13 +87,13 @@ def test_reaches_the_bounded_optimum_when_action_limits_are_hard() -> None:
 
 
 def test_finds_the_far_goal_where_shooting_gets_stuck(
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     from examples.two_goals import run
 
     returns = run(seeds=8)
-    with capsys.disabled():
-        print("\n  two goals: " + str({k: round(v, 1) for k, v in returns.items()}))
+    for name, value in returns.items():
+        record_property(f"return of {name}", value)
     # At most 25 rewards of 6; whoever stays at the near goal earns at most 25.
     assert returns["LatCo"] > 60
     assert returns["shooting GD"] < 30

@@ -288,8 +288,9 @@ def test_report_counts_and_judges(tmp_path: Path) -> None:
     assert latco["far_successes_and_episodes"] == [(2, 2), (1, 2)]
     assert latco["mean_return"] == pytest.approx(2.7)
     assert descent["success"] == pytest.approx(0.6)
+    assert descent["paper"] is None
     assert descent["far_success"] == pytest.approx(0.25)
-    assert latco["paper_table_1"] == "91 ± 3 %"
+    assert latco["paper"] == "91 ± 3 % (Table 1)"
     assert summary["latco_at_least_80_percent"]
     assert summary["latco_above_all_others"]
     text = (output / "comparison.md").read_text()

@@ -30,7 +30,7 @@ def chain(batch: int) -> tuple["th.Objective", dict[str, Tensor]]:
     goal = th.Vector(3, name="goal", dtype=torch.float64)
     weight = th.ScaleCostWeight(torch.tensor([[2.0]], dtype=torch.float64))
 
-    def dynamics(optim_vars: tuple, aux_vars: tuple) -> Tensor:  # noqa: ARG001
+    def dynamics(optim_vars: tuple, aux_vars: tuple) -> Tensor:
         before, action, after = (variable.tensor for variable in optim_vars)
         both = torch.cat([before, action], dim=-1)
         return after - before - torch.tanh(both @ mixing.T)
@@ -38,10 +38,12 @@ def chain(batch: int) -> tuple["th.Objective", dict[str, Tensor]]:
     def distance(optim_vars: tuple, aux_vars: tuple) -> Tensor:
         return (optim_vars[0].tensor - aux_vars[0].tensor).tanh()
 
-    def effort(optim_vars: tuple, aux_vars: tuple) -> Tensor:  # noqa: ARG001
+    def effort(optim_vars: tuple, aux_vars: tuple) -> Tensor:
         return 0.3 * optim_vars[0].tensor
 
-    def add(name: str, function: object, over: list, size: int, aux: tuple = ()) -> None:
+    def add(
+        name: str, function: object, over: list, size: int, aux: tuple = ()
+    ) -> None:
         objective.add(
             th.AutoDiffCostFunction(
                 over, function, size, cost_weight=weight, aux_vars=aux, name=name
@@ -64,7 +66,11 @@ def chain(batch: int) -> tuple["th.Objective", dict[str, Tensor]]:
 
 
 def solve(
-    batch: int, ours: bool, iterations: int = 4, vectorize: bool = True, **settings: object
+    batch: int,
+    ours: bool,
+    iterations: int = 4,
+    vectorize: bool = True,
+    **settings: object,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Run Levenberg-Marquardt; return the solution and its gradient in the goal."""
     objective, values = chain(batch)

@@ -7,10 +7,10 @@ Multipliers then grow until the plan is feasible:
 1. every iteration takes one damped Gauss-Newton step on states and actions (Eq. 9);
 2. the multiplier of each constraint and step follows its violation (Eq. 10).
 
-Where the paper and the released code differ both are settings, and what the paper leaves
-open follows the release: residuals normalised by the multipliers (without it the
-iteration diverges on learned models), fixed damping, full steps, plans initialised with
-N(0, 1) numbers.
+Where the paper and the released code differ both are settings, and what the paper
+leaves open follows the release: residuals normalised by the multipliers (without it
+the iteration diverges on learned models), fixed damping, full steps, plans initialised
+with N(0, 1) numbers.
 """
 
 from typing import ClassVar

@@ -178,9 +178,7 @@ class TrajectoryProblem:
             cost=cost,
         )
 
-    def _stages(
-        self, states: Tensor, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _stages(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Residuals of steps 0 … T-1 with Jacobians, padded to one size."""
         initial, initial_jacobians = batched_jacobian(
             self.objective.initial_residual, states[:, :1], actions[:, :1]
