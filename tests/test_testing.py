@@ -52,7 +52,7 @@ def flat_memory(solution: Solution, state: Tensor) -> Solution:
         (global_noise, "global random state"),
         (shared_mean, "neighbour in the batch"),
         (short, r"plan\.actions\.shape"),
-        (in_place, "in place"),
+        (in_place, r"states\[\.\.\., 0, :\]|in place"),
         (flat_memory, "memory"),
     ],
 )

@@ -204,7 +204,9 @@ def _factorize(
         factor, failed = torch.linalg.cholesky_ex(pivot)
         failures = failures + failed
         chol.append(factor)
-    return tuple(chol), tuple(below), failures == 0
+    # infinity has a Cholesky factor of sorts, and passes every pivot test
+    finite = sum(factor.diagonal(dim1=-2, dim2=-1).sum(-1) for factor in chol)
+    return tuple(chol), tuple(below), (failures == 0) & torch.isfinite(finite)
 
 
 def _substitute(
@@ -329,11 +331,8 @@ def _normal_blocks(system: ChainSystem) -> tuple[Tensor, Tensor]:
     end = system.terminal_jacobian
     states[:, -1] = end.mT @ end
     weighted_state = weight[:, 1:] * by_state[:, 1:]
-    torch.add(
-        by_state[:, 1:].mT @ weighted_state,
-        stage_state[:, 1:].mT @ stage_state[:, 1:],
-        out=states[:, :-1],
-    )
+    stages = stage_state[:, 1:].mT @ stage_state[:, 1:]
+    states[:, :-1] = by_state[:, 1:].mT @ weighted_state + stages
     # every cost has entered; what is left touches only the main diagonal
     states.diagonal(dim1=-2, dim2=-1).add_(weight[..., 0])
     main = diagonal.diagonal(dim1=-2, dim2=-1)

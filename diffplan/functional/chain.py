@@ -19,8 +19,8 @@ costs O(T n^2) where differentiating the recursion costs O(T n^3), stays accurat
 every w (it never forms w J'J), can be repeated for higher derivatives, and keeps an
 element that could not be factored away from everybody else's gradient.
 
-Symbols: A, B state and action Jacobian; w transition weight; G stage Jacobians; a action
-curvature; c defect; b linear term; T horizon, S state and A action dimension.
+Symbols: A, B state and action Jacobian; w transition weight; G stage Jacobians; a
+action curvature; c defect; b linear term; T horizon, S state and A action dimension.
 """
 
 import math

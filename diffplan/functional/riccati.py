@@ -157,8 +157,10 @@ def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
             costs.append(cost_to_go)
     lists = (costs, factors, closed)
     tensors = tuple(tensor for tensors in lists for tensor in reversed(tensors))
-    stacked = torch.stack(hessians[::-1], 1), torch.stack(gains[::-1], 1)
-    return (*stacked, *tensors), failures == 0
+    hessian, gain = torch.stack(hessians[::-1], 1), torch.stack(gains[::-1], 1)
+    # infinity passes every pivot test, but not unseen through all gains
+    finite = torch.isfinite(hessian.sum((1, 2, 3)) + gain.sum((1, 2, 3)))
+    return (hessian, gain, *tensors), (failures == 0) & finite
 
 
 class _Step(NamedTuple):
@@ -171,7 +173,7 @@ class _Step(NamedTuple):
     stage_action: Tensor
     cross: Tensor
     curvature: Tensor
-    root: Tensor
+    diagonal: Tensor
 
 
 def _steps(system: ChainSystem) -> list[_Step]:
@@ -186,7 +188,7 @@ def _steps(system: ChainSystem) -> list[_Step]:
         stage_action=stage_action,
         cross=stage_action.mT @ system.stage_state_jacobian,
         curvature=_add_to_diagonal(stage_action.mT @ stage_action, diagonal),
-        root=diagonal[..., None],
+        diagonal=diagonal[..., None],
     )
     return [
         _Step(*step)
@@ -210,7 +212,7 @@ def _cost_to_go(step: _Step, soft: Tensor, gain: Tensor, moved: Tensor) -> Tenso
     Joseph's form: a sum of squares, where A'P~A - Q_ux' Q_uu^{-1} Q_ux would cancel.
     """
     stage = torch.baddbmm(step.stage_state, step.stage_action, gain, alpha=-1.0)
-    rest = torch.cat((stage, gain), 1).mT @ torch.cat((stage, step.root * gain), 1)
+    rest = torch.cat((stage, gain), 1).mT @ torch.cat((stage, step.diagonal * gain), 1)
     return torch.baddbmm(rest, moved.mT, torch.bmm(soft, moved))
 
 

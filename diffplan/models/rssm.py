@@ -11,30 +11,18 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    require_at_least,
-    require_positive,
-    require_shape,
-)
+from diffplan.errors import ArgumentError, ShapeError, require_shape
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.models.initialization import initialize_like_keras
-from diffplan.models.losses import (
-    FREE_NATS_ON,
-    floored_kl,
-    gaussian_kl,
-    unit_gaussian_nll,
-)
-from diffplan.models.networks import IMAGE_SHAPE, MLP
+from diffplan.models.losses import floored_kl, gaussian_kl, unit_gaussian_nll
+from diffplan.models.networks import MLP
 from diffplan.models.observations import (
     MINIMUM_OBSERVATION_STD,
     VectorObservations,
     observation_model,
 )
+from diffplan.models.rssm_config import check_rssm_config
 from diffplan.models.transition import latent_transition
-
-INITIALIZATIONS = ("glorot", "torch")
 
 _FORMAT = "diffplan.models.RSSM/1"
 
@@ -125,7 +113,7 @@ class RSSM(WorldModel):
         self.config: dict[str, Any] = config | {
             "observation_shape": tuple(observation_shape)
         }
-        _check_config(self.config)
+        check_rssm_config(self.config)
         self.action_dim = action_dim
         self.state_size, self.belief_size = state_size, belief_size
         self.state_dim = state_size + belief_size
@@ -386,28 +374,3 @@ class RSSM(WorldModel):
                 record.append(value)
         states, features, means, stds = (torch.stack(r, dim=1) for r in records)
         return states, features, means, stds
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    shape = config["observation_shape"]
-    if len(shape) != 1 and shape != IMAGE_SHAPE:
-        raise ArgumentError(
-            f"observation_shape: expected (D,) or {IMAGE_SHAPE}, got {shape}"
-        )
-    minima = {
-        **dict.fromkeys(("belief_size", "reward_layers", "vector_layers"), 0),
-        **dict.fromkeys(("free_nats", "kl_scale"), 0),
-        **dict.fromkeys(("observation_scale", "reward_scale"), 0),
-        **dict.fromkeys(("action_dim", "state_size", "embedding_size"), 1),
-        **dict.fromkeys(("hidden_size", "reward_hidden", "vector_hidden"), 1),
-        "image_depth": 1,
-    }
-    for name, minimum in minima.items():
-        require_at_least(name, config[name], minimum)
-    require_positive("min_std", config["min_std"])
-    choices = {"free_nats_on": FREE_NATS_ON, "initialization": INITIALIZATIONS}
-    for name, names in choices.items():
-        if config[name] not in names:
-            raise ArgumentError(
-                f"{name}: expected one of {list(names)}, got {config[name]!r}"
-            )

@@ -34,8 +34,10 @@ def random_matrix(
     generator = torch.Generator().manual_seed(seed)
     shape = (*batch, blocks, size, size)
     here = torch.randn(shape, generator=generator, dtype=torch.float64).tril()
+    here = here / size**0.5
     here.diagonal(dim1=-2, dim2=-1).abs_().add_(1.0)
     below = torch.randn(shape, generator=generator, dtype=torch.float64)[..., 1:, :, :]
+    below = 0.5 * below / size**0.5
     diagonal = here @ here.mT
     diagonal[..., 1:, :, :] += below @ below.mT
     return BlockTridiagonal(diagonal, below @ here[..., :-1, :, :].mT)

@@ -1,0 +1,167 @@
+"""LatCo's presets: the paper's numbers, the command line, the runs of a small one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffplan.errors import UnknownNameError
+from diffplan.models.rssm import RSSM
+from diffplan.planners.cem import CEM
+from diffplan.planners.collocation import LatCo
+from reproductions.latco import online_report, paper_numbers
+from reproductions.latco.__main__ import DONE, WRONG, main
+from reproductions.latco.config import paper_config, stages_config
+from reproductions.latco.online import train
+from reproductions.latco.online_config import (
+    PLANNERS,
+    TASKS,
+    OnlineRun,
+    paper_run,
+    smoke_cheetah,
+)
+
+
+def test_the_papers_model_has_the_papers_size() -> None:
+    model = paper_run().model.build((3, 64, 64), 4, seed=0)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 5_296_420
+
+
+@pytest.mark.parametrize(
+    ("task", "horizon", "execute", "prefill", "updates", "steps"),
+    [
+        ("reach", 30, 30, 34, 15, 500_000),
+        ("push", 50, 25, 34, 15, 500_000),
+        ("hammer", 50, 25, 34, 15, 400_000),
+        ("cheetah-run", 12, 6, 5, 100, 800_000),
+    ],
+)
+def test_schedules_of_the_paper(
+    task: str, horizon: int, execute: int, prefill: int, updates: int, steps: int
+) -> None:
+    run = paper_run(task)
+    training = run.training
+    assert (run.planner.horizon, run.planner.execute) == (horizon, execute)
+    assert (training.seed_episodes, training.updates_per_round) == (prefill, updates)
+    assert training.pretrain_updates == 100
+    length = 1000 if task == "cheetah-run" else 150
+    played = (training.seed_episodes + training.rounds) * length
+    assert steps - length < played <= steps
+    assert training.evaluate_every * length == pytest.approx(10_000, abs=length / 2)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_every_task_and_planner_stands_in_the_paper(task: str, planner: str) -> None:
+    number = paper_numbers.find(task, planner)
+    assert number is not None
+    assert number.unit == ("%" if paper_run(task).task.startswith("meta") else "")
+
+
+def test_planners_are_built_with_their_settings() -> None:
+    model = RSSM((3,), 2, belief_size=4, hidden_size=4)
+    planner, _ = paper_run("cheetah-run", "latco").planner.build(model)
+    assert isinstance(planner, LatCo)
+    assert (planner.horizon, planner.iterations) == (12, 100)
+    assert planner.dynamics_tolerance == planner.action_tolerance == 1e-2
+    planner, _ = paper_run("reach", "cem").planner.build(model)
+    assert isinstance(planner, CEM)
+    assert (planner.num_samples, planner.iterations) == (10_000, 100)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=reech"], "did you mean reach"),
+        (["planner=latcoo"], "did you mean latco"),
+        (["training.round=3"], "did you mean training.rounds"),
+    ],
+)
+def test_wrong_names_of_the_paper_preset(overrides: list[str], message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        paper_config(overrides)
+
+
+def test_wrong_names_of_the_stages() -> None:
+    with pytest.raises(UnknownNameError, match=r"did you mean online.planner"):
+        stages_config("cpu", ["online.planer.horizon=3"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--preset", "gpu"], ["--stages", "onlin"], ["--seeds", "a"], ["onlin.seed=1"]],
+)
+def test_wrong_arguments_end_with_a_sentence(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--directory", str(tmp_path)]) == WRONG
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+
+
+def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--settings", "--preset", "paper", "task=push"]) == DONE
+    assert "planner.horizon=50\n      Actions of a plan." in capsys.readouterr().err
+
+
+def test_the_report_of_nothing_says_so(tmp_path: Path) -> None:
+    directory, output = str(tmp_path), tmp_path / "results"
+    arguments = ["report", "--directory", directory, "--output", str(output)]
+    assert main(arguments) == DONE
+    assert "No finished unit yet" in (output / "README.md").read_text()
+
+
+def tiny() -> OnlineRun:
+    """Return the smallest run that has three rounds."""
+    run = smoke_cheetah()
+    training = replace(run.training, action_repeat=100, sequence_length=4)
+    return replace(run, training=training)
+
+
+def test_an_online_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control")
+    run = tiny()
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    train(run, seed=0, directory=whole)
+    short = replace(run, training=replace(run.training, rounds=1))
+    train(short, seed=0, directory=halves)
+    train(run, seed=0, directory=halves)
+    states = [
+        torch.load(path / "checkpoints" / "checkpoint_00000003.pt")["job"]["trainer"]
+        for path in (whole, halves)
+    ]
+    for name, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][name]), name
+
+
+def test_the_report_of_an_online_run(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control")
+    pytest.importorskip("matplotlib")
+    run, folder = tiny(), tmp_path / "runs" / "seed_0"
+    train(run, seed=0, directory=folder)
+    settings = {"seed": 0, "run": {"task": run.task, "planner": {"name": "latco"}}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (row,) = online_report.write(tmp_path / "runs", tmp_path / "out", "online")
+    assert row.steps == 5000
+    assert (tmp_path / "out" / "online_cheetah-run.png").stat().st_size > 1000
+    lines = (tmp_path / "out" / "online.csv").read_text().splitlines()
+    assert len(lines) == 1 + 3
+    assert row.test is not None
+    assert row.test.value == pytest.approx(float(lines[-1].split(",")[7]))
+    assert row.cost["seconds_per_plan"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.render
+def test_the_smoke_preset_from_end_to_end(tmp_path: Path) -> None:
+    output = tmp_path / "results"
+    arguments = ["--preset", "smoke", "--directory", str(tmp_path)]
+    assert main([*arguments, "--output", str(output)]) == DONE
+    names = {path.name for path in output.iterdir()}
+    assert {"README.md", "run.json", "film_strip.png", "plan.gif"} <= names
+    assert {"comparison_distance.png", "comparison_optimization.png"} <= names
+    record = json.loads((output / "run.json").read_text())["pixels/plans"]
+    assert {"settings", "versions", "source", "hardware", "wall_seconds"} <= set(record)
