@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import write_results
+from _measuring import write_results
 from torch import Tensor
 
 from diffplan.solvers import BlockCholeskySolver, ChainBlocks, RiccatiSolver

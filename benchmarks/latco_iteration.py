@@ -17,7 +17,7 @@ from pathlib import Path
 
 import theseus as th
 import torch
-from measuring import write_results
+from _measuring import write_results
 from torch import Tensor
 
 import diffplan as dp

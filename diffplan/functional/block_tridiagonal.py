@@ -2,7 +2,7 @@
 
 Whatever couples only neighbours along a chain (smoothing, collocation, splines) ends in
 a matrix with K diagonal blocks and K-1 blocks below them. Its Cholesky factor has the
-same shape,
+same shape::
 
     C_0 = chol(D_0),   N_k = L_k C_k^{-T},   C_{k+1} = chol(D_{k+1} - N_k N_k'),
 

@@ -2,13 +2,13 @@
 
 A collocation step moves all states and actions of a trajectory at once. Its unknowns
 are increments x_1..x_T of the states and u_0..u_{T-1} of the actions (x_0 = 0: the
-first state is given), and it minimises
+first state is given), and it minimises::
 
     sum_t  w_t |e_t|^2 + |G_t (x_t, u_t)|^2 + sum_i a_{t,i} u_{t,i}^2
     + |G_T x_T|^2 + damping (|x|^2 + |u|^2) - 2 b'(x, u),
     e_t = x_{t+1} - A_t x_t - B_t u_t + c_t.
 
-With the costates nu_t = w_t e_t as further unknowns this is one symmetric system,
+With the costates nu_t = w_t e_t as further unknowns this is one symmetric system::
 
     [ H   J' ] [ x,u ]   [  b ]          H: stage curvature and damping,
     [ J -1/w ] [  nu ] = [ -c ]          J: the dynamics rows x_{t+1} - A x_t - B u_t,

@@ -4,7 +4,7 @@ The normal equations of a collocation step hold w J'J, and a large transition we
 squares the condition number: in float32 they are useless from w = 1e4. This file never
 builds them. It sweeps backwards over costs-to-go of the state increment,
 V_{t+1}(x) = x'P x / 2 + p'x, and lets the transition stretch: with the prediction
-y = A x + B u - c,
+y = A x + B u - c::
 
     min over x' of  w |x' - y|^2 / 2 + V(x')  =  y'P~ y / 2 + p~'y + const,
     K = (I + P/w)^{-1},   P~ = K P,   p~ = K p,   x' = K (y - p/w).

@@ -1,5 +1,7 @@
 """Planning by gradient descent on actions, from several starting points at once.
 
+The loop::
+
     candidates ← warm start, and random ones about the box centre
     repeat `iterations` times:
         gradient   ← ∂ Σ_n cost_n / ∂ candidates        each candidate its own

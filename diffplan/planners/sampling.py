@@ -1,7 +1,7 @@
 """The loop of all planners that sample actions, weigh them and refit a Gaussian.
 
 CEM, DCEM and MPPI differ in two lines: how costs become weights, and how the spread
-follows from them.
+follows from them::
 
     mean, std ← warm start or box centre, initial_std
     repeat `iterations` times:

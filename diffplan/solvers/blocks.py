@@ -34,7 +34,7 @@ class ChainBlocks:
     """The least-squares subproblem of one step along a trajectory.
 
     Over increments x_1..x_T of the states (x_0 = 0: the first state is given) and
-    u_0..u_{T-1} of the actions, with every tensor leading with the batch dimensions:
+    u_0..u_{T-1} of the actions, with every tensor leading with the batch dimensions::
 
         sum_t    transition_weight_t |x_{t+1} - A_t x_t - B_t u_t + defect_t|^2
         + sum_t  |residual_t + stage Jacobians (x_t, u_t)|^2
@@ -162,7 +162,7 @@ class RiccatiSolver:
 
     Args:
         refinements: Corrections of the step by its own residual, at least 0. Each costs
-            a tenth of the factorisation at 230 states, a third at 30.
+            a sixth of the factorisation at 230 states, a third at 30.
 
     Example:
         >>> step = RiccatiSolver()(blocks)  # doctest: +SKIP

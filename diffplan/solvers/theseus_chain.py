@@ -1,5 +1,7 @@
 """Block-tridiagonal linear algebra for any Theseus problem that is a chain.
 
+Use it with Theseus' own optimisers::
+
     th.LevenbergMarquardt(
         objective,
         linear_solver_cls=BlockTridiagonalSolver,

@@ -27,8 +27,8 @@ HEADER = (
 PAPER_PLANNERS = {"latco": "latco", "cem": "cem", "mppi": "mppi", "gd_one": "gd"}
 """Planners of stage (a) that the paper has, by the paper's names."""
 DEVIATIONS = {
-    "comparison": "1, 2, 3, 4, 6, 7",
-    "online": "1, 2, 5, 6, 7, 8",
+    "comparison": "1, 2, 3, 4, 6, 7, 10",
+    "online": "1, 2, 5, 6, 7, 8, 10",
     "paper": "7, 8, 9, 10",
 }
 """Numbers of the list in `reproductions/latco/README.md`."""
@@ -102,6 +102,8 @@ def _stages(
 
 def _paper(directory: Path, output: Path) -> tuple[list[list[str]], list[str]]:
     found = online_report.write(directory, output, "paper")
+    if not found:
+        return [], []
     rows = [_online_row(row, "paper", "paper") for row in found]
     return rows, _online_body(found, "paper")
 

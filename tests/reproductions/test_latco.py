@@ -11,6 +11,7 @@ from diffplan.errors import UnknownNameError
 from diffplan.models.rssm import RSSM
 from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import LatCo
+from diffplan.training.checkpoint import Checkpoints
 from reproductions.latco import online_report, paper_numbers
 from reproductions.latco.__main__ import DONE, WRONG, main
 from reproductions.latco.config import paper_config, stages_config
@@ -129,10 +130,12 @@ def test_an_online_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     short = replace(run, training=replace(run.training, rounds=1))
     train(short, seed=0, directory=halves)
     train(run, seed=0, directory=halves)
-    states = [
-        torch.load(path / "checkpoints" / "checkpoint_00000003.pt")["job"]["trainer"]
-        for path in (whole, halves)
-    ]
+    states = []
+    for folder in (whole, halves):
+        latest = Checkpoints(folder / "checkpoints").load_latest()
+        assert latest is not None
+        assert latest[0] == 3
+        states.append(latest[1]["job"]["trainer"])
     for name, value in states[0]["model"].items():
         assert torch.equal(value, states[1]["model"][name]), name
 
