@@ -17,6 +17,7 @@ K blocks of size n.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -167,11 +168,11 @@ class _Solve(torch.autograd.Function):
         return zero_unless(ok & finite, x)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # noqa: ANN001 (torch's own types)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    def backward(ctx, cotangent: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         diagonal, lower, _, ok, *factor, x = ctx.saved_tensors
         y = _Solve.apply(diagonal, lower, cotangent, ok, *factor)
         by_diagonal = by_lower = None
@@ -205,7 +206,7 @@ def _factorize(
         failures = failures + failed
         chol.append(factor)
     # infinity has a Cholesky factor of sorts, and passes every pivot test
-    finite = sum(factor.diagonal(dim1=-2, dim2=-1).sum(-1) for factor in chol)
+    finite = torch.stack([c.diagonal(dim1=-2, dim2=-1).sum(-1) for c in chol]).sum(0)
     return tuple(chol), tuple(below), (failures == 0) & torch.isfinite(finite)
 
 

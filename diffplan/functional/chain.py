@@ -25,7 +25,7 @@ action curvature; c defect; b linear term; T horizon, S state and A action dimen
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,10 +106,10 @@ class ChainSolution(NamedTuple):
 
     def unflattened(self, batch: torch.Size, dtype: torch.dtype) -> "ChainSolution":
         """The same with the caller's leading dimensions and precision."""
-        numbers = (
+        states, actions, costates = (
             tensor.to(dtype).view(*batch, *tensor.shape[1:]) for tensor in self[:3]
         )
-        return ChainSolution(*numbers, self.ok.view(batch))
+        return ChainSolution(states, actions, costates, self.ok.view(batch))
 
 
 RawSolve = Callable[
@@ -208,13 +208,13 @@ class _SolveChain(torch.autograd.Function):
         return tuple(_masked_solve(solve, system, factor, factor_ok, rhs))
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # noqa: ANN001 (torch's own types)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.mark_non_differentiable(output[3])
         ctx.solve = inputs[0]
         ctx.save_for_backward(*inputs[1:], *output)
 
     @staticmethod
-    def backward(ctx, *cotangents: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, states, actions, costates, ok = ctx.saved_tensors
         system, _, _, factor = _unpack(tuple(tensors))
         solution = ChainSolution(states, actions, costates, ok)

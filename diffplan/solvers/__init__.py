@@ -8,9 +8,7 @@ from diffplan.solvers.blocks import (
     ChainBlocks,
     ChainSolver,
     ChainStep,
-    RetriedStep,
     RiccatiSolver,
-    solve_with_retries,
 )
 
 __all__ = [
@@ -18,7 +16,5 @@ __all__ = [
     "ChainBlocks",
     "ChainSolver",
     "ChainStep",
-    "RetriedStep",
     "RiccatiSolver",
-    "solve_with_retries",
 ]

@@ -9,7 +9,7 @@ knows what the residuals mean.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,8 +17,6 @@ from torch import Tensor
 
 from diffplan.errors import (
     ShapeError,
-    require_at_least,
-    require_positive,
     require_shape,
 )
 from diffplan.functional.block_tridiagonal import (
@@ -209,83 +207,3 @@ def _step(
     rhs = blocks.right_hand_side()
     solution = factor.solve(rhs.states, rhs.actions, rhs.defect)
     return ChainStep(solution.states, solution.actions, solution.ok)
-
-
-class RetriedStep(NamedTuple):
-    """A step and the damping that it took.
-
-    Attributes:
-        states: Increments of x_1..x_T, `[…, T, S]`.
-        actions: Increments of u_0..u_{T-1}, `[…, T, A]`.
-        ok: False where even the last attempt failed, `[…]` bool.
-        damping: The damping that each element's step was computed with, `[…]`.
-    """
-
-    states: Tensor
-    actions: Tensor
-    ok: Tensor
-    damping: Tensor
-
-
-def solve_with_retries(
-    solver: ChainSolver,
-    blocks: ChainBlocks,
-    *,
-    attempts: int = 2,
-    factor: float = 10.0,
-    minimum_damping: float = 1e-6,
-    stop_early: bool | None = None,
-) -> RetriedStep:
-    """Solve, and again with more damping where the factorisation failed.
-
-    Elements that succeeded keep their first step: whether a neighbour needed a retry
-    changes nothing for them, and neither does `stop_early`.
-
-    Args:
-        solver: Any chain solver.
-        blocks: The subproblem.
-        attempts: Solves in all, at least 1. Without an early stop every one of them is
-            paid for.
-        factor: Growth of a failed element's damping between attempts, at least 1.
-        minimum_damping: What a failed element's damping is raised to at least before
-            it is multiplied, so that a damping of zero can grow too.
-        stop_early: Stop when all elements succeeded. That reads the status on the host:
-            free on a CPU, a synchronisation on a GPU, impossible in a captured graph.
-            None stops early on the CPU, unless compiled or mapped.
-
-    Raises:
-        ArgumentError: `attempts`, `factor` or `minimum_damping` is out of range.
-    """
-    require_at_least("attempts", attempts, 1)
-    require_at_least("factor", factor, 1.0)
-    require_positive("minimum_damping", minimum_damping)
-    damping = blocks.damping
-    step = solver(blocks)
-    for _ in range(attempts - 1):
-        if _all_succeeded(step.ok, stop_early):
-            break
-        raised = damping.clamp(min=minimum_damping) * factor
-        damping = torch.where(step.ok, damping, raised)
-        step = _first_success(step, solver(replace(blocks, damping=damping)))
-    return RetriedStep(*step, damping)
-
-
-def _all_succeeded(ok: Tensor, stop_early: bool | None) -> bool:
-    if stop_early is None:
-        stop_early = ok.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not stop_early:
-            return False
-        try:
-            return bool(ok.all())
-        except RuntimeError:  # torch.vmap: no single answer for all mapped elements
-            return False
-    return stop_early and bool(ok.all())
-
-
-def _first_success(first: ChainStep, second: ChainStep) -> ChainStep:
-    keep = first.ok[..., None, None]
-    return ChainStep(
-        torch.where(keep, first.states, second.states),
-        torch.where(keep, first.actions, second.actions),
-        first.ok | second.ok,
-    )

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_at_least, require_positive
+from diffplan.errors import ArgumentError, require_at_least, require_positive
 from diffplan.solvers.blocks import ChainBlocks, ChainSolver
 
 CarryT = TypeVar("CarryT")
@@ -186,7 +186,7 @@ def levenberg_marquardt(
         The last trajectory, the last carry, and a report.
 
     Raises:
-        ArgumentError: `iterations` is negative.
+        ArgumentError: `iterations` is negative, or adaptive damping has no `cost`.
     """
     require_at_least("iterations", iterations, 0)
     batch = start.states[:, 0, 0]
@@ -227,7 +227,7 @@ def _accept(
     cost: Callable[[Trajectory, CarryT], Tensor] | None,
 ) -> tuple[Trajectory, Tensor]:
     if cost is None:
-        raise TypeError("cost: adaptive damping needs a cost to compare, got None")
+        raise ArgumentError("cost: adaptive damping needs a cost to compare, got None")
     with torch.no_grad():
         better = cost(step.trajectory, carry) < cost(trajectory, carry)
     better = better & ~step.failed & ~step.non_finite

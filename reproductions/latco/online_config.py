@@ -229,7 +229,7 @@ def small_cheetah() -> OnlineRun:
             seed_episodes=6,
             episodes_per_round=2,
             pretrain_updates=300,
-            updates_per_round=120,
+            updates_per_round=200,
             batch_size=16,
             sequence_length=30,
             action_repeat=4,

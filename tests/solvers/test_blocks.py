@@ -6,14 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import ShapeError
 from diffplan.solvers import (
     BlockCholeskySolver,
     ChainBlocks,
     ChainSolver,
-    ChainStep,
     RiccatiSolver,
-    solve_with_retries,
 )
 
 solvers = pytest.mark.parametrize("solver", [RiccatiSolver(), BlockCholeskySolver()])
@@ -112,71 +110,3 @@ def test_disagreeing_shapes_name_the_argument() -> None:
         replace(blocks, defect=blocks.defect[..., :2])
     with pytest.raises(ShapeError, match="limit_weight"):
         replace(blocks, limit_weight=blocks.limit_weight[:1])
-
-
-@solvers
-@pytest.mark.parametrize("stop_early", [None, True, False])
-def test_retries_recover_an_indefinite_element_alone(
-    solver: ChainSolver, stop_early: bool | None
-) -> None:
-    blocks = random_blocks((3,))
-    # no cost on the first action's second part: singular without damping
-    by_action = blocks.action_jacobian.clone()
-    by_action[1, 0, :, 1] = 0.0
-    stage = blocks.stage_action_jacobian.clone()
-    stage[1, 0, :, 1] = 0.0
-    slope = blocks.limit_slope.clone()
-    slope[1, 0, 1] = 0.0
-    damping = blocks.damping.clone()
-    damping[1] = 0.0
-    blocks = replace(
-        blocks,
-        action_jacobian=by_action,
-        stage_action_jacobian=stage,
-        limit_slope=slope,
-        damping=damping,
-    )
-    first = solver(blocks)
-    assert first.ok.tolist() == [True, False, True]
-    assert not first.states[1].any()
-    step = solve_with_retries(
-        solver, blocks, minimum_damping=1e-4, factor=10.0, stop_early=stop_early
-    )
-    assert step.ok.all()
-    expected = torch.tensor([1e-2, 1e-3, 1e-2], dtype=torch.float64)
-    torch.testing.assert_close(step.damping, expected)
-    repaired = solver(replace(blocks, damping=expected))
-    torch.testing.assert_close(step.states, repaired.states)
-    for element in (0, 2):
-        assert torch.equal(step.states[element], first.states[element])
-        assert torch.equal(step.actions[element], first.actions[element])
-
-
-def test_an_element_beyond_repair_is_reported() -> None:
-    blocks = random_blocks((2,))
-    defect = blocks.defect.clone()
-    defect[0, 0, 0] = float("nan")
-    step = solve_with_retries(RiccatiSolver(), replace(blocks, defect=defect))
-    assert step.ok.tolist() == [False, True]
-    assert not step.states[0].any()
-
-
-def test_retries_stop_as_soon_as_all_succeeded() -> None:
-    calls = []
-
-    def counting(blocks: ChainBlocks) -> ChainStep:
-        calls.append(blocks.damping)
-        return RiccatiSolver()(blocks)
-
-    solve_with_retries(counting, random_blocks((2,)), attempts=4)
-    assert len(calls) == 1
-    solve_with_retries(counting, random_blocks((2,)), attempts=4, stop_early=False)
-    assert len(calls) == 5
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("attempts", 0), ("factor", 0.5), ("minimum_damping", 0.0)]
-)
-def test_wrong_retry_settings_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ArgumentError, match=name):
-        solve_with_retries(RiccatiSolver(), random_blocks(()), **{name: value})
