@@ -22,6 +22,7 @@ from diffplan.training.model_trainer import (
 )
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.online import OnlineConfig, OnlineTrainer
+from diffplan.training.recorder import EpisodeRecorder
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.run import Job, run_rounds
 from diffplan.training.run_record import RunRecord
@@ -34,6 +35,7 @@ __all__ = [
     "Checkpoints",
     "Environments",
     "Episode",
+    "EpisodeRecorder",
     "Evaluation",
     "Job",
     "ModelTrainer",

@@ -16,6 +16,7 @@ from diffplan.training.episode import Episode
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.interaction import Environments, run_episodes
 from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig
+from diffplan.training.recorder import EpisodeRecorder
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.run import run_rounds
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
@@ -45,6 +46,8 @@ class OnlineConfig:
             the environments do.
         evaluate_every: Rounds between two evaluations; 0 never evaluates.
         evaluation_episodes: Noise-free episodes in each.
+        videos: Whether evaluation from images writes `videos/round_….mp4`: its first
+            episode beside what the plans had imagined.
         checkpoint_every: Rounds between two checkpoints.
         optimizer: Of the model.
     """
@@ -63,6 +66,7 @@ class OnlineConfig:
     action_repeat: int = 1
     evaluate_every: int = 10
     evaluation_episodes: int = 1
+    videos: bool = True
     checkpoint_every: int = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -170,8 +174,17 @@ class OnlineTrainer:
             derive_seed(self.seed, "evaluation", index, number, bits=SIMULATOR_BITS)
             for number in range(episodes)
         ]
-        agent_seed = derive_seed(self.seed, "evaluation agent", index)
-        return evaluate(self.agent, self.environments, seeds, agent_seed=agent_seed)
+        recorder = EpisodeRecorder(self.model) if self.config.videos else None
+        evaluation = evaluate(
+            self.agent,
+            self.environments,
+            seeds,
+            agent_seed=derive_seed(self.seed, "evaluation agent", index),
+            observer=recorder,
+        )
+        if recorder is not None:
+            recorder.write(self.directory / "videos" / f"round_{index:06d}")
+        return evaluation
 
     def state_dict(self) -> dict[str, Any]:
         """Return model, optimiser, counters and all random states."""

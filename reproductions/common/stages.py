@@ -38,6 +38,8 @@ DONE, SETTINGS, LOG, ERROR = "done.json", "settings.json", "log.txt", "error.txt
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
+PROGRESS_SECONDS = 30.0
+LINE_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,14 @@ def run_units(
         say(f"{len(outcome.done)} of {len(units)} units were done before")
     waiting = [unit for unit in units if unit.name not in outcome.done]
     running: dict[str, _Running] = {}
+    said = time.monotonic()
     with _TerminationsInterrupt():
         try:
             while waiting or running:
                 _collect(running, outcome, say)
+                if time.monotonic() - said >= PROGRESS_SECONDS:
+                    _say_progress(running, say)
+                    said = time.monotonic()
                 _block(waiting, outcome, say)
                 _start_ready(waiting, running, outcome, workers, threads, say)
                 time.sleep(POLL_SECONDS if running else 0.0)
@@ -250,6 +256,19 @@ def _collect(
             say(f"{name}: failed after {seconds:.0f} s: {outcome.failed[name]}")
 
 
+def _say_progress(
+    running: Mapping[str, _Running], say: Callable[[str], object]
+) -> None:
+    """Repeat the newest line of each running unit's log, if it has one."""
+    for name, work in running.items():
+        log = work.unit.directory / LOG
+        if log.exists():
+            text = log.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if line.strip()]
+            if lines:
+                say(f"{name}: {lines[-1][:LINE_WIDTH]}")
+
+
 def _reason(work: _Running) -> str:
     """Return the error that ended the unit, or which signal killed it."""
     code = work.process.exitcode or 0
@@ -305,6 +324,7 @@ class _TerminationsInterrupt:
 def _work(unit: Unit, threads: int) -> None:
     """Run a unit in this process, everything it says going to its log."""
     (unit.directory / ERROR).unlink(missing_ok=True)
+    signal.signal(signal.SIGINT, _interrupt_once)
     threading.Thread(target=_follow_parent, daemon=True).start()
     with (unit.directory / LOG).open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
@@ -340,6 +360,15 @@ def _write_done(unit: Unit, start: float) -> None:
     }
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(unit.directory / DONE, lambda file: file.write(text.encode()))
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Interrupt the unit; a second Ctrl-C must not disturb its saving.
+
+    Set explicitly, because a shell starts background programs with Ctrl-C ignored.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _follow_parent() -> None:

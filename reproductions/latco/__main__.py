@@ -30,7 +30,7 @@ Reproduce "Model-Based Reinforcement Learning via Latent-Space Collocation" (Lat
 presets
   cpu    (default) three stages, at most 25 minutes on two cores:
          comparison  planners on one frozen model of sparse Meta-World reach, from
-                     state vectors; three seeds
+                     state vectors
          online      LatCo collects its own data on cheetah-run, from state vectors
          pixels      images: a small visual model, one plan decoded beside what happened
   smoke  the same stages in two minutes; their numbers mean nothing
@@ -85,7 +85,11 @@ def parser() -> argparse.ArgumentParser:
     add("overrides", nargs="*", metavar="key=value", help="settings, or `report`")
     add("--preset", default="cpu", help="cpu, smoke or paper")
     add("--stages", default=",".join(STAGES), help="some of the three, with commas")
-    add("--seeds", default=None, help="of comparison and online; cpu: 0,1,2; smoke: 0")
+    add(
+        "--seeds",
+        default="0",
+        help="of comparison and online, such as 0,1,2; one fits in the time above",
+    )
     add("--directory", type=Path, default=Path("runs/latco"), help="of the runs")
     add("--output", type=Path, default=None, help="of tables and figures")
     add("--workers", type=int, default=2, help="units that run at the same time")
@@ -126,7 +130,7 @@ def _work(
         unit = paper_unit(config.run, config.seed, directory)
         return run_units([unit], 1, threads=1, report=say)
     stages = [choose("--stages", name, STAGES) for name in options.stages.split(",")]
-    seeds = _seeds(options.seeds or ("0" if options.preset == "smoke" else "0,1,2"))
+    seeds = _seeds(options.seeds)
     units: list[Unit] = config.units(stages, seeds, directory)
     return run_units(units, options.workers, report=say)
 

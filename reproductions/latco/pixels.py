@@ -41,14 +41,14 @@ def _model() -> ModelConfig:
         reward_hidden=128,
         image_depth=16,
         free_nats=1.0,
-        kl_scale=0.3,
+        kl_scale=0.1,
         reward_scale=50.0,
     )
 
 
 def _training() -> OfflineConfig:
     return OfflineConfig(
-        updates=500,
+        updates=600,
         batch_size=8,
         sequence_length=20,
         initial_fraction=0.2,

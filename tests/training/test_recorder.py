@@ -1,0 +1,67 @@
+"""Evaluation videos show reality and, beside it, what the plan had imagined."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffplan.agents import AgentState
+from diffplan.models import RSSM
+from diffplan.plan import Plan
+from diffplan.training import EpisodeRecorder
+from diffplan.training.video import to_frames
+
+
+def small_model() -> RSSM:
+    return RSSM((3, 64, 64), 2, belief_size=4, state_size=2, image_depth=2)
+
+
+def memory_of(model: RSSM, plan: Plan | None, age: int) -> AgentState:
+    start = AgentState.start(model.initial_state((2,)), 2, seed=0)
+    return AgentState(
+        start.state, start.action, plan, torch.tensor([age, age]), start.generator_state
+    )
+
+
+def test_each_moment_is_beside_the_state_planned_for_it(tmp_path: Path) -> None:
+    model = small_model()
+    states = torch.randn(2, 4, model.state_dim)
+    plan = Plan(torch.zeros(2, 3, 2), states, torch.zeros(2))
+    recorder = EpisodeRecorder(model)
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 3, 64, 64), np.uint8)
+    for step in range(3):
+        # After acting, `age` counts the action that was just chosen.
+        recorder(0, images[step], memory_of(model, plan, step + 1))
+        recorder(2, images[step], memory_of(model, plan, step + 1))  # another batch
+    assert len(recorder.seen) == 3
+    for step in range(3):
+        assert np.array_equal(recorder.seen[step], images[step, 0])
+        expected = model.decode(states[0, step]).detach().numpy()
+        np.testing.assert_allclose(recorder.imagined[step], expected)
+
+
+def test_the_file_holds_both_halves(tmp_path: Path) -> None:
+    imageio = pytest.importorskip("imageio.v2")
+    model = small_model()
+    plan = Plan(
+        torch.zeros(2, 3, 2), torch.randn(2, 4, model.state_dim), torch.zeros(2)
+    )
+    recorder = EpisodeRecorder(model)
+    grey = np.full((2, 3, 64, 64), 90, np.uint8)
+    for step in range(3):
+        recorder(0, grey, memory_of(model, plan, step + 1))
+    file = recorder.write(tmp_path / "videos" / "round_000002")
+    frames = np.stack(imageio.mimread(file))
+    assert frames.shape == (3, 64, 130, 3)
+    assert np.abs(frames[..., :64, :].astype(int) - 90).max() <= 4
+    imagined = to_frames(np.stack(recorder.imagined)).astype(int)
+    assert np.abs(frames[..., 66:, :].astype(int) - imagined).mean() < 12
+
+
+def test_vectors_are_not_recorded(tmp_path: Path) -> None:
+    model = small_model()
+    recorder = EpisodeRecorder(model)
+    recorder(0, np.zeros((2, 5), np.float32), memory_of(model, None, 1))
+    assert recorder.write(tmp_path / "nothing") is None
+    assert not list(tmp_path.iterdir())
