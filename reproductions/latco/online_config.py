@@ -223,7 +223,7 @@ def small_cheetah() -> OnlineRun:
             kl_scale=0.1,
             reward_scale=20.0,
         ),
-        planner=PlannerConfig(horizon=12, execute=6, iterations=50, tolerance=1e-2),
+        planner=PlannerConfig(horizon=12, execute=6, iterations=30, tolerance=1e-2),
         training=OnlineConfig(
             rounds=8,
             seed_episodes=6,
@@ -233,7 +233,7 @@ def small_cheetah() -> OnlineRun:
             batch_size=16,
             sequence_length=30,
             action_repeat=4,
-            evaluate_every=2,
+            evaluate_every=4,
             evaluation_episodes=2,
             optimizer=OptimizerConfig(learning_rate=1e-3),
         ),
