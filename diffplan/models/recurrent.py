@@ -57,6 +57,8 @@ class GRUCell(nn.Module):
     ) -> Float[Tensor, "*batch N"]:
         """Next memory `[…, N]` from an input `[…, I]` and the memory `[…, N]`."""
         gates = self._gates(value, hidden)
+        # Under autocast the gates are in lower precision than the memory.
+        hidden = hidden.to(gates.candidate.dtype)
         return torch.lerp(gates.candidate, hidden, gates.update)
 
     def linearize(

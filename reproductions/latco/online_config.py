@@ -223,7 +223,9 @@ def small_cheetah() -> OnlineRun:
             kl_scale=0.1,
             reward_scale=20.0,
         ),
-        planner=PlannerConfig(horizon=12, execute=6, iterations=30, tolerance=1e-2),
+        planner=PlannerConfig(
+            horizon=12, execute=6, iterations=30, tolerance=1e-2, engine="theseus"
+        ),
         training=OnlineConfig(
             rounds=8,
             seed_episodes=6,

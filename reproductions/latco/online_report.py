@@ -15,8 +15,8 @@ from reproductions.common.statistics import Estimate, mean
 from reproductions.common.tables import write_csv
 from reproductions.latco.online_config import PLANNERS
 
-FINAL_EPISODES = 100
-"""Most recent training episodes that a table's number is the mean of."""
+FINAL_EPISODES = {"online": 8, "paper": 100}
+"""Most recent training episodes of a run that a table's number is the mean of."""
 BIN_STEPS = 30_000
 """Environment steps per point of the paper's learning curves."""
 COST_METRICS = (
@@ -104,13 +104,10 @@ class History:
         """Return the mean of each measure of time, without the first round."""
         found = {}
         for name in COST_METRICS:
-            values = [
-                metrics[f"time/{name}"]
-                for metrics in self.rounds[1:]
-                if f"time/{name}" in metrics
-            ]
-            if values:
-                found[name] = float(np.mean(values))
+            known = [metrics.get(f"time/{name}") for metrics in self.rounds[1:]]
+            if any(value is not None for value in known):
+                # A round without evaluation spent nothing on it.
+                found[name] = float(np.mean([value or 0.0 for value in known]))
         return found
 
 
@@ -151,7 +148,7 @@ def histories(directory: Path) -> list[History]:
     return [history for history in found if history.rounds]
 
 
-def summarise(runs: Sequence[History], final_episodes: int = FINAL_EPISODES) -> Row:
+def summarise(runs: Sequence[History], final_episodes: int) -> Row:
     """Return the table's line of several seeds of one task and planner."""
     tests = [run.series(f"test/{run.measure}")[1] for run in runs]
     finals = [run.episodes(slice(1, None))[-final_episodes:] for run in runs]
@@ -186,7 +183,7 @@ def write(directory: Path, output: Path, name: str) -> list[Row]:
     Args:
         directory: Of the runs.
         output: Receives `<name>.csv` and `<name>_<task>.png`.
-        name: Of the stage.
+        name: online or paper.
     """
     runs = histories(directory)
     if not runs:
@@ -198,8 +195,7 @@ def write(directory: Path, output: Path, name: str) -> list[Row]:
         chosen = {who: each for (what, who), each in groups.items() if what == task}
         path = output / f"{name}_{task.rpartition('/')[2]}.png"
         save_figure(learning_figure(task, chosen), path)
-    final = 4 if name == "online" else FINAL_EPISODES
-    return [summarise(each, final) for each in groups.values()]
+    return [summarise(each, FINAL_EPISODES[name]) for each in groups.values()]
 
 
 def _curve(run: History) -> list[dict[str, object]]:
@@ -221,7 +217,7 @@ def _curve(run: History) -> list[dict[str, object]]:
 
 
 def learning_figure(task: str, groups: dict[str, list[History]]) -> Any:
-    """Draw training and test scores against environment steps."""
+    """Draw training and test scores against thousands of environment steps."""
     figure, axes = new_figure(columns=2, size=(4.4, 3.2))
     measure = next(iter(groups.values()))[0].measure
     for colour, (planner, runs) in zip(COLOURS, groups.items(), strict=False):
@@ -230,11 +226,12 @@ def learning_figure(task: str, groups: dict[str, list[History]]) -> Any:
             series = [binned(*pair) for pair in series if len(pair[0])]
             if series:
                 steps, values = zip(*series, strict=True)
-                draw_runs(axis, steps, values, planner, colour)
+                thousands = [array / 1000 for array in steps]
+                draw_runs(axis, thousands, values, planner, colour)
         level = float(np.mean([np.mean(run.episodes(slice(0, 1))) for run in runs]))
     for axis in axes[0]:
         axis.axhline(level, color="black", linestyle=":", linewidth=1, label="random")
-        axis.set(xlabel="environment steps", ylim=(0, None))
+        axis.set(xlabel="environment steps, thousands", ylim=(0, None))
         axis.legend(fontsize=7)
     axes[0, 0].set(ylabel=measure, title=f"{task}: training episodes, with noise")
     axes[0, 1].set_title("noise-free test episodes")

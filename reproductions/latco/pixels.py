@@ -76,7 +76,9 @@ class PixelsConfig:
     data: DataConfig = field(default_factory=lambda: DataConfig(episodes=40))
     model: ModelConfig = field(default_factory=_model)
     training: OfflineConfig = field(default_factory=_training)
-    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    planner: PlannerConfig = field(
+        default_factory=lambda: PlannerConfig(engine="theseus")
+    )
 
     def __post_init__(self) -> None:
         require_at_least("starts", self.starts, 1)

@@ -11,7 +11,7 @@ from reproductions.common.tables import markdown_table, read_csv, write_csv
 
 COLUMNS = 11
 SCALE = 2
-FRAMES_PER_SECOND = 10
+FRAMES_PER_SECOND = 5
 
 
 def write(directory: Path, output: Path) -> str:
@@ -31,7 +31,7 @@ def write(directory: Path, output: Path) -> str:
     plans = [dict(np.load(path)) for path in paths]
     save_picture(strip(plans), output / "film_strip.png", SCALE)
     video = side_by_side(*(plans[0][name] for name in ("executed", "planned")))
-    enlarged = video.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
+    enlarged = video[::2].repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     write_video(output / "plan.gif", enlarged, FRAMES_PER_SECOND)
     header = list(rows[0])
     values = [[f"{float(row[name]):.3g}" for name in header] for row in rows]

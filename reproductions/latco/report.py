@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reproductions.common.provenance import gather, summary
+from reproductions.common.statistics import Estimate
 from reproductions.common.tables import markdown_table, write_text
 from reproductions.latco import (
     comparison_report,
@@ -134,9 +135,7 @@ def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
 
 def _online_row(row: online_report.Row, preset: str, kind: str) -> list[str]:
     known = paper_numbers.find(row.task, row.planner)
-    # The paper's tables are about training episodes; a short run is judged without
-    # noise, which its few episodes would drown in.
-    ours = row.training if kind == "paper" or row.test is None else row.test
+    ours = row.training  # With exploration noise, as the paper's tables.
     scale, unit = (100.0, " %") if row.measure == "success" else (1.0, "")
     interval = (
         "one seed"
@@ -157,12 +156,18 @@ def _online_row(row: online_report.Row, preset: str, kind: str) -> list[str]:
 
 
 def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
-    """Return figures and the table of where the time went."""
+    """Return figures and the table of scores and of where the time went."""
     tasks = dict.fromkeys(row.task.rpartition("/")[2] for row in rows)
     names = list(rows[0].cost) if rows else []
-    header = ["task", "planner", "seeds", *(name.replace("_", " ") for name in names)]
+    scores = ("random", "training", "test")
+    columns = [name.replace("_", " ") for name in names]
+    header = ["task", "planner", "seeds", *scores, *columns]
     lines = [
-        [row.task, row.planner, row.seeds, *(f"{row.cost[n]:.3g}" for n in names)]
+        [
+            *(row.task, row.planner, row.seeds),
+            *(_score(getattr(row, name), row.measure) for name in scores),
+            *(f"{row.cost[name]:.3g}" for name in names),
+        ]
         for row in rows
     ]
     figures = [
@@ -170,9 +175,19 @@ def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
     ]
     return [
         *figures,
-        f"Raw curves: [{name}.csv]({name}.csv). Time:\n",
+        f"Random: the seed episodes. Training: each run's last "
+        f"{online_report.FINAL_EPISODES[name]} collected episodes, with exploration "
+        "noise; the table at the top has this number. Test: the last noise-free "
+        "evaluation, of few episodes. Times are means over the later rounds. Raw "
+        f"curves: [{name}.csv]({name}.csv).\n",
         markdown_table(header, lines),
     ]
+
+
+def _score(estimate: Estimate | None, measure: str) -> str:
+    if estimate is None:
+        return "–"
+    return estimate.percent() if measure == "success" else estimate.number()
 
 
 def _definitions() -> str:

@@ -221,3 +221,19 @@ def test_learns_a_linear_system(belief_size: int, generator: torch.Generator) ->
     assert (position - truth).square().mean() < 0.15 * variance
     gap = test.rewards[:, 11] - test.rewards[:, 11].mean()
     assert (reward - test.rewards[:, 11]).square().mean() < 0.15 * gap.square().mean()
+
+
+def test_training_in_bfloat16_is_close_to_float32() -> None:
+    model = RSSM((5,), 2, belief_size=8, state_size=3, hidden_size=8, embedding_size=8)
+    generator = torch.Generator().manual_seed(0)
+    batch = SequenceBatch(
+        torch.randn(2, 5, 5, generator=generator),
+        torch.randn(2, 4, 2, generator=generator),
+        torch.randn(2, 4, generator=generator),
+    )
+    full = model.loss(batch, torch.Generator().manual_seed(1)).total
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model.loss(batch, torch.Generator().manual_seed(1)).total
+    assert low.item() == pytest.approx(full.item(), rel=0.02)
+    low.backward()
+    assert all(torch.isfinite(w.grad).all() for w in model.parameters())

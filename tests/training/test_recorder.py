@@ -52,7 +52,8 @@ def test_the_file_holds_both_halves(tmp_path: Path) -> None:
     for step in range(3):
         recorder(0, grey, memory_of(model, plan, step + 1))
     file = recorder.write(tmp_path / "videos" / "round_000002")
-    frames = np.stack(imageio.mimread(file))
+    with imageio.get_reader(file) as reader:
+        frames = np.stack(list(reader))
     assert frames.shape == (3, 64, 130, 3)
     assert np.abs(frames[..., :64, :].astype(int) - 90).max() <= 4
     imagined = to_frames(np.stack(recorder.imagined)).astype(int)
