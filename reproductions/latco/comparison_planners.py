@@ -42,7 +42,7 @@ class CEMSettings:
     num_elites: int = 100
     iterations: int = 10
     noise_exponent: float = 0.0
-    chunk_size: int = 100
+    chunk_size: int = 32
 
     def build(self, horizon: int) -> Planner:
         """Return the planner."""
@@ -75,7 +75,7 @@ class MPPISettings:
     num_samples: int = 1000
     iterations: int = 10
     temperature: float = 0.1
-    chunk_size: int = 100
+    chunk_size: int = 32
 
     def build(self, horizon: int) -> Planner:
         """Return the planner."""

@@ -48,7 +48,7 @@ def _model() -> ModelConfig:
 
 def _training() -> OfflineConfig:
     return OfflineConfig(
-        updates=600,
+        updates=400,
         batch_size=8,
         sequence_length=20,
         initial_fraction=0.2,
