@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffplan.errors import ArgumentError
 
@@ -37,8 +37,10 @@ class Estimate:
     count: int
 
     def percent(self) -> str:
-        """Return it as text, `93 % [87, 97]`."""
-        return f"{100 * self.value:.0f} %" + self._interval(100.0, "{:.0f}")
+        """Return it as text, `93 % [87, 97]`; a share's interval ends at 0 and 100."""
+        share = replace(self, low=max(self.low, 0.0), high=min(self.high, 1.0))
+        known = self if math.isnan(self.low) else share
+        return f"{100 * self.value:.0f} %" + known._interval(100.0, "{:.0f}")
 
     def number(self, digits: int = 0) -> str:
         """Return it as text, `212 [180, 244]`."""

@@ -262,7 +262,7 @@ def _reward_heads(models: Mapping[str, Any]) -> str:
 
 def distance_figure(results: Sequence[Result]) -> Any:
     """Draw success against initial distance, as LatCo's Fig. 4."""
-    figure, axes = new_figure(size=(6.4, 4.0))
+    figure, axes = new_figure(size=(7.6, 4.0))
     axis, drawn = axes[0, 0], [item for item in results if item.name != "random"]
     for index, result in enumerate(drawn):
         x = np.array([row["initial_distance"] for row in result.rows])
@@ -293,7 +293,7 @@ def distance_figure(results: Sequence[Result]) -> Any:
         ylim=(-0.03, 1.03),
         title="Sparse Meta-World reach from state vectors",
     )
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
 
 

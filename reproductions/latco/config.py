@@ -43,14 +43,17 @@ class StagesConfig:
     def units(
         self, stages: Sequence[str], seeds: Sequence[int], directory: Path
     ) -> list[Unit]:
-        """Return the work of some stages; the long single ones come first."""
+        """Return the work of some stages, the longest chain first.
+
+        While stage (a) fits its model on one core, the other stages fill the other.
+        """
         made: list[Unit] = []
+        if "comparison" in stages:
+            made += comparison.units(self.comparison, seeds, directory / "comparison")
         if "online" in stages:
             made += online.units(self.online, seeds, directory / "online")
         if "pixels" in stages:
             made += pixels.units(self.pixels, directory / "pixels")
-        if "comparison" in stages:
-            made += comparison.units(self.comparison, seeds, directory / "comparison")
         return made
 
 
