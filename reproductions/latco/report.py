@@ -67,7 +67,7 @@ def write(directory: Path, output: Path, preset: str) -> Path:
         "## Provenance\n",
         summary(records.values()),
         "Settings, seeds, versions, commit, hardware and time of every unit are in "
-        "[run.json](run.json); this page is written by\n"
+        "`run.json`; this page is written by\n"
         f"`python -m reproductions.latco report --preset {preset}`.\n",
     ]
     path = output / "README.md"
@@ -179,7 +179,7 @@ def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
         f"{online_report.FINAL_EPISODES[name]} collected episodes, with exploration "
         "noise; the table at the top has this number. Test: the last noise-free "
         "evaluation, of few episodes. Times are means over the later rounds. Raw "
-        f"curves: [{name}.csv]({name}.csv).\n",
+        f"curves: `{name}.csv`.\n",
         markdown_table(header, lines),
     ]
 
