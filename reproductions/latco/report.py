@@ -25,8 +25,6 @@ HEADER = (
     "preset",
     "deviations",
 )
-PAPER_PLANNERS = {"latco": "latco", "cem": "cem", "mppi": "mppi", "gd_one": "gd"}
-"""Planners of stage (a) that the paper has, by the paper's names."""
 DEVIATIONS = {
     "comparison": "1, 2, 3, 4, 6, 7, 10",
     "online": "1, 2, 5, 6, 7, 8, 10",
@@ -116,7 +114,7 @@ def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
     for name, numbers in planners.items():
         if name == "random":
             continue
-        known = paper_numbers.find("reach", PAPER_PLANNERS.get(name, ""))
+        known = paper_numbers.find("reach", comparison_report.PAPER.get(name, ""))
         low, high = numbers["interval"]
         rows.append(
             [
