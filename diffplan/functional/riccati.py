@@ -18,7 +18,8 @@ the symmetric form with costates, makes it accurate to float32 rounding for ever
 
 Symbols as in `diffplan.functional.chain`; P, p cost-to-go; L the Cholesky factor of
 I + P/w; M the one of the action Hessian Q_uu; gain Q_uu^{-1} Q_ux, so that the step's
-action is u = k - gain x; F = A - B gain the closed loop.
+action is u = k - gain x; F = A - B gain the closed loop (not kept: memory traffic is
+what a sweep of vectors costs, and A and B are there anyway).
 
 References:
     Bertsekas, *Dynamic Programming and Optimal Control*, vol. 1, section 4.1 (the
@@ -50,8 +51,8 @@ class RiccatiFactor:
 
     Attributes:
         system: The flattened system, with its history.
-        tensors: Without history: M and the gains of all steps, then P_1 … P_T, then
-            L_0 … L_{T-1}, then the closed loops F_0 … F_{T-1}.
+        tensors: Without history: M and the gains of all steps, then P_1 … P_T and
+            L_0 … L_{T-1}, which have time in front.
         flat_ok: Status per element of the flattened batch, `[B]` bool.
         batch_shape: The caller's leading dimensions.
         refinements: Corrections of each solution by its own residual.
@@ -130,11 +131,13 @@ def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
     steps = _steps(system)
     damping = system.damping[:, None]
     end = system.terminal_jacobian
+    costs, factors = _workspace(system)
     cost_to_go = _add_to_diagonal(end.mT @ end, damping)
-    costs, factors, hessians, gains, closed = ([cost_to_go], [], [], [], [])
+    hessians, gains = [], []
     failures = torch.zeros_like(system.damping, dtype=torch.int32)
     for t in reversed(range(len(steps))):
         step = steps[t]
+        costs[t].copy_(cost_to_go)
         scaled = _add_to_diagonal(cost_to_go / step.weight, 1.0)
         factor, failed = torch.linalg.cholesky_ex(scaled)
         failures = failures + failed
@@ -147,20 +150,27 @@ def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
         failures = failures + failed
         cross = torch.baddbmm(step.cross, pulled, step.by_state)
         gain = torch.cholesky_solve(cross, hessian)
-        moved = torch.baddbmm(step.by_state, step.by_action, gain, alpha=-1.0)
-        factors.append(factor)
+        factors[t].copy_(factor)
         hessians.append(hessian)
         gains.append(gain)
-        closed.append(moved)
         if t > 0:
-            cost_to_go = _add_to_diagonal(_cost_to_go(step, soft, gain, moved), damping)
-            costs.append(cost_to_go)
-    lists = (costs, factors, closed)
-    tensors = tuple(tensor for tensors in lists for tensor in reversed(tensors))
+            cost_to_go = _add_to_diagonal(_cost_to_go(step, soft, gain), damping)
     hessian, gain = torch.stack(hessians[::-1], 1), torch.stack(gains[::-1], 1)
     # infinity passes every pivot test, but not unseen through all gains
     finite = torch.isfinite(hessian.sum((1, 2, 3)) + gain.sum((1, 2, 3)))
-    return (hessian, gain, *tensors), (failures == 0) & finite
+    return (hessian, gain, costs, factors), (failures == 0) & finite
+
+
+def _workspace(system: ChainSystem) -> Tensor:
+    """Room for all P and L, `[2, T, B, S, S]`, in one allocation.
+
+    2T matrices of their own would be handed back to the operating system after each
+    solve; at 230 states the page faults of the next one were a tenth of its time.
+    """
+    _, horizon, size, _ = system.state_jacobian.shape
+    # made from no entry of every tensor: under vmap it is batched if any of them is
+    seed = sum((tensor.flatten()[:0] for tensor in system), system.damping[:0])
+    return seed.new_empty(2, horizon, len(system.damping), size, size)
 
 
 class _Step(NamedTuple):
@@ -206,11 +216,12 @@ def _stretch(factor: Tensor, rows: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, half, upper=False, left=False)
 
 
-def _cost_to_go(step: _Step, soft: Tensor, gain: Tensor, moved: Tensor) -> Tensor:
+def _cost_to_go(step: _Step, soft: Tensor, gain: Tensor) -> Tensor:
     """P_t = F'P~F + k'R k + G'G, with the gain k and G = G_x - G_u k.
 
     Joseph's form: a sum of squares, where A'P~A - Q_ux' Q_uu^{-1} Q_ux would cancel.
     """
+    moved = torch.baddbmm(step.by_state, step.by_action, gain, alpha=-1.0)
     stage = torch.baddbmm(step.stage_state, step.stage_action, gain, alpha=-1.0)
     rest = torch.cat((stage, gain), 1).mT @ torch.cat((stage, step.diagonal * gain), 1)
     return torch.baddbmm(rest, moved.mT, torch.bmm(soft, moved))
@@ -250,11 +261,9 @@ def _sweep(
     batched products with columns are ten times slower on a CPU.
     """
     horizon = system.state_jacobian.shape[1]
-    hessian, gain = tensors[:2]
-    costs, factors, closed = (
-        tensors[2 + k * horizon : 2 + (k + 1) * horizon] for k in range(3)
-    )
-    linear, slope = _backward_vectors(gain, costs, factors, closed, rhs)
+    hessian, gain, costs, factors = tensors
+    loops = _ClosedLoop.of_steps(system, gain)
+    linear, slope = _backward_vectors(loops, gain, costs, factors, rhs)
     push = times(slope, system.action_jacobian) - rhs.actions
     feedforward = -torch.cholesky_solve(push.unsqueeze(-1), hessian).squeeze(-1)
     offset = times(feedforward, system.action_jacobian.mT) - rhs.defect
@@ -266,7 +275,7 @@ def _sweep(
     for t in range(horizon):
         target = offsets[t]
         if t > 0:
-            target = torch.baddbmm(target, states[-1], closed[t].mT)
+            target = loops[t].forward(states[-1], target)
         states.append(_stretch(factors[t], target))
         # w e = w (x' - y) would cancel; the cost-to-go's slope is the same number
         costates.append(
@@ -277,11 +286,39 @@ def _sweep(
     return moved, actions, torch.cat(costates, 1)
 
 
+class _ClosedLoop(NamedTuple):
+    """F = A - B gain of one step, applied to rows without being formed."""
+
+    by_state: Tensor
+    by_action: Tensor
+    gain: Tensor
+
+    @classmethod
+    def of_steps(cls, system: ChainSystem, gain: Tensor) -> "list[_ClosedLoop]":
+        fields = (system.state_jacobian, system.action_jacobian, gain)
+        return [
+            cls(*step)
+            for step in zip(*(field.unbind(1) for field in fields), strict=True)
+        ]
+
+    def forward(self, row: Tensor, offset: Tensor) -> Tensor:
+        """`offset + row F'`."""
+        free = torch.baddbmm(offset, row, self.by_state.mT)
+        action = torch.bmm(row, self.gain.mT)
+        return torch.baddbmm(free, action, self.by_action.mT, alpha=-1.0)
+
+    def backward(self, row: Tensor, offset: Tensor) -> Tensor:
+        """`row F - offset`."""
+        free = torch.baddbmm(offset, row, self.by_state, beta=-1.0)
+        action = torch.bmm(row, self.by_action)
+        return torch.baddbmm(free, action, self.gain, alpha=-1.0)
+
+
 def _backward_vectors(
+    loops: list[_ClosedLoop],
     gain: Tensor,
-    costs: tuple[Tensor, ...],
-    factors: tuple[Tensor, ...],
-    closed: tuple[Tensor, ...],
+    costs: Tensor,
+    factors: Tensor,
     rhs: ChainRightHandSide,
 ) -> tuple[Tensor, Tensor]:
     """p_1 … p_T, and the slopes p~_t - P~_t c_t that the predictions meet."""
@@ -294,7 +331,5 @@ def _backward_vectors(
         slope = torch.baddbmm(linears[-1], defects[t], costs[t], alpha=-1.0)
         slopes.append(_stretch(factors[t], slope))
         if t > 0:
-            linears.append(
-                torch.baddbmm(inflow[t - 1], slopes[-1], closed[t], beta=-1.0)
-            )
+            linears.append(loops[t].backward(slopes[-1], inflow[t - 1]))
     return torch.cat(linears[::-1], 1), torch.cat(slopes[::-1], 1)
