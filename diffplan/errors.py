@@ -109,6 +109,19 @@ def require_shape(
     return value
 
 
+def require_count(name: str, value: int, minimum: int = 1) -> int:
+    """Return `value` if it is a whole number of at least `minimum`, else raise.
+
+    Raises:
+        ArgumentError: it is a fraction, no number, or smaller.
+    """
+    if not isinstance(value, int) or value < minimum:
+        raise ArgumentError(
+            f"{name}: expected a whole number of at least {minimum}, got {value!r}"
+        )
+    return value
+
+
 def require_at_least(name: str, value: float, minimum: float) -> float:
     """Return `value` if it is at least `minimum`, else raise.
 

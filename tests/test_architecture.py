@@ -37,7 +37,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 
 # For each package that is not a core dependency, the only places that may import it.
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "theseus": ("solvers.theseus_chain", "solvers.theseus_trajectory"),
+    "theseus": ("solvers.theseus_import",),
     "numpy": ("envs", "training", "adapters"),
     "gymnasium": ("envs", "adapters.gymnasium"),
     "mujoco": ("envs",),

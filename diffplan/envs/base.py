@@ -12,18 +12,7 @@ import gymnasium
 import numpy as np
 
 from diffplan.envs.rendering import FreeCamera, Renderer, require_images
-from diffplan.errors import ArgumentError, ShapeError
-
-
-def require_count(name: str, value: int, minimum: int = 1) -> int:
-    """Return `value` if it is a whole number of at least `minimum`, else raise.
-
-    Raises:
-        ArgumentError: `value` is smaller.
-    """
-    if value < minimum:
-        raise ArgumentError(f"{name}: expected at least {minimum}, got {value}")
-    return value
+from diffplan.errors import ArgumentError, ShapeError, require_count
 
 
 @dataclass(frozen=True)

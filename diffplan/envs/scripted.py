@@ -9,8 +9,7 @@ import warnings
 
 import numpy as np
 
-from diffplan.envs.base import require_count
-from diffplan.errors import MissingDependencyError, require_at_least
+from diffplan.errors import MissingDependencyError, require_at_least, require_count
 
 
 class ScriptedExpert:

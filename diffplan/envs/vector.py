@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from diffplan.envs.base import require_count
-from diffplan.errors import ArgumentError, DiffplanError
+from diffplan.errors import ArgumentError, DiffplanError, require_count
 
 Factory = Callable[[], gymnasium.Env]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from diffplan.envs.base import require_count
+from diffplan.errors import require_count
 
 
 class ActionRepeat(gymnasium.Wrapper):

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError, ShapeError, require_finite
+from diffplan.errors import ShapeError, require_finite
 from diffplan.functional.rollout import rollout
 from diffplan.gradients import Detach, GradientStrategy, require_supported
 from diffplan.plan import Plan, Status
@@ -185,17 +185,6 @@ class Planner(nn.Module, ABC):
             )
         problem.check_actions("warm_start.actions", warm_start.actions, self.horizon)
         require_finite("warm_start.actions", warm_start.actions)
-
-
-def check_horizon(horizon: int) -> int:
-    """Return `horizon` if it is a whole number of at least one step.
-
-    Raises:
-        ArgumentError: it is not.
-    """
-    if not isinstance(horizon, int) or horizon < 1:
-        raise ArgumentError(f"horizon: expected a whole number ≥ 1, got {horizon!r}")
-    return horizon
 
 
 def standard_normal(

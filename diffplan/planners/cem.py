@@ -4,11 +4,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_at_least
+from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import Detach, GradientStrategy
-from diffplan.planners.sampling import SamplingPlanner, check_count
+from diffplan.planners.sampling import SamplingPlanner
 
 
 class CEM(SamplingPlanner):
@@ -81,7 +81,7 @@ class CEM(SamplingPlanner):
             noise_exponent=noise_exponent,
             chunk_size=chunk_size,
         )
-        self.num_elites = check_count("num_elites", num_elites, 1)
+        self.num_elites = require_count("num_elites", num_elites, 1)
         if num_elites > num_samples:
             raise ArgumentError(
                 f"num_elites: expected at most num_samples ({num_samples}), "

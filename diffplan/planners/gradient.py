@@ -17,7 +17,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_positive
+from diffplan.errors import ArgumentError, require_count, require_positive
 from diffplan.functional.first_order import (
     RULES,
     FirstOrderRule,
@@ -26,9 +26,9 @@ from diffplan.functional.first_order import (
 )
 from diffplan.gradients import Detach, GradientStrategy, Unroll
 from diffplan.plan import Plan
-from diffplan.planners.base import Planner, Solution, check_horizon, standard_normal
+from diffplan.planners.base import Planner, Solution, standard_normal
 from diffplan.planners.candidates import candidate_costs, pick, worst_if_nan
-from diffplan.planners.sampling import check_count, set_number, stack_trace
+from diffplan.planners.sampling import set_number, stack_trace
 from diffplan.problem import PlanningProblem
 
 
@@ -64,8 +64,8 @@ class GradientPlanner(Planner):
         Raises:
             ArgumentError: names the first argument that is out of range.
         """
-        self.horizon = check_horizon(horizon)
-        self.iterations = check_count("iterations", iterations, 0)
+        self.horizon = require_count("horizon", horizon)
+        self.iterations = require_count("iterations", iterations, 0)
         set_number(self, "step_size", step_size)
         self.rule = rule
 
@@ -194,7 +194,7 @@ class ShootingGD(GradientPlanner):
             step_size=step_size,
             rule=RULES["adam"],
         )
-        self.num_candidates = check_count("num_starts", num_starts, 1)
+        self.num_candidates = require_count("num_starts", num_starts, 1)
         if init not in ("normal", "uniform"):
             raise ArgumentError(f"init: expected 'normal' or 'uniform', got {init!r}")
         self.uniform = init == "uniform"
@@ -262,7 +262,7 @@ class GradMPC(GradientPlanner):
             step_size=step_size,
             rule=_rule(optimizer),
         )
-        self.num_candidates = check_count("num_candidates", num_candidates, 1)
+        self.num_candidates = require_count("num_candidates", num_candidates, 1)
         self.clip = None if clip is None else require_positive("clip", clip)
         self.configure_gradient(gradient)
 

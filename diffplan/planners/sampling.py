@@ -19,11 +19,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError, require_at_least
+from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.gaussian import weighted_mean, weighted_std
 from diffplan.plan import Plan
-from diffplan.planners.base import Planner, Solution, check_horizon, standard_normal
+from diffplan.planners.base import Planner, Solution, standard_normal
 from diffplan.planners.candidates import candidate_costs, worst_if_nan
 from diffplan.problem import PlanningProblem
 
@@ -73,13 +73,13 @@ class SamplingPlanner(Planner):
         Raises:
             ArgumentError: names the first argument that is out of range.
         """
-        self.horizon = check_horizon(horizon)
-        self.num_samples = check_count("num_samples", num_samples, 1)
-        self.iterations = check_count("iterations", iterations, 0)
+        self.horizon = require_count("horizon", horizon)
+        self.num_samples = require_count("num_samples", num_samples, 1)
+        self.iterations = require_count("iterations", iterations, 0)
         set_number(self, "initial_std", initial_std)
         self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0.0)
         if chunk_size is not None:
-            check_count("chunk_size", chunk_size, 1)
+            require_count("chunk_size", chunk_size, 1)
         self.chunk_size = chunk_size
 
     @abstractmethod
@@ -184,19 +184,6 @@ def draw_seeds(count: int, like: Tensor, generator: torch.Generator | None) -> T
         generator = torch.Generator(like.device).manual_seed(0)
     drawn = torch.randint(2**62, (count,), generator=generator, device=generator.device)
     return drawn.cpu()
-
-
-def check_count(name: str, value: int, minimum: int) -> int:
-    """Return `value` if it is a whole number of at least `minimum`.
-
-    Raises:
-        ArgumentError: it is not.
-    """
-    if not isinstance(value, int) or value < minimum:
-        raise ArgumentError(
-            f"{name}: expected a whole number of at least {minimum}, got {value!r}"
-        )
-    return value
 
 
 def set_number(module: nn.Module, name: str, value: float | Tensor | None) -> None:

@@ -18,7 +18,6 @@ multiplied in one batched product.
 Any objective is accepted: one that is no chain only has few, wide levels.
 """
 
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,20 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, MissingDependencyError
+from diffplan.errors import ArgumentError
 from diffplan.functional.block_tridiagonal import BlockTridiagonal
-
-try:
-    with warnings.catch_warnings():
-        # CHOLMOD is absent from the install that works everywhere, and not needed.
-        warnings.filterwarnings("ignore", message="Couldn't import skparse.cholmod")
-        import theseus as th
-        from theseus.optimizer.linear import LinearSolver
-except ImportError as error:
-    raise MissingDependencyError(
-        "diffplan.solvers.theseus_chain needs theseus-ai 0.2.3, whose plain install "
-        "fails on most machines; the README's section on installing says what works"
-    ) from error
+from diffplan.solvers.theseus_import import LinearSolver, th
 
 
 def find_levels(widths: Sequence[int], costs: Sequence[Sequence[int]]) -> list[int]:

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from diffplan.errors import (
     ArgumentError,
-    MissingDependencyError,
     require_at_least,
 )
 from diffplan.solvers.blocks import ChainBlocks, ChainSolver
@@ -31,18 +30,7 @@ from diffplan.solvers.least_squares import (
     Trajectory,
     more_damping,
 )
-
-try:
-    with warnings.catch_warnings():
-        # CHOLMOD is absent from the install that works everywhere, and not needed.
-        warnings.filterwarnings("ignore", message="Couldn't import skparse.cholmod")
-        import theseus as th
-        from theseus.optimizer.linear import LinearSolver
-except ImportError as error:
-    raise MissingDependencyError(
-        'engine="theseus" needs theseus-ai 0.2.3, whose plain install fails on most '
-        "machines; the README's section on installing says what works"
-    ) from error
+from diffplan.solvers.theseus_import import LinearSolver, th
 
 
 class Layout:

@@ -18,12 +18,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_at_least, require_positive
+from diffplan.errors import ArgumentError, require_count, require_positive
 from diffplan.functional.rollout import rollout
 from diffplan.gradients import Detach, GradientStrategy, Unroll
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan, Status
-from diffplan.planners.base import Planner, Solution, check_horizon, standard_normal
+from diffplan.planners.base import Planner, Solution, standard_normal
 from diffplan.planners.collocation.multipliers import LogarithmicRule, MultiplierRule
 from diffplan.planners.collocation.primal_dual import (
     Multipliers,
@@ -124,8 +124,8 @@ class LatCo(Planner):
         record: bool = False,
     ) -> None:
         super().__init__()
-        self.horizon = check_horizon(horizon)
-        self.iterations = int(require_at_least("iterations", iterations, 0))
+        self.horizon = require_count("horizon", horizon)
+        self.iterations = require_count("iterations", iterations, 0)
         self.dynamics_tolerance = require_positive(
             "dynamics_tolerance", dynamics_tolerance
         )
@@ -136,7 +136,7 @@ class LatCo(Planner):
         self.normalize = normalize
         self.action_violation = action_violation
         self.initialization = _one_of("initialization", initialization, INITIALIZATIONS)
-        self.num_starts = int(require_at_least("num_starts", num_starts, 1))
+        self.num_starts = require_count("num_starts", num_starts, 1)
         self.keep_multipliers = keep_multipliers
         self.solver = solver or RiccatiSolver()
         self.engine = _one_of("engine", engine, ENGINES)
