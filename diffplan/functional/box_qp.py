@@ -1,0 +1,338 @@
+"""Small quadratic programs in a box, many at once: projected Newton.
+
+    minimise ½ x'H x + g'x  subject to  low ≤ x ≤ high,   H positive definite.
+
+The control-limited step of differential dynamic programming is one of these per time
+step, with as many variables as there are actions. Each iteration holds the variables
+whose bound the gradient pushes against, takes the Newton step of the others, and goes
+along it, clipped to the box, to the lowest point. Once the right variables are held,
+the next step is exact; few more than half as many steps as variables find them.
+
+Which variables are held is piecewise constant; the solution as a function of H, g and
+the bounds is that of a linear system in the free variables, and that is what is
+differentiated, to any order.
+
+References:
+    Tassa, Mansard and Todorov 2014, "Control-limited differential dynamic programming"
+    (ICRA), Algorithm 1 (with an exact search along the path in place of Armijo's);
+    Bertsekas 1982, "Projected Newton methods for optimization problems with simple
+    constraints" (SIAM J. Control Optim. 20).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from diffplan.errors import require_count, require_shape
+from diffplan.functional.chain import flatten_batch, times, zero_unless
+
+
+class BoxQPSolution(NamedTuple):
+    """The minimiser in a box.
+
+    Attributes:
+        solution: `[…, A]`, inside the box exactly.
+        free: Which variables no bound holds, `[…, A]` bool.
+        converged: Whether the conditions of optimality hold with these `free`
+            variables, `[…]` bool.
+        ok: Whether H is positive definite and everything finite, `[…]` bool. Where it
+            is False the solution is the allowed point nearest to zero, a constant.
+    """
+
+    solution: Tensor
+    free: Tensor
+    converged: Tensor
+    ok: Tensor
+
+
+def box_qp(
+    hessian: Tensor,
+    linear: Tensor,
+    low: Tensor,
+    high: Tensor,
+    *,
+    start: Tensor | None = None,
+    iterations: int = 10,
+) -> BoxQPSolution:
+    """Minimise ½ x'H x + g'x in a box, differentiably in H, g and the bounds.
+
+    Never raises for numerical reasons and never looks at a number from the host.
+
+    Args:
+        hessian: H, `[…, A, A]`; only its symmetric part counts.
+        linear: g, `[…, A]`.
+        low: `[…, A]`, -inf where a side is open.
+        high: `[…, A]`, inf where a side is open, at least `low`.
+        start: Where to begin, clipped to the box, `[…, A]`; None stands for zero.
+        iterations: Newton steps, always all of them. Each costs a few small operations;
+            A/2 + 3 were enough for each of 4000 random programs of up to 8 variables.
+
+    All leading dimensions broadcast.
+
+    Raises:
+        ShapeError: the sizes differ.
+        ArgumentError: `iterations` is negative.
+
+    Example:
+        >>> low = torch.zeros(2)
+        >>> box_qp(torch.eye(2), torch.tensor([1.0, -0.5]), low, low + 1).solution
+        tensor([0.0000, 0.5000])
+    """
+    require_count("iterations", iterations, 0)
+    size = linear.shape[-1]
+    require_shape("hessian", hessian, (size, size), "must fit linear […, A]")
+    given = {
+        "linear": linear,
+        "low": low,
+        "high": high,
+        "start": torch.zeros_like(linear) if start is None else start,
+    }
+    for name, value in given.items():
+        require_shape(name, value, (size,), "must fit linear […, A]")
+    leads = (value.shape[:-1] for value in given.values())
+    batch = torch.broadcast_shapes(hessian.shape[:-2], *leads)
+    matrix = flatten_batch(hessian.expand(*batch, size, size), len(batch))
+    matrix = torch.lerp(matrix, matrix.mT, 0.5)
+    slope, low, high, point = (
+        flatten_batch(value.expand(*batch, size), len(batch))
+        for value in given.values()
+    )
+    found = _flat_box_qp(matrix, slope, low, high, point, iterations)
+    return BoxQPSolution(*(value.view(*batch, *value.shape[1:]) for value in found))
+
+
+def _flat_box_qp(
+    hessian: Tensor,
+    linear: Tensor,
+    low: Tensor,
+    high: Tensor,
+    start: Tensor,
+    iterations: int,
+) -> BoxQPSolution:
+    with torch.no_grad():
+        point, free = active_set(
+            hessian, linear, low, high, start.clamp(low, high), iterations
+        )
+        definite = torch.linalg.cholesky_ex(hessian).info == 0
+        at_low = point <= low
+    found, solved = solve_held(hessian, linear.unsqueeze(-1), low, high, at_low, free)
+    raw, ok = found.squeeze(-1), definite & solved
+    with torch.no_grad():
+        nearest = torch.zeros_like(raw).clamp(low, high)
+        converged = ok & _is_optimal(hessian, linear, low, high, raw, free)
+    solution = torch.where(ok[:, None], raw.clamp(low, high), nearest)
+    return BoxQPSolution(solution, free, converged, ok)
+
+
+def active_set(
+    hessian: Tensor,
+    linear: Tensor,
+    low: Tensor,
+    high: Tensor,
+    start: Tensor,
+    iterations: int,
+    search: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Find which variables are free at the minimum; to be called without a graph.
+
+    Args:
+        hessian: Symmetric, `[B, A, A]`.
+        linear: `[B, A]`.
+        low: `[B, A]`.
+        high: `[B, A]`.
+        start: Inside the box, `[B, A]`.
+        iterations: Newton steps.
+
+    Returns:
+        The point that was reached, and where it is free, both `[B, A]`.
+    """
+    point = start
+    slope = torch.baddbmm(linear.unsqueeze(1), point.unsqueeze(1), hessian).squeeze(1)
+    free = _is_free(point, slope, low, high)
+    for _ in range(iterations):
+        newton, _ = solve_free(hessian, slope.unsqueeze(-1), free)
+        step = -newton.squeeze(-1)
+        if search:
+            point, slope = _lowest_along(point, step, hessian, slope, low, high)
+            free = _is_free(point, slope, low, high)
+        else:
+            point = torch.clamp(step, low, high)
+            free = free & (point == step)
+            slope = linear
+    return point, free
+
+
+def solve_held(
+    hessian: Tensor,
+    linear: Tensor,
+    low: Tensor,
+    high: Tensor,
+    at_low: Tensor,
+    free: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Minimise over the free variables, the others held at one of their bounds.
+
+    Args:
+        hessian: Symmetric, `[B, A, A]`.
+        linear: g in the last of M columns; the minimum's derivative with respect to
+            anything that g depends on is asked for by further columns, `[B, A, M]`.
+        low: `[B, A]`.
+        high: `[B, A]`.
+        at_low: Whether the lower bound holds a variable, `[B, A]` bool.
+        free: `[B, A]` bool.
+
+    Returns:
+        The minimiser, and before it the derivatives, `[B, A, M]`, differentiable in H,
+        g and the bounds; and whether they could be solved for, `[B]`.
+    """
+    bound = torch.where(at_low, low, high)
+    held = torch.where(free, 0.0, bound).unsqueeze(-1)
+    held = pad(held, (linear.shape[-1] - 1, 0))
+    moved, ok = solve_free(hessian, torch.baddbmm(linear, hessian, held), free)
+    return held - moved, ok
+
+
+def solve_free(hessian: Tensor, rhs: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve H x = rhs in the free variables; the others are zero.
+
+    Args:
+        hessian: Symmetric, `[B, A, A]`.
+        rhs: `[B, A, M]`, M right-hand sides.
+        free: `[B, A]` bool.
+
+    Returns:
+        The solution `[B, A, M]`, differentiable to any order; and whether the free part
+        of H is positive definite and the solution finite, `[B]`. Where it is not, the
+        solution is zero and has no gradient.
+    """
+    with torch.no_grad():
+        root, failed = factor_free(hessian, free)
+        definite = failed == 0
+    if torch.is_grad_enabled() and (hessian.requires_grad or rhs.requires_grad):
+        solution, ok = _SolveFree.apply(hessian, rhs, free, definite, root)
+        return solution, ok
+    return _masked_solve(rhs, free, definite, root)
+
+
+def factor_free(hessian: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factor of the free part of H, and 0 where it exists.
+
+    Args:
+        hessian: Symmetric, `[B, A, A]`.
+        free: `[B, A]` bool.
+
+    Returns:
+        The factor `[B, A, A]`, that of the identity in the other variables, and
+        LAPACK's integers `[B]`.
+    """
+    row = free.unsqueeze(-1)
+    eye = torch.eye(free.shape[-1], dtype=hessian.dtype, device=hessian.device)
+    found = torch.linalg.cholesky_ex(torch.where(row & row.mT, hessian, eye))
+    return found.L, found.info
+
+
+def _masked_solve(
+    rhs: Tensor, free: Tensor, definite: Tensor, root: Tensor
+) -> tuple[Tensor, Tensor]:
+    wanted = torch.where(free.unsqueeze(-1), rhs, 0.0)
+    solution = torch.cholesky_solve(wanted, root)
+    ok = definite & torch.isfinite(solution.sum((1, 2)))
+    return zero_unless(ok, solution), ok
+
+
+class _SolveFree(torch.autograd.Function):
+    """The masked solve as one node of the graph; its backward is another one."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        hessian: Tensor,  # noqa: ARG004 - its factor is what solves
+        rhs: Tensor,
+        free: Tensor,
+        definite: Tensor,
+        root: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return _masked_solve(rhs, free, definite, root)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        hessian, _, free, _, root, solution, ok = ctx.saved_tensors
+        adjoint, _ = _SolveFree.apply(hessian, cotangents[0], free, ok, root)
+        by_hessian = -(adjoint @ solution.mT) if ctx.needs_input_grad[0] else None
+        return by_hessian, adjoint, None, None, None
+
+
+def _is_free(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Where no bound holds a variable against the descent."""
+    return torch.where(slope > 0, point > low, (point < high) | (slope == 0))
+
+
+def _lowest_along(
+    point: Tensor,
+    step: Tensor,
+    hessian: Tensor,
+    slope: Tensor,
+    low: Tensor,
+    high: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Go along a step, clipped to the box, to the lowest point of that way.
+
+    The way is straight between the lengths at which a variable meets its bound; on each
+    piece the minimum has a closed form, and the least of them is the answer. That is
+    below the start unless the start is the minimum, which no fixed set of lengths could
+    promise for an ill-conditioned H.
+
+    Returns:
+        The point and its slope.
+    """
+    bound = torch.where(step > 0, high, low)
+    ends = torch.where(step == 0, 1.0, (bound - point) / step).clamp_max(1.0)
+    # piece j begins where variable j ends (and one at the start), and moves those
+    # whose own end is still ahead, up to the nearest of these ends
+    begins = pad(ends, (1, 0)).unsqueeze(-1)
+    ends, step = ends.unsqueeze(1), step.unsqueeze(1)
+    ahead = ends > begins
+    moves = torch.where(ahead, step, 0.0)
+    gone = torch.minimum(begins, ends) * step
+    slopes = torch.baddbmm(slope.unsqueeze(1), gone, hessian)
+    bends = torch.bmm(moves, hessian)
+    nearest = torch.where(ahead, ends, torch.inf).amin(-1, keepdim=True)
+    downhill = (slopes * moves).sum(-1, keepdim=True)
+    curvature = (bends * moves).sum(-1, keepdim=True)
+    length = torch.where(curvature > 0, -downhill / curvature, 0.0).clamp_min(0.0)
+    length = torch.minimum(length, nearest - begins)
+    steps = torch.addcmul(gone, length, moves)
+    slopes = torch.addcmul(slopes, length, bends)
+    # twice the change of the cost; as a difference of two it would drown in rounding
+    change = ((slopes + slope.unsqueeze(1)) * steps).sum(-1)
+    least, index = change.min(-1)
+    chosen = torch.arange(len(index), device=index.device), index
+    lower = (least < 0).unsqueeze(-1)
+    moved = torch.clamp(point + steps[chosen], low, high)
+    return (
+        torch.where(lower, moved, point),
+        torch.where(lower, slopes[chosen], slope),
+    )
+
+
+def _is_optimal(
+    hessian: Tensor,
+    linear: Tensor,
+    low: Tensor,
+    high: Tensor,
+    point: Tensor,
+    free: Tensor,
+) -> Tensor:
+    """Whether the conditions of optimality hold, `[B]`; free slopes are zero already."""
+    slope = linear + times(point, hessian)
+    inside = (point >= low) & (point <= high)
+    held = torch.where(point <= low, slope >= 0, slope <= 0) | (low == high)
+    return torch.where(free, inside, held).all(-1)

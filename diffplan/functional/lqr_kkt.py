@@ -1,0 +1,268 @@
+"""The symmetric system of the linear-quadratic regulator: factor, solve, adjoint.
+
+For `diffplan.functional.lqr`, which says what is solved; here everything has exactly
+one leading batch dimension. With b = (q, r, c, x_0) the conditions of optimality are
+M z + b = 0, M symmetric, so that for a cotangent g of z = -M⁻¹b the adjoint
+w = -M⁻¹g is what the same solver answers to g, and
+
+    ⟨g, dz⟩ = ⟨w, db⟩ + ⟨w, dM z⟩:
+
+w itself is the gradient of the vectors, and outer products of w and z those of the
+matrices.
+
+Symbols: P, p cost-to-go ½ x'P x + p'x; L Cholesky factor of Q_uu = R + B'P B;
+Q_ux = N + B'P A; gain K = -Q_uu⁻¹Q_ux; F = A + B K the closed loop.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffplan.functional.chain import times, zero_unless
+
+
+class Matrices(NamedTuple):
+    """The matrices of a problem, with one leading batch dimension."""
+
+    state_cost: Tensor
+    action_cost: Tensor
+    cross_cost: Tensor
+    state_jacobian: Tensor
+    action_jacobian: Tensor
+
+
+class Vectors(NamedTuple):
+    """The right-hand side of a problem, with one leading batch dimension."""
+
+    state_linear: Tensor
+    action_linear: Tensor
+    offset: Tensor
+    initial_state: Tensor
+
+
+class Factor(NamedTuple):
+    """What the sweep of matrices leaves to the sweeps of vectors; without history.
+
+    Attributes:
+        gain: K, `[B, T, A, S]`.
+        closed_loop: F, `[B, T, S, S]`.
+        root: L, `[B, T, A, A]`.
+        cost_to_go: P_0 … P_T, `[B, T+1, S, S]`.
+    """
+
+    gain: Tensor
+    closed_loop: Tensor
+    root: Tensor
+    cost_to_go: Tensor
+
+
+class Trajectory(NamedTuple):
+    """A solution of the symmetric system; zero where it is not ok.
+
+    Attributes:
+        states: x_0 … x_T, `[B, T+1, S]`.
+        actions: u_0 … u_{T-1}, `[B, T, A]`.
+        costates: λ_0 … λ_T, `[B, T+1, S]`.
+        ok: `[B]` bool.
+    """
+
+    states: Tensor
+    actions: Tensor
+    costates: Tensor
+    ok: Tensor
+
+
+def factorize(matrices: Matrices) -> tuple[Factor, Tensor]:
+    """Riccati's recursion, from the last step to the first.
+
+    Only what needs the cost-to-go is inside the loop: these matrices are so small that
+    the number of operations is what counts.
+
+    Args:
+        matrices: Without history.
+
+    Returns:
+        The factor, and whether each element is positive definite `[B]`.
+    """
+    by_state, by_action = matrices.state_jacobian, matrices.action_jacobian
+    size, cross = by_state.shape[-1], matrices.cross_cost
+    dynamics = torch.cat((by_state, by_action), -1).unbind(1)
+    upper = torch.cat((matrices.state_cost[:, :-1], cross.mT), -1)
+    costs = torch.cat((upper, torch.cat((cross, matrices.action_cost), -1)), -2)
+    cost_to_go = matrices.state_cost[:, -1]
+    values, roots, halves, failures = [cost_to_go], [], [], []
+    for step, cost in zip(reversed(dynamics), reversed(costs.unbind(1)), strict=True):
+        hessian = torch.baddbmm(cost, torch.bmm(step.mT, cost_to_go), step)
+        rows = hessian[:, size:]
+        root, half, failed = _eliminate(rows[..., size:], rows[..., :size])
+        rest = torch.baddbmm(hessian[:, :size, :size], half.mT, half, alpha=-1.0)
+        # Symmetric by force: the recursion passes an asymmetry on by A'(…)A, which
+        # grows where the open loop is unstable; other errors pass by F'(…)F.
+        cost_to_go = symmetric(rest)
+        values.append(cost_to_go)
+        roots.append(root)
+        halves.append(half)
+        failures.append(failed)
+    root, value = torch.stack(roots[::-1], 1), torch.stack(values[::-1], 1)
+    gain = -_solve_upper(root.mT, torch.stack(halves[::-1], 1))
+    # infinity passes every pivot test, but not unseen through gains and costs-to-go
+    finite = torch.isfinite(gain.sum((1, 2, 3)) + value.sum((1, 2, 3)))
+    definite = (torch.stack(failures) == 0).all(0)
+    return Factor(gain, by_state + by_action @ gain, root, value), definite & finite
+
+
+def _eliminate(curvature: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cholesky factor L of Q_uu, then L⁻¹Q_ux, and a number that is 0 on success."""
+    if curvature.shape[-1] == 1:  # NaN where it is negative, infinity where zero
+        root = curvature.sqrt()
+        return root, cross / root, torch.zeros_like(curvature[:, 0, 0])
+    root, failed = torch.linalg.cholesky_ex(curvature)
+    half = torch.linalg.solve_triangular(root, cross, upper=False)
+    return root, half, failed
+
+
+def _solve_upper(matrix: Tensor, rhs: Tensor) -> Tensor:
+    if matrix.shape[-1] == 1:
+        return rhs / matrix
+    return torch.linalg.solve_triangular(matrix, rhs, upper=True)
+
+
+def solve(
+    matrices: Matrices, factor: Factor, factor_ok: Tensor, vectors: Vectors
+) -> Trajectory:
+    """Solve with a given factor, differentiably in matrices and vectors.
+
+    Args:
+        matrices: The ones that `factor` belongs to, with their history.
+        factor: From `factorize`.
+        factor_ok: Status of the factorisation, `[B]` bool.
+        vectors: The right-hand side.
+    """
+    tensors = (*matrices, *vectors)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return Trajectory(*_SolveLQR.apply(*tensors, factor_ok, *factor))
+    return _masked_sweep(matrices, factor, factor_ok, vectors)
+
+
+def _masked_sweep(
+    matrices: Matrices, factor: Factor, factor_ok: Tensor, vectors: Vectors
+) -> Trajectory:
+    found = _sweep(matrices, factor, vectors)
+    states, actions, costates = found
+    total = states.sum((1, 2)) + actions.sum((1, 2)) + costates.sum((1, 2))
+    ok = factor_ok & torch.isfinite(total)
+    return Trajectory(*(zero_unless(ok, value) for value in found), ok)
+
+
+def _sweep(
+    matrices: Matrices, factor: Factor, vectors: Vectors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward sweep of the linear terms, forward sweep of the states.
+
+    Vectors are rows `[B, 1, S]`: batched products with columns are ten times slower on
+    a CPU.
+    """
+    gain, loop, root, cost_to_go = factor
+    state_linear, action_linear, offset, initial = vectors
+    pushed = times(offset, cost_to_go[:, 1:])
+    inflow = state_linear[:, :-1] + times(action_linear, gain) + times(pushed, loop)
+    linears = [state_linear[:, -1:]]
+    for row, closed in zip(
+        reversed(inflow.split(1, 1)), reversed(loop.unbind(1)), strict=True
+    ):
+        linears.append(torch.baddbmm(row, linears[-1], closed))
+    linear = torch.cat(linears[::-1], 1)
+    slope = action_linear + times(linear[:, 1:] + pushed, matrices.action_jacobian)
+    feedforward = -_solve_curvature(root, slope)
+    drift = offset + times(feedforward, matrices.action_jacobian.mT)
+    states = [initial.unsqueeze(1)]
+    for row, closed in zip(drift.split(1, 1), loop.mT.unbind(1), strict=True):
+        states.append(torch.baddbmm(row, states[-1], closed))
+    state = torch.cat(states, 1)
+    action = feedforward + times(state[:, :-1], gain.mT)
+    return state, action, times(state, cost_to_go) + linear
+
+
+def _solve_curvature(root: Tensor, rhs: Tensor) -> Tensor:
+    """Q_uu⁻¹ rhs for vectors `[B, T, A]`."""
+    if root.shape[-1] == 1:
+        return rhs / root.squeeze(-1).square()
+    return torch.cholesky_solve(rhs.unsqueeze(-1), root).squeeze(-1)
+
+
+class _SolveLQR(torch.autograd.Function):
+    """The solve as one node of the graph; its backward is another solve."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        matrices, vectors, factor_ok, factor = _unpack(tensors)
+        return tuple(_masked_sweep(matrices, factor, factor_ok, vectors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.mark_non_differentiable(output[3])
+        ctx.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, states, actions, costates, ok = ctx.saved_tensors
+        matrices, _, _, factor = _unpack(tuple(tensors))
+        by_state, by_action, by_costate = cotangents[:3]
+        right = Vectors(by_state, by_action, by_costate[:, 1:], by_costate[:, 0])
+        adjoint = solve(matrices, factor, ok, right)
+        primal = Trajectory(states, actions, costates, ok)
+        gradients = _matrix_gradients(primal, adjoint, ctx.needs_input_grad[:5])
+        vectors = (
+            adjoint.states,
+            adjoint.actions,
+            adjoint.costates[:, 1:],
+            adjoint.costates[:, 0],
+        )
+        return (*gradients, *vectors, *(None for _ in range(1 + len(factor))))
+
+
+def _matrix_gradients(
+    primal: Trajectory, adjoint: Trajectory, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Outer products of primal and adjoint solution, one per matrix.
+
+    Both are zero where the solve failed, and so is the gradient there.
+    """
+    x, u, nu = primal.states, primal.actions, primal.costates[:, 1:]
+    lx, lu, mu = adjoint.states, adjoint.actions, adjoint.costates[:, 1:]
+    before, lbefore = x[:, :-1], lx[:, :-1]
+    makers: tuple[Callable[[], Tensor], ...] = (
+        lambda: 0.5 * _two_outer(x, lx, lx, x),
+        lambda: 0.5 * _two_outer(u, lu, lu, u),
+        lambda: _two_outer(u, lbefore, lu, before),
+        lambda: _two_outer(nu, lbefore, mu, before),
+        lambda: _two_outer(nu, lu, mu, u),
+    )
+    return tuple(
+        make() if wanted else None for make, wanted in zip(makers, needed, strict=True)
+    )
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """Return the symmetric part of matrices `[…, n, n]`."""
+    return torch.lerp(matrix, matrix.mT, 0.5)
+
+
+def _two_outer(left: Tensor, right: Tensor, other: Tensor, to: Tensor) -> Tensor:
+    """`left right' + other to'`, in one pass over the result."""
+    return torch.stack((left, other), -1) @ torch.stack((right, to), -2)
+
+
+def _unpack(
+    tensors: tuple[Tensor, ...],
+) -> tuple[Matrices, Vectors, Tensor, Factor]:
+    return (
+        Matrices(*tensors[:5]),
+        Vectors(*tensors[5:9]),
+        tensors[9],
+        Factor(*tensors[10:]),
+    )
