@@ -4,10 +4,38 @@ Planners take a problem, not a model; a planning state is one tensor; the plan i
 record.
 """
 
-from diffplan import errors, functional, models, objectives, planners, solvers, testing
-from diffplan.gradients import Detach, GradientStrategy, Unroll
+from diffplan import (
+    constraints,
+    errors,
+    functional,
+    models,
+    objectives,
+    planners,
+    solvers,
+    testing,
+)
+from diffplan.gradients import (
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Implicit,
+    Truncated,
+    Unroll,
+)
 from diffplan.plan import Plan, Status
-from diffplan.planners import CEM, MPPI, GradMPC, LatCo, Planner, ShootingGD
+from diffplan.planners import (
+    CEM,
+    DCEM,
+    ILQR,
+    MPPI,
+    AugmentedLagrangian,
+    GradMPC,
+    LatCo,
+    LatentActions,
+    Planner,
+    ShootingGD,
+    ShootingGN,
+)
 from diffplan.problem import (
     Box,
     Dynamics,
@@ -16,27 +44,40 @@ from diffplan.problem import (
     PlanningProblem,
     Predictable,
 )
+from diffplan.stochastic import CVaR, Mean, StochasticProblem
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CEM",
+    "DCEM",
+    "ILQR",
     "MPPI",
+    "AugmentedLagrangian",
     "Box",
+    "CVaR",
+    "Derivatives",
     "Detach",
     "Dynamics",
     "GradMPC",
     "GradientStrategy",
+    "Implicit",
     "LatCo",
+    "LatentActions",
     "Linearizable",
+    "Mean",
     "Objective",
     "Plan",
     "Planner",
     "PlanningProblem",
     "Predictable",
     "ShootingGD",
+    "ShootingGN",
     "Status",
+    "StochasticProblem",
+    "Truncated",
     "Unroll",
+    "constraints",
     "errors",
     "functional",
     "models",

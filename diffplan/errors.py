@@ -34,6 +34,10 @@ class UnsupportedGradientError(DiffplanError, TypeError):
     """A planner was asked for a gradient that it cannot give correctly."""
 
 
+class GradientError(DiffplanError, ArithmeticError):
+    """A derivative that was asked for does not exist where the plan ended."""
+
+
 class UnsupportedProblemError(DiffplanError, TypeError):
     """A problem lacks the refinement or capability that a planner needs."""
 
@@ -142,3 +146,12 @@ def require_positive(name: str, value: float) -> float:
     if not value > 0:
         raise ArgumentError(f"{name}: expected a number above 0, got {value}")
     return value
+
+
+def is_traced(value: Tensor) -> bool:
+    """Return whether numbers cannot be looked at, as in torch.compile and torch.func.
+
+    Checks of values are left out there.
+    """
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return torch.compiler.is_compiling() or wrapped(value)

@@ -1,13 +1,52 @@
 """How a plan is differentiated: one object per strategy, given at construction.
 
 The words are those of Theseus' backward modes. A planner declares which strategies
-it supports; any other is refused when the planner is built, not when `backward` runs.
+it supports, to which order and with respect to what; any other is refused when the
+planner is built, not when `backward` runs.
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from diffplan.errors import UnsupportedGradientError
+import torch
+
+from diffplan.errors import (
+    ArgumentError,
+    UnsupportedGradientError,
+    require_count,
+    require_positive,
+)
+
+ARGUMENTS = ("dynamics", "objective", "state", "bounds", "warm start", "planner")
+"""What a plan can be differentiated with respect to.
+
+Parameters of the dynamics and of the objective, the given state, the bounds of the
+action space, the warm start's actions, and the planner's own learnable numbers.
+"""
+
+FAILURES = ("raise", "zero", "nan")
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """What one strategy of one planner promises.
+
+    Attributes:
+        order: Highest right derivative of the planned actions; 0 means constants.
+        wrt: With respect to what, of `ARGUMENTS`. The gradient to anything else is
+            zero or refused.
+    """
+
+    order: int
+    wrt: tuple[str, ...] = ARGUMENTS
+
+
+CONSTANT = Derivatives(order=0, wrt=())
+"""Of `Detach`: the actions are constants."""
+
+AT_A_SOLUTION = Derivatives(order=2, wrt=("dynamics", "objective", "state", "bounds"))
+"""Of `Implicit`: how the solution was found does not matter."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +61,87 @@ class Unroll(GradientStrategy):
     Exact for the plan that was computed, converged or not. Memory grows with the
     number of iterations.
     """
+
+
+@dataclass(frozen=True)
+class Truncated(GradientStrategy):
+    """Backpropagate through the last iterations only.
+
+    What the earlier iterations found is a constant, so the gradient is exact for a
+    planner that starts there. Near a solution it approaches that of `Implicit()`
+    geometrically in the number of iterations, at bounded memory.
+
+    Attributes:
+        iterations: k, how many of the last iterations keep a graph, at least 1.
+
+    References:
+        Shaban et al. 2019, "Truncated back-propagation for bilevel optimization"
+        (arXiv:1810.10667).
+    """
+
+    iterations: int
+
+    def __post_init__(self) -> None:
+        require_count("iterations", self.iterations)
+
+
+@dataclass(frozen=True)
+class Implicit(GradientStrategy):
+    """Differentiate the solution by the implicit-function theorem.
+
+    The planner runs without a graph and its answer is polished by Newton steps until
+    it is stationary: ∇F(z; θ) = 0 for the function F that the planner minimises, on
+    the actions that no bound holds. Then dz/dθ = -H⁻¹ ∂²F/∂z∂θ, where H is the *true*
+    Hessian of F. Backward solves with H by conjugate gradients on exact
+    Hessian-vector products, preconditioned with a Gauss-Newton factorisation; the
+    Gauss-Newton matrix itself would give a wrong derivative wherever a residual is
+    not zero at the solution. Memory does not grow with the iterations.
+
+    A solution that is not stationary within `tolerance`, and one whose Hessian is not
+    positive definite, has no such derivative. The first is known in the forward pass
+    (`plan.status` says NOT_STATIONARY, `plan.diagnostics["stationarity"]` by how
+    much), the second in backward; `on_failure` decides what backward does with them.
+
+    Attributes:
+        order: 2 lets the derivative be differentiated again, at twice the cost; with 1
+            a second derivative is refused.
+        tolerance: Largest norm of the Newton step that is left at the solution,
+            relative to 1 + the norm of the variables. None stands for 1e-9 in float64
+            and 1e-4 in float32.
+        polish: Newton steps at most; 0 leaves the planner's answer as it is.
+        solver_iterations: Conjugate-gradient iterations at most, per solve.
+        solver_tolerance: Where they stop, relative to the right-hand side; None
+            stands for 1e-10 in float64 and 1e-5 in float32.
+        on_failure: Backward of an element without a derivative: "raise" raises
+            `GradientError` and names the elements; "zero" gives that element a zero
+            gradient and warns (`NumericsWarning`); "nan" gives NaN.
+
+    References:
+        Amos et al. 2018, "Differentiable MPC for end-to-end planning and control"
+        (arXiv:1810.13400), for the fixed point of a controller; Krantz and Parks, "The
+        Implicit Function Theorem".
+    """
+
+    order: int = 1
+    tolerance: float | None = None
+    polish: int = 30
+    solver_iterations: int = 200
+    solver_tolerance: float | None = None
+    on_failure: str = "raise"
+
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "solver_tolerance"):
+            value = getattr(self, name)
+            if value is not None:
+                require_positive(name, value)
+        if self.order not in (1, 2):
+            raise ArgumentError(f"order: expected 1 or 2, got {self.order!r}")
+        require_count("polish", self.polish, 0)
+        require_count("solver_iterations", self.solver_iterations)
+        if self.on_failure not in FAILURES:
+            raise ArgumentError(
+                f"on_failure: expected one of {FAILURES}, got {self.on_failure!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -52,3 +172,21 @@ def require_supported(
             f"gradient: {planner} supports {names}; got {given}"
         )
     return gradient
+
+
+def tracked(
+    gradient: GradientStrategy, iteration: int, iterations: int
+) -> AbstractContextManager[object]:
+    """The context in which a planner runs one of its iterations.
+
+    Args:
+        gradient: The planner's strategy.
+        iteration: Which one, from 0.
+        iterations: How many there are.
+
+    Returns:
+        `torch.no_grad()` for an iteration that `Truncated` cuts off, else nothing.
+    """
+    if isinstance(gradient, Truncated) and iteration < iterations - gradient.iterations:
+        return torch.no_grad()
+    return nullcontext()

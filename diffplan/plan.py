@@ -18,6 +18,8 @@ class Status(IntEnum):
     ITERATION_LIMIT = 2
     FACTORIZATION_FAILED = 3
     NON_FINITE = 4
+    NOT_STATIONARY = 5
+    CONSTRAINT_VIOLATED = 6
 
 
 _EXPLANATIONS = {
@@ -34,6 +36,14 @@ _EXPLANATIONS = {
     Status.NON_FINITE: (
         "became NaN or infinite (such actions were replaced by the allowed ones "
         "nearest to zero): check the model, lower `step_size` or raise `damping`"
+    ),
+    Status.NOT_STATIONARY: (
+        "has no derivative by `Implicit()`: it is not a strict minimum within the "
+        "tolerance: raise `iterations` or `polish`, or use `Unroll()`"
+    ),
+    Status.CONSTRAINT_VIOLATED: (
+        "breaks a constraint by more than its tolerance: raise `outer_iterations` or "
+        "`penalty`, or look whether the constraints have a point in common"
     ),
 }
 

@@ -4,23 +4,30 @@ A planner receives a `PlanningProblem` when it is called and keeps nothing of it
 one planner serves any model and a checkpoint of a planner never holds a world model.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from diffplan.constraints.base import ActionConstraint
+from diffplan.constraints.box import Box as Box
+from diffplan.constraints.intersection import project_onto_all
+from diffplan.constraints.state import StateConstraint
 from diffplan.errors import (
     ArgumentError,
     DiffplanError,
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
+    is_traced,
     require_finite,
     require_shape,
     require_tensor,
 )
+from diffplan.functional.rollout import rollout
 
 Dynamics = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions."""
@@ -50,102 +57,26 @@ class Predictable(Protocol):
 CapabilityT = TypeVar("CapabilityT")
 
 
-class Box:
-    """The actions that are allowed: `low ≤ action ≤ high`, per dimension.
-
-    Args:
-        low: Lower bounds `[A]`, a tensor or numbers; `-inf` leaves a side open.
-        high: Upper bounds `[A]`, likewise; `inf` leaves a side open.
-
-    Raises:
-        ShapeError: the bounds are no vectors of one length.
-        ArgumentError: a bound is NaN, or some `low` exceeds its `high`.
-
-    Example:
-        >>> Box([-1.0, -1.0], [1.0, 1.0]).dim
-        2
-    """
-
-    def __init__(self, low: Tensor | list[float], high: Tensor | list[float]) -> None:
-        self.low = torch.as_tensor(low, dtype=_float_dtype(low))
-        self.high = torch.as_tensor(high, dtype=self.low.dtype)
-        if self.low.ndim != 1 or self.low.shape != self.high.shape:
-            raise ShapeError(
-                "action_space: expected low and high of one shape [A], got "
-                f"{list(self.low.shape)} and {list(self.high.shape)}"
-            )
-        if self.low.isnan().any() or self.high.isnan().any():
-            raise ArgumentError("action_space: expected bounds, got NaN")
-        if (self.low > self.high).any():
-            worst = int((self.low - self.high).argmax())
-            raise ArgumentError(
-                "action_space: expected low ≤ high in every dimension, got low "
-                f"{float(self.low[worst])} above high {float(self.high[worst])} "
-                f"in dimension {worst}"
-            )
-
-    @property
-    def dim(self) -> int:
-        """Number of action dimensions, A."""
-        return self.low.shape[0]
-
-    def to(self, like: Tensor) -> "Box":
-        """Return this box in the dtype and on the device of `like`."""
-        if self.low.dtype == like.dtype and self.low.device == like.device:
-            return self
-        # Not checked again: the comparisons would break torch.compile and vmap.
-        moved = Box.__new__(Box)
-        moved.low, moved.high = self.low.to(like), self.high.to(like)
-        return moved
-
-    @property
-    def center(self) -> Tensor:
-        """Middle of the box `[A]`; the nearest point to zero where a side is open."""
-        bounded = torch.isfinite(self.low) & torch.isfinite(self.high)
-        nearest = torch.zeros_like(self.low).clamp(self.low, self.high)
-        low, high = self.low.nan_to_num(0, 0, 0), self.high.nan_to_num(0, 0, 0)
-        return torch.where(bounded, (low + high) / 2, nearest)
-
-    @property
-    def scale(self) -> Tensor:
-        """Half the width `[A]`; 1 where a side is open."""
-        bounded = torch.isfinite(self.low) & torch.isfinite(self.high)
-        low, high = self.low.nan_to_num(0, 0, 0), self.high.nan_to_num(0, 0, 0)
-        return torch.where(bounded, (high - low) / 2, torch.ones_like(self.low))
-
-    def project(self, actions: Tensor) -> Tensor:
-        """Return the nearest allowed actions, same shape `[…, A]`."""
-        box = self.to(actions)
-        return actions.clamp(box.low, box.high)
-
-    def contains(self, actions: Tensor) -> Tensor:
-        """Return where actions `[…, A]` are allowed, exactly; booleans `[…]`."""
-        box = self.to(actions)
-        return ((actions >= box.low) & (actions <= box.high)).all(dim=-1)
-
-    def excess(self, actions: Tensor) -> Tensor:
-        """Return how far actions `[…, A]` lie outside, per dimension and signed.
-
-        Positive above `high`, negative below `low`, zero inside; its square summed is
-        LatCo's action constraint `max(0, |a| - a_m)²` (paper, Eq. 8) for any box.
-        """
-        return actions - self.project(actions)
-
-    def __repr__(self) -> str:
-        return f"Box(low={self.low.tolist()}, high={self.high.tolist()})"
-
-
 class PlanningProblem:
-    """Dynamics, objective and action space: all that a planner needs to know.
+    """Dynamics, objective and allowed actions: all that a planner needs to know.
 
     Args:
         dynamics: `(state, action) → next_state`, see `Dynamics`; a world model or
             its `step` method, an analytic system, or any function.
         objective: `(states, actions) → cost`, see `Objective`.
         action_space: The box that every returned action lies in.
+        constraints: Objects of `diffplan.constraints`. An `ActionConstraint` (a ball,
+            a simplex, a polytope …) holds for every returned action too. A
+            `StateConstraint` needs the planner `AugmentedLagrangian`.
+
+    Attributes:
+        action_constraints: Those of `constraints` that are sets of actions.
+        state_constraints: Those that speak of states.
 
     Raises:
         TensorTypeError: an argument is not of the kind above.
+        ShapeError: a constraint is on actions of another size.
+        ArgumentError: no action keeps both the action space and some constraint.
 
     Example:
         >>> import diffplan as dp
@@ -159,7 +90,11 @@ class PlanningProblem:
     """
 
     def __init__(
-        self, dynamics: Dynamics, objective: Objective, action_space: Box
+        self,
+        dynamics: Dynamics,
+        objective: Objective,
+        action_space: Box,
+        constraints: Sequence[ActionConstraint | StateConstraint] = (),
     ) -> None:
         for name, value in (("dynamics", dynamics), ("objective", objective)):
             if not callable(value):
@@ -174,6 +109,117 @@ class PlanningProblem:
         self.dynamics = dynamics
         self.objective = objective
         self.action_space = action_space
+        self.action_constraints = _of_kind(constraints, ActionConstraint)
+        self.state_constraints = _of_kind(constraints, StateConstraint)
+        self._check_constraints(constraints)
+
+    def project(self, actions: Tensor) -> Tensor:
+        """Return the nearest actions that keep box and constraints, same `[…, A]`.
+
+        The box is kept exactly and the constraints up to rounding, except where
+        several kinds of them meet; see `diffplan.constraints.intersection`.
+        Differentiable with respect to the actions, the bounds and the constraints' own
+        numbers.
+        """
+        if not self.action_constraints:
+            return self.action_space.project(actions)
+        box = self.action_space.to(actions)
+        return project_onto_all(actions, self.action_constraints, box.low, box.high)
+
+    def contains(self, actions: Tensor, tolerance: float | None = None) -> Tensor:
+        """Return where actions `[…, A]` keep box and constraints; booleans `[…]`.
+
+        Args:
+            actions: `[…, A]`.
+            tolerance: Of the constraints, see `ActionConstraint.contains`; the box is
+                kept exactly.
+        """
+        inside = self.action_space.contains(actions)
+        for constraint in self.action_constraints:
+            inside = inside & constraint.contains(actions, tolerance)
+        return inside
+
+    def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states `[…, T+1, S]` that actions lead to, and their cost `[…]`.
+
+        Args:
+            state: `[…, S]`.
+            actions: `[…, T, A]`, with the state's leading dimensions.
+        """
+        states = rollout(self.dynamics, state, actions)
+        return states, self.objective(states, actions)
+
+    def cost(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the cost `[…]` of actions `[…, T, A]` from a state `[…, S]`."""
+        return self.evaluate(state, actions)[1]
+
+    def realize(
+        self,
+        state: Tensor,  # noqa: ARG002
+        horizon: int,  # noqa: ARG002
+        generator: torch.Generator | None = None,  # noqa: ARG002
+    ) -> "PlanningProblem":
+        """Return this problem with its noise drawn for one plan; here: itself.
+
+        `Planner` calls it once per plan; see `StochasticProblem`.
+
+        Args:
+            state: The states to plan from `[…, S]`.
+            horizon: T.
+            generator: Source of the noise.
+        """
+        return self
+
+    def relaxed(self, objective: Objective) -> "PlanningProblem":
+        """Return this problem with another objective and no state constraints.
+
+        Args:
+            objective: What stands for both, such as an augmented Lagrangian.
+        """
+        relaxed = copy.copy(self)
+        relaxed.objective = objective
+        relaxed.state_constraints = ()
+        return relaxed
+
+    def refuse_constraints(self, needed_by: str) -> None:
+        """Refuse a problem whose actions are constrained by more than the box.
+
+        For `Planner.check_problem` of planners that handle a box only.
+
+        Args:
+            needed_by: Who cannot handle them.
+
+        Raises:
+            UnsupportedProblemError: there are such constraints.
+        """
+        if self.action_constraints:
+            raise UnsupportedProblemError(
+                f"constraints: {needed_by} keeps a box of actions and nothing more, "
+                f"got {_listed(self.action_constraints)}"
+            )
+
+    def refuse_state_constraints(self, needed_by: str) -> None:
+        """Refuse a problem with constraints on states.
+
+        Args:
+            needed_by: Who cannot handle them.
+
+        Raises:
+            UnsupportedProblemError: there are such constraints.
+        """
+        if self.state_constraints:
+            raise UnsupportedProblemError(
+                f"constraints: {needed_by} by itself does not keep constraints on "
+                f"states, got {_listed(self.state_constraints)}; wrap it: "
+                f"AugmentedLagrangian({needed_by}(…))"
+            )
+
+    def refuse_noise(self, needed_by: str) -> None:
+        """Refuse a problem whose dynamics are random; this one's are not.
+
+        Args:
+            needed_by: Who cannot handle them.
+        """
 
     def find(self, capability: type[CapabilityT]) -> CapabilityT | None:
         """Return the dynamics' `capability`, or None.
@@ -260,11 +306,41 @@ class PlanningProblem:
             name, actions, trailing, "must be [horizon, action_space.dim]"
         )
 
+    def _check_constraints(
+        self, constraints: Sequence[ActionConstraint | StateConstraint]
+    ) -> None:
+        box = self.action_space
+        for index, constraint in enumerate(constraints):
+            name = f"constraints[{index}]"
+            if isinstance(constraint, StateConstraint):
+                continue
+            if not isinstance(constraint, ActionConstraint):
+                raise TensorTypeError(
+                    f"{name}: expected an ActionConstraint or a StateConstraint of "
+                    f"diffplan.constraints, got {type(constraint).__name__}"
+                )
+            constraint.check_dim(name, box.dim)
+            with torch.no_grad():
+                nearest = constraint.project_within(box.center, box.low, box.high)
+                met = constraint.contains(nearest)
+            if not is_traced(met) and not met:
+                raise ArgumentError(
+                    f"{name}: expected a set that meets the action space, got "
+                    f"{constraint} and {box}"
+                )
 
-def _float_dtype(value: Tensor | list[float]) -> torch.dtype:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.dtype
-    return torch.get_default_dtype()
+
+ConstraintT = TypeVar("ConstraintT", ActionConstraint, StateConstraint)
+
+
+def _of_kind(
+    constraints: Sequence[ActionConstraint | StateConstraint], kind: type[ConstraintT]
+) -> tuple[ConstraintT, ...]:
+    return tuple(item for item in constraints if isinstance(item, kind))
+
+
+def _listed(constraints: Sequence[object]) -> str:
+    return ", ".join(map(repr, constraints))
 
 
 def _describe(value: Any) -> str:

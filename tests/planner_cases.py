@@ -10,10 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import diffplan as dp
-from diffplan.planners import CEM, MPPI, GradMPC, LatCo, Planner, ShootingGD
+from diffplan.planners import (
+    CEM,
+    DCEM,
+    ILQR,
+    MPPI,
+    AugmentedLagrangian,
+    GradMPC,
+    LatCo,
+    LatentActions,
+    Planner,
+    ShootingGD,
+    ShootingGN,
+)
 from diffplan.solvers import BlockCholeskySolver
 
 
@@ -36,6 +48,11 @@ class PlannerCase:
         needs: An optional package, without which the case is skipped.
         feasible_throughout: Whether the cost trace is that of feasible trajectories,
             so that it falls; collocation pays for feasibility with cost.
+        estimator: Whether its gradient estimates one instead of being the plan's own,
+            so that finite differences disagree.
+        action_dim: The only number of action dimensions that it plans, or None.
+        action_constraints: Whether it takes more than a box of actions.
+        ball_gap: How far one action may end from the best one inside a ball.
     """
 
     name: str
@@ -50,6 +67,16 @@ class PlannerCase:
     learnable: tuple[tuple[str, float], ...] = ()
     needs: str | None = None
     feasible_throughout: bool = True
+    estimator: bool = False
+    action_dim: int | None = None
+    action_constraints: bool = True
+    ball_gap: float = 1e-3
+
+    @property
+    def missing(self) -> str:
+        """The optional package that is needed and absent, or nothing."""
+        absent = self.needs is not None and find_spec(self.needs) is None
+        return str(self.needs) if absent else ""
 
 
 def case(
@@ -63,7 +90,51 @@ def case(
     return PlannerCase(name, build, **declared)
 
 
-BOTH = (dp.Unroll, dp.Detach)
+class LinearDecoder(nn.Module):
+    """One action from each latent number, a little mixed; covers [-0.7, 0.7]."""
+
+    def __init__(self, horizon: int) -> None:
+        super().__init__()
+        mixed = torch.eye(horizon) + 0.2 * torch.eye(horizon).roll(1, dims=0)
+        self.weight = nn.Parameter(0.9 * mixed)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return (latent @ self.weight.to(latent)).unsqueeze(-1)
+
+
+def latent_case(
+    name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any
+) -> PlannerCase:
+    """A planner that searches in a latent space; `defaults` are the inner one's."""
+
+    def build(
+        horizon: int = 5, gradient: dp.GradientStrategy | None = None, **changes: Any
+    ) -> Planner:
+        inner = planner(horizon=1, **{**defaults, **changes})
+        decoder = LinearDecoder(horizon)
+        return LatentActions(
+            inner, decoder, horizon, horizon=horizon, gradient=gradient
+        )
+
+    return PlannerCase(name, build, action_dim=1, **declared)
+
+
+def wrapped_case(
+    name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any
+) -> PlannerCase:
+    """An augmented Lagrangian around a planner; `defaults` are the inner one's."""
+
+    def build(
+        horizon: int = 5, gradient: dp.GradientStrategy | None = None, **changes: Any
+    ) -> Planner:
+        inner = planner(horizon=horizon, **{**defaults, **changes})
+        return AugmentedLagrangian(inner, outer_iterations=3, gradient=gradient)
+
+    return PlannerCase(name, build, **declared)
+
+
+TRACKED = (dp.Unroll, dp.Truncated, dp.Detach)
+ALL = (*TRACKED, dp.Implicit)
 
 # Quadratic costs are met exactly only where the dynamics are: hard multipliers at once.
 LATCO = {
@@ -94,8 +165,9 @@ CASES = [
         {"num_samples": 64, "iterations": 8, "temperature": 0.02},
         optimum_gap=0.12,
         warm_gap=0.04,
-        gradients=BOTH,
+        gradients=TRACKED,
         learnable=(("temperature", 0.3), ("initial_std", 0.5)),
+        ball_gap=0.03,
     ),
     case(
         "MPPI-fixed-std",
@@ -109,22 +181,60 @@ CASES = [
         },
         optimum_gap=0.08,
         warm_gap=0.08,
-        gradients=BOTH,
+        gradients=TRACKED,
         learnable=(("temperature", 0.3), ("initial_std", 0.5)),
+        ball_gap=0.005,
+    ),
+    case(
+        "DCEM",
+        DCEM,
+        {"num_samples": 64, "num_elites": 8, "iterations": 8, "temperature": 0.05},
+        warm_gap=0.02,
+        gradients=TRACKED,
+        learnable=(("temperature", 0.3), ("initial_std", 0.5)),
+        ball_gap=0.01,
+    ),
+    case(
+        "DCEM-straight-through",
+        DCEM,
+        {
+            "num_samples": 64,
+            "num_elites": 8,
+            "iterations": 8,
+            "straight_through": True,
+        },
+        warm_gap=0.02,
+        gradients=TRACKED,
+        learnable=(("temperature", 0.3), ("initial_std", 0.5)),
+        estimator=True,
+    ),
+    latent_case(
+        "LatentActions-CEM",
+        CEM,
+        {"num_samples": 64, "num_elites": 8, "iterations": 8},
+        warm_gap=0.06,
+    ),
+    latent_case(
+        "LatentActions-DCEM",
+        DCEM,
+        {"num_samples": 64, "num_elites": 8, "iterations": 8, "temperature": 0.02},
+        warm_gap=0.02,
+        gradients=(dp.Unroll, dp.Detach),
     ),
     case(
         "ShootingGD",
         ShootingGD,
         {"iterations": 100, "step_size": 0.05, "num_starts": 2},
-        gradients=BOTH,
+        gradients=TRACKED,
         learnable=(("step_size", 0.05),),
+        ball_gap=0.002,
     ),
     case(
         "GradMPC",
         GradMPC,
         {"iterations": 80, "num_candidates": 4, "step_size": 0.05},
         optimum_gap=0.06,
-        gradients=BOTH,
+        gradients=TRACKED,
         learnable=(("step_size", 0.02),),
     ),
     case(
@@ -137,15 +247,56 @@ CASES = [
             "optimizer": "rmsprop",
             "clip": 1.0,
         },
-        gradients=BOTH,
+        gradients=TRACKED,
         learnable=(("step_size", 0.02),),
+        ball_gap=0.015,
+    ),
+    case(
+        "ILQR",
+        ILQR,
+        {"iterations": 10},
+        stochastic=False,
+        optimum_gap=1e-8,
+        warm_gap=1e-8,
+        gradients=ALL,
+        action_constraints=False,
+    ),
+    case(
+        "ILQR-exact",
+        ILQR,
+        {"iterations": 10, "gauss_newton": False},
+        stochastic=False,
+        optimum_gap=1e-8,
+        warm_gap=1e-8,
+        gradients=ALL,
+        action_constraints=False,
+    ),
+    case(
+        "ShootingGN",
+        ShootingGN,
+        {"iterations": 15, "num_starts": 2},
+        optimum_gap=1e-8,
+        warm_gap=1e-8,
+        gradients=ALL,
+        action_constraints=False,
+        learnable=(("damping", 0.1),),
+    ),
+    case(
+        "ShootingGN-fixed-damping",
+        ShootingGN,
+        {"iterations": 15, "damping": 1e-3},
+        optimum_gap=1e-8,
+        warm_gap=1e-8,
+        gradients=ALL,
+        action_constraints=False,
+        learnable=(("damping", 0.1),),
     ),
     case(
         "LatCo",
         LatCo,
         {"iterations": 60, **LATCO},
-        gradients=BOTH,
-        compiled=False,
+        gradients=ALL,
+        learnable=(("damping", 1e-2),),
         vmapped=False,
         feasible_throughout=False,
     ),
@@ -153,8 +304,8 @@ CASES = [
         "LatCo-cholesky",
         LatCo,
         {"iterations": 60, "solver": BlockCholeskySolver(), **LATCO},
-        gradients=BOTH,
-        compiled=False,
+        gradients=ALL,
+        learnable=(("damping", 1e-2),),
         vmapped=False,
         feasible_throughout=False,
     ),
@@ -162,11 +313,30 @@ CASES = [
         "LatCo-theseus",
         LatCo,
         {"iterations": 60, "engine": "theseus", **LATCO},
-        gradients=BOTH,
+        gradients=ALL,
+        learnable=(("damping", 1e-2),),
         compiled=False,
         vmapped=False,
         feasible_throughout=False,
         needs="theseus",
+    ),
+    wrapped_case(
+        "AugmentedLagrangian-CEM",
+        CEM,
+        {"num_samples": 64, "num_elites": 8, "iterations": 8},
+        warm_gap=0.02,
+        feasible_throughout=False,
+    ),
+    wrapped_case(
+        "AugmentedLagrangian-ILQR",
+        ILQR,
+        {"iterations": 10},
+        stochastic=False,
+        optimum_gap=1e-8,
+        warm_gap=1e-8,
+        gradients=(dp.Unroll, dp.Detach),
+        feasible_throughout=False,
+        action_constraints=False,
     ),
 ]
 
@@ -180,8 +350,7 @@ def each_planner_that(holds: Callable[[PlannerCase], bool]) -> pytest.MarkDecora
                 case,
                 id=case.name,
                 marks=pytest.mark.skipif(
-                    case.needs is not None and find_spec(case.needs) is None,
-                    reason=f"needs the package {case.needs}",
+                    bool(case.missing), reason=f"needs the package {case.missing}"
                 ),
             )
             for case in CASES

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "diffplan").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
 
-CORE = ("errors", "gradients", "plan", "problem")
+CORE = ("errors", "constraints", "gradients", "plan", "problem")
 MATHS = (*CORE, "functional")
 BASES = ("models.base", "objectives", "planners.base")
 
@@ -22,7 +22,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "gradients": ("errors",),
     "plan": ("errors",),
-    "problem": ("errors",),
+    "constraints": ("errors", "functional"),
+    "problem": ("errors", "constraints", "functional"),
+    "stochastic": ("errors", "constraints", "functional", "problem"),
     "functional": ("errors",),
     "solvers": MATHS,
     "objectives": MATHS,
@@ -38,6 +40,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # For each package that is not a core dependency, the only places that may import it.
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "theseus": ("solvers.theseus_import",),
+    "cvxpy": ("constraints.polytope",),
+    "cvxpylayers": ("constraints.polytope",),
     "numpy": ("envs", "training", "adapters"),
     "gymnasium": ("envs", "adapters.gymnasium"),
     "mujoco": ("envs",),

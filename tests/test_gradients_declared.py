@@ -1,21 +1,30 @@
 """Gradient strategies: declared by planners, refused at construction."""
 
-import inspect
+import importlib.util
+from pathlib import Path
 
 import pytest
+import torch
 
 import diffplan as dp
-from diffplan import planners
 from diffplan.errors import UnsupportedGradientError
 from diffplan.gradients import require_supported
 
-CONCRETE = [
-    getattr(planners, name)
-    for name in planners.__all__
-    if inspect.isclass(getattr(planners, name))
-    and issubclass(getattr(planners, name), planners.Planner)
-    and not inspect.isabstract(getattr(planners, name))
-]
+SCRIPT = Path(__file__).parents[1] / "docs" / "gradient_table.py"
+SPEC = importlib.util.spec_from_file_location("gradient_table", SCRIPT)
+gradient_table = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(gradient_table)
+CONCRETE = gradient_table.concrete_planners()
+
+
+def build(planner: type[dp.Planner], **arguments: object) -> dp.Planner:
+    """A planner of that class; one that runs another gets one that it can unroll."""
+    if planner is dp.AugmentedLagrangian:
+        return planner(dp.GradMPC(horizon=3), **arguments)
+    if planner is dp.LatentActions:
+        decoder = torch.nn.Unflatten(-1, (3, 1))
+        return planner(dp.GradMPC(horizon=1), decoder, 3, horizon=3, **arguments)
+    return planner(horizon=3, **arguments)
 
 
 @pytest.mark.parametrize("planner", CONCRETE, ids=lambda planner: planner.__name__)
@@ -28,13 +37,19 @@ def test_every_planner_declares_strategies(planner: type[dp.Planner]) -> None:
 
 @pytest.mark.parametrize("planner", CONCRETE, ids=lambda planner: planner.__name__)
 def test_the_default_strategy_is_a_declared_one(planner: type[dp.Planner]) -> None:
-    assert isinstance(planner(horizon=3).gradient, planner.supported_gradients)
+    assert isinstance(build(planner).gradient, tuple(planner.supported_gradients))
+
+
+def test_the_page_on_gradients_shows_what_is_declared() -> None:
+    page = gradient_table.PAGE.read_text(encoding="utf-8")
+    assert page == gradient_table.page_with_table(page)
+    assert all(f"`dp.{planner.__name__}`" in page for planner in CONCRETE)
 
 
 @pytest.mark.parametrize("planner", CONCRETE, ids=lambda planner: planner.__name__)
 def test_the_base_strategy_is_refused(planner: type[dp.Planner]) -> None:
     with pytest.raises(UnsupportedGradientError, match=planner.__name__):
-        planner(horizon=3, gradient=dp.GradientStrategy())
+        build(planner, gradient=dp.GradientStrategy())
 
 
 def test_the_refusal_names_planner_supported_and_given() -> None:

@@ -5,9 +5,25 @@ from diffplan.functional.block_tridiagonal import (
     BlockTridiagonalFactor,
     normal_equations_step,
 )
+from diffplan.functional.box_lqr import (
+    ExtendedLQR,
+    LimitedLaw,
+    extend_dynamics,
+    limited_rollout,
+    limited_sweep,
+)
+from diffplan.functional.box_qp import BoxQPSolution, box_qp
 from diffplan.functional.chain import ChainRightHandSide, ChainSolution, ChainSystem
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.linearize import batched_jacobian, linearize_dynamics
+from diffplan.functional.lml import lml
+from diffplan.functional.lqr import (
+    LQRFactor,
+    LQRProblem,
+    LQRSolution,
+    lqr,
+    lqr_factorize,
+)
 from diffplan.functional.riccati import RiccatiFactor, riccati_factorize, riccati_step
 from diffplan.functional.rollout import rollout
 from diffplan.functional.top_k import hard_top_k
@@ -15,14 +31,27 @@ from diffplan.functional.top_k import hard_top_k
 __all__ = [
     "BlockTridiagonal",
     "BlockTridiagonalFactor",
+    "BoxQPSolution",
     "ChainRightHandSide",
     "ChainSolution",
     "ChainSystem",
+    "ExtendedLQR",
+    "LQRFactor",
+    "LQRProblem",
+    "LQRSolution",
+    "LimitedLaw",
     "RiccatiFactor",
     "batched_jacobian",
+    "box_qp",
     "colour_noise",
+    "extend_dynamics",
     "hard_top_k",
+    "limited_rollout",
+    "limited_sweep",
     "linearize_dynamics",
+    "lml",
+    "lqr",
+    "lqr_factorize",
     "normal_equations_step",
     "riccati_factorize",
     "riccati_step",

@@ -1,16 +1,21 @@
 """Rollouts: states that follow from a state and actions, x[t+1] = f(x[t], u[t])."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+ResultT = TypeVar("ResultT")
 
 
 def rollout(
     dynamics: Callable[[Tensor, Tensor], Tensor],
     state: Float[Tensor, "*batch S"],
     actions: Float[Tensor, "*batch T A"],
+    segment: int | None = None,
 ) -> Float[Tensor, "*batch T+1 S"]:
     """Roll `dynamics` out from `state` under `actions`.
 
@@ -18,6 +23,10 @@ def rollout(
         dynamics: `(state, action) → next_state` for any leading dimensions.
         state: The given state `[…, S]`.
         actions: `[…, T, A]`, with the state's leading dimensions.
+        segment: How many steps backward may hold the activations of. It computes those
+            of one segment after the other again, from the state that the segment
+            begins with, so that a gradient needs the memory of T / segment states and
+            of `segment` steps: least at √T. None keeps the activations of all steps.
 
     Returns:
         States `[…, T+1, S]`, the given state first.
@@ -26,7 +35,43 @@ def rollout(
         >>> rollout(lambda x, u: x + u, torch.zeros(1), torch.ones(3, 1)).flatten()
         tensor([0., 1., 2., 3.])
     """
+    # Time leads in memory: a step then reads and writes one block of numbers instead
+    # of a few from each trajectory.
+    by_time = actions.movedim(-2, 0).contiguous()
     states = [state]
-    for action in actions.unbind(dim=-2):
-        states.append(dynamics(states[-1], action))
-    return torch.stack(states, dim=-2)
+
+    def follow(start: Tensor, part: Tensor) -> list[Tensor]:
+        visited = [start]
+        for action in part.unbind(0):
+            visited.append(dynamics(visited[-1], action))
+        return visited[1:]
+
+    if segment is None:
+        states += follow(state, by_time)
+    else:
+        for part in by_time.split(segment):
+            states += recomputed(follow, states[-1], part)
+    return torch.stack(states).movedim(0, -2)
+
+
+def recomputed(function: Callable[..., ResultT], *inputs: Tensor) -> ResultT:
+    """Call a function and keep only its inputs for backward, which calls it again.
+
+    Derivatives of any order are those of the function. Inside transforms of
+    `torch.func` everything is kept: they cannot recompute.
+
+    Args:
+        function: A pure function of `inputs`; it may also depend on tensors that it
+            closes over, such as parameters.
+        inputs: Its arguments.
+    """
+    if not torch.is_grad_enabled() or inside_transform():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)
+
+
+def inside_transform() -> bool:
+    """Whether this runs inside `torch.func.vmap`, `grad` or another of its kind."""
+    if torch.compiler.is_compiling():
+        return False  # they are part of the graph
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -3,10 +3,13 @@
 from diffplan.objectives.base import ResidualObjective, StageObjective
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.objectives.goal import ActionPenalty, GoalDistance
+from diffplan.objectives.penalty import ConstraintMultipliers, ConstraintPenalty
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 
 __all__ = [
     "ActionPenalty",
+    "ConstraintMultipliers",
+    "ConstraintPenalty",
     "GoalDistance",
     "NegativeReturn",
     "ResidualObjective",

@@ -26,7 +26,13 @@ class StageObjective(nn.Module, ABC):
     A subclass defines `running_cost` and `terminal_cost`, both for any leading
     dimensions; `initial_cost` defaults to `running_cost` and is there for costs paid
     on arrival, which count no given state.
+
+    Attributes:
+        time_invariant: Whether the cost of a step follows from its state and action
+            alone; costs may then be counted a few steps at a time.
     """
+
+    time_invariant: bool = True
 
     @abstractmethod
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class SumOfResiduals(ResidualObjective):
     def __init__(self, terms: Sequence[ResidualObjective]) -> None:
         super().__init__()
         self.terms = _checked(terms, ResidualObjective)
+        self.time_invariant = all(term.time_invariant for term in terms)
 
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return all running residuals `[…, R₁ + R₂ + …]`."""
@@ -60,6 +61,7 @@ class WeightedSum(StageObjective):
     ) -> None:
         super().__init__()
         self.terms = _checked(terms, StageObjective)
+        self.time_invariant = all(term.time_invariant for term in terms)
         if len(weights) != len(self.terms):
             raise ArgumentError(
                 f"weights: expected one per term ({len(self.terms)}), "

@@ -1,5 +1,6 @@
 """Planners: `plan = planner(problem, state)`."""
 
+from diffplan.planners.augmented_lagrangian import AugmentedLagrangian
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import (
@@ -9,21 +10,30 @@ from diffplan.planners.collocation import (
     LogarithmicRule,
     MultiplierRule,
 )
+from diffplan.planners.dcem import DCEM
+from diffplan.planners.gauss_newton import ShootingGN
 from diffplan.planners.gradient import GradMPC, ShootingGD
+from diffplan.planners.ilqr import ILQR
+from diffplan.planners.latent_actions import LatentActions
 from diffplan.planners.mppi import MPPI
 from diffplan.planners.sampling import SamplingPlanner
 
 __all__ = [
     "CEM",
+    "DCEM",
+    "ILQR",
     "MPPI",
+    "AugmentedLagrangian",
     "DualAscent",
     "FixedMultiplier",
     "GradMPC",
     "LatCo",
+    "LatentActions",
     "LogarithmicRule",
     "MultiplierRule",
     "Planner",
     "SamplingPlanner",
     "ShootingGD",
+    "ShootingGN",
     "Solution",
 ]

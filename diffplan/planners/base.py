@@ -6,6 +6,7 @@ bounds, and the states and cost of the answer. A concrete planner defines `solve
 sees one batch dimension and is pure: same arguments, same answer.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,10 +16,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ShapeError, require_finite
-from diffplan.functional.rollout import rollout
-from diffplan.gradients import Detach, GradientStrategy, require_supported
+from diffplan.errors import ShapeError, UnsupportedGradientError, require_finite
+from diffplan.gradients import (
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Implicit,
+    require_supported,
+)
 from diffplan.plan import Plan, Status
+from diffplan.planners.checkpointing import checkpointed_evaluation
 from diffplan.problem import PlanningProblem
 
 
@@ -44,15 +52,30 @@ class Solution:
 class Planner(nn.Module, ABC):
     """Base of all planners: `plan = planner(problem, state)`.
 
-    A concrete planner sets `horizon` and `gradient` in its own `__init__`, names the
-    strategies it supports in `supported_gradients`, and defines `solve` and — if it is
-    random — `draw_noise`.
+    A concrete planner sets `horizon` and `gradient` in its own `__init__`, declares in
+    `supported_gradients` which strategies it supports and what they promise, in
+    `learnable_numbers` which of its arguments may be an `nn.Parameter`, and defines
+    `solve` and — if it is random — `draw_noise`.
+
+    Problems with more than a box are met halfway: `solve` brings actions to the allowed
+    ones by `problem.project` and judges them by `problem.cost`. A planner that does the
+    latter throughout declares `plans_under_noise`, or it is given no
+    `StochasticProblem`; one that keeps constraints on states declares
+    `keeps_state_constraints`. One that cannot move within constrained actions calls
+    `problem.refuse_constraints` in `check_problem`. One that offers to save memory sets
+    `checkpoint`.
 
     References:
         The signature follows "a problem at call time, a record as the answer".
     """
 
-    supported_gradients: ClassVar[tuple[type[GradientStrategy], ...]] = (Detach,)
+    supported_gradients: ClassVar[Mapping[type[GradientStrategy], Derivatives]] = {
+        Detach: CONSTANT
+    }
+    learnable_numbers: ClassVar[tuple[str, ...]] = ()
+    keeps_state_constraints: ClassVar[bool] = False
+    plans_under_noise: ClassVar[bool] = False
+    checkpoint: bool = False
     horizon: int
     gradient: GradientStrategy
 
@@ -84,17 +107,43 @@ class Planner(nn.Module, ABC):
         """
         if not _is_traced(state):
             problem.check_state(state)
+            self._refuse(problem)
             self.check_problem(problem)
+            self._check_learnable()
             self._check_warm_start(problem, state, warm_start)
         batch_shape, flat = state.shape[:-1], state.reshape(-1, state.shape[-1])
         if warm_start is not None:
             count = len(batch_shape)
             warm_start = warm_start.map(lambda value: _flatten(value, count))
+        problem = problem.realize(flat, self.horizon, generator)
         noise = self.draw_noise(problem, flat, generator)
-        with torch.no_grad() if isinstance(self.gradient, Detach) else nullcontext():
-            solution = self.solve(problem, flat, noise, warm_start)
-        plan = self._answer(problem, flat, solution)
+        plan = self.plan_with_noise(problem, flat, noise, warm_start)
         return plan.map(lambda value: value.reshape(batch_shape + value.shape[1:]))
+
+    def plan_with_noise(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        noise: Tensor | None,
+        warm_start: Plan | None,
+    ) -> Plan:
+        """Plan for one batch dimension with noise that is already drawn.
+
+        The core of `forward`, for planners that run another one: nothing is checked.
+
+        Args:
+            problem: The problem, already checked and its own noise drawn.
+            state: `[B, S]`.
+            noise: What `draw_noise` returned.
+            warm_start: An earlier plan with one batch dimension, or None.
+        """
+        problem = _moved(problem, state)
+        untracked = isinstance(self.gradient, Detach | Implicit)
+        with torch.no_grad() if untracked else nullcontext():
+            solution = self.solve(problem, state, noise, warm_start)
+        if isinstance(self.gradient, Implicit):
+            solution = self.differentiate(problem, state, solution)
+        return self._answer(problem, state, solution)
 
     @abstractmethod
     def solve(
@@ -112,6 +161,18 @@ class Planner(nn.Module, ABC):
             noise: What `draw_noise` returned.
             warm_start: An earlier plan with one batch dimension, or None.
         """
+
+    def differentiate(
+        self,
+        problem: PlanningProblem,  # noqa: ARG002
+        state: Tensor,  # noqa: ARG002
+        solution: Solution,  # noqa: ARG002
+    ) -> Solution:
+        """Attach the implicit gradient to a solution that was found without a graph.
+
+        A planner that declares `Implicit` defines it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares Implicit only")
 
     def draw_noise(
         self,
@@ -154,15 +215,24 @@ class Planner(nn.Module, ABC):
         raw = solution.actions
         finite = torch.isfinite(raw).all(dim=-1).all(dim=-1)
         safe = torch.where(finite[:, None, None], raw, torch.zeros_like(raw))
-        actions = problem.action_space.project(safe)
-        states = rollout(problem.dynamics, state, actions)
-        cost = problem.objective(states, actions)
+        actions = problem.project(safe)
+        if isinstance(self.gradient, Detach):
+            actions = actions.detach()  # also from bounds and constraints
+        if self.checkpoint:
+            states, cost = checkpointed_evaluation(problem, state, actions)
+        else:
+            states, cost = problem.evaluate(state, actions)
         finite = finite & torch.isfinite(cost)
         status = solution.status
         if status is None:
             status = torch.full_like(finite, int(Status.COMPLETED), dtype=torch.long)
+        if problem.action_constraints:
+            broken = ~problem.contains(actions).all(dim=-1)
+            status = torch.where(broken, int(Status.CONSTRAINT_VIOLATED), status)
         status = torch.where(finite, status, int(Status.NON_FINITE))
-        iterations = torch.as_tensor(solution.iterations, device=state.device)
+        iterations = solution.iterations
+        if not isinstance(iterations, Tensor):
+            iterations = torch.full_like(status, iterations)
         return Plan(
             actions=actions,
             states=states,
@@ -172,6 +242,27 @@ class Planner(nn.Module, ABC):
             diagnostics=dict(solution.diagnostics),
             memory=dict(solution.memory),
         )
+
+    def _refuse(self, problem: PlanningProblem) -> None:
+        if not self.keeps_state_constraints:
+            problem.refuse_state_constraints(type(self).__name__)
+        if not self.plans_under_noise:
+            problem.refuse_noise(type(self).__name__)
+
+    def _check_learnable(self) -> None:
+        promised = next(
+            derivatives.wrt
+            for kind, derivatives in self.supported_gradients.items()
+            if isinstance(self.gradient, kind)
+        )
+        learnt = [n for n, p in self.named_parameters() if p.requires_grad]
+        wanted = torch.is_grad_enabled() and not isinstance(self.gradient, Detach)
+        if learnt and wanted and "planner" not in promised:
+            raise UnsupportedGradientError(
+                f"gradient: {self.gradient} of {type(self).__name__} does not "
+                f"differentiate with respect to the planner's own {', '.join(learnt)}: "
+                "call requires_grad_(False) on it, or use Unroll()"
+            )
 
     def _check_warm_start(
         self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
@@ -185,6 +276,16 @@ class Planner(nn.Module, ABC):
             )
         problem.check_actions("warm_start.actions", warm_start.actions, self.horizon)
         require_finite("warm_start.actions", warm_start.actions)
+
+
+def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:
+    # Once per plan: a box on the host would be copied, and waited for, at each use.
+    box = problem.action_space.to(state)
+    if box is problem.action_space:
+        return problem
+    moved = copy.copy(problem)
+    moved.action_space = box
+    return moved
 
 
 def standard_normal(

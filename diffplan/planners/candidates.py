@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffplan.errors import ShapeError
-from diffplan.functional.rollout import rollout
+from diffplan.planners.checkpointing import checkpointed_cost
 from diffplan.problem import PlanningProblem
 
 
@@ -14,15 +14,19 @@ def candidate_costs(
     state: Float[Tensor, "B S"],
     candidates: Float[Tensor, "B N T A"],
     chunk_size: int | None = None,
+    checkpoint: bool = False,
 ) -> Float[Tensor, "B N"]:
     """Return the cost of every candidate, rolled out from the given state.
 
     Args:
-        problem: Dynamics and objective; both see leading dimensions `[B, N]`.
+        problem: Dynamics and objective; both see leading dimensions `[B, N]`, or
+            `[B, P, N]` with the particles of a `StochasticProblem`.
         state: `[B, S]`.
         candidates: `[B, N, T, A]`.
         chunk_size: How many candidates to roll out at once, which bounds memory;
             None takes all.
+        checkpoint: Whether to bound the memory of a gradient too, see
+            `diffplan.planners.checkpointing`.
 
     Raises:
         ShapeError: the objective does not return one cost per trajectory.
@@ -31,7 +35,10 @@ def candidate_costs(
     costs = []
     for chunk in candidates.split(chunk_size or count, dim=1):
         start = state.unsqueeze(1).expand(-1, chunk.shape[1], -1)
-        cost = problem.objective(rollout(problem.dynamics, start, chunk), chunk)
+        if checkpoint:
+            cost = checkpointed_cost(problem, start, chunk)
+        else:
+            cost = problem.cost(start, chunk)
         if cost.shape != chunk.shape[:2]:
             raise ShapeError(
                 f"objective: expected one cost per trajectory "

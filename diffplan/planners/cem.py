@@ -7,7 +7,7 @@ from torch import Tensor
 from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
-from diffplan.gradients import Detach, GradientStrategy
+from diffplan.gradients import CONSTANT, Detach, GradientStrategy
 from diffplan.planners.sampling import SamplingPlanner
 
 
@@ -57,7 +57,7 @@ class CEM(SamplingPlanner):
         True
     """
 
-    supported_gradients: ClassVar = (Detach,)
+    supported_gradients: ClassVar = {Detach: CONSTANT}
 
     def __init__(
         self,

@@ -24,12 +24,29 @@ from diffplan.functional.first_order import (
     clip_norm,
     start_moments,
 )
-from diffplan.gradients import Detach, GradientStrategy, Unroll
+from diffplan.functional.rollout import inside_transform
+from diffplan.gradients import (
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Truncated,
+    Unroll,
+    tracked,
+)
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution, standard_normal
 from diffplan.planners.candidates import candidate_costs, pick, worst_if_nan
+from diffplan.planners.checkpointing import checkpointed_gradient
 from diffplan.planners.sampling import set_number, stack_trace
 from diffplan.problem import PlanningProblem
+
+
+DESCENT = {
+    Unroll: Derivatives(order=2),
+    Truncated: Derivatives(order=2),
+    Detach: CONSTANT,
+}
 
 
 class GradientPlanner(Planner):
@@ -44,6 +61,8 @@ class GradientPlanner(Planner):
         uniform: Whether random starts are uniform in the box instead of normal.
     """
 
+    learnable_numbers: ClassVar = ("step_size",)
+    plans_under_noise: ClassVar[bool] = True
     num_candidates: int
     iterations: int
     step_size: float | Tensor
@@ -93,20 +112,46 @@ class GradientPlanner(Planner):
         moments = start_moments(candidates)
         trace: list[Tensor] = []
 
+        for iteration in range(self.iterations):
+            with tracked(self.gradient, iteration, self.iterations):
+                gradient, cost = self._slope(problem, state, candidates)
+                if self.clip is not None:
+                    gradient = clip_norm(gradient, self.clip)
+                if problem.action_constraints:
+                    gradient = self._allowed(problem, candidates, gradient)
+                direction, moments = self.rule.direction(gradient, moments)
+                candidates = candidates - self.step_size * direction
+                candidates = problem.project(candidates)
+            trace.append(worst_if_nan(cost.detach()))
+        candidates = problem.project(candidates)
+        return self._choose(problem, state, candidates, trace)
+
+    def _slope(
+        self, problem: PlanningProblem, state: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return each candidate's gradient `[B, N, T, A]` and cost `[B, N]`."""
+        transformed = inside_transform() or torch.compiler.is_compiling()
+        if self.checkpoint and not transformed:
+            start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1)
+            return checkpointed_gradient(problem, start, candidates)
+
         def total_cost(actions: Tensor) -> tuple[Tensor, Tensor]:
             cost = candidate_costs(problem, state, actions)
             return cost.sum(), cost
 
-        for _ in range(self.iterations):
-            gradient, cost = torch.func.grad(total_cost, has_aux=True)(candidates)
-            if self.clip is not None:
-                gradient = clip_norm(gradient, self.clip)
-            direction, moments = self.rule.direction(gradient, moments)
-            candidates = candidates - self.step_size * direction
-            candidates = problem.action_space.project(candidates)
-            trace.append(worst_if_nan(cost.detach()))
-        candidates = problem.action_space.project(candidates)
-        return self._choose(problem, state, candidates, trace)
+        return torch.func.grad(total_cost, has_aux=True)(candidates)
+
+    def _allowed(
+        self, problem: PlanningProblem, candidates: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """Return what constraints leave of a gradient: zero at the constrained optimum.
+
+        Rules that scale each coordinate by itself (Adam, RMSprop) would slide along a
+        curved or oblique boundary past the optimum; beside a box they cannot. For plain
+        gradient descent nothing changes.
+        """
+        ahead = problem.project(candidates - self.step_size * gradient)
+        return (candidates - ahead) / self.step_size
 
     def _starting_points(
         self, problem: PlanningProblem, noise: Tensor, warm_start: Plan | None
@@ -154,7 +199,9 @@ class ShootingGD(GradientPlanner):
         num_starts: Random restarts that descend side by side; the best one is taken.
         init: Distribution of the starting points: "normal", N(centre, half width²) as
             LatCo's released code, or "uniform" in the box as its paper says.
-        gradient: `Detach()` or `Unroll()`.
+        checkpoint: Let derivatives compute rollouts again instead of keeping them:
+            memory grows with √T instead of T, for one more forward pass.
+        gradient: `Detach()`, `Unroll()` or `Truncated(k)`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -175,7 +222,7 @@ class ShootingGD(GradientPlanner):
         True
     """
 
-    supported_gradients: ClassVar = (Detach, Unroll)
+    supported_gradients: ClassVar = DESCENT
 
     def __init__(
         self,
@@ -185,6 +232,7 @@ class ShootingGD(GradientPlanner):
         step_size: float | Tensor = 0.05,
         num_starts: int = 1,
         init: str = "normal",
+        checkpoint: bool = False,
         gradient: GradientStrategy = Detach(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__()
@@ -198,6 +246,7 @@ class ShootingGD(GradientPlanner):
         if init not in ("normal", "uniform"):
             raise ArgumentError(f"init: expected 'normal' or 'uniform', got {init!r}")
         self.uniform = init == "uniform"
+        self.checkpoint = checkpoint
         self.configure_gradient(gradient)
 
 
@@ -218,7 +267,9 @@ class GradMPC(GradientPlanner):
         step_size: A number or a learnable tensor (the paper lists 0.1 to 0.0001).
         optimizer: "sgd", "adam", "rmsprop", or a rule with the method `direction`.
         clip: Largest norm of the gradient of one action; None leaves it as it is.
-        gradient: `Unroll()` or `Detach()`.
+        checkpoint: Let derivatives compute rollouts again instead of keeping them:
+            memory grows with √T instead of T, for one more forward pass.
+        gradient: `Unroll()`, `Truncated(k)` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -242,7 +293,7 @@ class GradMPC(GradientPlanner):
         tensor([-1.])
     """
 
-    supported_gradients: ClassVar = (Unroll, Detach)
+    supported_gradients: ClassVar = DESCENT
 
     def __init__(
         self,
@@ -253,6 +304,7 @@ class GradMPC(GradientPlanner):
         step_size: float | Tensor = 0.1,
         optimizer: str | FirstOrderRule = "sgd",
         clip: float | None = None,
+        checkpoint: bool = False,
         gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__()
@@ -264,6 +316,7 @@ class GradMPC(GradientPlanner):
         )
         self.num_candidates = require_count("num_candidates", num_candidates, 1)
         self.clip = None if clip is None else require_positive("clip", clip)
+        self.checkpoint = checkpoint
         self.configure_gradient(gradient)
 
 

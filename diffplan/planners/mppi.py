@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.gaussian import weighted_std
-from diffplan.gradients import Detach, GradientStrategy, Unroll
+from diffplan.gradients import (
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Truncated,
+    Unroll,
+)
 from diffplan.planners.sampling import SamplingPlanner, set_number
 
 
@@ -30,7 +37,9 @@ class MPPI(SamplingPlanner):
         fixed_std: Keep `initial_std` in all iterations, as in the first papers.
         noise_exponent: Colour of the noise over time: 0 is white, larger is smoother.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
-        gradient: `Unroll()` or `Detach()`.
+        checkpoint: Let backward compute rollouts again instead of keeping them: memory
+            grows with √T instead of T, for one more forward pass.
+        gradient: `Unroll()`, `Truncated(k)` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -53,7 +62,12 @@ class MPPI(SamplingPlanner):
         True
     """
 
-    supported_gradients: ClassVar = (Unroll, Detach)
+    supported_gradients: ClassVar = {
+        Unroll: Derivatives(order=2),
+        Truncated: Derivatives(order=2),
+        Detach: CONSTANT,
+    }
+    learnable_numbers: ClassVar = ("temperature", "initial_std")
     temperature: float | Tensor
 
     def __init__(
@@ -67,6 +81,7 @@ class MPPI(SamplingPlanner):
         fixed_std: bool = False,
         noise_exponent: float = 0.0,
         chunk_size: int | None = None,
+        checkpoint: bool = False,
         gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__()
@@ -77,6 +92,7 @@ class MPPI(SamplingPlanner):
             initial_std=initial_std,
             noise_exponent=noise_exponent,
             chunk_size=chunk_size,
+            checkpoint=checkpoint,
         )
         set_number(self, "temperature", temperature)
         self.fixed_std = fixed_std

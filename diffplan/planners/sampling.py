@@ -14,7 +14,7 @@ follows from them::
 """
 
 from abc import abstractmethod
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.gaussian import weighted_mean, weighted_std
+from diffplan.gradients import tracked
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution, standard_normal
 from diffplan.planners.candidates import candidate_costs, worst_if_nan
@@ -52,6 +53,7 @@ class SamplingPlanner(Planner):
         chunk_size: Candidates rolled out at once; None takes all.
     """
 
+    plans_under_noise: ClassVar[bool] = True
     num_samples: int
     iterations: int
     initial_std: float | Tensor | None
@@ -67,6 +69,7 @@ class SamplingPlanner(Planner):
         initial_std: float | Tensor | None,
         noise_exponent: float,
         chunk_size: int | None,
+        checkpoint: bool = False,
     ) -> None:
         """Check and set the attributes that all sampling planners share.
 
@@ -80,7 +83,7 @@ class SamplingPlanner(Planner):
         self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0.0)
         if chunk_size is not None:
             require_count("chunk_size", chunk_size, 1)
-        self.chunk_size = chunk_size
+        self.chunk_size, self.checkpoint = chunk_size, checkpoint
 
     @abstractmethod
     def weigh(self, cost: Tensor) -> Tensor:
@@ -131,17 +134,10 @@ class SamplingPlanner(Planner):
         std = self._starting_std(problem, mean)
         trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
         for iteration in range(self.iterations):
-            drawn = self._noise_of(noise, iteration, mean)
-            candidates = mean.unsqueeze(1) + std.unsqueeze(1) * drawn
-            candidates = problem.action_space.project(candidates)
-            cost = candidate_costs(problem, state, candidates, self.chunk_size)
-            cost = worst_if_nan(cost)
-            weights = self.weigh(cost)
-            mean = weighted_mean(candidates, weights)
-            trace["cost"].append(weighted_cost(cost, weights))
-            trace["best_cost"].append(cost.amin(dim=-1))
-            trace["spread"].append(std.mean(dim=(-2, -1)))
-            std = self.refit_std(candidates, weights, mean, std)
+            with tracked(self.gradient, iteration, self.iterations):
+                mean, std = self._refit(
+                    problem, state, (mean, std), self._noise_of(noise, iteration, mean), trace
+                )
         return Solution(
             actions=mean,
             iterations=self.iterations,
@@ -149,11 +145,36 @@ class SamplingPlanner(Planner):
             memory={"std": std},
         )
 
+    def _refit(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        gaussian: tuple[Tensor, Tensor],
+        noise: Tensor,
+        trace: dict[str, list[Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """One iteration: from mean and spread `[B, T, A]` to the next ones."""
+        mean, std = gaussian
+        candidates = mean.unsqueeze(1) + std.unsqueeze(1) * noise
+        candidates = problem.project(candidates)
+        cost = candidate_costs(
+            problem, state, candidates, self.chunk_size, self.checkpoint
+        )
+        cost = worst_if_nan(cost)
+        weights = self.weigh(cost)
+        mean = weighted_mean(candidates, weights)
+        trace["cost"].append(weighted_cost(cost, weights))
+        trace["best_cost"].append(cost.amin(dim=-1))
+        trace["spread"].append(std.mean(dim=(-2, -1)))
+        return mean, self.refit_std(candidates, weights, mean, std)
+
     def _starting_std(self, problem: PlanningProblem, mean: Tensor) -> Tensor:
         if self.initial_std is None:
             std = problem.action_space.to(mean).scale
-        else:
-            std = torch.as_tensor(self.initial_std, dtype=mean.dtype).to(mean.device)
+        elif isinstance(self.initial_std, Tensor):
+            std = self.initial_std.to(mean)
+        else:  # filled on the device: a copy from the host would be waited for
+            std = mean.new_full((), self.initial_std)
         return std.expand(mean.shape)
 
     def _noise_of(self, noise: Tensor, iteration: int, mean: Tensor) -> Tensor:
@@ -186,17 +207,28 @@ def draw_seeds(count: int, like: Tensor, generator: torch.Generator | None) -> T
     return drawn.cpu()
 
 
-def set_number(module: nn.Module, name: str, value: float | Tensor | None) -> None:
+def set_number(
+    module: nn.Module, name: str, value: float | Tensor | None, *, zero: bool = False
+) -> None:
     """Set a positive number that may be learnable as `module.name`.
 
     An `nn.Parameter` becomes a parameter of the module and another tensor a buffer, so
     that both move and save with it.
 
+    Args:
+        module: Whose number it is.
+        name: Its name.
+        value: The number; None stands for a default that is found later.
+        zero: Whether it may be zero.
+
     Raises:
         ArgumentError: a number is not positive (or NaN).
     """
-    if value is not None and not bool((torch.as_tensor(value) > 0).all()):
-        raise ArgumentError(f"{name}: expected above 0, got {value}")
+    if value is not None:
+        given = torch.as_tensor(value)
+        if not bool(((given > 0) | ((given == 0) & zero)).all()):
+            least = "at least 0" if zero else "above 0"
+            raise ArgumentError(f"{name}: expected {least}, got {value}")
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         module.register_buffer(name, value)
     else:

@@ -51,6 +51,28 @@ class Trajectory:
         return states & torch.isfinite(self.actions).flatten(1).all(dim=1)
 
 
+class Layout:
+    """How a trajectory `[B, T, S]`, `[B, T, A]` lies in one vector `[B, T (S + A)]`."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self.horizon, self.state = trajectory.states.shape[1:]
+        self.action = trajectory.actions.shape[2]
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.horizon * (self.state + self.action)
+
+    def flatten(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Return the vector of states and actions."""
+        return torch.cat([states, actions], dim=-1).flatten(1)
+
+    def unflatten(self, vector: Tensor) -> Trajectory:
+        """Return the trajectory of a vector."""
+        both = vector.unflatten(1, (self.horizon, self.state + self.action))
+        return Trajectory(both[..., : self.state], both[..., self.state :])
+
+
 @runtime_checkable
 class Linearize(Protocol[CarryT]):
     """Hands out the blocks at a trajectory and threads what changes between steps."""
@@ -74,13 +96,20 @@ class FixedDamping:
     `levenberg_marquardt`.
 
     Attributes:
-        value: Added to the diagonal of JᵀJ.
+        value: Added to the diagonal of JᵀJ; a tensor `[]` to learn it.
     """
 
-    value: float = 5e-4
+    value: float | Tensor = 5e-4
 
     def __post_init__(self) -> None:
-        require_at_least("damping", self.value, 0.0)
+        value = self.value.detach() if isinstance(self.value, Tensor) else self.value
+        require_at_least("damping", float(value), 0.0)
+
+    def start(self, like: Tensor) -> Tensor:
+        """Return the first damping, in the shape `[B]` of `like`."""
+        if isinstance(self.value, Tensor):
+            return self.value.to(like).expand(like.shape)
+        return torch.full_like(like, self.value)
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,10 @@ class AdaptiveDamping:
     def __post_init__(self) -> None:
         require_positive("damping.initial", self.initial)
         require_at_least("damping.grow", self.grow, 1.0)
+
+    def start(self, like: Tensor) -> Tensor:
+        """Return the first damping, in the shape `[B]` of `like`."""
+        return torch.full_like(like, self.initial)
 
 
 @dataclass(frozen=True)
@@ -191,8 +224,7 @@ def levenberg_marquardt(
     require_at_least("iterations", iterations, 0)
     batch = start.states[:, 0, 0]
     never = torch.zeros_like(batch, dtype=torch.bool)
-    first = damping.initial if isinstance(damping, AdaptiveDamping) else damping.value
-    amount = torch.full_like(batch, first)
+    amount = damping.start(batch)
     report = Report(never, never, torch.zeros_like(batch), amount)
     trajectory = start
     for _ in range(iterations):

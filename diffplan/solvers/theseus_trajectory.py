@@ -25,34 +25,13 @@ from diffplan.errors import (
 from diffplan.solvers.blocks import ChainBlocks, ChainSolver
 from diffplan.solvers.least_squares import (
     FixedDamping,
+    Layout,
     Linearize,
     Report,
     Trajectory,
     more_damping,
 )
 from diffplan.solvers.theseus_import import LinearSolver, th
-
-
-class Layout:
-    """How a trajectory `[B, T, S]`, `[B, T, A]` lies in one vector `[B, T (S + A)]`."""
-
-    def __init__(self, trajectory: Trajectory) -> None:
-        self.horizon, self.state = trajectory.states.shape[1:]
-        self.action = trajectory.actions.shape[2]
-
-    @property
-    def size(self) -> int:
-        """Length of the vector."""
-        return self.horizon * (self.state + self.action)
-
-    def flatten(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Return the vector of states and actions."""
-        return torch.cat([states, actions], dim=-1).flatten(1)
-
-    def unflatten(self, vector: Tensor) -> Trajectory:
-        """Return the trajectory of a vector."""
-        both = vector.unflatten(1, (self.horizon, self.state + self.action))
-        return Trajectory(both[..., : self.state], both[..., self.state :])
 
 
 @dataclass(frozen=True)
@@ -239,7 +218,7 @@ def theseus_levenberg_marquardt(
     layout = Layout(start)
     batch = start.states[:, 0, 0].detach()
     never = torch.zeros_like(batch, dtype=torch.bool)
-    amount = torch.full_like(batch, damping.value)
+    amount = damping.start(batch)
     if iterations == 0:
         return start, carry, Report(never, never, torch.zeros_like(batch), amount)
     vector = layout.flatten(start.states, start.actions)

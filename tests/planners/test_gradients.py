@@ -19,12 +19,25 @@ import diffplan as dp
 from diffplan.errors import UnsupportedGradientError
 from diffplan.planners import GradMPC
 
-UNROLLED = [case for case in CASES if dp.Unroll in case.gradients]
 each_unrolled = each_planner_that(lambda case: dp.Unroll in case.gradients)
+# Those whose gradient is that of the plan, so that finite differences agree.
+UNROLLED = [c for c in CASES if dp.Unroll in c.gradients and not c.estimator]
+each_exact = each_planner_that(lambda case: case in UNROLLED)
+each_warm_started = each_planner_that(
+    lambda case: case in UNROLLED
+    and "warm start" in case.build().supported_gradients[dp.Unroll].wrt
+)
 
 SMALL = {
     "MPPI": {"num_samples": 6, "iterations": 3, "temperature": 1.0},
     "MPPI-fixed-std": {"num_samples": 6, "iterations": 3, "temperature": 1.0},
+    "DCEM": {"num_samples": 6, "num_elites": 2, "iterations": 3, "temperature": 1.0},
+    "LatentActions-DCEM": {
+        "num_samples": 6,
+        "num_elites": 2,
+        "iterations": 3,
+        "temperature": 1.0,
+    },
     "ShootingGD": {"num_starts": 2, "iterations": 4},
     "GradMPC": {"num_candidates": 2, "iterations": 4, "step_size": 0.02},
     "GradMPC-rmsprop": {"num_candidates": 2, "iterations": 4},
@@ -62,14 +75,14 @@ def leaf(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
-@each_unrolled
+@each_exact
 def test_unrolled_gradient_to_the_initial_state(case: PlannerCase) -> None:
     planner = small(case)
     state = states_of(2).requires_grad_()
     check(lambda x: planner(problem_with({}), x).actions, state)
 
 
-@each_unrolled
+@each_exact
 def test_unrolled_gradient_to_the_dynamics(case: PlannerCase) -> None:
     planner = small(case)
     state = states_of(2)
@@ -78,7 +91,7 @@ def test_unrolled_gradient_to_the_dynamics(case: PlannerCase) -> None:
     )
 
 
-@each_unrolled
+@each_exact
 def test_unrolled_gradient_to_the_objective(case: PlannerCase) -> None:
     planner = small(case)
     state = states_of(2)
@@ -87,7 +100,7 @@ def test_unrolled_gradient_to_the_objective(case: PlannerCase) -> None:
     )
 
 
-@each_unrolled
+@each_warm_started
 def test_unrolled_gradient_to_the_warm_start(case: PlannerCase) -> None:
     planner = small(case)
     problem, state = problem_with({}), states_of(1)
@@ -179,6 +192,11 @@ def test_undeclared_gradients_are_refused_at_construction(
 @each_planner
 def test_declared_gradients_are_those_of_the_class(case: PlannerCase) -> None:
     assert set(case.build().supported_gradients) == set(case.gradients)
+
+
+@each_planner
+def test_declared_learnable_numbers_are_those_of_the_class(case: PlannerCase) -> None:
+    assert [name for name, _ in case.learnable] == list(case.build().learnable_numbers)
 
 
 @each_unrolled

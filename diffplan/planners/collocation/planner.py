@@ -13,14 +13,25 @@ the iteration diverges on learned models), fixed damping, full steps, plans init
 with N(0, 1) numbers.
 """
 
-from typing import ClassVar
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
 from diffplan.functional.rollout import rollout
-from diffplan.gradients import Detach, GradientStrategy, Unroll
+from diffplan.gradients import (
+    AT_A_SOLUTION,
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Implicit,
+    Truncated,
+    Unroll,
+)
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner, Solution, standard_normal
@@ -31,6 +42,9 @@ from diffplan.planners.collocation.primal_dual import (
     Progress,
 )
 from diffplan.planners.collocation.residuals import TrajectoryProblem
+from diffplan.planners.collocation.stationary import differentiate_trajectory
+from diffplan.planners.implicit import judged
+from diffplan.planners.sampling import set_number
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainSolver, RiccatiSolver
 from diffplan.solvers.least_squares import (
@@ -68,6 +82,7 @@ class LatCo(Planner):
         dynamics_tolerance: ε of ‖x_{t+1} - f(x_t, u_t)‖² (1e-4; DMC 1e-2).
         action_tolerance: ε of the action limits.
         damping: Added to JᵀJ of the normalised residuals; the release's 1e-3 on 2JᵀJ.
+            A number, or a tensor or `nn.Parameter` to learn it.
         multiplier_rule: See `multipliers.py`.
         initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1).
         normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does.
@@ -79,7 +94,9 @@ class LatCo(Planner):
         keep_multipliers: Whether a warm start also goes on with its multipliers.
         solver: Linear solver of the chain (`RiccatiSolver`, `BlockCholeskySolver`).
         engine: "native", or "theseus" to let Theseus' Levenberg-Marquardt drive it.
-        gradient: `Unroll()` or `Detach()`.
+        gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`. `Implicit()`
+            differentiates the minimum of the penalised problem at the final
+            multipliers, and the plan is that minimum.
         record: Keep the states of every iterate in the diagnostics.
 
     Raises:
@@ -101,7 +118,14 @@ class LatCo(Planner):
         torch.Size([3, 1])
     """
 
-    supported_gradients: ClassVar[tuple[type[GradientStrategy], ...]] = (Unroll, Detach)
+    supported_gradients: ClassVar = {
+        Unroll: Derivatives(order=2),
+        Truncated: Derivatives(order=2),
+        Implicit: AT_A_SOLUTION,
+        Detach: CONSTANT,
+    }
+    learnable_numbers: ClassVar = ("damping",)
+    damping: float | Tensor
 
     def __init__(
         self,
@@ -110,7 +134,7 @@ class LatCo(Planner):
         *,
         dynamics_tolerance: float = 1e-4,
         action_tolerance: float = 1e-4,
-        damping: float = 5e-4,
+        damping: float | Tensor = 5e-4,
         multiplier_rule: MultiplierRule | None = None,
         initial_multipliers: tuple[float, float] = (1.0, 1.0),
         normalize: bool = True,
@@ -130,7 +154,7 @@ class LatCo(Planner):
             "dynamics_tolerance", dynamics_tolerance
         )
         self.action_tolerance = require_positive("action_tolerance", action_tolerance)
-        self.damping = FixedDamping(damping)
+        set_number(self, "damping", damping, zero=True)
         self.multiplier_rule = multiplier_rule or LogarithmicRule.released()
         self.initial_multipliers = initial_multipliers
         self.normalize = normalize
@@ -176,18 +200,67 @@ class LatCo(Planner):
             normalize=self.normalize,
             keep_states=self.record,
         )
-        trajectory, progress, report = _engine(self.engine)(
-            primal_dual.linearize,
-            start,
-            Progress(multipliers),
-            iterations=self.iterations,
-            damping=self.damping,
-            solver=self.solver,
+        trajectory, progress, report = self._iterate(
+            primal_dual, start, Progress(multipliers)
         )
         residuals = primal_dual.problem.residuals(trajectory)
         progress = primal_dual.observe(trajectory, progress, residuals)
         solution = self._solution(trajectory, progress, report)
         return self._best_start(problem, repeated, solution)
+
+    def _iterate(
+        self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
+    ) -> tuple[Trajectory, Progress, Report]:
+        """Run all iterations; those that `Truncated` cuts off leave no graph."""
+        engine = partial(
+            _engine(self.engine),
+            primal_dual.linearize,
+            damping=FixedDamping(self.damping),
+            solver=self.solver,
+        )
+        if not isinstance(self.gradient, Truncated):
+            return engine(trajectory, progress, iterations=self.iterations)
+        kept = min(self.iterations, self.gradient.iterations)
+        with torch.no_grad():
+            cut = self.iterations - kept
+            trajectory, progress, _ = engine(trajectory, progress, iterations=cut)
+            residuals = primal_dual.problem.residuals(trajectory)
+            progress = primal_dual.observe(trajectory, progress, residuals)
+        goes_on = Progress(progress.multipliers)
+        trajectory, later, report = engine(trajectory, goes_on, iterations=kept)
+        # both parts have recorded the iterate between them
+        records = (*progress.records[:-1], *later.records)
+        return trajectory, replace(later, records=records), report
+
+    def differentiate(
+        self, problem: PlanningProblem, state: Tensor, solution: Solution
+    ) -> Solution:
+        """Give the plan the derivative of the penalised problem's minimum.
+
+        That of `stationary.py`: multipliers stay as they are.
+        """
+        strategy = cast(Implicit, self.gradient)
+        planned = Trajectory(
+            solution.memory["states"], solution.diagnostics["raw_actions"]
+        )
+        multipliers = solution.memory["multipliers"]
+        trajectory, minimum = differentiate_trajectory(
+            TrajectoryProblem(problem, state, self.action_violation),
+            planned,
+            Multipliers(multipliers[..., 0], multipliers[..., 1]),
+            float(torch.as_tensor(self.damping).detach()),
+            strategy,
+        )
+        judgement = judged(solution, minimum, trajectory.actions)
+        return replace(
+            judgement,
+            diagnostics={
+                **judgement.diagnostics,
+                "planned_states": trajectory.states,
+                "raw_actions": trajectory.actions,
+            },
+            memory={**solution.memory, "states": trajectory.states},
+        )
 
     def _start(
         self,
@@ -201,7 +274,7 @@ class LatCo(Planner):
         flat = noise.flatten(0, 1)
         trajectory = Trajectory(flat[..., :size], flat[..., size:])
         if self.initialization == "rollout":
-            actions = problem.action_space.project(trajectory.actions)
+            actions = problem.project(trajectory.actions)
             states = rollout(problem.dynamics, state, actions)[:, 1:]
             trajectory = Trajectory(states, actions)
         ones = torch.ones_like(flat[..., 0])
@@ -281,7 +354,7 @@ class LatCo(Planner):
         if self.num_starts == 1:
             return solution
         with torch.no_grad():
-            actions = problem.action_space.project(solution.actions)
+            actions = problem.project(solution.actions)
             states = rollout(problem.dynamics, state, actions)
             cost = problem.objective(states, actions).nan_to_num(nan=torch.inf)
         best = cost.reshape(-1, self.num_starts).argmin(dim=1)

@@ -6,8 +6,9 @@ one multiplier per constraint and step, every iteration lowers
     Σ_t λ_t ‖x_{t+1} - f(x_t, u_t)‖²  +  Σ_t ν_t ‖excess(u_t)‖²  +  Σ_t ‖ρ_t‖²,
 
 where excess is how far an action lies outside its box and ρ the residuals of the
-objective (LatCo, Eq. 8 as a sum of squares, section 4). Residuals couple neighbouring
-steps only, so everything is handed out as the blocks of a chain.
+objective (LatCo, Eq. 8 as a sum of squares, section 4). Further constraints on actions
+add how far an action breaks them to the second sum. Residuals couple neighbouring steps
+only, so everything is handed out as the blocks of a chain.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Residuals:
     Attributes:
         defect: x_{t+1} - f(x_t, u_t), `[B, T, S]`.
         excess: Signed distance of the actions from their box, `[B, T, A]`.
+        breach: How far they break further constraints on actions, `[B, T, K]`; see
+            `ActionConstraint.excess`.
         dynamics_violation: ‖defect‖² per step, `[B, T]`.
         action_violation: The action constraint's violation per step, `[B, T]`.
         cost: The objective of the planned states and actions, `[B]`.
@@ -40,6 +43,7 @@ class Residuals:
 
     defect: Tensor
     excess: Tensor
+    breach: Tensor
     dynamics_violation: Tensor
     action_violation: Tensor
     cost: Tensor
@@ -57,6 +61,7 @@ class Linearization:
     stage_action_jacobian: Tensor
     terminal_residual: Tensor
     terminal_jacobian: Tensor
+    breach_jacobian: Tensor
 
     def weigh(
         self, dynamics_weight: Tensor, action_weight: Tensor, damping: Tensor
@@ -69,20 +74,42 @@ class Linearization:
             damping: `[B]`, added to the diagonal of JᵀJ.
         """
         excess = self.residuals.excess
+        stage = (
+            self.stage_residual,
+            self.stage_state_jacobian,
+            self.stage_action_jacobian,
+        )
+        if self.residuals.breach.shape[-1]:
+            stage = self._with_breach(action_weight)
         return ChainBlocks(
             state_jacobian=self.state_jacobian,
             action_jacobian=self.action_jacobian,
             defect=self.residuals.defect,
             transition_weight=dynamics_weight,
-            residual=self.stage_residual,
-            stage_state_jacobian=self.stage_state_jacobian,
-            stage_action_jacobian=self.stage_action_jacobian,
+            residual=stage[0],
+            stage_state_jacobian=stage[1],
+            stage_action_jacobian=stage[2],
             terminal_residual=self.terminal_residual,
             terminal_jacobian=self.terminal_jacobian,
             limit_residual=excess,
             limit_slope=(excess != 0).to(excess.dtype),
             limit_weight=action_weight,
             damping=damping,
+        )
+
+    def _with_breach(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Stage residuals and Jacobians, and below them those of √ν breach."""
+        # The floor keeps √ differentiable where dual ascent drove ν to zero.
+        root = weight.clamp_min(1e-12).sqrt()[..., None]
+        breach, by_action = self.residuals.breach, self.breach_jacobian
+        states = self.stage_state_jacobian
+        none = states.new_zeros(*breach.shape, states.shape[-1])
+        return (
+            torch.cat([self.stage_residual, root * breach], dim=-1),
+            torch.cat([states, none], dim=-2),
+            torch.cat(
+                [self.stage_action_jacobian, root[..., None] * by_action], dim=-2
+            ),
         )
 
 
@@ -117,6 +144,7 @@ class TrajectoryProblem:
         self.dynamics = problem.dynamics
         self.linearizable = problem.find(Linearizable)
         self.box = problem.action_space.to(state)
+        self.constraints = problem.action_constraints
         self.state = state
         self.action_violation = action_violation
 
@@ -125,7 +153,8 @@ class TrajectoryProblem:
         following = self.dynamics(self._previous(trajectory), trajectory.actions)
         states = torch.cat([self.state[:, None], trajectory.states], dim=1)
         cost = self.objective(states, trajectory.actions)
-        return self._residuals(trajectory, following, cost)
+        breach = self._breach(trajectory.actions)
+        return self._residuals(trajectory, following, cost, breach)
 
     def linearize(self, trajectory: Trajectory) -> Linearization:
         """Evaluate residuals and Jacobians."""
@@ -141,9 +170,10 @@ class TrajectoryProblem:
         terminal, (terminal_by_state,) = batched_jacobian(
             self.objective.terminal_residual, trajectory.states[:, -1]
         )
+        breach, breach_by_action = self._linearized_breach(trajectory.actions)
         cost = half_square(stage).sum(dim=-1) + half_square(terminal)
         return Linearization(
-            residuals=self._residuals(trajectory, following, cost),
+            residuals=self._residuals(trajectory, following, cost, breach),
             state_jacobian=by_state,
             action_jacobian=by_action,
             stage_residual=stage,
@@ -151,13 +181,31 @@ class TrajectoryProblem:
             stage_action_jacobian=stage_by_action,
             terminal_residual=terminal,
             terminal_jacobian=terminal_by_state,
+            breach_jacobian=breach_by_action,
         )
 
     def _previous(self, trajectory: Trajectory) -> Tensor:
         return torch.cat([self.state[:, None], trajectory.states[:, :-1]], dim=1)
 
+    def _breach(self, actions: Tensor) -> Tensor:
+        parts = [constraint.excess(actions) for constraint in self.constraints]
+        return torch.cat([actions[..., :0], *parts], dim=-1)
+
+    def _linearized_breach(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """How far actions break constraints `[B, T, K]`, and `[B, T, K, A]`."""
+        size = actions.shape[-1]
+        breach, by_action = (
+            [actions[..., :0]],
+            [actions.new_zeros(*actions.shape[:-1], 0, size)],
+        )
+        for constraint in self.constraints:
+            value, jacobian = constraint.linearized_excess(actions)
+            breach.append(value)
+            by_action.append(jacobian)
+        return torch.cat(breach, dim=-1), torch.cat(by_action, dim=-2)
+
     def _residuals(
-        self, trajectory: Trajectory, following: Tensor, cost: Tensor
+        self, trajectory: Trajectory, following: Tensor, cost: Tensor, breach: Tensor
     ) -> Residuals:
         defect = trajectory.states - following
         excess = self.box.excess(trajectory.actions)
@@ -173,8 +221,9 @@ class TrajectoryProblem:
         return Residuals(
             defect=defect,
             excess=excess,
+            breach=breach,
             dynamics_violation=defect.square().sum(dim=-1),
-            action_violation=action_violation,
+            action_violation=action_violation + breach.square().sum(dim=-1),
             cost=cost,
         )
 

@@ -1,0 +1,16 @@
+"""Constraints of a planning problem: on actions, and on states along the plan."""
+
+from diffplan.constraints.base import ActionConstraint
+from diffplan.constraints.box import Box
+from diffplan.constraints.polytope import Polytope
+from diffplan.constraints.sets import Ball, Simplex
+from diffplan.constraints.state import StateConstraint
+
+__all__ = [
+    "ActionConstraint",
+    "Ball",
+    "Box",
+    "Polytope",
+    "Simplex",
+    "StateConstraint",
+]

@@ -1,0 +1,102 @@
+"""Constraints on states and actions along a plan: g(state, action) ≤ 0."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import ShapeError, TensorTypeError
+
+StageFunction = Callable[[Tensor, Tensor], Tensor]
+"""`(state […, S], action […, A]) → g […, C]`, for any leading dimensions."""
+
+TerminalFunction = Callable[[Tensor], Tensor]
+"""`state […, S] → g […, C']`, for any leading dimensions."""
+
+
+class StateConstraint:
+    """g(x_t, u_t) ≤ 0 for t = 0 … T-1, and terminal(x_T) ≤ 0, element by element.
+
+    Planners do not keep it by themselves: `AugmentedLagrangian(planner)` does, with
+    any planner.
+
+    Args:
+        function: g, `(state […, S], action […, A]) → […, C]`, for any leading
+            dimensions; differentiable where the planner needs gradients.
+        terminal: `state […, S] → […, C']` for the last state, or None. The last state
+            is not constrained by `function`, which needs an action.
+        initial: Whether g holds at t = 0 too. Without it the given state, which is no
+            choice of the plan, may break a constraint on states alone.
+
+    Raises:
+        TensorTypeError: an argument is not callable.
+
+    Example:
+        >>> wall = StateConstraint(
+        ...     lambda state, action: state[..., :1] - 0.5,
+        ...     terminal=lambda state: state[..., :1] - 0.5,
+        ... )
+        >>> wall.stages(torch.zeros(4, 2), torch.zeros(3, 1)).shape
+        torch.Size([3, 1])
+    """
+
+    def __init__(
+        self,
+        function: StageFunction,
+        terminal: TerminalFunction | None = None,
+        *,
+        initial: bool = True,
+    ) -> None:
+        for name, value in (("function", function), ("terminal", terminal)):
+            if not callable(value) and not (name == "terminal" and value is None):
+                raise TensorTypeError(
+                    f"{name}: expected a callable, got {type(value).__name__}"
+                )
+        self.function = function
+        self.terminal = terminal
+        self.initial = initial
+
+    def stage(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return g `[…, C]` of states `[…, S]` and actions `[…, A]`.
+
+        Raises:
+            ShapeError: `function` returns other leading dimensions.
+        """
+        return _checked("function", self.function(state, action), state)
+
+    def start(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return g `[…, C]` at t = 0; -inf, kept by any margin, without `initial`."""
+        value = self.stage(state, action)
+        return value if self.initial else torch.full_like(value, -torch.inf).detach()
+
+    def end(self, state: Tensor) -> Tensor:
+        """Return the terminal g `[…, C']` of states `[…, S]`; `[…, 0]` without one."""
+        if self.terminal is None:
+            return state[..., :0]
+        return _checked("terminal", self.terminal(state), state)
+
+    def stages(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Return g of all steps `[…, T, C]`.
+
+        Args:
+            states: `[…, T+1, S]`.
+            actions: `[…, T, A]`.
+        """
+        first = self.start(states[..., :1, :], actions[..., :1, :])
+        if actions.shape[-2] == 1:
+            return first
+        later = self.stage(states[..., 1:-1, :], actions[..., 1:, :])
+        return torch.cat([first, later], dim=-2)
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return f"StateConstraint({name}, initial={self.initial})"
+
+
+def _checked(name: str, value: Tensor, state: Tensor) -> Tensor:
+    if value.ndim != state.ndim or value.shape[:-1] != state.shape[:-1]:
+        raise ShapeError(
+            f"{name}: StateConstraint expected [{', '.join(map(str, state.shape[:-1]))}"
+            f", C] for states {list(state.shape)}, got {list(value.shape)}"
+        )
+    return value

@@ -1,0 +1,132 @@
+"""The augmented Lagrangian's term for constraints g ≤ 0, as a sum of squares.
+
+    ½ Σ_t ρ ‖max(0, g(x_t, u_t) + λ_t / ρ)‖²,  residual √ρ max(0, g + λ/ρ)
+
+Up to a constant this is the augmented Lagrangian of the inequalities, and since it is a
+`ResidualObjective` it joins any objective without taking structure from it: residuals
+stay residuals, stage costs stay stage costs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffplan.constraints.state import StateConstraint
+from diffplan.errors import ShapeError
+from diffplan.objectives.base import ResidualObjective, StageObjective
+from diffplan.objectives.combine import SumOfResiduals, WeightedSum
+from diffplan.problem import Objective
+
+
+@dataclass(frozen=True)
+class ConstraintMultipliers:
+    """Multipliers of one batch of plans and the weight of their penalty.
+
+    Attributes:
+        stage: λ of the constraints at t = 0 … T-1, `[B, T, C]`.
+        terminal: λ of the constraints at T, `[B, 1, C']`.
+        penalty: ρ, `[B, 1, 1]`.
+    """
+
+    stage: Tensor
+    terminal: Tensor
+    penalty: Tensor
+
+
+class ConstraintPenalty(ResidualObjective):
+    """The augmented Lagrangian's term for given multipliers.
+
+    The multipliers belong to one batch of plans, so the states that it is asked about
+    must lead with that batch: `[B, …]` with candidates or particles in between, or
+    `[B·k, …]` where k neighbours are starts of one problem. Running residuals come with
+    their time dimension, as everywhere.
+
+    Args:
+        constraints: What is kept.
+        multipliers: Of the plans.
+    """
+
+    time_invariant = False  # each step has multipliers of its own
+
+    def __init__(
+        self,
+        constraints: Sequence[StateConstraint],
+        multipliers: ConstraintMultipliers,
+    ) -> None:
+        super().__init__()
+        self.constraints = tuple(constraints)
+        self.multipliers = multipliers
+
+    def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return √ρ max(0, g + λ/ρ) `[…, C]` at t = 0."""
+        values = [constraint.start(state, action) for constraint in self.constraints]
+        return self._residual(values, self.multipliers.stage[:, :1])
+
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return √ρ max(0, g + λ/ρ) `[…, C]` at the last steps before T.
+
+        Args:
+            state: `[B, …, steps, S]`, steps t = T - steps … T-1.
+            action: `[B, …, steps, A]`.
+        """
+        values = [constraint.stage(state, action) for constraint in self.constraints]
+        horizon = self.multipliers.stage.shape[1]
+        steps = state.shape[-2] if state.ndim > 2 else 0
+        if not 0 < steps <= horizon:
+            raise ShapeError(
+                f"state: constraints with multipliers need [B, …, steps, S] of at most "
+                f"{horizon} steps, got {list(state.shape)}"
+            )
+        aligned = self.multipliers.stage[:, horizon - steps :]
+        return self._residual(values, aligned)
+
+    def terminal_residual(self, state: Tensor) -> Tensor:
+        """Return √ρ max(0, g + λ/ρ) `[…, C']` at T."""
+        values = [constraint.end(state) for constraint in self.constraints]
+        return self._residual(values, self.multipliers.terminal)
+
+    def _residual(self, values: Sequence[Tensor], multipliers: Tensor) -> Tensor:
+        value = torch.cat(list(values), dim=-1)
+        if multipliers.shape[1] == 1:
+            # The first and last states may come with a time dimension or without.
+            multipliers = multipliers[:, 0]
+        multiplier = _aligned(multipliers, value)
+        penalty = _aligned(self.multipliers.penalty[:, 0], value)
+        return penalty.sqrt() * (value + multiplier / penalty).relu()
+
+
+def add_penalty(objective: Objective, penalty: ConstraintPenalty) -> Objective:
+    """Return the sum of an objective and the constraints' term, of the same structure.
+
+    Args:
+        objective: Any.
+        penalty: The term.
+
+    Returns:
+        A `ResidualObjective` or a `StageObjective` if `objective` is one.
+    """
+    if isinstance(objective, ResidualObjective):
+        return SumOfResiduals([objective, penalty])
+    if isinstance(objective, StageObjective):
+        return WeightedSum([objective, penalty], [1.0, 1.0])
+
+    def both(states: Tensor, actions: Tensor) -> Tensor:
+        return objective(states, actions) + penalty(states, actions)
+
+    return both
+
+
+def _aligned(values: Tensor, like: Tensor) -> Tensor:
+    """Give values `[B, *rest]` the dimensions of `[B·k, *between, *rest]`."""
+    count, wanted = values.shape[0], like.shape[0]
+    if wanted != count:
+        if count == 0 or wanted % count:
+            raise ShapeError(
+                f"state: constraints with multipliers for {count} plans need a leading "
+                f"dimension of {count} or a multiple, got {list(like.shape)}"
+            )
+        values = values.repeat_interleave(wanted // count, dim=0)
+    between = (1,) * (like.ndim - values.ndim)
+    return values.reshape(values.shape[0], *between, *values.shape[1:])

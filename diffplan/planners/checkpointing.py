@@ -1,0 +1,189 @@
+"""Costs of rollouts and their gradients, in memory that grows like √T.
+
+A rollout of T steps is cut into segments of about √T. What the first pass keeps is the
+state at the start of each; what lies inside is computed again, one segment after the
+other, where a derivative needs it. That costs one more forward pass per derivative.
+
+The cost of a `StageObjective` is summed segment by segment, so that not even the states
+of a whole rollout are held together. Other objectives read whole trajectories, so that
+their states stay in memory, though not the activations behind them; gradient planners,
+which differentiate twice, and the particles of a `StochasticProblem` then compute one
+whole rollout again.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffplan.functional.rollout import recomputed, rollout
+from diffplan.objectives.base import StageObjective
+from diffplan.problem import PlanningProblem
+
+Segment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`(state […, S], actions […, steps, A]) → (last state […, S], cost […])`."""
+
+
+def checkpointed_cost(
+    problem: PlanningProblem, state: Tensor, actions: Tensor
+) -> Tensor:
+    """Return `problem.cost(state, actions)`, with little kept for backward.
+
+    Args:
+        problem: Dynamics and objective.
+        state: `[…, S]`.
+        actions: `[…, T, A]`.
+    """
+    if not _is_stagewise(problem):
+        return checkpointed_evaluation(problem, state, actions)[1]
+    costs = []
+    for segment, part in _segments(problem, actions):
+        state, cost = recomputed(segment, state, part)
+        costs.append(cost)
+    return torch.stack(costs).sum(dim=0)
+
+
+def checkpointed_evaluation(
+    problem: PlanningProblem, state: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return `problem.evaluate(state, actions)`, with little kept for backward.
+
+    Args:
+        problem: Dynamics and objective.
+        state: `[…, S]`.
+        actions: `[…, T, A]`.
+
+    Returns:
+        States `[…, T+1, S]`, which are kept, and cost `[…]`.
+    """
+    if not _is_plain(problem):
+        return recomputed(problem.evaluate, state, actions)
+    length = segment_length(actions.shape[-2])
+    states = rollout(problem.dynamics, state, actions, length)
+    return states, recomputed(problem.objective, states, actions)
+
+
+def checkpointed_gradient(
+    problem: PlanningProblem, state: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient `[…, T, A]` of each cost to its own actions, and the costs.
+
+    As `torch.func.grad` of the summed costs, and as differentiable, by a sweep back
+    over the segments that keeps the states at their ends and the cost's derivative λ
+    to them. It cannot run inside transforms of `torch.func`.
+
+    Args:
+        problem: Dynamics and objective.
+        state: `[…, S]`.
+        actions: `[…, T, A]`.
+
+    Returns:
+        Gradient `[…, T, A]` and cost `[…]`.
+    """
+    segments = _segments(problem, actions)
+    starts, costs = [state], []
+    for segment, part in segments:
+        following, cost = recomputed(segment, starts[-1], part)
+        starts.append(following)
+        costs.append(cost)
+    total = torch.stack(costs).sum(dim=0)
+    gradients = []
+    adjoint = torch.zeros_like(starts.pop())
+    with torch.set_grad_enabled(torch.is_grad_enabled() and total.requires_grad):
+        for segment, part in reversed(segments):
+            pullback = partial(_pullback, segment)
+            adjoint, gradient = recomputed(pullback, starts.pop(), part, adjoint)
+            gradients.append(gradient)
+    return torch.cat(gradients[::-1], dim=-2), total
+
+
+def segment_length(steps: int) -> int:
+    """Return ⌈√steps⌉: segments and steps per segment then are about as many."""
+    return math.isqrt(max(steps - 1, 0)) + 1
+
+
+def _segments(
+    problem: PlanningProblem, actions: Tensor
+) -> list[tuple[Segment, Tensor]]:
+    """Cut actions into segments, each with what rolls it out and counts its cost."""
+    if not _is_stagewise(problem):
+        return [(lambda state, given: (state, problem.cost(state, given)), actions)]
+    parts = actions.split(segment_length(actions.shape[-2]), dim=-2)
+    last = len(parts) - 1
+    return [
+        (partial(_stages, problem, index == 0, index == last), part)
+        for index, part in enumerate(parts)
+    ]
+
+
+def _stages(
+    problem: PlanningProblem, first: bool, last: bool, state: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Roll a segment out; return its last state and the cost of its steps."""
+    objective = problem.require_objective(StageObjective, "a segment")
+    states = rollout(problem.dynamics, state, actions)
+    before, after = states[..., :-1, :], states[..., -1, :]
+    cost = torch.zeros_like(state[..., 0])
+    if first:
+        cost = cost + objective.initial_cost(before[..., 0, :], actions[..., 0, :])
+        before, actions = before[..., 1:, :], actions[..., 1:, :]
+    if actions.shape[-2] > 0:
+        cost = cost + objective.running_cost(before, actions).sum(dim=-1)
+    if last:
+        cost = cost + objective.terminal_cost(after)
+    return after, cost
+
+
+def _pullback(
+    segment: Segment, state: Tensor, actions: Tensor, adjoint: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the derivative of cost + λ · last state to a segment's state and actions.
+
+    Args:
+        segment: What is differentiated.
+        state: `[…, S]`.
+        actions: `[…, steps, A]`.
+        adjoint: λ `[…, S]`.
+    """
+    tracked = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = (_own(state, tracked), _own(actions, tracked))
+        after, cost = segment(*inputs)
+        ends = [(cost, torch.ones_like(cost)), (after, adjoint)]
+        # A constant end, such as the cost of a step that nothing is paid for, has no
+        # derivative to take. The first state's own, times zero, is always there.
+        ends = [end for end in ends if end[0].requires_grad]
+        ends.append((inputs[0], torch.zeros_like(state)))
+        outputs, cotangents = zip(*ends, strict=True)
+        by_state, by_actions = torch.autograd.grad(
+            outputs, inputs, cotangents, create_graph=tracked, materialize_grads=True
+        )
+    return by_state, by_actions
+
+
+def _own(value: Tensor, tracked: bool) -> Tensor:
+    # A view of its own: a derivative to it never takes a detour through the graph that
+    # `value` came from, as it would where the actions depend on the state.
+    if tracked and value.requires_grad:
+        return value.view_as(value)
+    return value.detach().requires_grad_()
+
+
+def _is_plain(problem: PlanningProblem) -> bool:
+    # Kinds of problems that roll out in their own way, such as with particles, do not
+    # promise that their parts add up to the whole.
+    kind = type(problem)
+    plain = kind.evaluate is PlanningProblem.evaluate
+    return plain and kind.cost is PlanningProblem.cost
+
+
+def _is_stagewise(problem: PlanningProblem) -> bool:
+    objective = problem.objective
+    return (
+        _is_plain(problem)
+        and isinstance(objective, StageObjective)
+        and objective.time_invariant
+        and type(objective).forward is StageObjective.forward
+    )

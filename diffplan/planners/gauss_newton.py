@@ -1,0 +1,218 @@
+"""Shooting with Gauss-Newton: Levenberg-Marquardt on the actions.
+
+The cost is a sum of squared residuals of a rollout, linearised in all actions at once.
+Written in states and actions, the damped normal equations are a linear-quadratic
+regulator, so that a step costs one Riccati recursion, linear in the horizon, where the
+dense Jacobian of all residuals by all actions would cost its cube.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import ArgumentError, require_count
+from diffplan.functional.box_lqr import limited_rollout, limited_sweep
+from diffplan.gradients import (
+    AT_A_SOLUTION,
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Implicit,
+    Truncated,
+    Unroll,
+)
+from diffplan.objectives.base import ResidualObjective
+from diffplan.plan import Plan
+from diffplan.planners.base import Solution, standard_normal
+from diffplan.planners.candidates import pick
+from diffplan.planners.quadratic_model import extended_model
+from diffplan.planners.sampling import set_number
+from diffplan.planners.second_order import Nominal, SecondOrderShooting, Step
+from diffplan.problem import PlanningProblem
+from diffplan.solvers.least_squares import AdaptiveDamping
+
+INITIALIZATIONS = ("normal", "uniform")
+
+
+class ShootingGN(SecondOrderShooting):
+    """Shooting with Gauss-Newton steps, from several starting points at once.
+
+    LatCo's baseline "shooting GN". Needs a `ResidualObjective` (for rewards:
+    `SoftplusReward`). The released baseline has soft action limits with growing
+    multipliers and takes a tenth of each step at a fixed damping of 1e-2; it is in none
+    of the paper's tables. Here the limits are hard: an action at its bound that the
+    gradient pushes outwards is held there, the step is that of the others, and it is
+    clipped to the box (Bertsekas' projected Newton method), so that the plan converges
+    to the optimum within the bounds. `damping=1e-2, step_sizes=(0.1,)` gives the
+    release's steps.
+
+    `plan.status`, `plan.diagnostics` and `plan.memory` are those of `ILQR` for the best
+    start, without gains.
+
+    Args:
+        horizon: T, at least 1.
+        iterations: Steps (LatCo: 100); always all of them.
+        damping: Added to the curvature of the actions. An `AdaptiveDamping` takes a
+            step only if it lowers the cost; a number, or a tensor or `nn.Parameter` to
+            learn it, stays as it is, and every step is taken.
+        tolerance: Of the largest entry of the projected gradient
+            |u - project(u - ∂cost/∂u)|.
+        step_sizes: Fractions of the step that are tried, above 0 and at most 1; the
+            best is taken.
+        qp_iterations: See `ILQR`.
+        num_starts: Starting points that are optimised side by side; the best result is
+            taken. With a warm start the first one is that plan.
+        init: Distribution of the starting points: "normal", N(centre, half width²)
+            clipped to the box, or "uniform" in the box.
+        gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        UnsupportedGradientError: `gradient` is another strategy.
+
+    References:
+        Rybkin et al. 2021, LatCo (arXiv:2106.13229), appendix D and released code;
+        Bertsekas 1982, "Projected Newton methods for optimization problems with simple
+        constraints"; Dunn and Bertsekas 1989, "Efficient dynamic programming
+        implementations of Newton's method for unconstrained optimal control problems".
+
+    Example:
+        >>> import torch, diffplan as dp
+        >>> problem = dp.PlanningProblem(
+        ...     dynamics=lambda state, action: state + action,
+        ...     objective=dp.objectives.GoalDistance(torch.ones(1), running_weight=0.0),
+        ...     action_space=dp.Box([-0.2], [0.2]),
+        ... )
+        >>> dp.ShootingGN(horizon=3)(problem, torch.zeros(1)).actions.flatten()
+        tensor([0.2000, 0.2000, 0.2000])
+    """
+
+    supported_gradients: ClassVar = {
+        Unroll: Derivatives(order=2),
+        Truncated: Derivatives(order=2),
+        Implicit: AT_A_SOLUTION,
+        Detach: CONSTANT,
+    }
+    learnable_numbers: ClassVar = ("damping",)
+    damping: AdaptiveDamping | Tensor | float
+
+    def __init__(
+        self,
+        horizon: int,
+        iterations: int = 30,
+        *,
+        damping: AdaptiveDamping | Tensor | float | None = None,
+        tolerance: float = 1e-4,
+        step_sizes: Sequence[float] = (1.0, 0.3, 0.1),
+        qp_iterations: int = 1,
+        num_starts: int = 1,
+        init: str = "normal",
+        early_exit: bool = False,
+        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+    ) -> None:
+        super().__init__()
+        self.configure_iteration(
+            horizon=horizon,
+            iterations=iterations,
+            tolerance=tolerance,
+            step_sizes=step_sizes,
+            early_exit=early_exit,
+        )
+        if damping is None or isinstance(damping, AdaptiveDamping):
+            self.damping = damping or AdaptiveDamping(initial=1e-2, minimum=1e-6)
+        else:
+            set_number(self, "damping", damping)
+        self.qp_iterations = require_count("qp_iterations", qp_iterations)
+        self.num_starts = require_count("num_starts", num_starts)
+        if init not in INITIALIZATIONS:
+            raise ArgumentError(
+                f"init: expected one of {INITIALIZATIONS}, got {init!r}"
+            )
+        self.init = init
+        self.configure_gradient(gradient)
+
+    def check_problem(self, problem: PlanningProblem) -> None:
+        """Raise if the objective has no residuals, or actions have more than a box.
+
+        Raises:
+            UnsupportedProblemError: says what is missing or too much.
+        """
+        problem.refuse_constraints("ShootingGN")
+        problem.require_objective(ResidualObjective, "ShootingGN")
+
+    def damping_rule(self) -> AdaptiveDamping | Tensor | float:
+        """Return how the damping changes."""
+        return self.damping
+
+    def draw_noise(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Draw the N(0, 1) numbers of the starting points `[B, num_starts, T, A]`."""
+        width = problem.action_space.dim
+        shape = (state.shape[0], self.num_starts, self.horizon, width)
+        return standard_normal(shape, state, generator)
+
+    def solve(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        noise: Tensor | None,
+        warm_start: Plan | None,
+    ) -> Solution:
+        """Run the loop from every start and keep the best; see `Planner.solve`."""
+        box = problem.action_space.to(state)
+        noise = cast(Tensor, noise)
+        spread = 2 * torch.special.ndtr(noise) - 1 if self.init == "uniform" else noise
+        actions = box.center + box.scale * spread
+        first = self.damping
+        if isinstance(first, AdaptiveDamping):
+            first = first.initial
+        # A number is filled on the device: a copy from the host would be waited for.
+        if not isinstance(first, Tensor):
+            first = state.new_full((), first)
+        damping = first.to(state).expand(noise.shape[:2])
+        if warm_start is not None:
+            actions = torch.cat([warm_start.actions.unsqueeze(1), actions[:, 1:]], 1)
+            damping = self._warm_damping(warm_start, damping)
+        starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
+        found = self.iterate(problem, starts, box.project(actions), damping)
+        return self._best(*found)
+
+    def step(self, problem: PlanningProblem, nominal: Nominal, damping: Tensor) -> Step:
+        """Return the damped Gauss-Newton step inside the bounds."""
+        states, actions = nominal.states, nominal.actions
+        model, finite = extended_model(problem, states, actions, gauss_newton=True)
+        box = problem.action_space.to(actions)
+        low, high = box.low - actions, box.high - actions
+        law = limited_sweep(
+            model, low, high, damping, qp_iterations=self.qp_iterations
+        )
+        ok = law.ok & finite
+        moves = limited_rollout(model, law, low, high)
+        return Step(
+            torch.where(ok[..., None, None], moves, 0.0), None, law.slope, ok
+        )
+
+    def _warm_damping(self, warm_start: Plan, damping: Tensor) -> Tensor:
+        adaptive = isinstance(self.damping, AdaptiveDamping)
+        if not adaptive or "damping" not in warm_start.memory:
+            return damping
+        kept = warm_start.memory["damping"][:, :, 0].to(damping).detach()
+        return torch.cat([kept, damping[:, 1:]], dim=1)
+
+    def _best(self, found: Solution, cost: Tensor) -> Solution:
+        best = cost.argmin(dim=1)
+        at = best.unsqueeze(1)
+        return Solution(
+            actions=pick(found.actions, best),
+            status=cast(Tensor, found.status).gather(1, at).squeeze(1),
+            iterations=cast(Tensor, found.iterations).gather(1, at).squeeze(1),
+            diagnostics={k: pick(v, best) for k, v in found.diagnostics.items()},
+            memory={k: pick(v, best) for k, v in found.memory.items()},
+        )

@@ -1,0 +1,188 @@
+"""Iterative LQR with limited actions: the regulator of the problem's own linearisation.
+
+Each iteration expands dynamics and costs about the current trajectory, sweeps backwards
+for a feedback law that respects the action bounds, and rolls that law out on the true
+dynamics. On a linear-quadratic problem without bounds the first iteration is exact.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import ArgumentError, require_count
+from diffplan.functional.box_lqr import limited_sweep
+from diffplan.functional.chain import zero_unless
+from diffplan.gradients import (
+    AT_A_SOLUTION,
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Implicit,
+    Truncated,
+    Unroll,
+)
+from diffplan.objectives.base import ResidualObjective, StageObjective
+from diffplan.plan import Plan
+from diffplan.planners.base import Solution
+from diffplan.planners.quadratic_model import extended_model
+from diffplan.planners.second_order import Nominal, SecondOrderShooting, Step
+from diffplan.problem import PlanningProblem
+from diffplan.solvers.least_squares import AdaptiveDamping
+
+STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.003)
+"""Fractions of the step that the line search tries."""
+
+
+class ILQR(SecondOrderShooting):
+    """Iterative LQR (Tassa et al.), batched, with action bounds met exactly.
+
+    Needs a `StageObjective`. Dynamics with an analytic Jacobian (`Linearizable`) are
+    linearised several times faster.
+
+    Planning starts at the warm start, else at the centre of the action space, and is
+    deterministic. All fractions of a step are rolled out side by side; an element whose
+    Q_uu is not positive definite, or that no fraction improves, stays where it is and
+    tries again with more damping.
+
+    `plan.status`: CONVERGED where the projected gradient of the returned actions is
+    within `tolerance`, else ITERATION_LIMIT; FACTORIZATION_FAILED where the last Q_uu
+    was not positive definite even with the damping reached.
+
+    `plan.diagnostics`: traces of the values before each iteration `[…, iterations]`,
+    `cost`, `gradient_norm`, `damping`, and `step_size` (the fraction taken, 0 for
+    none); `optimality` `[…]`, the gradient norm at the returned actions; and `gains`
+    `[…, T, A, S]` of the law u = u_t + K_t (x - x_t) about the returned plan.
+
+    `plan.memory`: `damping` `[…, 1, 1]`, which a warm start goes on with.
+
+    Args:
+        horizon: T, at least 1.
+        iterations: Always all of them; at least 0.
+        gauss_newton: Whether cost Hessians are JᵀJ of a `ResidualObjective` (never
+            indefinite, one pass of autodiff) or exact (two passes). None stands for
+            JᵀJ wherever the objective has residuals.
+        damping: The regularisation μ of Q_uu and its schedule, per batch element.
+        tolerance: Of the largest entry of the projected gradient
+            |u - project(u - ∂cost/∂u)|.
+        step_sizes: Fractions of the step that are tried, above 0 and at most 1.
+        qp_iterations: Projected-Newton steps of the quadratic program that keeps the
+            law of a time step inside the bounds; one action alone needs none.
+        gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        UnsupportedGradientError: `gradient` is another strategy.
+
+    References:
+        Tassa, Erez and Todorov 2012, "Synthesis and stabilization of complex behaviors
+        through online trajectory optimization" (IROS); Tassa, Mansard and Todorov 2014,
+        "Control-limited differential dynamic programming" (ICRA).
+
+    Example:
+        >>> import torch, diffplan as dp
+        >>> problem = dp.PlanningProblem(
+        ...     dynamics=lambda state, action: state + action,
+        ...     objective=dp.objectives.GoalDistance(torch.ones(1), running_weight=0.0),
+        ...     action_space=dp.Box([-0.2], [0.2]),
+        ... )
+        >>> dp.ILQR(horizon=3)(problem, torch.zeros(1)).actions.flatten()
+        tensor([0.2000, 0.2000, 0.2000])
+    """
+
+    supported_gradients: ClassVar = {
+        Unroll: Derivatives(order=2),
+        Truncated: Derivatives(order=2),
+        Implicit: AT_A_SOLUTION,
+        Detach: CONSTANT,
+    }
+
+    def __init__(
+        self,
+        horizon: int,
+        iterations: int = 10,
+        *,
+        gauss_newton: bool | None = None,
+        damping: AdaptiveDamping | None = None,
+        tolerance: float = 1e-4,
+        step_sizes: Sequence[float] = STEP_SIZES,
+        qp_iterations: int = 1,
+        early_exit: bool = False,
+        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+    ) -> None:
+        super().__init__()
+        self.configure_iteration(
+            horizon=horizon,
+            iterations=iterations,
+            tolerance=tolerance,
+            step_sizes=step_sizes,
+            early_exit=early_exit,
+        )
+        self.gauss_newton = gauss_newton
+        self.damping = damping or AdaptiveDamping(
+            initial=1e-3, shrink=0.1, grow=10.0, minimum=1e-6, maximum=1e9
+        )
+        if not isinstance(self.damping, AdaptiveDamping):
+            raise ArgumentError(
+                f"damping: expected an AdaptiveDamping, got {damping!r}: without it "
+                "a step that fails would fail for ever"
+            )
+        self.qp_iterations = require_count("qp_iterations", qp_iterations)
+        self.configure_gradient(gradient)
+
+    def check_problem(self, problem: PlanningProblem) -> None:
+        """Raise if the objective has no stages, or no residuals where they are asked.
+
+        Raises:
+            UnsupportedProblemError: says what is missing.
+        """
+        problem.refuse_constraints("ILQR")
+        problem.require_objective(StageObjective, "ILQR")
+        if self.gauss_newton:
+            problem.require_objective(ResidualObjective, "ILQR(gauss_newton=True)")
+
+    def damping_rule(self) -> AdaptiveDamping:
+        """Return how the damping changes."""
+        return self.damping
+
+    def solve(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        noise: Tensor | None,  # noqa: ARG002 - draws none
+        warm_start: Plan | None,
+    ) -> Solution:
+        """Run the loop; see `Planner.solve`."""
+        start = self.initial_actions(problem, state, warm_start)
+        damping = torch.full_like(state[:, 0], self.damping.initial)
+        if warm_start is not None and "damping" in warm_start.memory:
+            damping = warm_start.memory["damping"][:, 0, 0].to(damping)
+        start = problem.action_space.project(start)
+        return self.iterate(problem, state, start, damping.detach())[0]
+
+    def step(self, problem: PlanningProblem, nominal: Nominal, damping: Tensor) -> Step:
+        """Return the law of one backward sweep."""
+        gauss_newton = self.gauss_newton
+        if gauss_newton is None:
+            gauss_newton = isinstance(problem.objective, ResidualObjective)
+        states, actions = nominal.states, nominal.actions
+        model, finite = extended_model(
+            problem, states, actions, gauss_newton=gauss_newton
+        )
+        box = problem.action_space.to(actions)
+        law = limited_sweep(
+            model,
+            box.low - actions,
+            box.high - actions,
+            damping,
+            qp_iterations=self.qp_iterations,
+        )
+        ok = law.ok & finite
+        return Step(
+            zero_unless(ok, law.feedforward),
+            zero_unless(ok, law.gains),
+            zero_unless(ok, law.slope),
+            ok,
+        )

@@ -1,0 +1,231 @@
+"""Planning in a latent space of action sequences: a decoder turns a point into actions.
+
+Long action sequences have many dimensions, few of which matter. A decoder that maps a
+point z of a small box to all T actions lets any planner search there instead: the
+problem it sees has one step, whose action is z, and the cost of the decoded actions.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    TensorTypeError,
+    require_count,
+    require_shape,
+)
+from diffplan.gradients import (
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Unroll,
+)
+from diffplan.objectives.base import StageObjective
+from diffplan.plan import Plan
+from diffplan.planners.base import Planner, Solution
+from diffplan.problem import Box, PlanningProblem
+
+DECODED = Derivatives(
+    order=2, wrt=("dynamics", "objective", "state", "bounds", "planner")
+)
+"""All but the warm start's actions: what is warm-started is the latent point. The
+planner's own numbers are those of the decoder, and of the inner planner."""
+
+
+class LatentActions(Planner):
+    """Any planner, searching in the latent space of a decoder.
+
+    The inner planner minimises the cost of the decoded actions, projected onto the
+    allowed ones, from the given state. With `dp.DCEM(1, …)` inside, a loss of the plan
+    trains the decoder through the search, so that the latent space becomes one that is
+    easy to search. The decoder is a submodule: its parameters are the planner's.
+
+    With `Detach()`, as it is with `dp.CEM(1, …)` inside, the actions are constants. To
+    train the decoder with the point that was found held fixed (the paper's τ = 0),
+    decode that point again::
+
+        plan = planner(problem, state)
+        actions = planner.decode(problem, plan.diagnostics["latent"])
+        loss = problem.cost(state, actions).mean()
+
+    `plan.diagnostics` are those of the inner planner and `latent` `[…, d]`;
+    `plan.memory` is that of the inner planner and `latent` `[…, 1, d]`, where a warm
+    start begins (it stays as it is when the plan is shifted in time).
+
+    Args:
+        planner: Searches in the latent space; horizon 1.
+        decoder: `z […, d] → actions […, T, A]` for any leading dimensions, a module
+            or any callable. What leaves the allowed actions is projected onto them.
+        latent_space: The box `[d]` that is searched; a number d stands for [-1, 1]^d.
+        horizon: T, number of planned actions.
+        gradient: `Unroll()` differentiates through the decoder, and through the inner
+            planner by that planner's own strategy (and to no higher order);
+            `Detach()`. None stands for `Detach()` if that is the inner planner's
+            strategy, else `Unroll()`.
+
+    Raises:
+        TensorTypeError: the planner is none, or the decoder is not callable.
+        ArgumentError: the planner's horizon is not 1, or a number is out of range.
+        UnsupportedGradientError: `gradient` is another strategy, or `Unroll()` of a
+            planner that detaches.
+
+    References:
+        Amos and Yarats 2020, "The Differentiable Cross-Entropy Method"
+        (arXiv:1909.12830), section 4.2 and algorithm 2.
+
+    Example:
+        >>> import torch, diffplan as dp
+        >>> problem = dp.PlanningProblem(
+        ...     dynamics=lambda state, action: state + action,
+        ...     objective=lambda states, actions: (states[..., -1, 0] - 1).square(),
+        ...     action_space=dp.Box([-1.0], [1.0]),
+        ... )
+        >>> decoder = torch.nn.Sequential(
+        ...     torch.nn.Linear(2, 5), torch.nn.Unflatten(-1, (5, 1))
+        ... )
+        >>> planner = dp.LatentActions(dp.DCEM(1), decoder, latent_space=2, horizon=5)
+        >>> plan = planner(problem, torch.zeros(3, 1))
+        >>> plan.actions.shape, plan.diagnostics["latent"].shape
+        (torch.Size([3, 5, 1]), torch.Size([3, 2]))
+    """
+
+    supported_gradients: ClassVar = {Unroll: DECODED, Detach: CONSTANT}
+    plans_under_noise: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        planner: Planner,
+        decoder: Callable[[Tensor], Tensor],
+        latent_space: Box | int,
+        *,
+        horizon: int,
+        gradient: GradientStrategy | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(planner, Planner):
+            raise TensorTypeError(
+                f"planner: expected a Planner, got {type(planner).__name__}"
+            )
+        if planner.horizon != 1:
+            raise ArgumentError(
+                "planner: expected horizon 1 (its one action is the latent point), "
+                f"got {type(planner).__name__} with horizon {planner.horizon}"
+            )
+        if not callable(decoder):
+            raise TensorTypeError(
+                f"decoder: expected a callable, got {type(decoder).__name__}"
+            )
+        if not isinstance(latent_space, Box):
+            size = require_count("latent_space", latent_space)
+            latent_space = Box([-1.0] * size, [1.0] * size)
+        self.horizon = require_count("horizon", horizon)
+        self.planner = planner
+        self.decoder = decoder
+        self.latent_space = latent_space
+        # To the order that the inner planner promises for its own strategy.
+        order = planner.supported_gradients[type(planner.gradient)].order
+        promises: dict[type[GradientStrategy], Derivatives] = {Detach: CONSTANT}
+        if order > 0:
+            promises = {Unroll: replace(DECODED, order=order), **promises}
+        self.supported_gradients = promises  # type: ignore[misc]
+        default: GradientStrategy = Unroll() if order > 0 else Detach()
+        self.configure_gradient(default if gradient is None else gradient)
+
+    def decode(self, problem: PlanningProblem, latent: Tensor) -> Tensor:
+        """Return the allowed actions `[…, T, A]` of latent points `[…, d]`.
+
+        Raises:
+            ShapeError: the decoder returns another shape.
+        """
+        actions = self.decoder(latent)
+        expected = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
+        if not isinstance(actions, Tensor) or actions.shape != expected:
+            raise ShapeError(
+                f"decoder: expected actions {list(expected)} [..., horizon, "
+                f"action_space.dim] of latent points {list(latent.shape)}, got "
+                f"{list(getattr(actions, 'shape', []))}"
+            )
+        return problem.project(actions)
+
+    def check_problem(self, problem: PlanningProblem) -> None:
+        """Raise what the inner planner raises for the problem it will be given."""
+        self.planner.check_problem(self.latent_problem(problem))
+        self.planner._check_learnable()
+
+    def draw_noise(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor | None:
+        """Draw the noise of the inner planner."""
+        return self.planner.draw_noise(self.latent_problem(problem), state, generator)
+
+    def solve(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        noise: Tensor | None,
+        warm_start: Plan | None,
+    ) -> Solution:
+        """Search for the latent point and decode it; see `Planner.solve`."""
+        inner = self.latent_problem(problem)
+        start = None if warm_start is None else self._latent_start(warm_start)
+        plan = self.planner.plan_with_noise(inner, state, noise, start)
+        return Solution(
+            actions=self.decode(problem, plan.action),
+            status=plan.status,
+            iterations=plan.iterations,
+            diagnostics={**plan.diagnostics, "latent": plan.action},
+            memory={**plan.memory, "latent": plan.actions},
+        )
+
+    def latent_problem(self, problem: PlanningProblem) -> PlanningProblem:
+        """Return the problem that the inner planner solves.
+
+        One step from the given state to itself, whose action is the latent point; its
+        cost is that of the decoded actions from that state.
+        """
+
+        def cost(state: Tensor, latent: Tensor) -> Tensor:
+            return problem.cost(state, self.decode(problem, latent))
+
+        return PlanningProblem(_stay, _DecodedCost(cost), self.latent_space)
+
+    def _latent_start(self, warm_start: Plan) -> Plan:
+        latent = warm_start.memory.get("latent")
+        if latent is None:
+            raise ArgumentError(
+                "warm_start: expected a plan of LatentActions, with "
+                f"memory['latent']; got memory of {sorted(warm_start.memory)}"
+            )
+        trailing = (1, self.latent_space.dim)
+        name = "warm_start.memory['latent']"
+        require_shape(name, latent, trailing, "must be [1, latent_space.dim]")
+        memory = {k: v for k, v in warm_start.memory.items() if k != "latent"}
+        states = warm_start.states[:, :1].expand(-1, 2, -1)  # of the one step: it stays
+        return replace(warm_start, actions=latent, states=states, memory=memory)
+
+
+class _DecodedCost(StageObjective):
+    """The cost of the decoded actions, as that of the one step there is."""
+
+    def __init__(self, cost: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.cost = cost
+
+    def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+        return self.cost(state, action)
+
+    def terminal_cost(self, state: Tensor) -> Tensor:
+        return torch.zeros_like(state[..., 0])
+
+
+def _stay(state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG001
+    return state

@@ -1,0 +1,305 @@
+"""Problems with random dynamics: particles, common random numbers, risk.
+
+A stochastic problem draws its noise once per plan, before anything is optimised, and
+every candidate and every iteration sees the same numbers. The expected (or risky) cost
+becomes a deterministic function of the actions, the sample average over P particles,
+whose gradient passes through the particles by reparameterisation,
+
+    x^p_{t+1} = mean(x^p_t, u_t) + std(x^p_t, u_t) ε^p_t,   ε^p_t ~ N(0, 1) fixed,
+
+so that differences between candidates are differences between plans and not luck.
+
+References:
+    Kleywegt et al. 2002, "The sample average approximation method for stochastic
+    discrete optimization"; Rockafellar and Uryasev 2000, "Optimization of conditional
+    value-at-risk".
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from diffplan.constraints.base import ActionConstraint
+from diffplan.constraints.state import StateConstraint
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    TensorTypeError,
+    UnsupportedProblemError,
+    require_count,
+)
+from diffplan.functional.rollout import rollout
+from diffplan.problem import Box, Objective, PlanningProblem, Predictable
+
+RiskMeasure = Callable[[Tensor], Tensor]
+"""`costs of particles […, P] → cost […]`, differentiable almost everywhere."""
+
+NOISE_SEED = 1
+"""Seed of the dynamics' noise without a generator.
+
+Planners take seed 0 for theirs: equal seeds would make both draw the same numbers.
+"""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The average cost of all particles.
+
+    Example:
+        >>> Mean()(torch.tensor([1.0, 2.0, 6.0]))
+        tensor(3.)
+    """
+
+    def __call__(self, costs: Tensor) -> Tensor:
+        """Return the mean `[…]` of `costs` `[…, P]`."""
+        return costs.mean(dim=-1)
+
+
+@dataclass(frozen=True)
+class CVaR:
+    """The conditional value at risk: the mean cost of the worst share of particles.
+
+    With αP not a whole number the last particle counts by the fraction that is left,
+    which makes it the CVaR of the P particles as a distribution: the minimum over t of
+    t + mean(max(0, cost - t)) / α.
+
+    Attributes:
+        alpha: α, the share, above 0 and at most 1; 1 is the mean, 0.1 looks at the
+            worst tenth.
+
+    Raises:
+        ArgumentError: `alpha` is out of range.
+
+    Example:
+        >>> CVaR(0.5)(torch.tensor([1.0, 2.0, 6.0]))  # (6 + ½ · 2) / 1.5
+        tensor(4.6667)
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1:
+            raise ArgumentError(
+                f"alpha: expected above 0 and at most 1, got {self.alpha}"
+            )
+
+    def __call__(self, costs: Tensor) -> Tensor:
+        """Return the mean `[…]` of the worst share of `costs` `[…, P]`."""
+        mass = self.alpha * costs.shape[-1]
+        # 0.3 · 10 is a little above 3 in floating point, and means three.
+        whole = round(mass) if math.isclose(mass, round(mass)) else math.ceil(mass)
+        worst = costs.topk(whole, dim=-1).values
+        rest = worst[..., -1] * (mass - (whole - 1))
+        return (worst[..., :-1].sum(dim=-1) + rest) / mass
+
+
+class StochasticProblem(PlanningProblem):
+    """A planning problem whose dynamics give a distribution of the next state.
+
+    Any shooting planner plans for it (CEM, MPPI, GradMPC, ShootingGD …): its
+    candidates are judged by the risk of their cost over particles. `plan.cost` is that
+    risk for the planned actions; `plan.states` is their rollout by the mean of the
+    dynamics. `problem.realize(state, horizon, generator).particles(state, actions)`
+    gives the particles themselves. Planners of one trajectory (collocation,
+    Gauss-Newton, iLQR) refuse it.
+
+    Args:
+        dynamics: With a method `predict(state, action) → Normal`, see `Predictable`; a
+            world model, its `step`, or any object.
+        objective: The cost of one particle's trajectory, see `Objective`.
+        action_space: The box that every returned action lies in.
+        num_particles: P.
+        risk: Turns the particles' costs `[…, P]` into one: `Mean()`, `CVaR(alpha)` or
+            any callable.
+        constraints: See `PlanningProblem`; those on states are refused.
+
+    Raises:
+        ArgumentError, TensorTypeError: an argument is out of range or of another kind.
+        UnsupportedProblemError: the dynamics cannot `predict`, or a constraint is on
+            states.
+
+    Example:
+        >>> import diffplan as dp
+        >>> class Drift:
+        ...     def predict(self, state, action):
+        ...         return torch.distributions.Normal(state + action, 0.1)
+        >>> problem = dp.StochasticProblem(
+        ...     Drift(),
+        ...     dp.objectives.GoalDistance(torch.ones(1)),
+        ...     dp.Box([-1.0], [1.0]),
+        ...     num_particles=20,
+        ...     risk=dp.CVaR(0.2),
+        ... )
+        >>> dp.CEM(horizon=3)(problem, torch.zeros(5, 1)).cost.shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        dynamics: object,
+        objective: Objective,
+        action_space: Box,
+        *,
+        num_particles: int = 20,
+        risk: RiskMeasure = Mean(),
+        constraints: Sequence[ActionConstraint | StateConstraint] = (),
+    ) -> None:
+        model = _owner(dynamics)
+        if not isinstance(model, Predictable):
+            raise UnsupportedProblemError(
+                "dynamics: StochasticProblem needs dynamics with the method `predict`, "
+                f"got {type(model).__name__} without it"
+            )
+        super().__init__(_MeanDynamics(model), objective, action_space, constraints)
+        if self.state_constraints:
+            raise UnsupportedProblemError(
+                "constraints: StochasticProblem takes constraints on actions only; a "
+                "constraint on random states would hold for no plan for certain"
+            )
+        if not callable(risk):
+            raise TensorTypeError(
+                f"risk: expected a callable, got {type(risk).__name__}"
+            )
+        self.model = model
+        self.num_particles = require_count("num_particles", num_particles)
+        self.risk = risk
+        self.noise: Tensor | None = None
+
+    def realize(
+        self, state: Tensor, horizon: int, generator: torch.Generator | None = None
+    ) -> "StochasticProblem":
+        """Return this problem with the noise of one plan, `[…, P, T, S]`.
+
+        Args:
+            state: The states to plan from `[…, S]`.
+            horizon: T.
+            generator: Source of the noise; None stands for a new generator with seed
+                `NOISE_SEED`. The global random state is never touched.
+        """
+        if generator is None:
+            generator = torch.Generator(state.device).manual_seed(NOISE_SEED)
+        *lead, size = state.shape
+        drawn = torch.randn(
+            (*lead, self.num_particles, horizon, size),
+            generator=generator,
+            dtype=state.dtype,
+            device=generator.device,
+        )
+        realized = copy.copy(self)
+        realized.noise = drawn.to(state.device)
+        return realized
+
+    def particles(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the trajectories of all particles.
+
+        Args:
+            state: `[…, S]`; leads with the dimensions that the noise was drawn for,
+                others (candidates) may follow.
+            actions: `[…, T, A]`, with the state's leading dimensions.
+
+        Returns:
+            `[lead, P, between, T+1, S]`: P comes after the dimensions of the noise.
+
+        Raises:
+            UnsupportedProblemError: the noise is not drawn.
+            ShapeError: it was drawn for another batch or horizon.
+        """
+        noise, axis = self._noise_for(state, actions)
+        between = (1,) * (state.ndim - 1 - axis)
+        shape = (*noise.shape[: axis + 1], *between, *noise.shape[axis + 1 :])
+        noise = noise.reshape(shape)
+        current = self._per_particle(state, axis)
+        states = [current]
+        for step in range(actions.shape[-2]):
+            action = self._per_particle(actions[..., step, :], axis)
+            following = _predict(self.model, current, action)
+            current = following.mean + following.stddev * noise[..., step, :]
+            states.append(current)
+        return torch.stack(states, dim=-2)
+
+    def particle_costs(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the cost of every particle `[…, P]`; see `particles`."""
+        states = self.particles(state, actions)
+        axis = self._noise_for(state, actions)[1]
+        shape = (*states.shape[:-2], *actions.shape[-2:])
+        spread = actions.unsqueeze(axis).expand(shape)
+        return self.objective(states, spread).movedim(axis, -1)
+
+    def cost(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the risk `[…]` of the cost of actions; see `particles`."""
+        return self.risk(self.particle_costs(state, actions))
+
+    def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states by the mean dynamics `[…, T+1, S]`, and the risk `[…]`."""
+        states = rollout(self.dynamics, state, actions)
+        return states, self.cost(state, actions)
+
+    def refuse_noise(self, needed_by: str) -> None:
+        """Raise.
+
+        Raises:
+            UnsupportedProblemError: always.
+        """
+        raise UnsupportedProblemError(
+            f"problem: {needed_by} plans one trajectory and cannot weigh the particles "
+            "of a StochasticProblem; use a shooting planner (CEM, MPPI, GradMPC, "
+            "ShootingGD), or a PlanningProblem with the mean dynamics"
+        )
+
+    def _per_particle(self, value: Tensor, axis: int) -> Tensor:
+        shape = (*value.shape[:axis], self.num_particles, *value.shape[axis:])
+        return value.unsqueeze(axis).expand(shape)
+
+    def _noise_for(self, state: Tensor, actions: Tensor) -> tuple[Tensor, int]:
+        """The noise, and how many dimensions of the state it was drawn for."""
+        noise = self.noise
+        if noise is None:
+            raise UnsupportedProblemError(
+                "problem: a StochasticProblem has no cost before its noise is drawn; "
+                "call realize(state, horizon, generator) first"
+            )
+        axis = noise.ndim - 3
+        fits = noise.shape[:axis] == state.shape[:axis] and state.ndim > axis
+        if not fits or noise.shape[-2] != actions.shape[-2]:
+            raise ShapeError(
+                f"state: expected to lead with {list(noise.shape[:axis])} and a "
+                f"horizon of {noise.shape[-2]}, as the noise was drawn, got state "
+                f"{list(state.shape)} and actions {list(actions.shape)}"
+            )
+        return noise, axis
+
+
+class _MeanDynamics(nn.Module):
+    """The mean of the next state, as dynamics; a module, to show its parameters."""
+
+    def __init__(self, model: Predictable) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return _predict(self.model, state, action).mean
+
+    def predict(self, state: Tensor, action: Tensor) -> Normal:
+        return _predict(self.model, state, action)
+
+
+def _predict(model: Predictable, state: Tensor, action: Tensor) -> Normal:
+    following = model.predict(state, action)
+    if not isinstance(following, Normal):
+        raise TensorTypeError(
+            "dynamics: expected `predict` to return torch.distributions.Normal, got "
+            f"{type(following).__name__}"
+        )
+    return following
+
+
+def _owner(dynamics: object) -> object:
+    # `model` and `model.step` mean the same dynamics, as in `PlanningProblem.find`.
+    if getattr(dynamics, "__name__", "") == "step" and hasattr(dynamics, "__self__"):
+        return dynamics.__self__
+    return dynamics

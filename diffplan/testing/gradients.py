@@ -1,0 +1,281 @@
+"""Is the gradient of a planner right? Compare it with finite differences.
+
+Derivatives are compared along random directions: one number per direction and tensor,
+whatever their size, so that the check costs a few plans and not one per parameter.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.plan import Plan
+from diffplan.planners.base import Planner
+from diffplan.problem import PlanningProblem
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """One directional derivative, by the layer and by finite differences.
+
+    Attributes:
+        name: The tensor that was moved.
+        order: 1, or 2 for the derivative of a derivative.
+        layer: What backward gives.
+        difference: What central differences give.
+        tolerance: Largest error that passes.
+    """
+
+    name: str
+    order: int
+    layer: float
+    difference: float
+    tolerance: float
+
+    @property
+    def error(self) -> float:
+        """|layer - difference| / (1 + |difference|)."""
+        return abs(self.layer - self.difference) / (1 + abs(self.difference))
+
+    @property
+    def right(self) -> bool:
+        """Whether the two agree; NaN never does."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """All comparisons of one check; prints as a table.
+
+    Attributes:
+        title: What was checked.
+        rows: One per tensor, direction and order.
+    """
+
+    title: str
+    rows: tuple[GradientRow, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether all agree."""
+        return all(row.right for row in self.rows)
+
+    @property
+    def largest_error(self) -> float:
+        """Of all rows."""
+        return max(row.error for row in self.rows)
+
+    def __str__(self) -> str:
+        """A table, one line per comparison."""
+        lines = [
+            self.title,
+            f"{'with respect to':<28} {'order':>5} {'layer':>15} "
+            f"{'differences':>15} {'error':>9}",
+        ]
+        for row in self.rows:
+            verdict = "" if row.right else f"  wrong: above {row.tolerance:g}"
+            lines.append(
+                f"{row.name:<28} {row.order:>5} {row.layer:>15.7g} "
+                f"{row.difference:>15.7g} {row.error:>9.1e}{verdict}"
+            )
+        return "\n".join(lines)
+
+
+def check_gradients(
+    planner: Planner,
+    problem: PlanningProblem,
+    state: Tensor,
+    wrt: Mapping[str, Tensor] | None = None,
+    *,
+    warm_start: Plan | None = None,
+    order: int = 1,
+    directions: int = 2,
+    step: float = 1e-6,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+    verbose: bool = True,
+) -> GradientReport:
+    """Compare the gradient of a plan with central finite differences of the planner.
+
+    A random weighting of the planned actions is differentiated in random directions.
+    The differences are those of the whole planner with the same noise, so `Unroll()`
+    must agree with them always, `Implicit()` and `Truncated(k)` where the plan has
+    converged.
+
+    Args:
+        planner: Any planner; not with `Detach()`, whose actions are constants.
+        problem: What to plan, in float64.
+        state: Start states `[…, S]`.
+        wrt: Tensors by name that the plan depends on: leaves that require a gradient
+            (parameters of dynamics, objective or planner, bounds). They are moved in
+            place and put back. None stands for all parameters of the planner and of
+            dynamics and objective where these are modules. The state always is added.
+        warm_start: As for the planner.
+        order: 2 also checks the derivative of the gradient.
+        directions: Random directions per tensor.
+        step: Of the differences, relative to nothing: 1e-6 suits numbers near one.
+        tolerance: Largest |layer - difference| / (1 + |difference|).
+        seed: Of weighting and directions.
+        verbose: Print the table.
+
+    Returns:
+        The report; `str(report)` is the table.
+
+    Raises:
+        AssertionError: a derivative is wrong; the table is in the message.
+        ArgumentError: the problem is not in float64, or a tensor is no leaf.
+
+    Example:
+        >>> import torch, diffplan as dp
+        >>> problem = dp.PlanningProblem(
+        ...     dynamics=lambda state, action: state + action,
+        ...     objective=dp.objectives.GoalDistance(torch.ones(1).double()),
+        ...     action_space=dp.Box([-1.0], [1.0]),
+        ... )
+        >>> planner = dp.GradMPC(2, iterations=3, num_candidates=2)
+        >>> start = torch.zeros(1).double()
+        >>> check_gradients(planner, problem, start, verbose=False).right
+        True
+    """
+    require_count("order", order)
+    require_positive("step", step)
+    if state.dtype != torch.float64:
+        raise ArgumentError(
+            f"state: differences need float64, got {state.dtype}: call .double() on "
+            "state, models and bounds"
+        )
+    state = state.detach().clone().requires_grad_()
+    tensors = {
+        "state": state,
+        **(_parameters(planner, problem) if wrt is None else wrt),
+    }
+    for name, tensor in tensors.items():
+        if not (tensor.is_leaf and tensor.requires_grad):
+            raise ArgumentError(
+                f"wrt[{name!r}]: expected a leaf tensor that requires a gradient, got "
+                f"requires_grad={tensor.requires_grad}, is_leaf={tensor.is_leaf}"
+            )
+    generator = torch.Generator().manual_seed(seed)
+    weights: list[Tensor] = []
+
+    def weighted() -> Tensor:
+        plan = planner(problem, state, warm_start=warm_start)
+        if not weights:
+            weights.append(_normal(plan.actions, generator))
+        return (weights[0] * plan.actions).sum()
+
+    compare = _Comparison(tensors, generator, directions, step, tolerance)
+    rows = compare.first(weighted)
+    if order > 1:
+        rows += compare.second(weighted)
+    report = GradientReport(
+        f"{type(planner).__name__}, gradient={planner.gradient}", tuple(rows)
+    )
+    if verbose:
+        sys.stdout.write(f"{report}\n")
+    if not report.right:
+        raise AssertionError(f"a gradient is wrong\n{report}")
+    return report
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Directional derivatives of a scalar, by autograd and by central differences."""
+
+    tensors: Mapping[str, Tensor]
+    generator: torch.Generator
+    directions: int
+    step: float
+    tolerance: float
+
+    def first(self, function: Callable[[], Tensor]) -> list[GradientRow]:
+        gradients = self._gradients(function(), create_graph=False)
+        rows = []
+        for (name, tensor), gradient in zip(
+            self.tensors.items(), gradients, strict=True
+        ):
+            for _ in range(self.directions):
+                direction = self._direction(tensor)
+                ahead, behind = (
+                    self._moved(tensor, sign * direction, function)
+                    for sign in (1.0, -1.0)
+                )
+                difference = (ahead - behind) / (2 * self.step)
+                layer = float((gradient * direction).sum())
+                rows.append(GradientRow(name, 1, layer, difference, self.tolerance))
+        return rows
+
+    def second(self, function: Callable[[], Tensor]) -> list[GradientRow]:
+        towards = [self._direction(tensor) for tensor in self.tensors.values()]
+
+        def slope() -> Tensor:
+            with torch.enable_grad():
+                gradients = self._gradients(function(), create_graph=True)
+                return sum(
+                    ((g * d).sum() for g, d in zip(gradients, towards, strict=True)),
+                    torch.zeros((), dtype=torch.float64),
+                )
+
+        value = slope()
+        if not value.requires_grad:
+            value = value + 0 * sum(t.sum() for t in self.tensors.values())
+        gradients = self._gradients(value, create_graph=False)
+        rows = []
+        for (name, tensor), gradient in zip(
+            self.tensors.items(), gradients, strict=True
+        ):
+            direction = self._direction(tensor)
+            ahead, behind = (
+                self._moved(tensor, sign * direction, slope) for sign in (1.0, -1.0)
+            )
+            difference = (ahead - behind) / (2 * self.step)
+            layer = float((gradient * direction).sum())
+            rows.append(GradientRow(name, 2, layer, difference, self.tolerance))
+        return rows
+
+    def _gradients(self, value: Tensor, *, create_graph: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            value,
+            list(self.tensors.values()),
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+
+    def _direction(self, like: Tensor) -> Tensor:
+        direction = _normal(like, self.generator)
+        return direction / direction.norm()
+
+    def _moved(
+        self, tensor: Tensor, direction: Tensor, function: Callable[[], Tensor]
+    ) -> float:
+        kept = tensor.detach().clone()
+        with torch.no_grad():
+            tensor.add_(self.step * direction)
+        try:
+            return float(function().detach())
+        finally:
+            with torch.no_grad():
+                tensor.copy_(kept)
+
+
+def _parameters(planner: Planner, problem: PlanningProblem) -> dict[str, Tensor]:
+    owners = {
+        "planner": planner,
+        "dynamics": getattr(problem.dynamics, "__self__", problem.dynamics),
+        "objective": problem.objective,
+    }
+    return {
+        f"{owner}.{name}": parameter
+        for owner, module in owners.items()
+        if isinstance(module, torch.nn.Module)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    return drawn.to(like)

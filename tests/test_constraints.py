@@ -1,0 +1,480 @@
+"""Constraints on actions: sets, the problem's projection, every planner's answer."""
+
+import builtins
+import math
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planner_cases import PlannerCase, each_planner
+from problems import double_integrator, states_of
+from scipy.optimize import minimize
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.constraints import (
+    ActionConstraint,
+    Ball,
+    Polytope,
+    Simplex,
+    StateConstraint,
+)
+from diffplan.constraints import polytope as polytope_file
+from diffplan.errors import (
+    ArgumentError,
+    MissingDependencyError,
+    ShapeError,
+    UnsupportedProblemError,
+)
+
+DOUBLE = torch.float64
+
+with_cvxpylayers = pytest.mark.skipif(
+    not polytope_file.is_available(), reason="needs the package cvxpylayers"
+)
+quiet = pytest.mark.filterwarnings("ignore")  # of the packages that solve cones
+
+
+def problem_with(
+    *constraints: ActionConstraint | StateConstraint,
+    low: list[float] | None = None,
+    high: list[float] | None = None,
+    goal: list[float] | None = None,
+) -> dp.PlanningProblem:
+    """Push a point with one action per dimension."""
+    low = [-1.0] * 3 if low is None else low
+    high = [1.0] * len(low) if high is None else high
+    goal = [5.0] * len(low) if goal is None else goal
+    return dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.tensor(goal, dtype=DOUBLE)),
+        dp.Box(torch.tensor(low, dtype=DOUBLE), torch.tensor(high, dtype=DOUBLE)),
+        constraints,
+    )
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=DOUBLE)
+
+
+class Above(ActionConstraint):
+    """A set of a user's own, which knows its projection only: Σ action ≥ least."""
+
+    def __init__(self, least: float) -> None:
+        self.least = least
+
+    def project(self, actions: Tensor) -> Tensor:
+        missing = (self.least - actions.sum(-1, keepdim=True)).relu()
+        return actions + missing / actions.shape[-1]
+
+
+# Sets
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Ball(0.7),
+        Ball(0.7, [0.1, -0.2, 0.3]),
+        Ball(0.7, norm=1),
+        Ball(0.7, [0.1, -0.2, 0.3], norm=math.inf),
+        Simplex(0.8),
+        Above(0.5),
+    ],
+    ids=repr,
+)
+def test_sets_agree_with_themselves(constraint: ActionConstraint) -> None:
+    actions = 2 * draw(50, 3)
+    nearest = constraint.project(actions)
+    assert constraint.contains(nearest).all()
+    assert constraint.excess(nearest).abs().max() < 1e-12
+    torch.testing.assert_close(constraint.project(nearest), nearest)
+    outside = ~constraint.contains(actions)
+    assert outside.sum() > 20
+    assert (constraint.excess(actions).abs().amax(-1)[outside] > 1e-6).all()
+    # What is inside by contains, is inside by any tolerance, and the other way round.
+    assert constraint.contains(actions, tolerance=100.0).all()
+    assert torch.equal(constraint.contains(actions, tolerance=0.0), ~outside)
+
+
+def test_tolerances_follow_dtype_and_size() -> None:
+    ball = Ball(100.0)
+    beyond = torch.tensor([100.0 + 5e-4, 0.0])
+    assert ball.contains(beyond)  # 1e-5 of 100 in float32
+    assert not ball.contains(beyond.double())  # 1e-6 of 100
+    assert not Ball(1.0).contains(torch.tensor([1.0 + 5e-5, 0.0]))
+    assert Simplex(1.0).contains(torch.tensor([0.5, 0.5 + 5e-6]))
+
+
+@pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf])
+def test_impossible_sizes_are_refused(radius: float) -> None:
+    with pytest.raises(ArgumentError, match="radius"):
+        Ball(radius)
+    with pytest.raises(ArgumentError, match="total"):
+        Simplex(radius)
+
+
+def test_malformed_sets_are_refused_by_name() -> None:
+    with pytest.raises(ArgumentError, match="norm: expected one of"):
+        Ball(1.0, norm=3)
+    with pytest.raises(ShapeError, match=r"center: expected \[A\]"):
+        Ball(1.0, torch.zeros(1, 2))
+    with pytest.raises(ArgumentError, match="radius: expected one number"):
+        Ball(torch.ones(2))
+
+
+# The problem
+
+
+def test_without_constraints_the_projection_is_the_box() -> None:
+    problem = problem_with()
+    actions = 3 * draw(4, 5, 3)
+    assert torch.equal(problem.project(actions), actions.clamp(-1, 1))
+    assert torch.equal(
+        problem.contains(actions), problem.action_space.contains(actions)
+    )
+
+
+def nearest(actions: Tensor, problem: dp.PlanningProblem, sets: list[dict]) -> Tensor:
+    """The nearest allowed actions by SLSQP, one at a time."""
+    low, high = problem.action_space.low.numpy(), problem.action_space.high.numpy()
+    found = []
+    for y in actions.detach().numpy():
+        answer = minimize(
+            lambda x, y=y: 0.5 * np.sum((x - y) ** 2),
+            np.clip(y, low, high),
+            jac=lambda x, y=y: x - y,
+            bounds=list(zip(low, high, strict=True)),
+            constraints=sets,
+            method="SLSQP",
+            options={"ftol": 1e-15, "maxiter": 500},
+        )
+        found.append(torch.as_tensor(answer.x))
+    return torch.stack(found)
+
+
+ROUND = {"type": "ineq", "fun": lambda x: 0.7**2 - np.sum(x**2)}
+OTHER = {"type": "ineq", "fun": lambda x: 0.8**2 - np.sum((x - 0.3) ** 2)}
+CUBE = {"type": "ineq", "fun": lambda x: np.concatenate([0.45 - x, x + 0.45])}
+SHARES = {"type": "eq", "fun": lambda x: np.sum(x) - 1}
+MOST = {"type": "ineq", "fun": lambda x: np.sum(x) - 0.5}
+
+
+@pytest.mark.parametrize(
+    ("constraints", "sets", "positive"),
+    [
+        ([Ball(0.7)], [ROUND], False),
+        ([Ball(0.7), Ball(0.45, norm=math.inf)], [ROUND, CUBE], False),
+        ([Ball(0.7), Simplex()], [ROUND, SHARES], True),
+        ([Ball(0.8, [0.3, 0.3, 0.3]), Ball(0.7)], [ROUND, OTHER], False),
+        ([Above(0.5), Ball(0.7)], [ROUND, MOST], False),
+    ],
+    ids=["ball", "cube", "simplex", "lens", "own"],
+)
+def test_several_constraints_meet_in_the_nearest_point(
+    constraints: list[ActionConstraint], sets: list[dict], positive: bool
+) -> None:
+    low = [0.0] * 3 if positive else [-0.5, -0.9, -0.9]
+    problem = problem_with(*constraints, low=low, high=[0.9] * 3)
+    actions = 1.5 * draw(10, 3, seed=2)
+    got = problem.project(actions)
+    assert problem.contains(got).all()
+    expected = nearest(actions, problem, sets)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
+
+
+def test_numbers_of_a_constraint_can_be_learned() -> None:
+    radius = torch.tensor(0.6, dtype=DOUBLE, requires_grad=True)
+    total = torch.tensor(0.9, dtype=DOUBLE, requires_grad=True)
+    center = torch.tensor([0.2, 0.1, 0.3], dtype=DOUBLE, requires_grad=True)
+    actions = draw(4, 3).requires_grad_()
+
+    def projected(
+        actions: Tensor, radius: Tensor, total: Tensor, center: Tensor
+    ) -> Tensor:
+        problem = problem_with(Ball(radius, center), Simplex(total))
+        return problem.project(actions)
+
+    values = (actions, radius, total, center)
+    assert torch.autograd.gradcheck(projected, values, fast_mode=True)
+
+
+def test_sets_that_miss_the_box_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"constraints\[1\]: .*Ball.*Box"):
+        problem_with(Simplex(), Ball(1.0, [3.0, 0.0, 0.0]))
+    with pytest.raises(ArgumentError, match=r"constraints\[0\]: .*Simplex"):
+        problem_with(Simplex(4.0))
+
+
+def test_sets_of_another_size_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"constraints\[0\]: expected a center \[3\]"):
+        problem_with(Ball(1.0, [0.0, 0.0]))
+
+
+def test_sets_that_miss_each_other_are_reported_by_status() -> None:
+    problem = problem_with(Ball(0.4, [0.6, 0.0, 0.0]), Ball(0.4, [-0.6, 0.0, 0.0]))
+    plan = dp.CEM(horizon=2, num_samples=8, num_elites=2, iterations=1)(
+        problem, torch.zeros(2, 3, dtype=DOUBLE)
+    )
+    assert plan.status.tolist() == [int(dp.Status.CONSTRAINT_VIOLATED)] * 2
+    assert problem.action_space.contains(plan.actions).all()
+    assert "breaks a constraint" in plan.explain()
+
+
+def test_the_helpers_refuse_by_name() -> None:
+    problem = problem_with(Ball(0.5))
+    with pytest.raises(UnsupportedProblemError, match=r"iLQR keeps a box.*Ball"):
+        problem.refuse_constraints("iLQR")
+    problem_with().refuse_constraints("iLQR")
+    problem_with().refuse_noise("iLQR")
+    walled = problem_with(StateConstraint(lambda state, action: state))
+    with pytest.raises(UnsupportedProblemError, match=r"AugmentedLagrangian\(iLQR"):
+        walled.refuse_state_constraints("iLQR")
+    walled.relaxed(walled.objective).refuse_state_constraints("iLQR")
+
+
+# Every planner
+
+
+def answer(
+    case: PlannerCase, constraint: ActionConstraint, dtype: torch.dtype
+) -> tuple[dp.PlanningProblem, dp.Plan]:
+    """Plan against a goal that pulls out of the set, in two dimensions."""
+    box = dp.Box([-0.2, -1.0], [1.0, 1.0])
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.tensor([5.0, -3.0], dtype=dtype)),
+        box,
+        [constraint],
+    )
+    planner = case.build(horizon=2, iterations=2)
+    return problem, planner(problem, torch.zeros(2, 2, dtype=dtype))
+
+
+def refuses(case: PlannerCase, constraint: ActionConstraint) -> bool:
+    """Whether a planner says that it keeps a box only; then so it must."""
+    if case.action_constraints:
+        return False
+    with pytest.raises(UnsupportedProblemError, match="keeps a box of actions"):
+        answer(case, constraint, DOUBLE)
+    return True
+
+
+balls = st.tuples(
+    st.floats(0.05, 3.0),
+    st.tuples(st.floats(-0.2, 1.0), st.floats(-1.0, 1.0)).map(list),
+    st.sampled_from([1, 2, math.inf]),
+)
+simplices = st.tuples(st.floats(0.05, 1.9))
+
+
+@each_planner
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    numbers=balls | simplices,
+    dtype=st.sampled_from([torch.float32, DOUBLE]),
+)
+def test_plans_keep_any_ball_and_simplex(
+    case: PlannerCase, numbers: tuple, dtype: torch.dtype
+) -> None:
+    constraint = Simplex(*numbers) if len(numbers) == 1 else Ball(*numbers)
+    if case.action_dim is not None or refuses(case, constraint):
+        return
+    problem, plan = answer(case, constraint, dtype)
+    tolerance = 1e-6 if dtype == DOUBLE else 1e-5
+    assert problem.action_space.contains(plan.actions).all()
+    assert constraint.contains(plan.actions, tolerance).all()
+    assert torch.isfinite(plan.cost).all()
+    assert (plan.status != int(dp.Status.CONSTRAINT_VIOLATED)).all()
+
+
+@each_planner
+def test_plans_are_the_best_inside_a_ball(case: PlannerCase) -> None:
+    # One step to a goal far away: the nearest action to it, in closed form.
+    if case.action_dim is not None or refuses(case, Ball(0.5)):
+        return
+    problem = problem_with(Ball(0.5), low=[-1.0, -1.0], goal=[3.0, 4.0])
+    plan = case.build(horizon=1)(problem, torch.zeros(1, 2, dtype=DOUBLE))
+    expected = torch.tensor([0.3, 0.4], dtype=DOUBLE)
+    assert (plan.action[0] - expected).norm() < case.ball_gap
+    assert plan.status[0] != int(dp.Status.CONSTRAINT_VIOLATED)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        dp.GradMPC(2, iterations=3, num_candidates=2),
+        dp.MPPI(2, num_samples=6, iterations=2, temperature=1.0),
+        dp.LatCo(2, iterations=4, initialization="rollout"),
+    ],
+    ids=lambda planner: type(planner).__name__,
+)
+def test_gradients_pass_through_constrained_plans(planner: dp.Planner) -> None:
+    radius = torch.tensor(0.6, dtype=DOUBLE, requires_grad=True)
+    goal = torch.tensor([0.9, 0.4], dtype=DOUBLE, requires_grad=True)
+    state = 0.1 * draw(2, 2)
+
+    def actions(radius: Tensor, goal: Tensor) -> Tensor:
+        objective = dp.objectives.GoalDistance(goal.detach())
+        objective.goal = goal
+        problem = dp.PlanningProblem(
+            lambda state, action: state + action,
+            objective,
+            dp.Box([-1.0, -1.0], [1.0, 1.0]),
+            [Ball(radius)],
+        )
+        return planner(problem, state).actions
+
+    assert actions(radius, goal).requires_grad
+    assert torch.autograd.gradcheck(actions, (radius, goal), atol=1e-5, fast_mode=True)
+
+
+def test_detached_plans_are_constants_though_the_constraint_is_learned() -> None:
+    radius = torch.tensor(0.6, dtype=DOUBLE, requires_grad=True)
+    plan = dp.CEM(horizon=2, num_samples=8, num_elites=2)(
+        problem_with(Ball(radius)), torch.zeros(3, dtype=DOUBLE)
+    )
+    assert not plan.actions.requires_grad
+
+
+# Polytopes
+
+
+@quiet
+@with_cvxpylayers
+def test_nearest_point_of_a_polytope() -> None:
+    matrix, offset = draw(4, 3, seed=3), draw(4, seed=4).abs() + 0.1
+    polytope = Polytope(matrix, offset)
+    problem = problem_with(polytope, high=[0.4, 1.0, math.inf])
+    actions = 2 * draw(3, 4, 3, seed=5)
+    got = problem.project(actions)
+    assert problem.contains(got).all()
+    sides = {"type": "ineq", "fun": lambda x: offset.numpy() - matrix.numpy() @ x}
+    expected = nearest(actions.reshape(-1, 3), problem, [sides]).reshape(3, 4, 3)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    inside = polytope.project(expected * 0.01)
+    assert torch.equal(inside, expected * 0.01)
+
+
+@quiet
+@with_cvxpylayers
+def test_derivatives_of_polytopes() -> None:
+    matrix = torch.tensor([[1.0, 2.0], [-1.0, 1.0]], dtype=DOUBLE, requires_grad=True)
+    offset = torch.tensor([0.5, 0.4], dtype=DOUBLE, requires_grad=True)
+    # Beside one side, beside a corner, inside, and where the box holds too.
+    actions = torch.tensor(
+        [[0.6, 0.5], [-0.3, 1.0], [0.1, -0.2], [2.0, 0.3]],
+        dtype=DOUBLE,
+        requires_grad=True,
+    )
+
+    def projected(actions: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+        problem = problem_with(Polytope(matrix, offset), low=[-1.0, -1.0])
+        return problem.project(actions)
+
+    # cvxpylayers solves to 1e-10, and its derivative by least squares to about 1e-6.
+    assert torch.autograd.gradcheck(
+        projected, (actions, matrix, offset), eps=1e-4, atol=1e-5, rtol=1e-4
+    )
+
+
+@quiet
+@with_cvxpylayers
+def test_a_planner_keeps_a_polytope() -> None:
+    budget = Polytope([[1.0, 1.0, 1.0]], [0.9])
+    problem = problem_with(budget, low=[0.0] * 3, goal=[3.0, 3.0, 3.0])
+    planner = dp.GradMPC(1, iterations=40, num_candidates=1, step_size=0.5)
+    plan = planner(problem, torch.zeros(2, 3, dtype=DOUBLE))
+    assert problem.contains(plan.actions).all()
+    # Everybody pulls alike: the budget is shared out and spent.
+    torch.testing.assert_close(
+        plan.actions, torch.full_like(plan.actions, 0.3), rtol=0, atol=1e-6
+    )
+    soft = dp.LatCo(1, iterations=60)(problem, torch.zeros(2, 3, dtype=DOUBLE))
+    assert problem.contains(soft.actions).all()
+    torch.testing.assert_close(soft.actions, plan.actions, rtol=0, atol=1e-2)
+
+
+@quiet
+@with_cvxpylayers
+def test_malformed_polytopes_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"matrix, offset: expected \[C, A\]"):
+        Polytope([[1.0, 0.0]], [1.0, 1.0])
+    with pytest.raises(ArgumentError, match="no row of zeros, got row 1"):
+        Polytope([[1.0, 0.0], [0.0, 0.0]], [1.0, 1.0])
+    with pytest.raises(ShapeError, match=r"expected a matrix \[C, 3\]"):
+        problem_with(Polytope([[1.0, 0.0]], [1.0]))
+    with pytest.raises(ArgumentError, match="polytope has no action inside the box"):
+        problem_with(Polytope([[1.0, 0.0, 0.0]], [-3.0]))
+
+
+def test_a_missing_package_is_named_with_its_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: object, **more: object) -> object:
+        if name.split(".")[0] in ("cvxpy", "cvxpylayers"):
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    for name in [name for name in sys.modules if name.startswith("cvxpy")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    polytope_file._layer.cache_clear()
+    with pytest.raises(MissingDependencyError, match=r"pip install .diffplan\[cvx\]"):
+        Polytope([[1.0, 0.0]], [1.0])
+
+
+# State constraints, as functions
+
+
+def wall(state: Tensor, action: Tensor) -> Tensor:
+    return torch.cat([state[..., :1] - 0.5, action - 0.2], dim=-1)
+
+
+def test_values_along_a_plan() -> None:
+    states, actions = draw(2, 4, 3), draw(2, 3, 1)
+    constraint = StateConstraint(wall, terminal=lambda state: state[..., :2])
+    got = constraint.stages(states, actions)
+    assert got.shape == (2, 3, 2)
+    torch.testing.assert_close(got[..., 0], states[:, :-1, 0] - 0.5)
+    torch.testing.assert_close(got[..., 1], actions[..., 0] - 0.2)
+    assert torch.equal(constraint.end(states[:, -1]), states[:, -1, :2])
+    assert StateConstraint(wall).end(states[:, -1]).shape == (2, 0)
+    later = StateConstraint(wall, initial=False).stages(states, actions)
+    assert (later[:, 0] == -math.inf).all()
+    assert torch.equal(later[:, 1:], got[:, 1:])
+    one = StateConstraint(wall).stages(states[:, :2], actions[:, :1])
+    assert torch.equal(one, got[:, :1])
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda state, action: state[..., 0], lambda state, action: state[0]]
+)
+def test_functions_of_another_shape_are_refused(
+    wrong: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    with pytest.raises(ShapeError, match="function: StateConstraint expected"):
+        StateConstraint(wrong).stages(draw(2, 4, 3), draw(2, 3, 1))
+
+
+@each_planner
+def test_no_planner_ignores_a_state_constraint(case: PlannerCase) -> None:
+    planner = case.build(horizon=3, iterations=2)
+    if planner.keeps_state_constraints:
+        return
+    free = double_integrator(limit=1.0)
+    problem = dp.PlanningProblem(
+        free.dynamics,
+        free.objective,
+        free.action_space,
+        [StateConstraint(lambda state, action: state[..., :1] - 0.2)],
+    )
+    with pytest.raises(UnsupportedProblemError, match="AugmentedLagrangian"):
+        planner(problem, states_of(2))
