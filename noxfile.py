@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 ROOT = Path(__file__).parent
 SUPPORTED = ("3.12", "3.11")
@@ -24,6 +25,8 @@ THESEUS_NEEDS = (
     *("numpy", "scipy", "numba", "lxml"),
     *("omegaconf", "urdf_parser_py", "pybind11"),
 )
+PYTHON = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
+COMPILE_TESTS = ("tests/planners/test_transforms.py",)
 WHEEL_CHECK = """
 import torch, diffplan as dp
 box = dp.Box([-1.0], [1.0])
@@ -85,9 +88,20 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
-def bench(session: nox.Session) -> None:
-    """Run every benchmark; pass their arguments after `--`."""
+def tests_compile(session: nox.Session) -> None:
+    """Run the tests of torch.compile, which cannot see through the shape checks."""
     python = shared_environment(session)
+    command = (python, "-m", "pytest", "-n", "2", "-m", "not slow and not gpu")
+    without_checks = {"DIFFPLAN_TYPECHECK": "0"}
+    run(session, *command, *COMPILE_TESTS, *session.posargs, env=without_checks)
+
+
+@nox.session(venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """Run every benchmark; pass their arguments after `--`, such as `--quick`."""
+    python = shared_environment(session)
+    for requirements in sorted((ROOT / "benchmarks" / "peers").glob("*.txt")):
+        fill_peer(session, requirements)
     for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
         run(session, python, str(script), *session.posargs)
 
@@ -97,6 +111,13 @@ def reproduce_latco(session: nox.Session) -> None:
     """Reproduce the LatCo paper; e.g. `-- --preset smoke`."""
     python = shared_environment(session)
     run(session, python, "-m", "reproductions.latco", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def reproduce_dcem(session: nox.Session) -> None:
+    """Reproduce the DCEM paper; e.g. `-- --preset smoke`."""
+    python = shared_environment(session)
+    run(session, python, "-m", "reproductions.dcem", *session.posargs)
 
 
 @nox.session(default=False)
@@ -154,8 +175,7 @@ def shared_environment(session: nox.Session, *extras: str) -> str:
     """Return the Python of the environment that the sessions share."""
     base, version = interpreter(session)
     folder = ROOT / ".nox" / f"shared-{version}"
-    windows = sys.platform == "win32"
-    python = folder / ("Scripts/python.exe" if windows else "bin/python")
+    python = folder / PYTHON
     if not python.exists():
         create = (sys.executable, "-m", "virtualenv", "--no-periodic-update")
         run(session, *create, "--python", base, str(folder), silent=True)
@@ -179,6 +199,40 @@ def fill(
     install(session, python, "-e", f".[{wanted}]")
     install_theseus(session, python)
     stamp.write_text(digest)
+
+
+def fill_peer(session: nox.Session, requirements: Path) -> None:
+    """Fill the virtual environment of one peer of the benchmarks, unless that is done.
+
+    Peers pin what diffplan does not, so each lives alone. One that cannot be installed
+    stops nothing: the benchmark reports it as missing.
+    """
+    base, _ = interpreter(session)
+    folder = ROOT / ".nox" / "peers" / requirements.stem
+    python, stamp = folder / PYTHON, folder / "requirements.stamp"
+    if stamp.exists() and stamp.read_text() == requirements.read_text():
+        return
+    create = (sys.executable, "-m", "virtualenv", "--no-periodic-update")
+    run(session, *create, "--clear", "--python", base, str(folder), silent=True)
+    install_torch(session, str(python))
+    try:
+        if requirements.stem == "theseus":
+            install(session, str(python), pinned("torch"))
+            install_theseus(session, str(python))
+        else:
+            # Without constraints.txt, whose numpy a peer may not accept.
+            pip = (str(python), "-m", "pip", "install", "--quiet")
+            run(session, *pip, pinned("torch"), "-r", str(requirements))
+    except CommandFailed:
+        session.warn(f"{requirements.stem}: not installed, left out of the benchmark")
+        return
+    stamp.write_text(requirements.read_text())
+
+
+def pinned(package: str) -> str:
+    """Return the requirement of a package as `constraints.txt` has it."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{package}=="))
 
 
 def install(session: nox.Session, python: str, *what: str, **options: object) -> None:

@@ -2,6 +2,7 @@
 
 import builtins
 import math
+import os
 import sys
 from collections.abc import Callable
 
@@ -71,6 +72,9 @@ class Above(ActionConstraint):
     def project(self, actions: Tensor) -> Tensor:
         missing = (self.least - actions.sum(-1, keepdim=True)).relu()
         return actions + missing / actions.shape[-1]
+
+    def __repr__(self) -> str:
+        return f"Above({self.least})"
 
 
 # Sets
@@ -332,6 +336,39 @@ def test_gradients_pass_through_constrained_plans(planner: dp.Planner) -> None:
 
     assert actions(radius, goal).requires_grad
     assert torch.autograd.gradcheck(actions, (radius, goal), atol=1e-5, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        dp.GradMPC(2, iterations=3, num_candidates=2),
+        dp.MPPI(2, num_samples=6, iterations=2, temperature=1.0),
+    ],
+    ids=lambda planner: type(planner).__name__,
+)
+def test_vmap_over_states_equals_a_loop(planner: dp.Planner) -> None:
+    problem, states = problem_with(Simplex(), Ball(0.9)), draw(3, 3)
+
+    def plan_from(state: Tensor) -> Tensor:
+        return planner(problem, state).actions
+
+    mapped = torch.func.vmap(plan_from, randomness="same")(states)
+    for index, state in enumerate(states):
+        torch.testing.assert_close(mapped[index], plan_from(state))
+
+
+@pytest.mark.skipif(
+    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
+    reason="needs DIFFPLAN_TYPECHECK=0: torch.compile does not pass the shape checks",
+)
+def test_solve_compiles_into_one_graph() -> None:
+    problem, state = problem_with(Ball(0.9)), draw(2, 3)
+    planner = dp.GradMPC(2, iterations=2, num_candidates=2)
+    noise = planner.draw_noise(problem, state, None)
+    compiled = torch.compile(planner.solve, fullgraph=True, backend="aot_eager")
+    expected = planner.solve(problem, state, noise, None)
+    got = compiled(problem, state, noise, None)
+    torch.testing.assert_close(got.actions, expected.actions)
 
 
 def test_detached_plans_are_constants_though_the_constraint_is_learned() -> None:

@@ -185,8 +185,10 @@ def test_risk_of_a_quadratic_cost(alpha: float) -> None:
 @pytest.mark.parametrize(
     "planner",
     [
-        dp.GradMPC(3, iterations=400, num_candidates=1, step_size=0.3),
-        dp.ShootingGD(3, iterations=600, step_size=0.02),
+        dp.GradMPC(
+            3, iterations=100, num_candidates=1, step_size=0.3, gradient=dp.Detach()
+        ),
+        dp.ShootingGD(3, iterations=250, step_size=0.03),
     ],
     ids=lambda planner: type(planner).__name__,
 )
@@ -378,6 +380,20 @@ def test_gradients_pass_through_particles(
         (0.3 * draw(2, 2)).requires_grad_(),
     )
     assert torch.autograd.gradcheck(actions, values, atol=1e-5, fast_mode=True)
+
+
+def test_vmap_over_states_equals_a_loop() -> None:
+    problem = problem_of(half_square_of_last, num_particles=4, risk=dp.CVaR(0.4))
+    planner, states = dp.MPPI(2, num_samples=6, iterations=2), draw(3, 2)
+
+    def plan_from(state: Tensor) -> tuple[Tensor, Tensor]:
+        plan = planner(problem, state)
+        return plan.actions, plan.cost
+
+    mapped = torch.func.vmap(plan_from, randomness="same")(states)
+    for index, state in enumerate(states):
+        for got, expected in zip(mapped, plan_from(state), strict=True):
+            torch.testing.assert_close(got[index], expected)
 
 
 def test_the_cost_of_a_detached_plan_has_its_gradient() -> None:

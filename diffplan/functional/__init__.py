@@ -24,6 +24,12 @@ from diffplan.functional.lqr import (
     lqr,
     lqr_factorize,
 )
+from diffplan.functional.projections import (
+    project_ball,
+    project_ball_within,
+    project_intersection,
+    project_simplex,
+)
 from diffplan.functional.riccati import RiccatiFactor, riccati_factorize, riccati_step
 from diffplan.functional.rollout import rollout
 from diffplan.functional.top_k import hard_top_k
@@ -53,6 +59,10 @@ __all__ = [
     "lqr",
     "lqr_factorize",
     "normal_equations_step",
+    "project_ball",
+    "project_ball_within",
+    "project_intersection",
+    "project_simplex",
     "riccati_factorize",
     "riccati_step",
     "rollout",

@@ -30,12 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffplan.functional.box_qp import active_set, factor_free, solve_held
+from diffplan.functional.box_qp import solve_free
 from diffplan.functional.chain import flatten_batch, zero_unless
 from diffplan.functional.lqr import LQRProblem
-
-
-SEARCH=False
 
 
 class ExtendedLQR(NamedTuple):
@@ -111,8 +108,6 @@ def limited_sweep(
     low: Tensor,
     high: Tensor,
     damping: Tensor,
-    *,
-    qp_iterations: int = 1,
 ) -> LimitedLaw:
     """Sweep backwards over a linear-quadratic problem with limited actions.
 
@@ -123,38 +118,33 @@ def limited_sweep(
         low: Lower bounds of the increments, at most zero, `[…, T, A]`.
         high: Upper bounds, at least zero, `[…, T, A]`.
         damping: Twice the weight of |du|² in the cost of a step, `[…]`.
-        qp_iterations: Newton steps of the quadratic program of each time step, at least
-            1, for two actions and more. Too few are not wrong: the law stays inside the
-            bounds, and where nothing is left to improve it is zero all the same.
     """
     batch, lead = damping.shape, damping.dim()
-    tensors = (problem.dynamics, problem.costs, low, high)
-    dynamics, costs, low, high = (flatten_batch(tensor, lead) for tensor in tensors)
+    dynamics, costs = (flatten_batch(part, lead) for part in problem[:2])
     value = flatten_batch(problem.end, lead)
-    width, size = low.shape[-1], value.shape[-1]
-    amount = flatten_batch(damping, lead)[:, None].expand_as(low[:, 0])
+    low, high = (flatten_batch(part, lead).unsqueeze(-1) for part in (low, high))
+    width, size = low.shape[-2], value.shape[-1]
+    amount = flatten_batch(damping, lead)[:, None].expand(-1, width)
     diagonal = torch.diag_embed(amount)
-    tracked = any(part.requires_grad for part in (*problem, low, high, damping))
-    tracked = tracked and torch.is_grad_enabled()
-    inputs = (dynamics.mT, dynamics, costs, low, high, low < 0, high > 0)
+    inputs = (dynamics.mT, dynamics, costs, -high, -low, high > 0, low < 0)
     stages = zip(*(reversed(tensor.unbind(1)) for tensor in inputs), strict=True)
-    laws, slopes, failures = [], [], []
+    laws, slopes, flags = [], [], []
     for back, step, cost, *bounds in stages:
         hessian = torch.baddbmm(cost, torch.bmm(back, value), step)
         action_rows, state_rows = hessian.split((width, size), 1)
         curvature, linear = action_rows.split((width, size), 2)
         curvature = curvature + diagonal
-        law, failed = _law(curvature, linear, *bounds, qp_iterations, tracked)
+        law, ok = _minus_law(curvature, linear, *bounds)
         value = _cost_to_go(state_rows[:, :, width:], linear, curvature, law)
         laws.append(law)
         slopes.append(linear[:, :, -1])
-        failures.append(failed)
-    law, slope = torch.stack(laws[::-1], 1), torch.stack(slopes[::-1], 1)
+        flags.append(ok)
+    law, slope = -torch.stack(laws[::-1], 1), torch.stack(slopes[::-1], 1)
     finite = torch.isfinite(law.sum((1, 2, 3)) + slope.sum((1, 2)))
-    ok = finite & ~torch.stack(failures).any(0)
+    ok = finite & torch.stack(flags).all(0)
     law = zero_unless(ok, law)
     found = (law[..., -1], law[..., :-1], zero_unless(ok, slope), ok)
-    return LimitedLaw(*(part.reshape(*batch, *part.shape[1:]) for part in found))
+    return LimitedLaw(*(part.reshape((*batch, *part.shape[1:])) for part in found))
 
 
 def limited_rollout(
@@ -184,62 +174,77 @@ def limited_rollout(
         here = torch.bmm(torch.cat((move, here), -1), step)
         moves.append(move)
     together = torch.cat(moves, 1)
-    return together.view(*batch, *together.shape[1:])
+    return together.view((*batch, *together.shape[1:]))
 
 
-def _law(
+def _minus_law(
     curvature: Tensor,
     linear: Tensor,
-    low: Tensor,
-    high: Tensor,
-    above_low: Tensor,
+    least: Tensor,
+    most: Tensor,
     below_high: Tensor,
-    iterations: int,
-    tracked: bool,
+    above_low: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """(K, k) `[B, A, S+1]` of one step, and where that failed `[B]`."""
-    if curvature.shape[-1] == 1:  # the quadratic program is a clip
-        failed = ~(curvature > 0)
-        law = linear / -torch.where(failed, 1.0, curvature)
-        failed = failed[:, 0, 0]
+    """-(K, k) `[B, A, S+1]` of one step, and whether it was found `[B]`.
+
+    Args:
+        curvature: Q_uu.
+        linear: Q_ux and, last, Q_u.
+        least: Least -k, `[B, A, 1]`.
+        most: Most -k.
+        below_high: Whether the increment may be positive.
+        above_low: Whether it may be negative.
+    """
+    if curvature.shape[-1] == 1:
+        ok = curvature > 0
+        law = linear / torch.where(ok, curvature, 1.0)
+        ok = ok[:, 0, 0]
     else:
-        slope = linear[:, :, -1]
-        if iterations > 1:
-            with torch.no_grad():
-                nothing = torch.zeros_like(slope)
-                point, free = active_set(
-                    curvature, slope, low, high, nothing, iterations - 1, SEARCH
-                )
-                at_low = point <= low
-        else:
-            at_low = slope > 0
-            free = torch.where(at_low, above_low, below_high)
-        if iterations > 1 or tracked:
-            law, ok = solve_held(curvature, linear, low, high, at_low, free)
-            failed = ~ok
-        else:  # what is held is at its bound already
-            root, failed = factor_free(curvature, free)
-            wanted = torch.where(free.unsqueeze(-1), linear, 0.0)
-            law = -torch.cholesky_solve(wanted, root)
-    # What the quadratic program did not find in its iterations is clipped, and found
-    # by the next sweep.
+        law, ok = _hold_and_solve(curvature, linear, least, most, below_high, above_low)
+    # What would still leave the box is clipped, and held by the next sweep.
     gain, raw = law.split((law.shape[-1] - 1, 1), -1)
-    feedforward = raw.clamp(low.unsqueeze(-1), high.unsqueeze(-1))
+    feedforward = raw.clamp(least, most)
     gain = torch.where(raw == feedforward, gain, 0.0)
-    return torch.cat((gain, feedforward), -1), failed
+    return torch.cat((gain, feedforward), -1), ok
+
+
+def _hold_and_solve(
+    curvature: Tensor,
+    linear: Tensor,
+    least: Tensor,
+    most: Tensor,
+    below_high: Tensor,
+    above_low: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The law of the actions that are free, the others held at a bound.
+
+    Held is what the slope pushes against the bound that it is at, and what the others'
+    Newton step takes out of the box.
+    """
+    with torch.no_grad():
+        slope = linear[:, :, -1:]
+        falling = slope > 0
+        free = torch.where(falling, above_low, below_high)
+        step, _ = solve_free(curvature, torch.where(free, slope, 0.0), free)
+        falling = torch.where(free, step > 0, falling)
+        free = free & (step.clamp(least, most) == step)
+    held = torch.where(free, 0.0, torch.where(falling, most, least))
+    column = pad(held, (linear.shape[-1] - 1, 0))
+    pushed = torch.baddbmm(linear, curvature, column, alpha=-1.0)
+    return solve_free(curvature, torch.where(free, pushed, column), free)
 
 
 def _cost_to_go(
-    state_part: Tensor, linear: Tensor, curvature: Tensor, law: Tensor
+    state_part: Tensor, linear: Tensor, curvature: Tensor, minus_law: Tensor
 ) -> Tensor:
     """V = Q_xx + W + W' with W = law'(Q_ux + ½ Q_uu law), whatever the law.
 
     Symmetric by force: the recursion would pass an asymmetry on by the open loop.
     """
-    if law.shape[1] == 1:  # outer products: a few times faster
-        pushed = torch.addcmul(linear, curvature, law, value=0.5)
-        half = torch.addcmul(state_part, law.mT, pushed, value=2.0)
+    if minus_law.shape[1] == 1:  # outer products: a few times faster
+        pushed = torch.addcmul(linear, curvature, minus_law, value=-0.5)
+        half = torch.addcmul(state_part, minus_law.mT, pushed, value=-2.0)
     else:
-        pushed = torch.baddbmm(linear, curvature, law, alpha=0.5)
-        half = torch.baddbmm(state_part, law.mT, pushed, alpha=2.0)
+        pushed = torch.baddbmm(linear, curvature, minus_law, alpha=-0.5)
+        half = torch.baddbmm(state_part, minus_law.mT, pushed, alpha=-2.0)
     return torch.lerp(half, half.mT, 0.5)

@@ -100,7 +100,7 @@ def box_qp(
         for value in given.values()
     )
     found = _flat_box_qp(matrix, slope, low, high, point, iterations)
-    return BoxQPSolution(*(value.view(*batch, *value.shape[1:]) for value in found))
+    return BoxQPSolution(*(value.view((*batch, *value.shape[1:])) for value in found))
 
 
 def _flat_box_qp(
@@ -117,7 +117,9 @@ def _flat_box_qp(
         )
         definite = torch.linalg.cholesky_ex(hessian).info == 0
         at_low = point <= low
-    found, solved = solve_held(hessian, linear.unsqueeze(-1), low, high, at_low, free)
+    held = torch.where(free, 0.0, torch.where(at_low, low, high))
+    wanted = torch.where(free, -linear - times(held, hessian), held)
+    found, solved = solve_free(hessian, wanted.unsqueeze(-1), free.unsqueeze(-1))
     raw, ok = found.squeeze(-1), definite & solved
     with torch.no_grad():
         nearest = torch.zeros_like(raw).clamp(low, high)
@@ -133,7 +135,6 @@ def active_set(
     high: Tensor,
     start: Tensor,
     iterations: int,
-    search: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Find which variables are free at the minimum; to be called without a graph.
 
@@ -152,98 +153,39 @@ def active_set(
     slope = torch.baddbmm(linear.unsqueeze(1), point.unsqueeze(1), hessian).squeeze(1)
     free = _is_free(point, slope, low, high)
     for _ in range(iterations):
-        newton, _ = solve_free(hessian, slope.unsqueeze(-1), free)
-        step = -newton.squeeze(-1)
-        if search:
-            point, slope = _lowest_along(point, step, hessian, slope, low, high)
-            free = _is_free(point, slope, low, high)
-        else:
-            point = torch.clamp(step, low, high)
-            free = free & (point == step)
-            slope = linear
+        row = free.unsqueeze(-1)
+        newton = torch.where(row, -slope.unsqueeze(-1), 0.0)
+        step = solve_free(hessian, newton, row)[0].squeeze(-1)
+        point, slope = _lowest_along(point, step, hessian, slope, low, high)
+        free = _is_free(point, slope, low, high)
     return point, free
 
 
-def solve_held(
-    hessian: Tensor,
-    linear: Tensor,
-    low: Tensor,
-    high: Tensor,
-    at_low: Tensor,
-    free: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Minimise over the free variables, the others held at one of their bounds.
-
-    Args:
-        hessian: Symmetric, `[B, A, A]`.
-        linear: g in the last of M columns; the minimum's derivative with respect to
-            anything that g depends on is asked for by further columns, `[B, A, M]`.
-        low: `[B, A]`.
-        high: `[B, A]`.
-        at_low: Whether the lower bound holds a variable, `[B, A]` bool.
-        free: `[B, A]` bool.
-
-    Returns:
-        The minimiser, and before it the derivatives, `[B, A, M]`, differentiable in H,
-        g and the bounds; and whether they could be solved for, `[B]`.
-    """
-    bound = torch.where(at_low, low, high)
-    held = torch.where(free, 0.0, bound).unsqueeze(-1)
-    held = pad(held, (linear.shape[-1] - 1, 0))
-    moved, ok = solve_free(hessian, torch.baddbmm(linear, hessian, held), free)
-    return held - moved, ok
-
-
 def solve_free(hessian: Tensor, rhs: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve H x = rhs in the free variables; the others are zero.
+    """Solve H x = rhs in the free variables, with H as if 1 in the others.
 
     Args:
         hessian: Symmetric, `[B, A, A]`.
-        rhs: `[B, A, M]`, M right-hand sides.
-        free: `[B, A]` bool.
+        rhs: `[B, A, M]`, M right-hand sides; in the held variables the solution itself.
+        free: `[B, A, 1]` bool.
 
     Returns:
-        The solution `[B, A, M]`, differentiable to any order; and whether the free part
-        of H is positive definite and the solution finite, `[B]`. Where it is not, the
-        solution is zero and has no gradient.
+        The solution `[B, A, M]`, differentiable to any order, and whether the free part
+        of H is positive definite, `[B]`. Where it is not, the solution means nothing
+        and has no gradient.
     """
     with torch.no_grad():
-        root, failed = factor_free(hessian, free)
-        definite = failed == 0
+        eye = torch.eye(free.shape[-2], dtype=hessian.dtype, device=hessian.device)
+        matrix = torch.where(free & free.mT, hessian, eye)
+        root, failed = torch.linalg.cholesky_ex(matrix)
+        ok = failed == 0
     if torch.is_grad_enabled() and (hessian.requires_grad or rhs.requires_grad):
-        solution, ok = _SolveFree.apply(hessian, rhs, free, definite, root)
-        return solution, ok
-    return _masked_solve(rhs, free, definite, root)
-
-
-def factor_free(hessian: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Cholesky factor of the free part of H, and 0 where it exists.
-
-    Args:
-        hessian: Symmetric, `[B, A, A]`.
-        free: `[B, A]` bool.
-
-    Returns:
-        The factor `[B, A, A]`, that of the identity in the other variables, and
-        LAPACK's integers `[B]`.
-    """
-    row = free.unsqueeze(-1)
-    eye = torch.eye(free.shape[-1], dtype=hessian.dtype, device=hessian.device)
-    found = torch.linalg.cholesky_ex(torch.where(row & row.mT, hessian, eye))
-    return found.L, found.info
-
-
-def _masked_solve(
-    rhs: Tensor, free: Tensor, definite: Tensor, root: Tensor
-) -> tuple[Tensor, Tensor]:
-    wanted = torch.where(free.unsqueeze(-1), rhs, 0.0)
-    solution = torch.cholesky_solve(wanted, root)
-    ok = definite & torch.isfinite(solution.sum((1, 2)))
-    return zero_unless(ok, solution), ok
+        return _SolveFree.apply(hessian, rhs, free, ok, root), ok
+    return torch.cholesky_solve(rhs, root), ok
 
 
 class _SolveFree(torch.autograd.Function):
-    """The masked solve as one node of the graph; its backward is another one."""
+    """The solve as one node of the graph; its backward is another one."""
 
     generate_vmap_rule = True
 
@@ -251,22 +193,23 @@ class _SolveFree(torch.autograd.Function):
     def forward(
         hessian: Tensor,  # noqa: ARG004 - its factor is what solves
         rhs: Tensor,
-        free: Tensor,
-        definite: Tensor,
+        free: Tensor,  # noqa: ARG004
+        ok: Tensor,
         root: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        return _masked_solve(rhs, free, definite, root)
+    ) -> Tensor:
+        return zero_unless(ok, torch.cholesky_solve(rhs, root))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, *output)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        hessian, _, free, _, root, solution, ok = ctx.saved_tensors
-        adjoint, _ = _SolveFree.apply(hessian, cotangents[0], free, ok, root)
-        by_hessian = -(adjoint @ solution.mT) if ctx.needs_input_grad[0] else None
+        hessian, _, free, ok, root, solution = ctx.saved_tensors
+        adjoint = _SolveFree.apply(hessian, cotangents[0], free, ok, root)
+        by_hessian = None
+        if ctx.needs_input_grad[0]:
+            by_hessian = torch.where(free & free.mT, -(adjoint @ solution.mT), 0.0)
         return by_hessian, adjoint, None, None, None
 
 
@@ -331,7 +274,7 @@ def _is_optimal(
     point: Tensor,
     free: Tensor,
 ) -> Tensor:
-    """Whether the conditions of optimality hold, `[B]`; free slopes are zero already."""
+    """Whether the conditions of optimality hold, `[B]`; free slopes are zero."""
     slope = linear + times(point, hessian)
     inside = (point >= low) & (point <= high)
     held = torch.where(point <= low, slope >= 0, slope <= 0) | (low == high)

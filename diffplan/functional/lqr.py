@@ -155,7 +155,7 @@ class LQRFactor:
             found.ok,
         )
         return LQRSolution(
-            *(value.view(*self.batch_shape, *value.shape[1:]) for value in values)
+            *(value.view((*self.batch_shape, *value.shape[1:])) for value in values)
         )
 
 

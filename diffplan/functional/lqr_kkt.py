@@ -149,11 +149,12 @@ def solve(
 def _masked_sweep(
     matrices: Matrices, factor: Factor, factor_ok: Tensor, vectors: Vectors
 ) -> Trajectory:
-    found = _sweep(matrices, factor, vectors)
-    states, actions, costates = found
+    states, actions, costates = _sweep(matrices, factor, vectors)
     total = states.sum((1, 2)) + actions.sum((1, 2)) + costates.sum((1, 2))
     ok = factor_ok & torch.isfinite(total)
-    return Trajectory(*(zero_unless(ok, value) for value in found), ok)
+    return Trajectory(
+        zero_unless(ok, states), zero_unless(ok, actions), zero_unless(ok, costates), ok
+    )
 
 
 def _sweep(

@@ -164,9 +164,9 @@ class Planner(nn.Module, ABC):
 
     def differentiate(
         self,
-        problem: PlanningProblem,  # noqa: ARG002
-        state: Tensor,  # noqa: ARG002
-        solution: Solution,  # noqa: ARG002
+        problem: PlanningProblem,
+        state: Tensor,
+        solution: Solution,
     ) -> Solution:
         """Attach the implicit gradient to a solution that was found without a graph.
 

@@ -30,7 +30,8 @@ from diffplan.planners.base import Solution, standard_normal
 from diffplan.planners.candidates import pick
 from diffplan.planners.quadratic_model import extended_model
 from diffplan.planners.sampling import set_number
-from diffplan.planners.second_order import Nominal, SecondOrderShooting, Step
+from diffplan.planners.second_order import SecondOrderShooting
+from diffplan.planners.steps import Nominal, Step
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
 
@@ -43,18 +44,19 @@ class ShootingGN(SecondOrderShooting):
     LatCo's baseline "shooting GN". Needs a `ResidualObjective` (for rewards:
     `SoftplusReward`). The released baseline has soft action limits with growing
     multipliers and takes a tenth of each step at a fixed damping of 1e-2; it is in none
-    of the paper's tables. Here the limits are hard: an action at its bound that the
-    gradient pushes outwards is held there, the step is that of the others, and it is
-    clipped to the box (Bertsekas' projected Newton method), so that the plan converges
-    to the optimum within the bounds. `damping=1e-2, step_sizes=(0.1,)` gives the
-    release's steps.
+    of the paper's tables. Here the limits are hard: steps stay inside the bounds as
+    those of `ILQR` do, so that the plan converges to the optimum within them.
+    `damping=1e-2, step_sizes=(0.1,)` gives the release's steps.
+
+    From `ILQR` it differs in the start (random, several at once) and in that a step is
+    the open-loop solution of the linearised problem instead of a feedback law.
 
     `plan.status`, `plan.diagnostics` and `plan.memory` are those of `ILQR` for the best
     start, without gains.
 
     Args:
         horizon: T, at least 1.
-        iterations: Steps (LatCo: 100); always all of them.
+        iterations: Steps (LatCo: 100), at least 0; all of them, unless `early_exit`.
         damping: Added to the curvature of the actions. An `AdaptiveDamping` takes a
             step only if it lowers the cost; a number, or a tensor or `nn.Parameter` to
             learn it, stays as it is, and every step is taken.
@@ -62,9 +64,9 @@ class ShootingGN(SecondOrderShooting):
             |u - project(u - ∂cost/∂u)|.
         step_sizes: Fractions of the step that are tried, above 0 and at most 1; the
             best is taken.
-        qp_iterations: See `ILQR`.
         num_starts: Starting points that are optimised side by side; the best result is
             taken. With a warm start the first one is that plan.
+        early_exit: See `ILQR`.
         init: Distribution of the starting points: "normal", N(centre, half width²)
             clipped to the box, or "uniform" in the box.
         gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
@@ -75,9 +77,8 @@ class ShootingGN(SecondOrderShooting):
 
     References:
         Rybkin et al. 2021, LatCo (arXiv:2106.13229), appendix D and released code;
-        Bertsekas 1982, "Projected Newton methods for optimization problems with simple
-        constraints"; Dunn and Bertsekas 1989, "Efficient dynamic programming
-        implementations of Newton's method for unconstrained optimal control problems".
+        Dunn and Bertsekas 1989, "Efficient dynamic programming implementations of
+        Newton's method for unconstrained optimal control problems"; bounds: see `ILQR`.
 
     Example:
         >>> import torch, diffplan as dp
@@ -107,7 +108,6 @@ class ShootingGN(SecondOrderShooting):
         damping: AdaptiveDamping | Tensor | float | None = None,
         tolerance: float = 1e-4,
         step_sizes: Sequence[float] = (1.0, 0.3, 0.1),
-        qp_iterations: int = 1,
         num_starts: int = 1,
         init: str = "normal",
         early_exit: bool = False,
@@ -125,7 +125,6 @@ class ShootingGN(SecondOrderShooting):
             self.damping = damping or AdaptiveDamping(initial=1e-2, minimum=1e-6)
         else:
             set_number(self, "damping", damping)
-        self.qp_iterations = require_count("qp_iterations", qp_iterations)
         self.num_starts = require_count("num_starts", num_starts)
         if init not in INITIALIZATIONS:
             raise ArgumentError(
@@ -190,14 +189,10 @@ class ShootingGN(SecondOrderShooting):
         model, finite = extended_model(problem, states, actions, gauss_newton=True)
         box = problem.action_space.to(actions)
         low, high = box.low - actions, box.high - actions
-        law = limited_sweep(
-            model, low, high, damping, qp_iterations=self.qp_iterations
-        )
+        law = limited_sweep(model, low, high, damping)
         ok = law.ok & finite
         moves = limited_rollout(model, law, low, high)
-        return Step(
-            torch.where(ok[..., None, None], moves, 0.0), None, law.slope, ok
-        )
+        return Step(torch.where(ok[..., None, None], moves, 0.0), None, law.slope, ok)
 
     def _warm_damping(self, warm_start: Plan, damping: Tensor) -> Tensor:
         adaptive = isinstance(self.damping, AdaptiveDamping)

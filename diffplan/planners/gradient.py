@@ -41,7 +41,6 @@ from diffplan.planners.checkpointing import checkpointed_gradient
 from diffplan.planners.sampling import set_number, stack_trace
 from diffplan.problem import PlanningProblem
 
-
 DESCENT = {
     Unroll: Derivatives(order=2),
     Truncated: Derivatives(order=2),

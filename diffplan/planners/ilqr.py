@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_count
 from diffplan.functional.box_lqr import limited_sweep
 from diffplan.functional.chain import zero_unless
 from diffplan.gradients import (
@@ -28,7 +27,8 @@ from diffplan.objectives.base import ResidualObjective, StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Solution
 from diffplan.planners.quadratic_model import extended_model
-from diffplan.planners.second_order import Nominal, SecondOrderShooting, Step
+from diffplan.planners.second_order import SecondOrderShooting
+from diffplan.planners.steps import Nominal, Step
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
 
@@ -60,16 +60,20 @@ class ILQR(SecondOrderShooting):
 
     Args:
         horizon: T, at least 1.
-        iterations: Always all of them; at least 0.
+        iterations: At least 0; all of them, unless `early_exit`.
         gauss_newton: Whether cost Hessians are JᵀJ of a `ResidualObjective` (never
             indefinite, one pass of autodiff) or exact (two passes). None stands for
             JᵀJ wherever the objective has residuals.
-        damping: The regularisation μ of Q_uu and its schedule, per batch element.
+        damping: The regularisation μ of Q_uu and its schedule, per batch element: the
+            model has ½ μ ‖du‖² added, as in Levenberg-Marquardt.
         tolerance: Of the largest entry of the projected gradient
             |u - project(u - ∂cost/∂u)|.
         step_sizes: Fractions of the step that are tried, above 0 and at most 1.
-        qp_iterations: Projected-Newton steps of the quadratic program that keeps the
-            law of a time step inside the bounds; one action alone needs none.
+        early_exit: Whether to stop once every element is within the tolerance. That
+            looks at a number from the host in each iteration, which makes a GPU wait
+            and is left out in `torch.compile` and `torch.func`. An element stays where
+            it was within the tolerance, so that its neighbours still do not matter.
+            `Truncated(k)` always gets its k iterations.
         gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:
@@ -79,7 +83,10 @@ class ILQR(SecondOrderShooting):
     References:
         Tassa, Erez and Todorov 2012, "Synthesis and stabilization of complex behaviors
         through online trajectory optimization" (IROS); Tassa, Mansard and Todorov 2014,
-        "Control-limited differential dynamic programming" (ICRA).
+        "Control-limited differential dynamic programming" (ICRA). Its quadratic program
+        of each step is not iterated: the actions that leave their bounds are held and
+        the others solved for again. On random problems exact programs saved no
+        iterations.
 
     Example:
         >>> import torch, diffplan as dp
@@ -108,7 +115,6 @@ class ILQR(SecondOrderShooting):
         damping: AdaptiveDamping | None = None,
         tolerance: float = 1e-4,
         step_sizes: Sequence[float] = STEP_SIZES,
-        qp_iterations: int = 1,
         early_exit: bool = False,
         gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
     ) -> None:
@@ -122,14 +128,8 @@ class ILQR(SecondOrderShooting):
         )
         self.gauss_newton = gauss_newton
         self.damping = damping or AdaptiveDamping(
-            initial=1e-3, shrink=0.1, grow=10.0, minimum=1e-6, maximum=1e9
+            initial=1e-3, shrink=0.2, grow=10.0, minimum=1e-6, maximum=1e9
         )
-        if not isinstance(self.damping, AdaptiveDamping):
-            raise ArgumentError(
-                f"damping: expected an AdaptiveDamping, got {damping!r}: without it "
-                "a step that fails would fail for ever"
-            )
-        self.qp_iterations = require_count("qp_iterations", qp_iterations)
         self.configure_gradient(gradient)
 
     def check_problem(self, problem: PlanningProblem) -> None:
@@ -177,7 +177,6 @@ class ILQR(SecondOrderShooting):
             box.low - actions,
             box.high - actions,
             damping,
-            qp_iterations=self.qp_iterations,
         )
         ok = law.ok & finite
         return Step(

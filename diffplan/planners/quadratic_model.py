@@ -57,7 +57,8 @@ def extended_model(
     by_state, by_action = _jacobians(problem, before, actions)
     points = torch.cat((actions, before), -1)
     expand = _residual_forms if gauss_newton else _cost_forms
-    costs, end = expand(problem.objective, points, states[..., -1:, :])
+    objective = cast(ResidualObjective, problem.objective)  # or with stages only
+    costs, end = expand(objective, points, states[..., -1:, :])
     model = ExtendedLQR(extend_dynamics(by_action, by_state), costs, end.squeeze(-3))
     return _finite_or_zero(model, lead=states.dim() - 2)
 

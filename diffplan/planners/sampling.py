@@ -136,7 +136,11 @@ class SamplingPlanner(Planner):
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
                 mean, std = self._refit(
-                    problem, state, (mean, std), self._noise_of(noise, iteration, mean), trace
+                    problem,
+                    state,
+                    (mean, std),
+                    self._noise_of(noise, iteration, mean),
+                    trace,
                 )
         return Solution(
             actions=mean,

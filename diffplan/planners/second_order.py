@@ -17,7 +17,7 @@ constant; the actions between them carry the gradient.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,48 +28,24 @@ from diffplan.errors import (
     require_count,
     require_positive,
 )
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.candidates import worst_if_nan
 from diffplan.planners.implicit import differentiate_actions
-from diffplan.problem import Box, PlanningProblem
+from diffplan.planners.steps import (
+    Nominal,
+    Step,
+    follow,
+    gradient_norm,
+    roll_out,
+    trial,
+)
+from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
 
 _ROUNDING = 10.0
 """How many units of rounding a cost may rise: Newton's last steps are below them."""
-
-
-class Nominal(NamedTuple):
-    """The trajectory that the problem is expanded about.
-
-    Attributes:
-        states: `[…, T+1, S]`.
-        actions: `[…, T, A]`.
-        cost: `[…]`, without a graph; infinite instead of NaN.
-    """
-
-    states: Tensor
-    actions: Tensor
-    cost: Tensor
-
-
-class Step(NamedTuple):
-    """A step away from a nominal trajectory.
-
-    Attributes:
-        feedforward: Increments of the actions, `[…, T, A]`.
-        gains: How the actions answer to a deviation of the states, `[…, T, A, S]`;
-            None for a step in open loop.
-        slope: Derivative of the cost by the actions, `[…, T, A]`.
-        ok: Whether there is a step, `[…]` bool; where not, the others are zero.
-    """
-
-    feedforward: Tensor
-    gains: Tensor | None
-    slope: Tensor
-    ok: Tensor
 
 
 class SecondOrderShooting(Planner):
@@ -114,9 +90,7 @@ class SecondOrderShooting(Planner):
             )
 
     @abstractmethod
-    def step(
-        self, problem: PlanningProblem, nominal: Nominal, damping: Tensor
-    ) -> Step:
+    def step(self, problem: PlanningProblem, nominal: Nominal, damping: Tensor) -> Step:
         """Return the step that the damped model asks for.
 
         Args:
@@ -166,13 +140,14 @@ class SecondOrderShooting(Planner):
                     actions = actions if nominal is None else nominal.actions
                     nominal = roll_out(problem, state, actions)
                 last = self.step(problem, nominal, damping)
-                done = self._done(problem, nominal, last, iteration)
+                norm = gradient_norm(problem.action_space, nominal, last)
+                done = self._done(norm, iteration)
                 if self.early_exit and may_leave(done):
                     iteration = self._after_exit(iteration)
                     continue
                 taken, cost = self._search(problem, nominal, last, rule)
                 taken = torch.where(done, 0.0, taken)
-                traces.add(problem.action_space, nominal, last, damping, taken, done)
+                traces.add(done, nominal.cost, norm, damping, taken)
                 nominal = follow(problem, nominal, last, taken, cost)
             changed = next_damping(rule, damping, taken > 0, last.ok)
             damping, last = torch.where(done, damping, changed), None
@@ -184,15 +159,12 @@ class SecondOrderShooting(Planner):
                 last = self.step(problem, nominal, damping)
         return self._solution(problem, nominal, last, damping, traces), nominal.cost
 
-    def _done(
-        self, problem: PlanningProblem, nominal: Nominal, step: Step, iteration: int
-    ) -> Tensor:
+    def _done(self, norm: Tensor, iteration: int) -> Tensor:
         """Where an element stays as it is from here on, `[…]` bool."""
         kept = iteration >= self._after_exit(0) and isinstance(self.gradient, Truncated)
         if not self.early_exit or kept:
-            return torch.zeros_like(step.ok)
-        norm = gradient_norm(problem.action_space, nominal.actions, step.slope)
-        return step.ok & (norm <= self.tolerance)
+            return torch.zeros_like(norm, dtype=torch.bool)
+        return norm <= self.tolerance
 
     def _after_exit(self, iteration: int) -> int:
         """The iteration to go on with when nothing is left to improve.
@@ -237,7 +209,7 @@ class SecondOrderShooting(Planner):
         damping: Tensor,
         traces: "Traces",
     ) -> Solution:
-        optimality = gradient_norm(problem.action_space, nominal.actions, last.slope)
+        optimality = gradient_norm(problem.action_space, nominal, last)
         found = torch.where(
             optimality <= self.tolerance,
             int(Status.CONVERGED),
@@ -265,18 +237,8 @@ class Traces:
         self.values: dict[str, list[Tensor]] = {name: [] for name in names}
         self.busy: list[Tensor] = []
 
-    def add(
-        self,
-        box: Box,
-        nominal: Nominal,
-        step: Step,
-        damping: Tensor,
-        taken: Tensor,
-        done: Tensor,
-    ) -> None:
-        """Remember one iteration."""
-        norm = gradient_norm(box, nominal.actions, step.slope)
-        entries = (nominal.cost, norm, damping, taken)
+    def add(self, done: Tensor, *entries: Tensor) -> None:
+        """Remember one iteration: who had finished, and a number per trace."""
         for trace, entry in zip(self.values.values(), entries, strict=True):
             trace.append(entry.detach())
         self.busy.append(~done)
@@ -298,81 +260,6 @@ class Traces:
 def may_leave(done: Tensor) -> bool:
     """Whether all elements are done, as far as that may be looked at."""
     return not is_traced(done) and bool(done.all())
-
-
-def roll_out(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Nominal:
-    """Return the trajectory of actions `[…, T, A]`."""
-    states = rollout(problem.dynamics, state, actions)
-    with torch.no_grad():
-        cost = worst_if_nan(problem.objective(states, actions))
-    return Nominal(states, actions, cost)
-
-
-def trial(
-    problem: PlanningProblem, nominal: Nominal, step: Step, sizes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Roll out fractions of a step, with its feedback, inside the bounds.
-
-    Args:
-        problem: The problem.
-        nominal: The trajectory that the step leaves.
-        step: The step.
-        sizes: n fractions, `[n]`, or `[…, n]` to give each element its own.
-
-    Returns:
-        States `[…, n, T+1, S]` and actions `[…, n, T, A]`.
-    """
-    box = problem.action_space.to(nominal.actions)
-    fractions = sizes[..., None, None] * step.feedforward.unsqueeze(-3)
-    wanted = nominal.actions.unsqueeze(-3) + fractions
-    start = nominal.states[..., :1, :].expand(*wanted.shape[:-2], -1)
-    if step.gains is None:
-        actions = box.project(wanted)
-        return rollout(problem.dynamics, start, actions), actions
-    states, actions_taken = [start], []
-    for before, action, gain in zip(
-        nominal.states[..., :-1, :].split(1, -2),
-        wanted.unbind(-2),
-        step.gains.mT.unbind(-3),
-        strict=True,
-    ):
-        action = box.project(action + (states[-1] - before) @ gain)
-        actions_taken.append(action)
-        states.append(problem.dynamics(states[-1], action))
-    return torch.stack(states, -2), torch.stack(actions_taken, -2)
-
-
-def follow(
-    problem: PlanningProblem,
-    nominal: Nominal,
-    step: Step,
-    taken: Tensor,
-    cost: Tensor,
-) -> Nominal:
-    """Take the chosen fraction of a step; where that is zero, none of it.
-
-    A step that is not taken is masked before the rollout and not after it: what a
-    failed rollout returns would spoil the gradient of everybody else.
-    """
-    moves = (taken > 0)[..., None, None]
-    gains = step.gains
-    if gains is not None:
-        gains = torch.where(moves.unsqueeze(-1), gains, 0.0)
-    masked = step._replace(
-        feedforward=torch.where(moves, step.feedforward, 0.0), gains=gains
-    )
-    states, actions = trial(problem, nominal, masked, taken.unsqueeze(-1))
-    return Nominal(states.squeeze(-3), actions.squeeze(-3), cost)
-
-
-def gradient_norm(box: Box, actions: Tensor, slope: Tensor) -> Tensor:
-    """Return the largest entry `[…]` of the gradient that the bounds leave to descend.
-
-    max |u - project(u - slope)|: zero exactly at a stationary point of the bounded
-    problem, and the slope itself where no bound is near.
-    """
-    with torch.no_grad():
-        return (actions - box.project(actions - slope)).abs().amax((-1, -2))
 
 
 def next_damping(

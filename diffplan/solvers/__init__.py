@@ -10,11 +10,14 @@ from diffplan.solvers.blocks import (
     ChainStep,
     RiccatiSolver,
 )
+from diffplan.solvers.least_squares import AdaptiveDamping, FixedDamping
 
 __all__ = [
+    "AdaptiveDamping",
     "BlockCholeskySolver",
     "ChainBlocks",
     "ChainSolver",
     "ChainStep",
+    "FixedDamping",
     "RiccatiSolver",
 ]

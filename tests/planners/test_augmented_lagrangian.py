@@ -42,16 +42,16 @@ HARD = {
     "normalize": False,
     "damping": 1e-8,
 }
+FIXED = {"gradient": dp.Detach()}  # no graph where no gradient is asked for
 INNER = {
-    "ILQR": ILQR(HORIZON, iterations=4),
-    "ILQR-exact": ILQR(HORIZON, iterations=4, gauss_newton=False),
-    "ShootingGN": ShootingGN(HORIZON, iterations=4, num_starts=2),
-    "LatCo": dp.LatCo(HORIZON, 6, num_starts=2, **HARD),
+    "ILQR": ILQR(HORIZON, iterations=3, **FIXED),
+    "ILQR-exact": ILQR(HORIZON, iterations=3, gauss_newton=False, **FIXED),
+    "ShootingGN": ShootingGN(HORIZON, iterations=3, num_starts=2, **FIXED),
+    "LatCo": dp.LatCo(HORIZON, 5, num_starts=2, **HARD, **FIXED),
 }
 LONGER = {
-    "ILQR": ILQR(HORIZON, iterations=8),
-    "ShootingGN": ShootingGN(HORIZON, iterations=8, num_starts=2),
-    "LatCo": dp.LatCo(HORIZON, 10, num_starts=2, **HARD),
+    "ILQR": ILQR(HORIZON, iterations=6, **FIXED),
+    "LatCo": dp.LatCo(HORIZON, 8, num_starts=2, **HARD, **FIXED),
 }
 
 
@@ -170,7 +170,7 @@ def test_solution_and_multipliers_equal_those_of_cvxpy(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["ILQR", "ShootingGN", "LatCo"])
+@pytest.mark.parametrize("name", LONGER)
 def test_a_pendulum_within_a_speed_limit_as_by_slsqp(name: str) -> None:
     free = pendulum()
 
@@ -221,13 +221,15 @@ def test_a_pendulum_within_a_speed_limit_as_by_slsqp(name: str) -> None:
         dp.CEM(HORIZON, num_samples=200, num_elites=20),
         dp.MPPI(HORIZON, num_samples=200, temperature=0.01),
         dp.ShootingGD(HORIZON, iterations=40),
-        dp.GradMPC(HORIZON, iterations=40, num_candidates=1, step_size=0.02),
+        dp.GradMPC(HORIZON, iterations=40, num_candidates=1, step_size=0.02, **FIXED),
     ],
     ids=lambda planner: type(planner).__name__,
 )
 def test_other_planners_come_close(planner: dp.Planner) -> None:
+    # The best actions are within the narrow bounds as well.
     problem, state = corridor(), STATES[:1]
-    best = wrap(INNER["ILQR"])(problem, state)
+    best = corridor_plan("ILQR")[1][:1]
+    assert problem.contains(best.actions).all()
     free = problem.relaxed(problem.objective)
     assert planner(free, state).cost < 0.95 * best.cost  # it breaks the constraints
     plan = wrap(planner, growth=1.0, tolerance=2e-2, outer_iterations=5)(problem, state)
@@ -247,7 +249,7 @@ def test_action_constraints_hold_beside_state_constraints() -> None:
         box,
         [Ball(0.4), wall],
     )
-    planner = dp.GradMPC(3, iterations=30, num_candidates=1, step_size=0.05)
+    planner = dp.GradMPC(3, iterations=20, num_candidates=1, step_size=0.05, **FIXED)
     plan = wrap(planner, growth=1.0, tolerance=2e-3, outer_iterations=6)(
         problem, torch.zeros(1, 2, dtype=DOUBLE)
     )
@@ -280,9 +282,8 @@ def test_records_of_the_loop() -> None:
 
 
 def test_a_warm_start_goes_on_with_its_multipliers() -> None:
-    problem = corridor()
-    planner = wrap(INNER["ILQR"])
-    plan = planner(problem, STATES).detach()
+    problem = corridor(limit=5.0)
+    plan = corridor_plan("ILQR")[1].detach()
     once = wrap(INNER["ILQR"], outer_iterations=1)
     cold, warm = once(problem, STATES), once(problem, STATES, warm_start=plan)
     assert (cold.status == int(dp.Status.CONSTRAINT_VIOLATED)).all()
@@ -313,7 +314,8 @@ def test_plans_of_other_planners_are_warm_starts() -> None:
     problem = corridor()
     free = problem.relaxed(problem.objective)
     plan = dp.CEM(HORIZON, num_samples=20, num_elites=4)(free, STATES)
-    assert wrap(INNER["ILQR"])(problem, STATES, warm_start=plan).converged.all()
+    planner = wrap(INNER["ILQR"], outer_iterations=6, tolerance=1e-3)
+    assert planner(problem, STATES, warm_start=plan).converged.all()
 
 
 def test_penalties_grow_per_element_and_impossible_ones_are_reported() -> None:
@@ -340,8 +342,9 @@ def test_penalties_grow_per_element_and_impossible_ones_are_reported() -> None:
 def test_the_given_state_is_forgiven_without_initial() -> None:
     problem = corridor(initial=True)
     state = torch.tensor([[0.32, -0.5]], dtype=DOUBLE)
-    assert not wrap(INNER["ILQR"])(problem, state).converged.any()
-    plan = wrap(INNER["ILQR"])(corridor(initial=False), state)
+    planner = wrap(INNER["ILQR"], outer_iterations=6, tolerance=1e-4)
+    assert not planner(problem, state).converged.any()
+    plan = planner(corridor(initial=False), state)
     assert plan.converged.all()
     assert (plan.memory["constraint_multipliers"][:, 0] == 0).all()
 
@@ -428,15 +431,15 @@ def number(value: float) -> Tensor:
 UNROLLED = {
     "GradMPC": dp.GradMPC(3, iterations=4, num_candidates=2, step_size=0.02),
     "MPPI": dp.MPPI(3, num_samples=6, iterations=3, temperature=1.0),
-    "ILQR": ILQR(3, iterations=3, gradient=dp.Unroll()),
-    "LatCo": dp.LatCo(3, 4, damping=1e-2, initial_multipliers=(3.0, 3.0)),
+    "ILQR": ILQR(3, iterations=2, gradient=dp.Unroll()),
+    "LatCo": dp.LatCo(3, 3, damping=1e-2, initial_multipliers=(3.0, 3.0)),
 }
 
 
 @pytest.mark.parametrize("name", UNROLLED)
 def test_unrolled_gradients_are_those_of_what_was_computed(name: str) -> None:
     # Few iterations, far from a solution, and through multipliers and warm starts.
-    planner = dp.AugmentedLagrangian(UNROLLED[name], outer_iterations=3, penalty=2.0)
+    planner = dp.AugmentedLagrangian(UNROLLED[name], outer_iterations=2, penalty=2.0)
     state = 0.3 * states_of(2)
 
     def computed(drag: Tensor, wall: Tensor, start: Tensor) -> tuple[Tensor, ...]:
@@ -463,8 +466,8 @@ def test_second_derivatives() -> None:
 def test_at_convergence_the_gradient_is_that_of_the_constrained_optimum(
     strategy: dp.GradientStrategy,
 ) -> None:
-    inner = ILQR(4, iterations=6, gradient=strategy)
-    planner = wrap(inner, outer_iterations=12)
+    inner = ILQR(4, iterations=4, gradient=strategy)
+    planner = wrap(inner, outer_iterations=10)
     state = torch.tensor([[-0.1, 0.2]], dtype=DOUBLE)
     wall = number(0.2)
 
@@ -496,7 +499,7 @@ def test_at_convergence_the_gradient_is_that_of_the_constrained_optimum(
             plan.actions.detach().flatten().numpy(),
             constraints={"type": "ineq", "fun": margin},
             method="SLSQP",
-            options={"ftol": 1e-15, "maxiter": 300},
+            options={"ftol": 1e-13, "maxiter": 300},
         )
         return (weights * torch.as_tensor(found.x)).sum()
 

@@ -24,8 +24,10 @@ each_unrolled = each_planner_that(lambda case: dp.Unroll in case.gradients)
 UNROLLED = [c for c in CASES if dp.Unroll in c.gradients and not c.estimator]
 each_exact = each_planner_that(lambda case: case in UNROLLED)
 each_warm_started = each_planner_that(
-    lambda case: case in UNROLLED
-    and "warm start" in case.build().supported_gradients[dp.Unroll].wrt
+    lambda case: (
+        case in UNROLLED
+        and "warm start" in case.build().supported_gradients[dp.Unroll].wrt
+    )
 )
 
 SMALL = {
@@ -38,6 +40,10 @@ SMALL = {
         "iterations": 3,
         "temperature": 1.0,
     },
+    "ILQR": {"iterations": 2},
+    "ILQR-exact": {"iterations": 2},
+    "ShootingGN": {"iterations": 2},
+    "ShootingGN-fixed-damping": {"iterations": 2},
     "ShootingGD": {"num_starts": 2, "iterations": 4},
     "GradMPC": {"num_candidates": 2, "iterations": 4, "step_size": 0.02},
     "GradMPC-rmsprop": {"num_candidates": 2, "iterations": 4},

@@ -82,3 +82,41 @@ def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
     got = compiled(problem, state, noise, None)
     torch.testing.assert_close(got.actions, expected.actions)
     torch.testing.assert_close(got.diagnostics["cost"], expected.diagnostics["cost"])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*not a leaf Tensor:UserWarning")
+@without_shape_checks
+def test_a_compiled_planner_plans_alike() -> None:
+    # `nn.Module.compile`: the graph breaks where the noise is drawn, and nowhere else
+    # than around `solve`.
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    case = next(case for case in CASES if case.name == "MPPI")
+    plain, compiled = (case.build(horizon=3, iterations=2) for _ in range(2))
+    compiled.compile(backend="aot_eager")
+    for seed in (0, 1):
+        plans = [
+            planner(problem, state, generator=torch.Generator().manual_seed(seed))
+            for planner in (plain, compiled)
+        ]
+        assert isinstance(plans[1], dp.Plan)
+        for name in ("actions", "states", "cost", "status"):
+            torch.testing.assert_close(getattr(plans[1], name), getattr(plans[0], name))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@without_shape_checks
+def test_gradients_pass_a_compiled_and_checkpointed_planner() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2).requires_grad_()
+    gradients = []
+    for checkpoint in (False, True):
+        planner = dp.MPPI(4, num_samples=8, iterations=2, checkpoint=checkpoint)
+        noise = planner.draw_noise(problem, state, None)
+        solve = planner.solve
+        if checkpoint:
+            solve = torch.compile(solve, fullgraph=True, backend="aot_eager")
+        actions = solve(problem, state, noise, None).actions
+        gradients += torch.autograd.grad(actions.sin().sum(), state)
+    torch.testing.assert_close(gradients[1], gradients[0])

@@ -1,6 +1,8 @@
 """The regression stage of the DCEM reproduction: what is trained, and how exactly."""
 
 import math
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from reproductions.dcem.regression import (
     train,
 )
 from reproductions.dcem.regression_config import (
+    DescentSettings,
     RegressionTraining,
     SearchSettings,
 )
@@ -122,6 +125,34 @@ def test_a_member_is_what_it_would_be_alone(method: str) -> None:
         together.parameters[1, :-1], alone.parameters[0, :-1], rtol=1e-9, atol=1e-11
     )
     assert together.rows[1]["error"] == pytest.approx(alone.rows[0]["error"], rel=1e-9)
+
+
+# Torch warns of what it does itself while it compiles.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
+    reason="needs DIFFPLAN_TYPECHECK=0: torch.compile does not pass the shape checks",
+)
+@pytest.mark.parametrize("method", ["gd", "dcem"])
+def test_a_compiled_update_is_the_same(method: str) -> None:
+    short = replace(
+        SMALL,
+        search=SearchSettings(iterations=2),
+        descent=DescentSettings(iterations=2),
+    )
+    plain = RegressionEnsemble(method, [0, 1], short, torch.float64)
+    compiled = RegressionEnsemble(
+        method, [0, 1], replace(short, compile=True), torch.float64
+    )
+    for _ in range(3):
+        plain.step()
+        compiled.step()
+    # Without the last bias, as above.
+    torch.testing.assert_close(
+        plain.parameters[:, :-1], compiled.parameters[:, :-1], rtol=1e-8, atol=1e-10
+    )
 
 
 def test_seeds_differ_in_weights_points_and_noise() -> None:

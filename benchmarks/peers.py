@@ -1,0 +1,345 @@
+"""Our planners against the libraries that people use today, on the same problems.
+
+    python benchmarks/peers.py [--environments .nox/peers] [--peers mpc torchrl …]
+                               [--batches 1 64] [--horizons 20 50] [--states 3 10]
+                               [--rounds 5] [--quick]
+
+Each peer runs in a virtual environment of its own (`nox -s bench` fills them), each
+contender in a process of its own on one thread. The two take turns, and medians are
+compared. A contender must also say what it found: the cost of its actions, counted by
+the same function, stands beside its time. A peer that could not be installed or that
+fails on a case is reported with its error.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from _measuring import write_results
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+ROUND_SECONDS = 0.5
+"""A turn repeats a short solve until it has taken about this long."""
+CASE_SECONDS = 60.0
+"""A slow solve gets fewer turns, three at least, to take about this long."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison; the fields are what workers read.
+
+    Attributes:
+        peer: The library, and the environment and worker of that name.
+        planner: Our planner.
+        problem: "linear" or "pendulums".
+        batch: B.
+        horizon: T.
+        state: S; one action per three state numbers, and one pendulum.
+        iterations: Of the planner, at most.
+        limit: Largest absolute action, or None.
+        backward: Whether a gradient through the plan is part of the time.
+        wrt: To what: the "state", or "everything" (parameters of the dynamics too).
+        jacobians: "analytic" or "autodiff", for planners that linearise.
+        samples: Candidates per iteration.
+        elites: Of them, how many are kept.
+        std: Spread of the first candidates.
+        temperature: Of the softmax.
+        dtype: Of everything.
+        compiled: Whether `torch.compile` is used, by each contender in its own way.
+    """
+
+    peer: str
+    planner: str
+    problem: str
+    batch: int
+    horizon: int
+    state: int
+    iterations: int
+    limit: float | None = 1.0
+    backward: bool = False
+    wrt: str = "everything"
+    jacobians: str = "analytic"
+    samples: int = 500
+    elites: int = 50
+    std: float = 1.0
+    temperature: float = 1.0
+    dtype: str = "float32"
+    compiled: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What sets this case apart beside its sizes."""
+        words = [self.problem]
+        if self.planner == "ILQR" and self.problem == "pendulums":
+            words.append(f"{self.jacobians} Jacobians")
+        words.append("with gradient" if self.backward else "forward")
+        if self.compiled:
+            words.append("compiled")
+        return ", ".join(words)
+
+
+SECOND_ORDER = {"iterations": 10, "dtype": "float64"}
+
+
+def cases(
+    batches: Iterable[int], horizons: Iterable[int], states: Iterable[int]
+) -> Iterator[Case]:
+    """Yield every comparison, grouped by peer."""
+    sizes = [
+        {"batch": batch, "horizon": horizon, "state": state}
+        for state in states
+        for horizon in horizons
+        for batch in batches
+    ]
+    for size in sizes:
+        linear = Case("mpc", "ILQR", "linear", **SECOND_ORDER, **size)
+        nonlinear = replace(linear, problem="pendulums", state=whole(size["state"]))
+        yield from (linear, replace(linear, backward=True))
+        yield from (nonlinear, replace(nonlinear, backward=True))
+        # Without Jacobians the peer's gradient leaves terms out: forward only.
+        yield replace(nonlinear, jacobians="autodiff")
+    shorter = [{**size, "horizon": 15} for size in sizes if size["horizon"] == 20]
+    for size in [*shorter, *sizes]:
+        yield from sampling(Case("mppi", "MPPI", "linear", iterations=1, **size))
+    for size in sizes:
+        yield from sampling(Case("torchrl", "CEM", "linear", iterations=5, **size))
+    for size in sizes:
+        convex = Case("cvxpylayers", "ILQR", "linear", **SECOND_ORDER, **size)
+        yield from (convex, replace(convex, backward=True))
+    for size in sizes:
+        free = Case(
+            "theseus",
+            "ILQR",
+            "pendulums",
+            limit=None,
+            jacobians="autodiff",
+            wrt="state",
+            **SECOND_ORDER,
+            **{**size, "state": whole(size["state"])},
+        )
+        yield from (free, replace(free, backward=True))
+
+
+def sampling(linear: Case) -> Iterator[Case]:
+    """Yield the comparisons of a planner that samples; compiled where that is quick."""
+    nonlinear = replace(linear, problem="pendulums", state=whole(linear.state))
+    for case in (linear, nonlinear):
+        yield case
+        if case.state == 3 and case.horizon <= 20:
+            yield replace(case, compiled=True)
+
+
+def whole(state: int) -> int:
+    """Return the largest state of whole pendulums, three numbers each."""
+    return 3 * (state // 3)
+
+
+class Worker:
+    """A contender's process; see `peers/_worker.py` for what it understands.
+
+    Args:
+        python: The interpreter of its environment.
+        name: The worker `peers/<name>_worker.py`.
+    """
+
+    def __init__(self, python: str, name: str) -> None:
+        # A file, for a pipe that fills up would block it; closed by `close`.
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [python, str(HERE / "peers" / f"{name}_worker.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Return the answer to one request.
+
+        Raises:
+            RuntimeError: the worker failed, with what it says about that.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            errors = self.errors.read().strip().splitlines() or ["no answer"]
+            raise RuntimeError(errors[-1])
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+
+
+def compare(case: Case, ours: Worker, peer: Worker, rounds: int) -> dict[str, Any]:
+    """Measure both contenders on one case, in turn."""
+    contenders = {"ours": ours, "peer": peer}
+    record: dict[str, Any] = {"case": asdict(case), "kind": case.kind}
+    counts: dict[str, int] = {}
+    for name, worker in contenders.items():
+        try:
+            record[name] = worker.ask(prepare=asdict(case))
+            (once,) = worker.ask(measure=1)["seconds"]
+        except RuntimeError as error:
+            record[name] = {"error": str(error)}
+            return record
+        counts[name] = max(1, round(ROUND_SECONDS / max(once, 1e-6)))
+        rounds = min(rounds, max(3, int(CASE_SECONDS / max(once, ROUND_SECONDS))))
+        record[name]["seconds"] = []
+    for _ in range(rounds):
+        for name, worker in contenders.items():
+            seconds = worker.ask(measure=counts[name])["seconds"]
+            record[name]["seconds"].append(statistics.median(seconds))
+    for name in contenders:
+        record[name]["median_ms"] = 1e3 * statistics.median(record[name]["seconds"])
+    record["ratio"] = record["peer"]["median_ms"] / record["ours"]["median_ms"]
+    return record
+
+
+def run(
+    chosen: list[Case], environments: Path, rounds: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run all cases; return the records, and versions or an error per peer."""
+    records: list[dict[str, Any]] = []
+    peers: dict[str, Any] = {}
+    for name in dict.fromkeys(case.peer for case in chosen):
+        scripts = Path(sysconfig.get_path("scripts")).name  # bin, or Scripts
+        python = environments / name / scripts / Path(sys.executable).name
+        if not python.exists():
+            peers[name] = {"error": "not installed: nox -s bench does that"}
+            continue
+        peer, ours = Worker(str(python), name), Worker(sys.executable, "ours")
+        try:
+            peers[name] = peer.ask(versions=[])
+        except RuntimeError as error:
+            peers[name] = {"error": str(error)}
+        for case in chosen:
+            if case.peer != name or "error" in peers[name]:
+                continue
+            record = compare(case, ours, peer, rounds)
+            records.append(record)
+            print(row(record), flush=True)
+            # A worker that died is started again for the next case.
+            if peer.process.poll() is not None:
+                peer = Worker(str(python), name)
+            if ours.process.poll() is not None:
+                ours = Worker(sys.executable, "ours")
+        peer.close()
+        ours.close()
+    for name, found in peers.items():
+        if "error" in found:
+            print(f"| {name} was left out: {found['error']} |")
+    return records, peers
+
+
+HEADER = (
+    "| planner | peer | problem | S | T | B | ours ms | peer ms | peer / ours "
+    "| our cost | peer's cost |\n|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def row(record: dict[str, Any]) -> str:
+    """Return one line of the table."""
+    case, ours, peer = record["case"], record["ours"], record.get("peer", {})
+    left = (
+        f"| {case['planner']} | {case['peer']} | {record['kind']} | {case['state']} "
+        f"| {case['horizon']} | {case['batch']} "
+    )
+    for name, found in (("ours", ours), ("peer", peer)):
+        if "error" in found:
+            return f"{left}| {name} failed: {found['error']} | | | | |"
+    return (
+        f"{left}| {ours['median_ms']:.2f} | {peer['median_ms']:.2f} "
+        f"| {record['ratio']:.1f} | {ours['cost']:.5g} | {peer['cost']:.5g} |"
+    )
+
+
+def plot(records: list[dict[str, Any]], folder: Path) -> None:
+    """Draw one figure per planner: the time of both contenders in every case."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    measured = [record for record in records if "ratio" in record]
+    for planner in dict.fromkeys(record["case"]["planner"] for record in measured):
+        mine = [record for record in measured if record["case"]["planner"] == planner]
+        labels = [
+            f"{record['case']['peer']}: {record['kind']}, S {record['case']['state']}, "
+            f"T {record['case']['horizon']}, B {record['case']['batch']} "
+            f"({record['ratio']:.1f}×)"
+            for record in mine
+        ]
+        heights = range(len(mine))
+        figure, axes = plt.subplots(figsize=(9, 1.2 + 0.2 * len(mine)))
+        times = {
+            name: [record[name]["median_ms"] for record in mine]
+            for name in ("ours", "peer")
+        }
+        axes.hlines(heights, times["ours"], times["peer"], color="lightgrey", zorder=1)
+        axes.scatter(times["ours"], heights, s=16, label=f"diffplan {planner}")
+        axes.scatter(times["peer"], heights, s=16, marker="s", label="peer")
+        axes.set(xscale="log", xlabel="milliseconds per plan", yticks=list(heights))
+        axes.set_yticklabels(labels, fontsize=7)
+        axes.invert_yaxis()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        figure.savefig(folder / f"peers_{planner.lower()}.svg", bbox_inches="tight")
+        plt.close(figure)
+
+
+def main() -> None:
+    """Measure, print a table, and write the results file and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    root = HERE.parent
+    parser.add_argument("--environments", type=Path, default=root / ".nox" / "peers")
+    parser.add_argument("--peers", nargs="+", help="only these")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--horizons", type=int, nargs="+", default=[20, 50])
+    parser.add_argument("--states", type=int, nargs="+", default=[3, 10])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes only")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.batches, arguments.horizons = arguments.batches[:1], [20]
+        arguments.states, arguments.rounds = arguments.states[:1], 2
+    chosen = [
+        case
+        for case in cases(arguments.batches, arguments.horizons, arguments.states)
+        if not arguments.peers or case.peer in arguments.peers
+    ]
+    print(HEADER)
+    records, peers = run(chosen, arguments.environments, arguments.rounds)
+    paths = {"environments", "output"}
+    write_results(
+        arguments.output / "peers.json",
+        config={k: v for k, v in vars(arguments).items() if k not in paths},
+        results={"peers": peers, "comparisons": records},
+    )
+    plot(records, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What all workers share: they answer JSON lines, one request at a time.
+
+    {"prepare": case}   → {"cost": …, …}     builds, warms up and judges the answer
+    {"measure": count}  → {"seconds": […]}   runs the prepared case so many times
+    {"versions": []}    → {"torch": …, …}
+
+A request that fails is answered by {"error": "…"}. Standard output belongs to the
+answers: what a library prints goes to standard error.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from _problems import Problem, build
+from torch import Tensor
+
+WARM_UPS = 5
+"""Runs before any is timed; the cost is their mean, since samplers are random."""
+
+SLOW = 10.0
+"""A first run of so many seconds warms up enough by itself, with one more."""
+
+
+@dataclass
+class Contender:
+    """One way to solve a problem.
+
+    Attributes:
+        solve: What is timed; returns the actions `[B, T, A]`, or whatever `actions`
+            reads them from.
+        actions: Turns what `solve` returned into actions, outside of the timing.
+    """
+
+    solve: Callable[[], Any]
+    actions: Callable[[Any], Tensor] = lambda found: found
+
+
+Prepare = Callable[[Problem, dict[str, Any]], Contender]
+
+
+def serve(packages: list[str], prepare: Prepare) -> None:
+    """Answer requests until standard input ends.
+
+    Args:
+        packages: Whose versions are reported.
+        prepare: Builds the contender for a problem and a case.
+    """
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    session = Session(packages, prepare)
+    for line in sys.stdin:
+        try:
+            answer = session.answer(json.loads(line))
+        except Exception as error:  # reported to the driver, whatever it is
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+class Session:
+    """The prepared case of one worker."""
+
+    def __init__(self, packages: list[str], prepare: Prepare) -> None:
+        self.packages, self.prepare = packages, prepare
+        self.run: Callable[[], Any] | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request."""
+        if "versions" in request:
+            return {name: version(name) for name in ("torch", *self.packages)}
+        if "prepare" in request:
+            return self.start(request["prepare"])
+        return {"seconds": [self.timed() for _ in range(request["measure"])]}
+
+    def start(self, case: dict[str, Any]) -> dict[str, Any]:
+        """Build a case, run it for warming up, and say how good the answer is."""
+        problem = build(case)
+        if case["backward"]:
+            problem.state.requires_grad_()
+        else:
+            problem.dynamics.requires_grad_(False)
+        leaves = [problem.state]
+        if case["wrt"] == "everything":
+            leaves += problem.dynamics.parameters()
+        contender = self.prepare(problem, case)
+
+        def forward_and_backward() -> Any:
+            found = contender.solve()
+            loss = contender.actions(found).square().sum()
+            return found, torch.autograd.grad(loss, leaves)
+
+        def forward() -> Any:
+            return contender.solve(), ()
+
+        self.run = forward_and_backward if case["backward"] else forward
+        first = self.timed()  # compiles, where a case asks for that
+        costs: list[Tensor] = []
+        for _ in range(WARM_UPS if first < SLOW else 1):
+            found, gradients = self.run()
+            with torch.no_grad():
+                costs.append(problem.cost(contender.actions(found).detach()).mean())
+        return {
+            "cost": torch.stack(costs).mean().item(),
+            "first_seconds": first,
+            "gradient_norms": [gradient.norm().item() for gradient in gradients],
+        }
+
+    def timed(self) -> float:
+        """Return the seconds of one run of the prepared case."""
+        assert self.run is not None, "prepare comes before measure"
+        started = time.perf_counter()
+        self.run()
+        return time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""The differentiable cross-entropy method (Amos and Yarats, ICML 2020), reproduced."""

@@ -1,0 +1,262 @@
+"""Tables and figures of stage (b), made from its run folders."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.stages import DONE, SETTINGS
+from reproductions.common.statistics import Estimate, mean
+from reproductions.common.tables import markdown_table, read_csv, write_csv
+from reproductions.dcem import paper_numbers
+
+PAPER_UPDATES = 100_000
+LAST_POINTS = 10
+"""Validations at the end of a run whose mean is the cost at the end (Fig. 9)."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One latent size with one temperature, as far as it was trained.
+
+    Attributes:
+        latent: Size of the latent space.
+        temperature: Of DCEM; 0 is CEM.
+        updates: At which validation took place, increasing.
+        costs: Validation costs `[seeds, validations]`.
+        cpu_seconds: Of the processor, for all seeds together.
+        tests: Costs of the last and the best decoders, by name, for each seed; empty
+            while they are not measured.
+        folder: Of the tests.
+        done: Whether the training is finished.
+    """
+
+    latent: int
+    temperature: float
+    updates: np.ndarray
+    costs: np.ndarray
+    cpu_seconds: float
+    tests: dict[str, list[float]]
+    folder: Path
+    done: bool
+
+    @classmethod
+    def read(cls, directory: Path) -> "Cell":
+        """Read a training's folder and that of its tests, if there is one."""
+        settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
+        rows = read_csv(directory / "metrics.csv")
+        seeds = list(dict.fromkeys(row["seed"] for row in rows))
+        costs = [[float(r["error"]) for r in rows if r["seed"] == s] for s in seeds]
+        updates = [int(row["update"]) for row in rows if row["seed"] == seeds[0]]
+        folder = directory.with_name(f"{directory.name}_tests")
+        tests: dict[str, list[float]] = {}
+        if (folder / DONE).exists():
+            for row in read_csv(folder / "costs.csv"):
+                for name, value in row.items():
+                    tests.setdefault(name, []).append(float(value))
+        return cls(
+            settings["latent"],
+            settings["temperature"],
+            np.array(updates),
+            np.array(costs),
+            float(rows[-1]["cpu_seconds"]),
+            tests,
+            folder,
+            (directory / DONE).exists(),
+        )
+
+    @property
+    def share(self) -> str:
+        """How much of the paper's training this is, in words."""
+        last = int(self.updates[-1])
+        return "all" if last >= PAPER_UPDATES else f"{last:,} of {PAPER_UPDATES:,}"
+
+    def improvement(self, expert: float) -> Estimate:
+        """Return the factor by the paper's definition: lowest validation cost."""
+        return mean([float(cost) / expert for cost in self.costs.min(axis=1)])
+
+    def final_cost(self) -> Estimate:
+        """Return the mean of the last validation costs."""
+        return mean([float(c) for c in self.costs[:, -LAST_POINTS:].mean(axis=1)])
+
+    def honest_improvement(self, expert: float) -> Estimate | None:
+        """Return the factor of the last decoders on fresh states."""
+        found = self.tests.get("last_fresh")
+        return mean([cost / expert for cost in found]) if found else None
+
+
+def write(directory: Path, output: Path) -> str:
+    """Write what the finished units allow; return Markdown.
+
+    Args:
+        directory: Of the stage's runs.
+        output: Receives `cartpole.csv` and figures.
+    """
+    path = directory / "expert" / "expert.json"
+    if not path.exists():
+        return ""
+    expert = json.loads(path.read_text(encoding="utf-8"))
+    parts = [_expert_section(expert)]
+    folders = sorted(directory.glob("latent_*/metrics.csv"))
+    cells = [Cell.read(metrics.parent) for metrics in folders]
+    cells.sort(key=lambda cell: (cell.latent, -cell.temperature))
+    if cells:
+        parts.append(_improvement_section(cells, expert, output))
+        parts.append(_surface_section(cells, output))
+    return "\n".join(part for part in parts if part)
+
+
+def _expert_section(expert: dict[str, Any]) -> str:
+    published = paper_numbers.load()["cartpole"]["expert_cost"]
+    costs = expert["validation"]
+    ours = mean(costs)
+    rows = [
+        [
+            f"{published:.3f}",
+            ours.number(3),
+            f"{100 * (ours.value / published - 1):+.2f} %",
+        ]
+    ]
+    return (
+        "### The expert: CEM over actions\n\n"
+        + markdown_table(["paper", "ours [95 %]", "difference"], rows)
+        + f"\nMean cost on the validation states, over {len(costs)} repeats, of which "
+        f"single ones reach from {min(costs):.3f} to {max(costs):.3f}: the paper's "
+        "number is one such repeat. On the fresh states: "
+        f"{expert['fresh']:.3f}.\n"
+    )
+
+
+def _improvement_section(
+    cells: list[Cell], expert: dict[str, Any], output: Path
+) -> str:
+    published = paper_numbers.load()["cartpole"]
+    validated = mean(expert["validation"]).value
+    rows, table = [], []
+    for cell in cells:
+        key, tau = str(cell.latent), f"{cell.temperature:g}"
+        paper = published["improvement"].get(key, {}).get(tau)
+        paper_cost = published["final_cost"].get(key, {}).get(tau)
+        ours, honest = (
+            cell.improvement(validated),
+            cell.honest_improvement(expert["fresh"]),
+        )
+        final = cell.final_cost()
+        updates = int(cell.updates[-1])
+        cost = 1000 * cell.cpu_seconds / updates
+        rows.append(
+            [
+                *(key, tau, cell.share),
+                f"{paper[0]:.3f} [{paper[1]:.3f}, {paper[2]:.3f}]" if paper else "–",
+                ours.number(3),
+                honest.number(3) if honest else "–",
+                "–" if paper_cost is None else f"{paper_cost:.2f}",
+                final.number(2),
+                f"{cost:.0f} ms",
+            ]
+        )
+        table.append(
+            {
+                "latent": cell.latent,
+                "temperature": cell.temperature,
+                "updates": updates,
+                "seeds": len(cell.costs),
+                "improvement": ours.value,
+                "improvement_low": ours.low,
+                "improvement_high": ours.high,
+                "honest": honest.value if honest else "",
+                "honest_low": honest.low if honest else "",
+                "honest_high": honest.high if honest else "",
+                "final_cost": final.value,
+                "cpu_seconds": cell.cpu_seconds,
+            }
+        )
+    write_csv(output / "cartpole.csv", table)
+    _draw_curves(cells, validated, output / "cartpole_curves.png")
+    header = [
+        "latent",
+        "τ",
+        "updates",
+        "factor: paper (Fig. 5)",
+        "ours, same definition [95 %]",
+        "ours, last decoders on fresh states [95 %]",
+        "cost at the end: paper (Fig. 9)",
+        "ours [95 %]",
+        "CPU time per update of all seeds",
+    ]
+    return (
+        "### Improvement over the expert (Fig. 5 and 9)\n\n"
+        + markdown_table(header, rows)
+        + "\nThe paper's factor takes the lowest of all validation costs of a run, "
+        "which is optimistic; the other one is of the decoders at the end of training "
+        "on states that nothing was chosen with. A run that is a share of the paper's "
+        "updates says so; its numbers are no test of the paper's.\n\n"
+        "![Validation cost](cartpole_curves.png)\n\n"
+        "*Validation cost while training (thin: seeds, thick: mean; dashed: the "
+        "expert; cross: the paper at the end).*\n"
+    )
+
+
+def _surface_section(cells: list[Cell], output: Path) -> str:
+    paths = [
+        (cell, cell.folder / "surface.npz")
+        for cell in cells
+        if (cell.folder / "surface.npz").exists()
+    ]
+    if not paths:
+        return ""
+    contents = []
+    for cell, path in paths:
+        with np.load(io.BytesIO(path.read_bytes())) as content:
+            contents.append((cell, content["costs"][0]))
+    _draw_surfaces(contents, output / "cartpole_surface.png")
+    return (
+        "### Learned reward surfaces (Fig. 10)\n\n"
+        "![Reward surfaces](cartpole_surface.png)\n\n"
+        "*Reward (bright is high) over the latent square; rows are initial states, "
+        "columns temperatures, first seed.*\n"
+    )
+
+
+# Figures
+
+
+def _draw_curves(cells: list[Cell], expert: float, path: Path) -> None:
+    latents = sorted({cell.latent for cell in cells})
+    temperatures = sorted({cell.temperature for cell in cells}, reverse=True)
+    published = paper_numbers.load()["cartpole"]["final_cost"]
+    figure, (axes,) = new_figure(1, len(latents), size=(4.0, 3.2))
+    for axis, latent in zip(axes, latents, strict=True):
+        for cell in cells:
+            if cell.latent != latent:
+                continue
+            colour = COLOURS[temperatures.index(cell.temperature)]
+            tau = f"{cell.temperature:g}"
+            steps = [cell.updates] * len(cell.costs)
+            draw_runs(axis, steps, cell.costs, f"τ = {tau}", colour)
+            paper = published.get(str(latent), {}).get(tau)
+            if paper is not None:
+                axis.plot([PAPER_UPDATES], [paper], "x", color=colour)
+        axis.axhline(expert, color="black", linestyle="--", linewidth=1)
+        axis.set_title(f"latent size {latent}", fontsize=10)
+        axis.set_xlabel("updates")
+        axis.set_ylabel("validation cost")
+        axis.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def _draw_surfaces(contents: list[tuple[Cell, np.ndarray]], path: Path) -> None:
+    states = len(contents[0][1])
+    figure, axes = new_figure(states, len(contents), size=(2.4, 2.2))
+    for row in range(states):
+        for column, (cell, costs) in enumerate(contents):
+            axis = axes[row, column]
+            axis.imshow(-costs[row].T, origin="lower", extent=(-1, 1, -1, 1))
+            axis.grid(False)
+            if row == 0:
+                axis.set_title(f"τ = {cell.temperature:g}", fontsize=9)
+    save_figure(figure, path)

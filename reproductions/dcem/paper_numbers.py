@@ -1,0 +1,33 @@
+"""The paper's numbers, read from `paper.toml`."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+
+def load() -> dict[str, Any]:
+    """Return everything in `paper.toml`."""
+    path = Path(__file__).with_name("paper.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def regression_curve(method: str) -> dict[int, float]:
+    """Return the published error by the number of updates (Fig. 6, left).
+
+    Example:
+        >>> regression_curve("gd")[59800]
+        0.00028
+    """
+    table = load()["regression"]["error_while_training"]
+    return dict(zip(table["updates"], table[method], strict=True))
+
+
+def regression_iterations(method: str) -> dict[int, float]:
+    """Return the published error by the true number of iterations (Fig. 6, right).
+
+    Example:
+        >>> regression_iterations("dcem")[10]
+        0.000389
+    """
+    table = load()["regression"]["error_by_iterations"]
+    return dict(zip(table[f"{method}_iterations"], table[method], strict=True))

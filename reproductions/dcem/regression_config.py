@@ -1,0 +1,160 @@
+"""Settings of stage (a), regression: those of the paper are the defaults."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from diffplan.errors import ArgumentError, require_at_least
+from diffplan.planners import DCEM, GradMPC
+from reproductions.dcem.ensemble import OptimizerSettings
+from reproductions.dcem.training import require_schedule
+
+METHODS = ("gd", "dcem")
+DOMAIN = (0.0, 2 * math.pi)
+"""Of x in the target y = x sin x."""
+
+
+@dataclass(frozen=True)
+class DescentSettings:
+    """Unrolled gradient descent on the energy, from y = 0.
+
+    Attributes:
+        iterations: Steps in training.
+        step_size: Of each.
+    """
+
+    iterations: int = 10
+    step_size: float = 0.1
+
+    def build(self, iterations: int | None = None) -> GradMPC:
+        """Return the solver, with its number of iterations or another one."""
+        count = self.iterations if iterations is None else iterations
+        return GradMPC(1, iterations=count, num_candidates=1, step_size=self.step_size)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """DCEM on the energy, from y = 0.
+
+    Attributes:
+        iterations: Refits in training.
+        num_samples: Candidates per refit.
+        num_elites: Sum of the soft choices.
+        temperature: Of the choice; the costs are standardised.
+        initial_std: Spread of the first candidates; y is unbounded.
+    """
+
+    iterations: int = 10
+    num_samples: int = 100
+    num_elites: int = 10
+    temperature: float = 1.0
+    initial_std: float = 7.0
+
+    def build(self, iterations: int | None = None) -> DCEM:
+        """Return the solver, with its number of iterations or another one."""
+        return DCEM(
+            1,
+            iterations=self.iterations if iterations is None else iterations,
+            num_samples=self.num_samples,
+            num_elites=self.num_elites,
+            temperature=self.temperature,
+            initial_std=self.initial_std,
+        )
+
+
+@dataclass(frozen=True)
+class RegressionTraining:
+    """Training of one ensemble.
+
+    Attributes:
+        updates: Of the energy; each sees one x.
+        points: Evenly spaced x with their y, the training set.
+        hidden: Width of the three hidden layers of the energy.
+        evaluate_every: Updates between measurements of the error on all points.
+        checkpoint_every: Updates between checkpoints, a multiple of the above.
+        compile: Compile an update with `torch.compile`: two (dcem) to eight (gd) times
+            faster, equal up to rounding; needs a C++ compiler.
+        optimizer: Adam, clipping and the falling learning rate.
+        descent: Solver of method `gd`.
+        search: Solver of method `dcem`.
+    """
+
+    updates: int = 100_000
+    points: int = 100
+    hidden: int = 128
+    evaluate_every: int = 100
+    checkpoint_every: int = 1000
+    compile: bool = True
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    descent: DescentSettings = field(default_factory=DescentSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("points", "hidden"):
+            require_at_least(name, getattr(self, name), 1)
+        require_schedule(self.updates, self.evaluate_every, self.checkpoint_every)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Layer sizes of the energy E(x, y)."""
+        return (2, self.hidden, self.hidden, self.hidden, 1)
+
+    def solver(self, method: str, iterations: int | None = None) -> GradMPC | DCEM:
+        """Return what minimises the energy."""
+        settings = self.descent if method == "gd" else self.search
+        return settings.build(iterations)
+
+
+@dataclass(frozen=True)
+class RegressionEvaluation:
+    """What is measured on the trained energies.
+
+    Attributes:
+        iterations: Numbers of test-time iterations.
+        grid: Points per axis of the energy surface.
+        span: The surface covers y from -span to span.
+    """
+
+    iterations: tuple[int, ...] = (*range(17), 19, 20, 30, 40)
+    grid: int = 200
+    span: float = 7.0
+
+
+@dataclass(frozen=True)
+class RegressionConfig:
+    """Settings of stage (a).
+
+    Attributes:
+        methods: Solvers that are trained, gd and dcem.
+        training: Of each ensemble.
+        evaluation: Of the trained energies.
+    """
+
+    methods: tuple[str, ...] = METHODS
+    training: RegressionTraining = field(default_factory=RegressionTraining)
+    evaluation: RegressionEvaluation = field(default_factory=RegressionEvaluation)
+
+    def __post_init__(self) -> None:
+        _check_methods(self.methods)
+
+    @classmethod
+    def smoke(cls) -> "RegressionConfig":
+        """Return settings of seconds; the numbers mean nothing."""
+        config = cls()
+        training = replace(
+            config.training,
+            updates=40,
+            hidden=16,
+            points=10,
+            evaluate_every=20,
+            checkpoint_every=20,
+            compile=False,
+        )
+        evaluation = RegressionEvaluation(iterations=(0, 5, 10, 20), grid=20)
+        return replace(config, training=training, evaluation=evaluation)
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ArgumentError(f"methods: expected some of {METHODS}, got {methods}")

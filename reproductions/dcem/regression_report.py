@@ -1,0 +1,260 @@
+"""Tables and figures of stage (a), made from its run folders."""
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.statistics import Estimate, mean
+from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
+from reproductions.dcem import paper_numbers
+from reproductions.dcem.regression_config import METHODS
+
+NAMES = {"gd": "unrolled GD", "dcem": "DCEM"}
+COLOUR = dict(zip(METHODS, COLOURS, strict=False))
+TRAINED_ITERATIONS = 10
+SHOWN_ITERATIONS = (1, 5, 10, 20)
+"""Numbers of iterations whose predictions are drawn."""
+
+Curves = dict[int, list[float]]
+"""Errors of all seeds, by updates or iterations."""
+
+
+def write(directory: Path, output: Path) -> str:
+    """Write what the finished trainings and tests allow; return Markdown.
+
+    Args:
+        directory: Of the stage's runs.
+        output: Receives `regression*.csv`, `regression.json` and figures.
+    """
+    curves = _by_method(directory, "{}/metrics.csv", "update")
+    ablations = _by_method(directory, "{}_tests/iterations.csv", "iterations")
+    if not curves:
+        return ""
+    parts = [_training_section(curves, output)]
+    if ablations:
+        parts.append(_iterations_section(ablations, output))
+        parts.append(_surface_section(directory, output))
+    numbers = {
+        method: _summary(curves[method], ablations.get(method)) for method in curves
+    }
+    _draw_curves(curves, ablations, output / "regression_curves.png")
+    text = json.dumps(numbers, indent=2) + "\n"
+    write_text(output / "regression.json", text)
+    return "\n".join(parts)
+
+
+def _by_method(directory: Path, pattern: str, key: str) -> dict[str, Curves]:
+    found: dict[str, Curves] = {}
+    for method in METHODS:
+        path = directory / pattern.format(method)
+        if path.exists():
+            rows = read_csv(path)
+            curves: Curves = {}
+            for row in rows:
+                curves.setdefault(int(row[key]), []).append(float(row["error"]))
+            found[method] = curves
+    return found
+
+
+def _training_section(curves: dict[str, Curves], output: Path) -> str:
+    published = {method: paper_numbers.regression_curve(method) for method in curves}
+    lasts = {max(found) for found in curves.values()}
+    known = next(iter(published.values()))
+    updates = sorted({n for n in known if n <= max(lasts)} | lasts)
+    header, rows = ["updates"], []
+    for method in curves:
+        header += [f"{NAMES[method]}: paper", "ours [95 %]", "ours / paper"]
+    for count in updates:
+        line = [f"{count:,}"]
+        for method, found in curves.items():
+            line += _cells(found.get(count), published[method].get(count))
+        rows.append(line)
+    table = [
+        {"method": method, "update": count, **_columns(found[count])}
+        for method, found in curves.items()
+        for count in sorted(found)
+    ]
+    write_csv(output / "regression_curves.csv", table)
+    return (
+        "### Training error (Fig. 6, left)\n\n"
+        "Mean squared error on the 100 points, mean over seeds.\n\n"
+        + markdown_table(header, rows)
+        + "\n![Training and test-time iterations](regression_curves.png)\n\n"
+        "*Training error (left; thin: seeds, thick: mean, crosses: paper) and error by "
+        "number of test-time iterations (right; the dotted line marks those of "
+        "training).*\n"
+    )
+
+
+def _iterations_section(ablations: dict[str, Curves], output: Path) -> str:
+    published = {
+        method: paper_numbers.regression_iterations(method) for method in ablations
+    }
+    counts = sorted(set().union(*ablations.values()))
+    header, rows = ["iterations"], []
+    for method in ablations:
+        header += [f"{NAMES[method]}: paper", "ours [95 %]", "ours / paper"]
+    for count in counts:
+        line = [f"{count}" + (" (trained)" if count == TRAINED_ITERATIONS else "")]
+        for method, found in ablations.items():
+            line += _cells(found.get(count), published[method].get(count))
+        rows.append(line)
+    table = [
+        {"method": method, "iterations": count, **_columns(found[count])}
+        for method, found in ablations.items()
+        for count in sorted(found)
+    ]
+    write_csv(output / "regression_iterations.csv", table)
+    growths = ", ".join(
+        f"{NAMES[method]} {_growth(found):.3g}"
+        for method, found in ablations.items()
+        if 2 * TRAINED_ITERATIONS in found
+    )
+    return (
+        "### Other numbers of iterations at test time (Fig. 6, right)\n\n"
+        "Trained with 10. The paper's axis is off by one for DCEM; here both columns "
+        "have the true number.\n\n"
+        + markdown_table(header, rows)
+        + f"\nError at 20 iterations over error at 10: {growths}.\n"
+    )
+
+
+def _surface_section(directory: Path, output: Path) -> str:
+    found = {}
+    for method in METHODS:
+        path = directory / f"{method}_tests" / "surface.npz"
+        if path.exists():
+            with np.load(io.BytesIO(path.read_bytes())) as content:
+                found[method] = dict(content)
+    _draw_surfaces(found, output / "regression_surface.png")
+    return (
+        "### Energy surfaces and predictions (Fig. 1 and 7)\n\n"
+        "![Energy surfaces](regression_surface.png)\n\n"
+        "*Learned energies E(x, y), scaled to 0 … 1 in each column, as "
+        "log(E + 1e-6) from -10 (dark) to 0. White: y = x sin x. Dashed: predictions "
+        "after 10 iterations. Last column: predictions of the first seed after other "
+        "numbers of iterations.*\n"
+    )
+
+
+def _cells(values: list[float] | None, published: float | None) -> list[str]:
+    if values is None:
+        return ["–" if published is None else f"{published:.3g}", "–", "–"]
+    ours = mean(values)
+    ratio = "–" if published is None else f"{ours.value / published:.2g}"
+    return ["–" if published is None else f"{published:.3g}", _text(ours), ratio]
+
+
+def _text(estimate: Estimate) -> str:
+    """Return `2.8e-04 [0, 5.1e-04]`; an error is never negative."""
+    if estimate.low != estimate.low:
+        return f"{estimate.value:.3g}"
+    return f"{estimate.value:.3g} [{max(estimate.low, 0):.2g}, {estimate.high:.2g}]"
+
+
+def _columns(values: list[float]) -> dict[str, object]:
+    estimate = mean(values)
+    columns: dict[str, object] = {
+        "error": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+    }
+    return columns | {f"member_{i}": value for i, value in enumerate(values)}
+
+
+def _growth(found: Curves) -> float:
+    trained, doubled = found[TRAINED_ITERATIONS], found[2 * TRAINED_ITERATIONS]
+    return mean(doubled).value / mean(trained).value
+
+
+def _summary(curve: Curves, ablation: Curves | None) -> dict[str, Any]:
+    """Return the numbers that the paper's claims are tested with."""
+    last = max(curve)
+    found: dict[str, Any] = {"updates": last, "final_error": mean(curve[last]).value}
+    if ablation and 2 * TRAINED_ITERATIONS in ablation:
+        found["error_at_trained_iterations"] = mean(ablation[TRAINED_ITERATIONS]).value
+        found["growth_at_twice_the_iterations"] = _growth(ablation)
+    return found
+
+
+# Figures
+
+
+def _draw_curves(
+    curves: dict[str, Curves], ablations: dict[str, Curves], path: Path
+) -> None:
+    figure, ((left, right),) = new_figure(1, 2, size=(5.0, 3.4))
+    for axis, runs, published in (
+        (left, curves, paper_numbers.regression_curve),
+        (right, ablations, paper_numbers.regression_iterations),
+    ):
+        for method, found in runs.items():
+            _draw_method(axis, method, found, published)
+        axis.set_yscale("log")
+        axis.set_ylabel("mean squared error")
+    left.set_xlabel("updates")
+    right.set_xlabel("iterations at test time")
+    right.axvline(TRAINED_ITERATIONS, color="black", linestyle=":", linewidth=1)
+    left.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def _draw_method(
+    axis: Any, method: str, found: Curves, published: Callable[[str], dict[int, float]]
+) -> None:
+    steps = np.array(sorted(found))
+    members = np.array([found[step] for step in steps]).T
+    draw_runs(axis, [steps] * len(members), members, NAMES[method], COLOUR[method])
+    paper = published(method)
+    axis.plot([*paper], [*paper.values()], "x", color=COLOUR[method], markersize=6)
+
+
+def _draw_surfaces(found: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    columns = max(len(content["seeds"]) for content in found.values()) + 1
+    figure, axes = new_figure(len(found), columns, size=(3.0, 2.8))
+    for row, (method, content) in zip(axes, found.items(), strict=True):
+        for index, seed in enumerate(content["seeds"]):
+            _draw_surface(row[index], content, index)
+            row[index].set_title(f"{NAMES[method]}, seed {seed}", fontsize=9)
+        _draw_predictions(row[-1], content)
+        row[-1].set_title(f"{NAMES[method]}, predictions", fontsize=9)
+    save_figure(figure, path)
+
+
+def _draw_surface(axis: Any, content: dict[str, np.ndarray], index: int) -> None:
+    energy = content["energies"][index]
+    lowest, highest = (f(axis=1, keepdims=True) for f in (energy.min, energy.max))
+    scaled = np.log((energy - lowest) / (highest - lowest) + 1e-6).clip(-10, 0)
+    x, (low, high) = content["points"], content["span"] * np.array([-1, 1])
+    axis.imshow(
+        scaled.T, origin="lower", extent=(x[0], x[-1], low, high), aspect="auto"
+    )
+    axis.grid(False)
+    axis.plot(x, x * np.sin(x), color="white", linewidth=1)
+    trained = _of_iterations(content, [TRAINED_ITERATIONS])
+    for _, predictions in trained:
+        axis.plot(x, predictions[index], "--", color="#d1495b", linewidth=1)
+
+
+def _draw_predictions(axis: Any, content: dict[str, np.ndarray]) -> None:
+    x = content["points"]
+    axis.plot(x, x * np.sin(x), color="black", linewidth=1.5, label="target")
+    pairs = _of_iterations(content, SHOWN_ITERATIONS)
+    for colour, (count, predictions) in zip(COLOURS, pairs, strict=False):
+        axis.plot(x, predictions[0], color=colour, linewidth=1, label=str(count))
+    axis.set_ylim(-7, 7)
+    axis.legend(frameon=False, fontsize=7)
+
+
+def _of_iterations(
+    content: dict[str, np.ndarray], wanted: Iterable[int]
+) -> list[tuple[int, np.ndarray]]:
+    known = {
+        int(n): content["predictions"][i] for i, n in enumerate(content["iterations"])
+    }
+    return [(count, known[count]) for count in wanted if count in known]
