@@ -117,7 +117,7 @@ def limited_sweep(
         problem: In increments, with the leading dimensions of `damping`.
         low: Lower bounds of the increments, at most zero, `[…, T, A]`.
         high: Upper bounds, at least zero, `[…, T, A]`.
-        damping: Twice the weight of |du|² in the cost of a step, `[…]`.
+        damping: Twice the weight of ‖du‖² in the cost of a step, `[…]`.
     """
     batch, lead = damping.shape, damping.dim()
     dynamics, costs = (flatten_batch(part, lead) for part in problem[:2])

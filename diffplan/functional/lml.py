@@ -9,9 +9,9 @@ sum right. `docs/mathematics/lml.md` derives what follows.
     P(s) = Σ over the chosen (1 - y_i),   Q(s) = Σ over the others y_i,
 
 so that Σ y - k = Q - P. The equation is solved in the form F(s) = log Q - log P = 0,
-because 1 ≤ F' ≤ 2 for every input: a Newton step never diverges, |F| bounds the error,
-and F is exactly linear both for ties and for scores that are far apart. No bracket is
-searched, no scale matters, and a fixed number of steps is enough.
+because 1 ≤ F' ≤ 2 for every input: a Newton step never diverges, the size of F bounds
+the error, and F is exactly linear both for ties and for scores that are far apart. No
+bracket is searched, no scale matters, and a fixed number of steps is enough.
 
 **Backward.** With h = y (1 - y) the Jacobian is (diag(h) - h hᵀ / Σh) / τ, symmetric;
 it is written in terms of y, so that it can be differentiated again.
@@ -37,7 +37,7 @@ MANY = 1024
 were found see `docs/mathematics/lml.md`."""
 
 FAR = {torch.float32: 40.0, torch.float64: 80.0}
-"""Beyond this distance e^-|z| is far below rounding error."""
+"""Beyond this distance e^-abs(z) is far below rounding error."""
 
 
 def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:

@@ -61,7 +61,7 @@ class ShootingGN(SecondOrderShooting):
             step only if it lowers the cost; a number, or a tensor or `nn.Parameter` to
             learn it, stays as it is, and every step is taken.
         tolerance: Of the largest entry of the projected gradient
-            |u - project(u - ∂cost/∂u)|.
+            `|u - project(u - ∂cost/∂u)|`.
         step_sizes: Fractions of the step that are tried, above 0 and at most 1; the
             best is taken.
         num_starts: Starting points that are optimised side by side; the best result is

@@ -67,7 +67,7 @@ class ILQR(SecondOrderShooting):
         damping: The regularisation μ of Q_uu and its schedule, per batch element: the
             model has ½ μ ‖du‖² added, as in Levenberg-Marquardt.
         tolerance: Of the largest entry of the projected gradient
-            |u - project(u - ∂cost/∂u)|.
+            `|u - project(u - ∂cost/∂u)|`.
         step_sizes: Fractions of the step that are tried, above 0 and at most 1.
         early_exit: Whether to stop once every element is within the tolerance. That
             looks at a number from the host in each iteration, which makes a GPU wait

@@ -113,7 +113,7 @@ def follow(
 def gradient_norm(box: Box, nominal: Nominal, step: Step) -> Tensor:
     """Return the largest entry `[…]` of the gradient that the bounds leave to descend.
 
-    max |u - project(u - slope)|: zero exactly at a stationary point of the bounded
+    `max |u - project(u - slope)|`: zero exactly at a stationary point of the bounded
     problem, and the slope itself where no bound is near. Infinite where the slope is
     not known.
     """

@@ -37,7 +37,7 @@ class GradientRow:
 
     @property
     def error(self) -> float:
-        """|layer - difference| / (1 + |difference|)."""
+        """`|layer - difference| / (1 + |difference|)`."""
         return abs(self.layer - self.difference) / (1 + abs(self.difference))
 
     @property
@@ -117,7 +117,7 @@ def check_gradients(
         order: 2 also checks the derivative of the gradient.
         directions: Random directions per tensor.
         step: Of the differences, relative to nothing: 1e-6 suits numbers near one.
-        tolerance: Largest |layer - difference| / (1 + |difference|).
+        tolerance: Largest `|layer - difference| / (1 + |difference|)`.
         seed: Of weighting and directions.
         verbose: Print the table.
 

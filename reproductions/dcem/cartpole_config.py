@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from diffplan.errors import ArgumentError, require_at_least
 from diffplan.planners import CEM, DCEM
@@ -86,7 +87,7 @@ class EmbeddingTraining:
 
     def search(self, temperature: float) -> DCEM | CEM:
         """Return what searches the latent space; temperature 0 is plain CEM."""
-        common = {
+        common: dict[str, Any] = {
             "num_samples": self.num_samples,
             "num_elites": self.num_elites,
             "iterations": self.iterations,

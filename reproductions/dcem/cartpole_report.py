@@ -237,7 +237,7 @@ def _draw_curves(cells: list[Cell], expert: float, path: Path) -> None:
             colour = COLOURS[temperatures.index(cell.temperature)]
             tau = f"{cell.temperature:g}"
             steps = [cell.updates] * len(cell.costs)
-            draw_runs(axis, steps, cell.costs, f"τ = {tau}", colour)
+            draw_runs(axis, steps, list(cell.costs), f"τ = {tau}", colour)
             paper = published.get(str(latent), {}).get(tau)
             if paper is not None:
                 axis.plot([PAPER_UPDATES], [paper], "x", color=colour)

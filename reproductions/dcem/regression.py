@@ -252,7 +252,7 @@ def test(
             for seed, error in zip(seeds, errors, strict=True)
         ]
     write_csv(directory / "iterations.csv", rows)
-    content = {
+    content: dict[str, Any] = {
         "seeds": np.array(seeds),
         "span": np.array(evaluation.span),
         "points": points.numpy(),

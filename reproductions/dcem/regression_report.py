@@ -16,6 +16,7 @@ from reproductions.dcem.regression_config import METHODS
 
 NAMES = {"gd": "unrolled GD", "dcem": "DCEM"}
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
+PAPER_UPDATES = 100_000
 TRAINED_ITERATIONS = 10
 SHOWN_ITERATIONS = (1, 5, 10, 20)
 """Numbers of iterations whose predictions are drawn."""
@@ -82,7 +83,8 @@ def _training_section(curves: dict[str, Curves], output: Path) -> str:
     write_csv(output / "regression_curves.csv", table)
     return (
         "### Training error (Fig. 6, left)\n\n"
-        "Mean squared error on the 100 points, mean over seeds.\n\n"
+        "Mean squared error on the 100 points, mean over seeds. "
+        f"{_progress(curves)}\n\n"
         + markdown_table(header, rows)
         + "\n![Training and test-time iterations](regression_curves.png)\n\n"
         "*Training error (left; thin: seeds, thick: mean, crosses: paper) and error by "
@@ -140,6 +142,16 @@ def _surface_section(directory: Path, output: Path) -> str:
         "after 10 iterations. Last column: predictions of the first seed after other "
         "numbers of iterations.*\n"
     )
+
+
+def _progress(curves: dict[str, Curves]) -> str:
+    """Return how far each training is, so that no share passes for the whole."""
+    parts = []
+    for method, found in curves.items():
+        missing = max(found) < PAPER_UPDATES
+        share = f" of the paper's {PAPER_UPDATES:,}" if missing else ""
+        parts.append(f"{NAMES[method]}: {max(found):,}{share}")
+    return f"Updates: {'; '.join(parts)}."
 
 
 def _cells(values: list[float] | None, published: float | None) -> list[str]:
@@ -208,7 +220,7 @@ def _draw_method(
     axis: Any, method: str, found: Curves, published: Callable[[str], dict[int, float]]
 ) -> None:
     steps = np.array(sorted(found))
-    members = np.array([found[step] for step in steps]).T
+    members = list(np.array([found[step] for step in steps]).T)
     draw_runs(axis, [steps] * len(members), members, NAMES[method], COLOUR[method])
     paper = published(method)
     axis.plot([*paper], [*paper.values()], "x", color=COLOUR[method], markersize=6)

@@ -290,9 +290,12 @@ def test_a_jacobian_of_nan_spoils_nobody_else() -> None:
         torch.testing.assert_close(gradient, reference)
 
 
-def test_two_actions_with_active_bounds_have_right_gradients() -> None:
+@pytest.mark.parametrize("gauss_newton", [True, False])
+def test_two_actions_with_active_bounds_have_right_gradients(
+    gauss_newton: bool,
+) -> None:
     problem, starts, _ = planning_lqr(4, 3, 2, limit=0.5, seed=4)
-    planner = ILQR(4, 3)
+    planner = ILQR(4, 2, gauss_newton=gauss_newton)
 
     def actions(start: Tensor, half_width: Tensor) -> Tensor:
         box = dp.Box(-half_width, half_width)

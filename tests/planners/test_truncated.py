@@ -13,10 +13,15 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.errors import ArgumentError
 from diffplan.planners import LatCo
+from diffplan.planners.second_order import SecondOrderShooting
 
 each_truncated = each_planner_that(lambda case: dp.Truncated in case.gradients)
+# … whose iterate is the actions alone.
 each_loop = each_planner_that(
-    lambda case: dp.Truncated in case.gradients and not isinstance(case.build(), LatCo)
+    lambda case: (
+        dp.Truncated in case.gradients
+        and not isinstance(case.build(), LatCo | SecondOrderShooting)
+    )
 )
 ITERATIONS = 4
 
@@ -113,6 +118,24 @@ def test_latco_goes_on_from_a_constant(engine: str) -> None:
     found = slope(latco(6, dp.Truncated(2))(given, problem.state))
     before = latco(4, dp.Detach())(given, problem.state).detach()
     after = latco(2, dp.Unroll())(given, problem.state, warm_start=before)
+    torch.testing.assert_close(found, slope(after), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [dp.ILQR, dp.ShootingGN])
+def test_second_order_shooting_goes_on_from_a_constant(
+    kind: type[SecondOrderShooting],
+) -> None:
+    # Its iterate is (actions, damping), and states that follow from the actions.
+    problem = linear_quadratic(0.7)
+    leaf = problem.values["dynamics"].clone().requires_grad_()
+    given = problem.with_values(dynamics=leaf)
+
+    def slope(plan: dp.Plan) -> Tensor:
+        return torch.autograd.grad(weighted(plan.actions), leaf)[0]
+
+    found = slope(kind(HORIZON, 3, gradient=dp.Truncated(2))(given, problem.state))
+    before = kind(HORIZON, 1, gradient=dp.Detach())(given, problem.state).detach()
+    after = kind(HORIZON, 2)(given, problem.state, warm_start=before)
     torch.testing.assert_close(found, slope(after), rtol=1e-9, atol=1e-12)
 
 
