@@ -6,8 +6,9 @@
 
 Each peer runs in a virtual environment of its own (`nox -s bench` fills them), each
 contender in a process of its own on one thread. The two take turns, and medians are
-compared. A contender must also say what it found: the cost of its actions, counted by
-the same function, stands beside its time. A peer that could not be installed or that
+compared. A contender must also say what it found: the cost of its actions, and the
+largest slope that the bounds leave there, both counted by the same function, stand
+beside its time. A peer that could not be installed or that
 fails on a case is reported with its error.
 """
 
@@ -39,7 +40,7 @@ class Case:
 
     Attributes:
         peer: The library, and the environment and worker of that name.
-        planner: Our planner.
+        planner: Our planner, or LQR, the layer.
         problem: "linear" or "pendulums".
         batch: B.
         horizon: T.
@@ -103,6 +104,8 @@ def cases(
     for size in sizes:
         linear = Case("mpc", "ILQR", "linear", **SECOND_ORDER, **size)
         nonlinear = replace(linear, problem="pendulums", state=whole(size["state"]))
+        regulator = replace(linear, planner="LQR", limit=None, iterations=1)
+        yield from (regulator, replace(regulator, backward=True))
         yield from (linear, replace(linear, backward=True))
         yield from (nonlinear, replace(nonlinear, backward=True))
         # Without Jacobians the peer's gradient leaves terms out: forward only.
@@ -256,7 +259,8 @@ def run(
 
 HEADER = (
     "| planner | peer | problem | S | T | B | ours ms | peer ms | peer / ours "
-    "| our cost | peer's cost |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    "| our cost | peer's cost | our slope | peer's slope |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -269,10 +273,11 @@ def row(record: dict[str, Any]) -> str:
     )
     for name, found in (("ours", ours), ("peer", peer)):
         if "error" in found:
-            return f"{left}| {name} failed: {found['error']} | | | | |"
+            return f"{left}| {name} failed: {found['error']} | | | | | | |"
     return (
         f"{left}| {ours['median_ms']:.2f} | {peer['median_ms']:.2f} "
-        f"| {record['ratio']:.1f} | {ours['cost']:.5g} | {peer['cost']:.5g} |"
+        f"| {record['ratio']:.1f} | {ours['cost']:.5g} | {peer['cost']:.5g} "
+        f"| {ours['slope']:.1e} | {peer['slope']:.1e} |"
     )
 
 

@@ -92,15 +92,17 @@ class Implicit(GradientStrategy):
     The planner runs without a graph and its answer is polished by Newton steps until
     it is stationary: ∇F(z; θ) = 0 for the function F that the planner minimises, on
     the actions that no bound holds. Then dz/dθ = -H⁻¹ ∂²F/∂z∂θ, where H is the *true*
-    Hessian of F. Backward solves with H by conjugate gradients on exact
-    Hessian-vector products, preconditioned with a Gauss-Newton factorisation; the
-    Gauss-Newton matrix itself would give a wrong derivative wherever a residual is
-    not zero at the solution. Memory does not grow with the iterations.
+    Hessian of F; the Gauss-Newton matrix would give a wrong derivative wherever a
+    residual is not zero at the solution. `ILQR` and `ShootingGN` solve with H exactly
+    for states of few numbers (it is a regulator's), else, as LatCo does, by conjugate
+    gradients on exact Hessian-vector products, preconditioned with a Gauss-Newton
+    factorisation. Memory does not grow with the iterations.
 
     A solution that is not stationary within `tolerance`, and one whose Hessian is not
     positive definite, has no such derivative. The first is known in the forward pass
     (`plan.status` says NOT_STATIONARY, `plan.diagnostics["stationarity"]` by how
-    much), the second in backward; `on_failure` decides what backward does with them.
+    much), the second then or in backward; `on_failure` decides what backward does with
+    them.
 
     Attributes:
         order: 2 lets the derivative be differentiated again, at twice the cost; with 1

@@ -165,6 +165,15 @@ class Problem:
             state = self.dynamics(state, actions[:, step])
         return total + self.terminal_cost(state)
 
+    def slope(self, actions: Tensor) -> float:
+        """Return the largest entry of the slope of the cost that the bounds leave."""
+        actions = actions.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.cost(actions).sum(), actions)
+        downhill = actions.detach() - slope
+        if self.limit is not None:
+            downhill = downhill.clamp(-self.limit, self.limit)
+        return (actions.detach() - downhill).abs().max().item()
+
 
 def build(case: dict[str, Any]) -> Problem:
     """Build the problem that a case describes.

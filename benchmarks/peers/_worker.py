@@ -109,6 +109,7 @@ class Session:
                 costs.append(problem.cost(contender.actions(found).detach()).mean())
         return {
             "cost": torch.stack(costs).mean().item(),
+            "slope": problem.slope(contender.actions(found)),
             "first_seconds": first,
             "gradient_norms": [gradient.norm().item() for gradient in gradients],
         }

@@ -6,9 +6,8 @@ from diffplan.functional.block_tridiagonal import (
     normal_equations_step,
 )
 from diffplan.functional.box_lqr import (
-    ExtendedLQR,
+    IncrementalLQR,
     LimitedLaw,
-    extend_dynamics,
     limited_rollout,
     limited_sweep,
 )
@@ -30,6 +29,7 @@ from diffplan.functional.projections import (
     project_intersection,
     project_simplex,
 )
+from diffplan.functional.returns import generalized_advantages
 from diffplan.functional.riccati import RiccatiFactor, riccati_factorize, riccati_step
 from diffplan.functional.rollout import rollout
 from diffplan.functional.top_k import hard_top_k
@@ -41,7 +41,7 @@ __all__ = [
     "ChainRightHandSide",
     "ChainSolution",
     "ChainSystem",
-    "ExtendedLQR",
+    "IncrementalLQR",
     "LQRFactor",
     "LQRProblem",
     "LQRSolution",
@@ -50,7 +50,7 @@ __all__ = [
     "batched_jacobian",
     "box_qp",
     "colour_noise",
-    "extend_dynamics",
+    "generalized_advantages",
     "hard_top_k",
     "limited_rollout",
     "limited_sweep",

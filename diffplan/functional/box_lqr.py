@@ -8,16 +8,15 @@ before knows it::
 
     du_t = k_t + K_t dx_t,     low ≤ k_t ≤ high.
 
-Everything is written for z = (du, dx, 1): with the constant one among the variables, a
-single recursion of matrices carries the linear terms too, and solves for all columns of
-the law at once. For matrices as small as these the number of operations is what counts.
+For matrices as small as these the number of operations is what counts: gain and
+feedforward are columns of one law and solved for at once.
 
 A law that is zero everywhere is optimal within the bounds. Otherwise it is the optimum
 of each step given those after it, which is not quite the one of all steps together:
 iterated, it gets there, usually in as many sweeps as it takes to find the held actions.
 
-Symbols: F dynamics, from z to (dx', 1); C cost ½ z'C z; V cost-to-go of (dx, 1);
-Q = C + F'V F; law = (K, k).
+Symbols: z = (du, dx); F = (B, A) dynamics, from z to dx'; V, v cost-to-go
+½ dx'V dx + v'dx; Q the same by z, before the action is chosen; law = (K, k).
 
 References:
     Tassa, Mansard and Todorov 2014, "Control-limited differential dynamic programming"
@@ -28,47 +27,84 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from diffplan.functional.box_qp import solve_free
-from diffplan.functional.chain import flatten_batch, zero_unless
+from diffplan.functional.chain import flatten_batch, times, zero_unless
 from diffplan.functional.lqr import LQRProblem
+from diffplan.functional.lqr_kkt import transitions
+
+_OUTER = 4
+"""Up to so many actions outer products are faster than a product of matrices."""
 
 
-class ExtendedLQR(NamedTuple):
-    """A linear-quadratic problem of z = (action, state, 1), n = A + S + 1 numbers.
+class IncrementalLQR(NamedTuple):
+    """A linear-quadratic problem of increments z = (du, dx), n = A + S numbers.
+
+    Without offsets, and the given state does not move. Dynamics or Hessians that are
+    one for all steps may be expanded tensors.
 
     Attributes:
-        dynamics: F_t, `[…, T, S+1, n]`; its last row is (0, 0, 1).
-        costs: C_t, symmetric, `[…, T, n, n]`.
-        end: The cost of (x_T, 1), symmetric, `[…, S+1, S+1]`.
+        action_jacobian: B_t, `[…, T, S, A]`.
+        state_jacobian: A_t, `[…, T, S, S]`.
+        hessian: Of the cost of a step by z, symmetric, `[…, T, n, n]`.
+        gradient: Of the same, `[…, T, n]`.
+        end_hessian: Of the cost of the last state, symmetric, `[…, S, S]`.
+        end_gradient: Of the same, `[…, S]`.
     """
 
-    dynamics: Tensor
-    costs: Tensor
-    end: Tensor
+    action_jacobian: Tensor
+    state_jacobian: Tensor
+    hessian: Tensor
+    gradient: Tensor
+    end_hessian: Tensor
+    end_gradient: Tensor
+
+    def costates(self) -> Tensor:
+        """λ_1 … λ_T, the derivative of the cost by x_1 … x_T where z is zero.
+
+        Returns:
+            `[…, T, S]`.
+        """
+        lead = self.end_gradient.dim() - 1
+        batch, width = self.end_gradient.shape[:-1], self.action_jacobian.shape[-1]
+        gradient, matrices = (
+            flatten_batch(part, lead)
+            for part in (self.gradient[..., width:], self.state_jacobian)
+        )
+        rows = gradient.split(1, 1)
+        found = [flatten_batch(self.end_gradient, lead).unsqueeze(1)]
+        for row, matrix in zip(rows[:0:-1], matrices.unbind(1)[:0:-1], strict=True):
+            found.append(torch.baddbmm(row, found[-1], matrix))
+        together = torch.cat(found[::-1], 1)
+        return together.view((*batch, *together.shape[1:]))
+
+    def slope(self, costates: Tensor) -> Tensor:
+        """The derivative of the cost by the actions where z is zero, `[…, T, A]`.
+
+        Args:
+            costates: Of this problem.
+        """
+        width = self.action_jacobian.shape[-1]
+        return self.gradient[..., :width] + times(costates, self.action_jacobian)
 
     def unpacked(self) -> LQRProblem:
-        """The same problem in the form that `lqr` solves, with x_0 = 0."""
-        size = self.end.shape[-1] - 1
-        width = self.costs.shape[-1] - size - 1
-        by_action, by_state, offset = self.dynamics[..., :size, :].split(
-            (width, size, 1), -1
-        )
-        rows = self.costs.split((width, size, 1), -2)
-        curvature, _, action_linear = rows[0].split((width, size, 1), -1)
-        cross, state_cost, state_linear = rows[1].split((width, size, 1), -1)
-        end = self.end[..., :size, :].unsqueeze(-3)
+        """The same problem in the form that `lqr` solves."""
+        width = self.action_jacobian.shape[-1]
+        end = self.end_hessian.unsqueeze(-3)
+        running = self.hessian[..., width:, width:]
+        by_state = self.state_jacobian
         return LQRProblem(
-            state_cost=torch.cat((state_cost, end[..., :size]), -3),
-            action_cost=curvature,
-            cross_cost=cross.mT,
-            state_linear=torch.cat((state_linear, end[..., size:]), -3).squeeze(-1),
-            action_linear=action_linear.squeeze(-1),
+            state_cost=torch.cat((running, end), -3),
+            action_cost=self.hessian[..., :width, :width],
+            cross_cost=self.hessian[..., :width, width:],
+            state_linear=torch.cat(
+                (self.gradient[..., width:], self.end_gradient.unsqueeze(-2)), -2
+            ),
+            action_linear=self.gradient[..., :width],
             state_jacobian=by_state,
-            action_jacobian=by_action,
-            offset=offset.squeeze(-1),
-            initial_state=torch.zeros_like(self.end[..., :size, 0]),
+            action_jacobian=self.action_jacobian,
+            offset=torch.zeros_like(self.gradient[..., width:]),
+            initial_state=torch.zeros_like(self.end_gradient),
         )
 
 
@@ -78,77 +114,92 @@ class LimitedLaw(NamedTuple):
     Attributes:
         feedforward: k_t, `[…, T, A]`.
         gains: K_t, `[…, T, A, S]`; rows of held actions are zero.
-        slope: Q_u, the derivative of the cost-to-go by the action, `[…, T, A]`. Where
-            all k_t are zero it is the derivative of the whole cost.
+        decrease: How much the law lowers the model's cost from the start that it is
+            made for, `[…]`; without a graph. Exact if no feedforward is at a bound,
+            else a lower bound.
         ok: Whether every damped Q_uu is positive definite in the free actions, and all
             is finite, `[…]` bool.
     """
 
     feedforward: Tensor
     gains: Tensor
-    slope: Tensor
+    decrease: Tensor
     ok: Tensor
 
 
-def extend_dynamics(by_action: Tensor, by_state: Tensor) -> Tensor:
-    """Return F `[…, S+1, n]` of linear dynamics with Jacobians B and A.
+class _Affine(NamedTuple):
+    """A matrix and a vector `M dx + m`, of each element."""
 
-    Args:
-        by_action: B, `[…, S, A]`.
-        by_state: A, `[…, S, S]`.
-    """
-    top = torch.cat((by_action, by_state, torch.zeros_like(by_state[..., :1])), -1)
-    row = torch.zeros_like(top[..., :1, :])
-    row[..., -1] = 1.0
-    return torch.cat((top, row), -2)
+    matrix: Tensor
+    vector: Tensor
 
 
 def limited_sweep(
-    problem: ExtendedLQR,
+    problem: IncrementalLQR,
     low: Tensor,
     high: Tensor,
     damping: Tensor,
+    *,
+    look: bool = False,
 ) -> LimitedLaw:
     """Sweep backwards over a linear-quadratic problem with limited actions.
 
     Differentiable to any order; which actions are held is piecewise constant.
 
     Args:
-        problem: In increments, with the leading dimensions of `damping`.
+        problem: With the leading dimensions of `damping`.
         low: Lower bounds of the increments, at most zero, `[…, T, A]`.
         high: Upper bounds, at least zero, `[…, T, A]`.
         damping: Twice the weight of ‖du‖² in the cost of a step, `[…]`.
+        look: Whether numbers may be looked at from the host. Steps whose actions are
+            all free are solved once then instead of twice, with the same outcome.
     """
     batch, lead = damping.shape, damping.dim()
-    dynamics, costs = (flatten_batch(part, lead) for part in problem[:2])
-    value = flatten_batch(problem.end, lead)
+    problem = IncrementalLQR(*(flatten_batch(part, lead) for part in problem))
     low, high = (flatten_batch(part, lead).unsqueeze(-1) for part in (low, high))
-    width, size = low.shape[-2], value.shape[-1]
+    width, size = low.shape[-2], problem.end_gradient.shape[-1]
     amount = flatten_batch(damping, lead)[:, None].expand(-1, width)
     diagonal = torch.diag_embed(amount)
-    inputs = (dynamics.mT, dynamics, costs, -high, -low, high > 0, low < 0)
-    stages = zip(*(reversed(tensor.unbind(1)) for tensor in inputs), strict=True)
-    laws, slopes, flags = [], [], []
-    for back, step, cost, *bounds in stages:
-        hessian = torch.baddbmm(cost, torch.bmm(back, value), step)
+    # the derivative of the cost-to-go; as a row, which batched products like best
+    value = _Affine(problem.end_hessian, problem.end_gradient.unsqueeze(1))
+    inputs = (problem.hessian, -high, -low, high > 0, low < 0)
+    forms, *limits = (tensor.unbind(1) for tensor in inputs)
+    parts = (
+        transitions(problem.action_jacobian, problem.state_jacobian),
+        forms,
+        problem.gradient.split(1, 1),
+        *limits,
+    )
+    stages = zip(*(reversed(part) for part in parts), strict=True)
+    gains, feedforwards, slopes, flags = [], [], [], []
+    for step, form, gradient, *bounds in stages:
+        hessian = torch.baddbmm(form, torch.bmm(step.mT, value.matrix), step)
+        row = torch.baddbmm(gradient, value.vector, step)
         action_rows, state_rows = hessian.split((width, size), 1)
-        curvature, linear = action_rows.split((width, size), 2)
-        curvature = curvature + diagonal
-        law, ok = _minus_law(curvature, linear, *bounds)
-        value = _cost_to_go(state_rows[:, :, width:], linear, curvature, law)
-        laws.append(law)
-        slopes.append(linear[:, :, -1])
+        curvature, cross = action_rows.split((width, size), 2)
+        slope, state_slope = row.split((width, size), 2)
+        curvature, answer = curvature + diagonal, _Affine(cross, slope.mT)
+        law, ok, best = _minus_law(curvature, answer, *bounds, look=look)
+        rest = _Affine(state_rows[:, :, width:], state_slope)
+        value = _cost_to_go(rest, answer, None if best else curvature, law)
+        gains.append(law.matrix)
+        feedforwards.append(law.vector)
+        slopes.append(slope)
         flags.append(ok)
-    law, slope = -torch.stack(laws[::-1], 1), torch.stack(slopes[::-1], 1)
-    finite = torch.isfinite(law.sum((1, 2, 3)) + slope.sum((1, 2)))
-    ok = finite & torch.stack(flags).all(0)
-    law = zero_unless(ok, law)
-    found = (law[..., -1], law[..., :-1], zero_unless(ok, slope), ok)
+    gain = -torch.stack(gains[::-1], 1)
+    feedforward = -torch.stack(feedforwards[::-1], 1).squeeze(-1)
+    slope = torch.cat(slopes[::-1], 1)
+    total = gain.sum((1, 2, 3)) + (feedforward + slope).sum((1, 2))
+    ok = torch.isfinite(total) & torch.stack(flags).all(0)
+    gain, feedforward = zero_unless(ok, gain), zero_unless(ok, feedforward)
+    # half of k'Q_u is what a minimum takes off, a step that a bound cuts short more
+    decrease = -0.5 * (feedforward.detach() * slope.detach()).sum((1, 2))
+    found = (feedforward, gain, zero_unless(ok, decrease), ok)
     return LimitedLaw(*(part.reshape((*batch, *part.shape[1:])) for part in found))
 
 
 def limited_rollout(
-    problem: ExtendedLQR, law: LimitedLaw, low: Tensor, high: Tensor
+    problem: IncrementalLQR, law: LimitedLaw, low: Tensor, high: Tensor
 ) -> Tensor:
     """Return the increments of the actions that a law gives in its linear model.
 
@@ -162,16 +213,20 @@ def limited_rollout(
         Inside the bounds, `[…, T, A]`.
     """
     batch, lead = law.ok.shape, law.ok.dim()
-    rows = torch.cat((law.gains, law.feedforward.unsqueeze(-1)), -1).mT
-    bounds = (low.unsqueeze(-2), high.unsqueeze(-2))
-    tensors = (problem.dynamics.mT, rows, *bounds)
+    tensors = (
+        problem.state_jacobian.mT,
+        problem.action_jacobian.mT,
+        law.gains.mT,
+        law.feedforward.unsqueeze(-2),
+        low.unsqueeze(-2),
+        high.unsqueeze(-2),
+    )
     stages = zip(*(flatten_batch(t, lead).unbind(1) for t in tensors), strict=True)
-    here = torch.zeros_like(flatten_batch(problem.end, lead)[:, :1])
-    here[..., -1] = 1.0
+    state = torch.zeros_like(flatten_batch(problem.end_gradient, lead)).unsqueeze(1)
     moves = []
-    for step, answer, lower, upper in stages:
-        move = torch.bmm(here, answer).clamp(lower, upper)
-        here = torch.bmm(torch.cat((move, here), -1), step)
+    for by_state, by_action, gain, feedforward, lower, upper in stages:
+        move = torch.baddbmm(feedforward, state, gain).clamp(lower, upper)
+        state = torch.baddbmm(torch.bmm(move, by_action), state, by_state)
         moves.append(move)
     together = torch.cat(moves, 1)
     return together.view((*batch, *together.shape[1:]))
@@ -179,72 +234,131 @@ def limited_rollout(
 
 def _minus_law(
     curvature: Tensor,
-    linear: Tensor,
+    answer: _Affine,
     least: Tensor,
     most: Tensor,
     below_high: Tensor,
     above_low: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """-(K, k) `[B, A, S+1]` of one step, and whether it was found `[B]`.
+    *,
+    look: bool,
+) -> tuple[_Affine, Tensor, bool]:
+    """-(K, k) `[B, A, S]`, `[B, A, 1]` of one step.
 
     Args:
         curvature: Q_uu.
-        linear: Q_ux and, last, Q_u.
+        answer: Q_ux and Q_u.
         least: Least -k, `[B, A, 1]`.
         most: Most -k.
         below_high: Whether the increment may be positive.
         above_low: Whether it may be negative.
+        look: Whether numbers may be looked at from the host.
+
+    Returns:
+        The law; whether it was found, `[B]`; and whether it is known to be the best one
+        for all elements, with what is held at zero.
     """
     if curvature.shape[-1] == 1:
-        ok = curvature > 0
-        law = linear / torch.where(ok, curvature, 1.0)
-        ok = ok[:, 0, 0]
+        positive = curvature > 0
+        inverse = torch.where(positive, curvature, 1.0).reciprocal()
+        law, ok = _Affine(*(part * inverse for part in answer)), positive[:, 0, 0]
     else:
-        law, ok = _hold_and_solve(curvature, linear, least, most, below_high, above_low)
+        bounds = (least, most, below_high, above_low)
+        law, ok, best = _hold_and_solve(curvature, answer, *bounds, look=look)
+        if best:
+            return law, ok, True
     # What would still leave the box is clipped, and held by the next sweep.
-    gain, raw = law.split((law.shape[-1] - 1, 1), -1)
-    feedforward = raw.clamp(least, most)
-    gain = torch.where(raw == feedforward, gain, 0.0)
-    return torch.cat((gain, feedforward), -1), ok
+    clipped = law.vector.clamp(least, most)
+    if look and torch.equal(clipped, law.vector):
+        return law, ok, curvature.shape[-1] == 1
+    gain = torch.where(clipped == law.vector, law.matrix, 0.0)
+    return _Affine(gain, clipped), ok, False
 
 
 def _hold_and_solve(
     curvature: Tensor,
-    linear: Tensor,
+    answer: _Affine,
     least: Tensor,
     most: Tensor,
     below_high: Tensor,
     above_low: Tensor,
-) -> tuple[Tensor, Tensor]:
+    *,
+    look: bool,
+) -> tuple[_Affine, Tensor, bool]:
     """The law of the actions that are free, the others held at a bound.
 
     Held is what the slope pushes against the bound that it is at, and what the others'
     Newton step takes out of the box.
     """
-    with torch.no_grad():
-        slope = linear[:, :, -1:]
-        falling = slope > 0
-        free = torch.where(falling, above_low, below_high)
+    slope = answer.vector.detach()
+    falling = slope > 0
+    free = torch.where(falling, above_low, below_high)
+    if look:
+        all_free = bool(free.all())
+        law, ok = _solve(curvature, answer, None if all_free else free)
+        step = law.vector.detach()
+        if torch.equal(step.clamp(least, most), step):
+            return law, ok, True  # what is held is at its bound, where it stays
+    else:
         step, _ = solve_free(curvature, torch.where(free, slope, 0.0), free)
-        falling = torch.where(free, step > 0, falling)
-        free = free & (step.clamp(least, most) == step)
+        step = step.detach()
+    falling = torch.where(free, step > 0, falling)
+    free = free & (step.clamp(least, most) == step)
     held = torch.where(free, 0.0, torch.where(falling, most, least))
-    column = pad(held, (linear.shape[-1] - 1, 0))
-    pushed = torch.baddbmm(linear, curvature, column, alpha=-1.0)
-    return solve_free(curvature, torch.where(free, pushed, column), free)
+    pushed = torch.baddbmm(answer.vector, curvature, held, alpha=-1.0)
+    law, ok = _solve(curvature, _Affine(answer.matrix, pushed), free)
+    return law._replace(vector=torch.where(free, law.vector, held)), ok, False
+
+
+def _solve(
+    curvature: Tensor, answer: _Affine, free: Tensor | None
+) -> tuple[_Affine, Tensor]:
+    """Solve for gain and feedforward at once; zero for actions that are not free."""
+    columns = torch.cat(answer, 2)
+    if free is not None:
+        columns = torch.where(free, columns, 0.0)
+    law, ok = solve_free(curvature, columns, free)
+    return _Affine(*law.split((columns.shape[2] - 1, 1), 2)), ok
 
 
 def _cost_to_go(
-    state_part: Tensor, linear: Tensor, curvature: Tensor, minus_law: Tensor
-) -> Tensor:
-    """V = Q_xx + W + W' with W = law'(Q_ux + ½ Q_uu law), whatever the law.
+    rest: _Affine, answer: _Affine, curvature: Tensor | None, minus_law: _Affine
+) -> _Affine:
+    """V = Q_xx + W + W' with W = K'(Q_ux + ½ Q_uu K), whatever the law; v likewise.
+
+    The best law, for which `curvature` is None, leaves V = Q_xx + K'Q_ux.
 
     Symmetric by force: the recursion would pass an asymmetry on by the open loop.
+
+    Args:
+        rest: Q_xx and, as a row, Q_x.
+        answer: Q_ux and Q_u.
+        curvature: Q_uu.
+        minus_law: -(K, k).
     """
-    if minus_law.shape[1] == 1:  # outer products: a few times faster
-        pushed = torch.addcmul(linear, curvature, minus_law, value=-0.5)
-        half = torch.addcmul(state_part, minus_law.mT, pushed, value=-2.0)
+    gain, feedforward = minus_law
+    if curvature is None:
+        by_state, scale = answer.matrix, -1.0
+        gradient = _minus(rest.vector, answer.vector, gain)
     else:
-        pushed = torch.baddbmm(linear, curvature, minus_law, alpha=-0.5)
-        half = torch.baddbmm(state_part, minus_law.mT, pushed, alpha=-2.0)
-    return torch.lerp(half, half.mT, 0.5)
+        scale = -2.0
+        pushed = (
+            _minus(part, 0.5 * curvature, law)
+            for part, law in zip(answer, minus_law, strict=True)
+        )
+        by_state, constant = pushed
+        gradient = _minus(rest.vector, constant, gain)
+        gradient = _minus(gradient, feedforward, by_state)
+    half = rest.matrix
+    if gain.shape[1] <= _OUTER:
+        for row, other in zip(gain.split(1, 1), by_state.split(1, 1), strict=True):
+            half = torch.addcmul(half, row.mT, other, value=scale)
+    else:
+        half = torch.baddbmm(half, gain.mT, by_state, alpha=scale)
+    return _Affine(torch.lerp(half, half.mT, 0.5), gradient)
+
+
+def _minus(rest: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Rest - left' right; an inner dimension of one needs no product of matrices."""
+    if left.shape[1] == 1:
+        return torch.addcmul(rest, left.mT, right, value=-1.0)
+    return torch.baddbmm(rest, left.mT, right, alpha=-1.0)

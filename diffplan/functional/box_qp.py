@@ -161,13 +161,15 @@ def active_set(
     return point, free
 
 
-def solve_free(hessian: Tensor, rhs: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+def solve_free(
+    hessian: Tensor, rhs: Tensor, free: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Solve H x = rhs in the free variables, with H as if 1 in the others.
 
     Args:
         hessian: Symmetric, `[B, A, A]`.
         rhs: `[B, A, M]`, M right-hand sides; in the held variables the solution itself.
-        free: `[B, A, 1]` bool.
+        free: `[B, A, 1]` bool; None if all are.
 
     Returns:
         The solution `[B, A, M]`, differentiable to any order, and whether the free part
@@ -175,11 +177,15 @@ def solve_free(hessian: Tensor, rhs: Tensor, free: Tensor) -> tuple[Tensor, Tens
         and has no gradient.
     """
     with torch.no_grad():
-        eye = torch.eye(free.shape[-2], dtype=hessian.dtype, device=hessian.device)
-        matrix = torch.where(free & free.mT, hessian, eye)
+        matrix = hessian
+        if free is not None:
+            eye = torch.eye(free.shape[-2], dtype=hessian.dtype, device=hessian.device)
+            matrix = torch.where(free & free.mT, hessian, eye)
         root, failed = torch.linalg.cholesky_ex(matrix)
         ok = failed == 0
     if torch.is_grad_enabled() and (hessian.requires_grad or rhs.requires_grad):
+        if free is None:
+            free = torch.ones_like(rhs[..., :1], dtype=torch.bool)
         return _SolveFree.apply(hessian, rhs, free, ok, root), ok
     return torch.cholesky_solve(rhs, root), ok
 

@@ -14,13 +14,16 @@ Symbols: P, p cost-to-go ½ x'P x + p'x; L Cholesky factor of Q_uu = R + B'P B;
 Q_ux = N + B'P A; gain K = -Q_uu⁻¹Q_ux; F = A + B K the closed loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffplan.functional.chain import times, zero_unless
+
+_OUTER = 4
+"""Up to so many rows outer products are faster than a product of matrices."""
 
 
 class Matrices(NamedTuple):
@@ -87,17 +90,18 @@ def factorize(matrices: Matrices) -> tuple[Factor, Tensor]:
         The factor, and whether each element is positive definite `[B]`.
     """
     by_state, by_action = matrices.state_jacobian, matrices.action_jacobian
-    size, cross = by_state.shape[-1], matrices.cross_cost
-    dynamics = torch.cat((by_state, by_action), -1).unbind(1)
-    upper = torch.cat((matrices.state_cost[:, :-1], cross.mT), -1)
-    costs = torch.cat((upper, torch.cat((cross, matrices.action_cost), -1)), -2)
+    size, width = by_action.shape[-2:]
     cost_to_go = matrices.state_cost[:, -1]
+    parts = (matrices.state_cost[:, :-1], matrices.cross_cost, matrices.action_cost)
+    costs = (part.unbind(1) for part in parts)
+    stages = zip(transitions(by_state, by_action), *costs, strict=True)
     values, roots, halves, failures = [cost_to_go], [], [], []
-    for step, cost in zip(reversed(dynamics), reversed(costs.unbind(1)), strict=True):
-        hessian = torch.baddbmm(cost, torch.bmm(step.mT, cost_to_go), step)
-        rows = hessian[:, size:]
-        root, half, failed = _eliminate(rows[..., size:], rows[..., :size])
-        rest = torch.baddbmm(hessian[:, :size, :size], half.mT, half, alpha=-1.0)
+    for step, state_cost, cross, action_cost in reversed(list(stages)):
+        hessian = torch.bmm(torch.bmm(step.mT, cost_to_go), step)
+        state_rows, action_rows = hessian.split((size, width), 1)
+        to_state, to_action = action_rows.split((size, width), 2)
+        root, half, failed = _eliminate(to_action + action_cost, to_state + cross)
+        rest = _minus_square(state_rows[:, :, :size] + state_cost, half)
         # Symmetric by force: the recursion passes an asymmetry on by A'(…)A, which
         # grows where the open loop is unstable; other errors pass by F'(…)F.
         cost_to_go = symmetric(rest)
@@ -111,6 +115,34 @@ def factorize(matrices: Matrices) -> tuple[Factor, Tensor]:
     finite = torch.isfinite(gain.sum((1, 2, 3)) + value.sum((1, 2, 3)))
     definite = (torch.stack(failures) == 0).all(0)
     return Factor(gain, by_state + by_action @ gain, root, value), definite & finite
+
+
+def transitions(*jacobians: Tensor) -> Sequence[Tensor]:
+    """Jacobians `[B, T, S, …]` side by side, for each step `[B, S, n]`.
+
+    Those that are one for all steps, expanded, stay one, and others lie one step after
+    the other in memory: what a step needs stays in the cache.
+    """
+    if all(_is_one(jacobian) for jacobian in jacobians):
+        batch, horizon = jacobians[0].shape[:2]
+        one = torch.cat([jacobian[:1, 0] for jacobian in jacobians], -1)
+        return [one.expand(batch, -1, -1)] * horizon
+    pairs = zip(*(jacobian.unbind(1) for jacobian in jacobians), strict=True)
+    return [torch.cat(pair, -1) for pair in pairs]
+
+
+def _is_one(matrices: Tensor) -> bool:
+    expanded = zip(matrices.shape[:2], matrices.stride()[:2], strict=True)
+    return all(stride == 0 or size == 1 for size, stride in expanded)
+
+
+def _minus_square(matrix: Tensor, half: Tensor) -> Tensor:
+    """Matrix - half'half `[B, S, S]`, for half `[B, A, S]`."""
+    if half.shape[1] > _OUTER:
+        return torch.baddbmm(matrix, half.mT, half, alpha=-1.0)
+    for row in half.split(1, 1):
+        matrix = torch.addcmul(matrix, row.mT, row, value=-1.0)
+    return matrix
 
 
 def _eliminate(curvature: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,10 +8,12 @@ refinements say more about it:
 * `ResidualObjective`: each of those terms is ½‖residual‖², so that Gauss-Newton
   methods (LatCo, shooting Gauss-Newton) apply.
 
-Every planner takes any objective; one that needs a refinement says so.
+Every planner takes any objective; one that needs a refinement says so. An objective
+that is `Quadratizable` besides knows its own second derivatives.
 """
 
 from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -59,6 +61,26 @@ class StageObjective(nn.Module, ABC):
             running = self.running_cost(states[..., 1:-1, :], actions[..., 1:, :])
             cost = cost + running.sum(dim=-1)
         return cost
+
+
+@runtime_checkable
+class Quadratizable(Protocol):
+    """An objective that knows its own second derivatives: autodiff is not needed."""
+
+    def quadratize(
+        self,
+        states: Float[Tensor, "*batch T+1 S"],
+        actions: Float[Tensor, "*batch T A"],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Expand the cost about a trajectory to second order.
+
+        Returns:
+            Hessian `[…, T, n, n]` and gradient `[…, T, n]` of the cost of each step by
+            (u_t, x_t), n = A + S; Hessian `[…, S, S]` and gradient `[…, S]` of the cost
+            of the last state. Hessians are symmetric; one that is the same everywhere
+            may be an expanded tensor.
+        """
+        ...
 
 
 class ResidualObjective(StageObjective):

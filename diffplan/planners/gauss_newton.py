@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count
-from diffplan.functional.box_lqr import limited_rollout, limited_sweep
+from diffplan.functional.box_lqr import IncrementalLQR, limited_rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -28,9 +28,8 @@ from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Solution, standard_normal
 from diffplan.planners.candidates import pick
-from diffplan.planners.quadratic_model import extended_model
 from diffplan.planners.sampling import set_number
-from diffplan.planners.second_order import SecondOrderShooting
+from diffplan.planners.second_order import SecondOrderShooting, increments
 from diffplan.planners.steps import Nominal, Step
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
@@ -110,7 +109,7 @@ class ShootingGN(SecondOrderShooting):
         step_sizes: Sequence[float] = (1.0, 0.3, 0.1),
         num_starts: int = 1,
         init: str = "normal",
-        early_exit: bool = False,
+        early_exit: bool | None = None,
         gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__()
@@ -183,16 +182,21 @@ class ShootingGN(SecondOrderShooting):
         found = self.iterate(problem, starts, box.project(actions), damping)
         return self._best(*found)
 
-    def step(self, problem: PlanningProblem, nominal: Nominal, damping: Tensor) -> Step:
+    def gauss_newton_for(self, problem: PlanningProblem) -> bool:  # noqa: ARG002
+        """Return True."""
+        return True
+
+    def step(
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        model: IncrementalLQR,
+        damping: Tensor,
+    ) -> Step:
         """Return the damped Gauss-Newton step inside the bounds."""
-        states, actions = nominal.states, nominal.actions
-        model, finite = extended_model(problem, states, actions, gauss_newton=True)
-        box = problem.action_space.to(actions)
-        low, high = box.low - actions, box.high - actions
-        law = limited_sweep(model, low, high, damping)
-        ok = law.ok & finite
-        moves = limited_rollout(model, law, low, high)
-        return Step(torch.where(ok[..., None, None], moves, 0.0), None, law.slope, ok)
+        law = self.limited_law(problem, nominal, model, damping)
+        moves = limited_rollout(model, law, *increments(problem, nominal))
+        return Step(moves, None, law.decrease, law.ok)
 
     def _warm_damping(self, warm_start: Plan, damping: Tensor) -> Tensor:
         adaptive = isinstance(self.damping, AdaptiveDamping)

@@ -11,8 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.functional.box_lqr import limited_sweep
-from diffplan.functional.chain import zero_unless
+from diffplan.functional.box_lqr import IncrementalLQR
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -26,7 +25,6 @@ from diffplan.gradients import (
 from diffplan.objectives.base import ResidualObjective, StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Solution
-from diffplan.planners.quadratic_model import extended_model
 from diffplan.planners.second_order import SecondOrderShooting
 from diffplan.planners.steps import Nominal, Step
 from diffplan.problem import PlanningProblem
@@ -43,9 +41,10 @@ class ILQR(SecondOrderShooting):
     linearised several times faster.
 
     Planning starts at the warm start, else at the centre of the action space, and is
-    deterministic. All fractions of a step are rolled out side by side; an element whose
-    Q_uu is not positive definite, or that no fraction improves, stays where it is and
-    tries again with more damping.
+    deterministic. The longest fraction of a step that lowers the cost enough is taken;
+    an element whose Q_uu is not positive definite, or that no fraction improves, stays
+    where it is and tries again with more damping (a Q_uu that is not positive definite
+    grows it twice as fast).
 
     `plan.status`: CONVERGED where the projected gradient of the returned actions is
     within `tolerance`, else ITERATION_LIMIT; FACTORIZATION_FAILED where the last Q_uu
@@ -53,8 +52,9 @@ class ILQR(SecondOrderShooting):
 
     `plan.diagnostics`: traces of the values before each iteration `[…, iterations]`,
     `cost`, `gradient_norm`, `damping`, and `step_size` (the fraction taken, 0 for
-    none); `optimality` `[…]`, the gradient norm at the returned actions; and `gains`
-    `[…, T, A, S]` of the law u = u_t + K_t (x - x_t) about the returned plan.
+    none); `optimality` `[…]`, the gradient norm at the returned actions; and, with
+    `feedback`, `gains` `[…, T, A, S]` of the law u = u_t + K_t (x - x_t) about the
+    returned plan.
 
     `plan.memory`: `damping` `[…, 1, 1]`, which a warm start goes on with.
 
@@ -69,11 +69,14 @@ class ILQR(SecondOrderShooting):
         tolerance: Of the largest entry of the projected gradient
             `|u - project(u - ∂cost/∂u)|`.
         step_sizes: Fractions of the step that are tried, above 0 and at most 1.
-        early_exit: Whether to stop once every element is within the tolerance. That
-            looks at a number from the host in each iteration, which makes a GPU wait
-            and is left out in `torch.compile` and `torch.func`. An element stays where
-            it was within the tolerance, so that its neighbours still do not matter.
-            `Truncated(k)` always gets its k iterations.
+        early_exit: Whether an element stays where it is once it is within the
+            tolerance, and the loop ends when all are. None stands for: wherever the
+            iterations are not differentiated. The loop only ends early where numbers
+            may be looked at from the host: on the CPU, and, since a GPU has to wait for
+            that, there only with True; never in `torch.compile` and `torch.func`. What
+            is returned does not depend on it. `Truncated(k)` always gets its k
+            iterations.
+        feedback: Whether `plan.diagnostics` holds the gains: one more sweep.
         gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:
@@ -115,7 +118,8 @@ class ILQR(SecondOrderShooting):
         damping: AdaptiveDamping | None = None,
         tolerance: float = 1e-4,
         step_sizes: Sequence[float] = STEP_SIZES,
-        early_exit: bool = False,
+        early_exit: bool | None = None,
+        feedback: bool = False,
         gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__()
@@ -127,8 +131,9 @@ class ILQR(SecondOrderShooting):
             early_exit=early_exit,
         )
         self.gauss_newton = gauss_newton
+        self.feedback = feedback
         self.damping = damping or AdaptiveDamping(
-            initial=1e-3, shrink=0.2, grow=10.0, minimum=1e-6, maximum=1e9
+            initial=1e-6, shrink=0.2, grow=10.0, minimum=1e-9, maximum=1e9
         )
         self.configure_gradient(gradient)
 
@@ -162,26 +167,19 @@ class ILQR(SecondOrderShooting):
         start = problem.action_space.project(start)
         return self.iterate(problem, state, start, damping.detach())[0]
 
-    def step(self, problem: PlanningProblem, nominal: Nominal, damping: Tensor) -> Step:
+    def gauss_newton_for(self, problem: PlanningProblem) -> bool:
+        """Return whether cost Hessians are JᵀJ."""
+        if self.gauss_newton is None:
+            return isinstance(problem.objective, ResidualObjective)
+        return self.gauss_newton
+
+    def step(
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        model: IncrementalLQR,
+        damping: Tensor,
+    ) -> Step:
         """Return the law of one backward sweep."""
-        gauss_newton = self.gauss_newton
-        if gauss_newton is None:
-            gauss_newton = isinstance(problem.objective, ResidualObjective)
-        states, actions = nominal.states, nominal.actions
-        model, finite = extended_model(
-            problem, states, actions, gauss_newton=gauss_newton
-        )
-        box = problem.action_space.to(actions)
-        law = limited_sweep(
-            model,
-            box.low - actions,
-            box.high - actions,
-            damping,
-        )
-        ok = law.ok & finite
-        return Step(
-            zero_unless(ok, law.feedforward),
-            zero_unless(ok, law.gains),
-            zero_unless(ok, law.slope),
-            ok,
-        )
+        law = self.limited_law(problem, nominal, model, damping)
+        return Step(law.feedforward, law.gains, law.decrease, law.ok)

@@ -1,32 +1,28 @@
 """The implicit gradient of planners that search over actions (`Implicit`).
 
 Whatever found them, optimal actions are a minimum of the rolled-out cost inside the
-action space, and that alone decides their derivative. The Newton systems are
-preconditioned by the regulator of the linearised problem: one sweep over the horizon
-instead of a matrix over all actions.
+action space, and that alone decides their derivative. Newton systems of small states
+are solved exactly, as a regulator; those of large ones by conjugate gradients,
+preconditioned by the regulator of the linearised problem.
 """
 
 import torch
 from torch import Tensor
 
 from diffplan.functional.conjugate_gradients import Solve
-from diffplan.functional.lqr import lqr_factorize
 from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
-from diffplan.objectives.base import ResidualObjective, StageObjective
+from diffplan.objectives.base import StageObjective
 from diffplan.plan import Status
 from diffplan.planners.base import Solution
-from diffplan.planners.quadratic_model import quadratic_model
+from diffplan.planners.quadratic_model import regulator
+from diffplan.planners.trajectory_newton import ActionCost
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.stationary import (
-    Minimization,
-    Minimum,
-    differentiable,
-    polish,
-)
+from diffplan.solvers.matrix_free import Minimization, differentiable
+from diffplan.solvers.stationary import Minimum, polish
 
-_LEAST_CURVATURE = 1e-6
-"""Added to the action curvature of the preconditioner, which must be definite."""
+_FEW = 32
+"""Numbers of a state and an action together for which curvature is expanded."""
 
 
 def differentiate_actions(
@@ -46,22 +42,25 @@ def differentiate_actions(
     """
     shape = solution.actions.shape
     box = problem.action_space.to(state)
+    low, high = (bound.repeat(shape[1]) for bound in (box.low, box.high))
+    start = problem.action_space.project(solution.actions.detach()).flatten(1)
+    few = state.shape[-1] + shape[-1] <= _FEW
+    if few and isinstance(problem.objective, StageObjective):
+        exact = ActionCost(problem, state, shape, strategy, low, high)
+        minimum = polish(exact, start)
+        return judged(solution, minimum, exact.differentiable(minimum))
 
     def cost(flat: Tensor) -> Tensor:
-        actions = flat.view(shape)
-        return problem.objective(rollout(problem.dynamics, state, actions), actions)
+        return problem.cost(state, flat.view(shape))
 
     def precondition(flat: Tensor) -> Solve:
-        return regulator(problem, state.detach(), flat.view(shape))
+        actions = flat.view(shape)
+        states = rollout(problem.dynamics, state.detach(), actions)
+        return regulator(problem, states, actions)
 
-    repeats = shape[1]
-    minimization = Minimization(
-        cost, precondition, strategy, box.low.repeat(repeats), box.high.repeat(repeats)
-    )
-    start = problem.action_space.project(solution.actions.detach()).flatten(1)
-    minimum = polish(minimization, start)
-    actions = differentiable(minimization, minimum).view(shape)
-    return judged(solution, minimum, actions)
+    large = Minimization(cost, precondition, strategy, low, high)
+    minimum = polish(large, start)
+    return judged(solution, minimum, differentiable(large, minimum).view(shape))
 
 
 def judged(solution: Solution, minimum: Minimum, actions: Tensor) -> Solution:
@@ -88,41 +87,3 @@ def judged(solution: Solution, minimum: Minimum, actions: Tensor) -> Solution:
         },
         memory=solution.memory,
     )
-
-
-def regulator(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Solve:
-    """Return an approximate inverse Hessian of the cost in the actions.
-
-    That of the linear-quadratic model about the rollout, which is positive definite
-    wherever it can be factored; elsewhere, and for an objective without stages, the
-    identity.
-
-    Args:
-        problem: The problem.
-        state: `[B, S]`.
-        actions: `[B, T, A]`.
-    """
-    objective = problem.objective
-    if not isinstance(objective, StageObjective):
-        return lambda vector: vector
-    states = rollout(problem.dynamics, state, actions)
-    model, finite = quadratic_model(
-        problem,
-        states,
-        actions,
-        gauss_newton=isinstance(objective, ResidualObjective),
-    )
-    width = actions.shape[-1]
-    eye = torch.eye(width, dtype=actions.dtype, device=actions.device)
-    factor = lqr_factorize(
-        model._replace(action_cost=model.action_cost + _LEAST_CURVATURE * eye)
-    )
-    zeros = torch.zeros_like(states)
-
-    def solve(vector: Tensor) -> Tensor:
-        linear = -vector.view(actions.shape)
-        answer = factor.solve(zeros, linear, model.offset, model.initial_state)
-        found = (answer.ok & finite)[:, None, None]
-        return torch.where(found, answer.actions, -linear).flatten(1)
-
-    return solve

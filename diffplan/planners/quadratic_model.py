@@ -12,55 +12,92 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from diffplan.functional.box_lqr import ExtendedLQR, extend_dynamics
+from diffplan.functional.box_lqr import IncrementalLQR
+from diffplan.functional.chain import times
+from diffplan.functional.conjugate_gradients import Solve
 from diffplan.functional.linearize import batched_jacobian, linearize_dynamics
-from diffplan.functional.lqr import LQRProblem
-from diffplan.objectives.base import ResidualObjective, StageObjective
-from diffplan.problem import Linearizable, PlanningProblem
+from diffplan.functional.lqr import lqr_factorize
+from diffplan.objectives.base import Quadratizable, ResidualObjective, StageObjective
+from diffplan.problem import Linearizable, Objective, PlanningProblem
+
+Forms = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Hessian and gradient of the cost of a step by (u, x), and of the end by x."""
+
+_LEAST_CURVATURE = 1e-6
+"""Added to the action curvature of a preconditioner, which must be definite."""
 
 
 def quadratic_model(
     problem: PlanningProblem, states: Tensor, actions: Tensor, *, gauss_newton: bool
-) -> tuple[LQRProblem, Tensor]:
-    """Expand a problem about a rollout, in increments of states and actions.
+) -> tuple[IncrementalLQR, Tensor]:
+    """Expand a problem about a rollout, in increments of actions and states.
 
     Args:
-        problem: With a `StageObjective`, or a `ResidualObjective` for Gauss-Newton.
+        problem: With a `StageObjective`, or a `ResidualObjective` for Gauss-Newton; one
+            that is `Quadratizable` is asked for its exact Hessians instead.
         states: The rollout of the actions, `[…, T+1, S]`.
         actions: `[…, T, A]`.
         gauss_newton: Whether cost Hessians are JᵀJ instead of exact.
 
     Returns:
-        Blocks with the leading dimensions of `states`, whose offsets and initial state
-        are zero; and whether an element's blocks are finite, `[…]` bool.
+        The model, with the leading dimensions of `states`; and whether it is finite,
+        `[…]` bool. That is only looked at where the model has a graph; it is a constant
+        zero where it is not finite then.
     """
-    model, finite = extended_model(problem, states, actions, gauss_newton=gauss_newton)
-    return model.unpacked(), finite
+    by_state, by_action = _jacobians(problem, states[..., :-1, :], actions)
+    forms = _forms(problem.objective, states, actions, gauss_newton)
+    model = IncrementalLQR(by_action, by_state, *forms)
+    return _finite_or_zero(model, lead=states.dim() - 2)
 
 
-def extended_model(
-    problem: PlanningProblem, states: Tensor, actions: Tensor, *, gauss_newton: bool
-) -> tuple[ExtendedLQR, Tensor]:
-    """Return the same as one quadratic form of (du, dx, 1) per step.
+def _forms(
+    objective: Objective, states: Tensor, actions: Tensor, gauss_newton: bool
+) -> Forms:
+    """Hessian and gradient of the cost of each step and of the end."""
+    if isinstance(objective, Quadratizable):
+        return objective.quadratize(states, actions)
+    points = torch.cat((actions, states[..., :-1, :]), -1)
+    expand = _residual_forms if gauss_newton else _cost_forms
+    staged = cast(ResidualObjective, objective)  # or with stages only
+    return expand(staged, points, states[..., -1, :])
+
+
+def regulator(problem: PlanningProblem, states: Tensor, actions: Tensor) -> Solve:
+    """Return an approximate inverse Hessian of the cost in the actions.
+
+    That of the linear-quadratic model about the rollout, which is positive definite
+    wherever it can be factored; elsewhere, and for an objective without stages, the
+    identity.
 
     Args:
-        problem: As above.
-        states: `[…, T+1, S]`.
-        actions: `[…, T, A]`.
-        gauss_newton: As above.
-
-    Returns:
-        The model, and whether it is finite, `[…]` bool; where it is not and gradients
-        are recorded, the model is a constant zero.
+        problem: The problem.
+        states: The rollout of the actions, `[B, T+1, S]`.
+        actions: `[B, T, A]`.
     """
-    before = states[..., :-1, :]
-    by_state, by_action = _jacobians(problem, before, actions)
-    points = torch.cat((actions, before), -1)
-    expand = _residual_forms if gauss_newton else _cost_forms
-    objective = cast(ResidualObjective, problem.objective)  # or with stages only
-    costs, end = expand(objective, points, states[..., -1:, :])
-    model = ExtendedLQR(extend_dynamics(by_action, by_state), costs, end.squeeze(-3))
-    return _finite_or_zero(model, lead=states.dim() - 2)
+    objective = problem.objective
+    if not isinstance(objective, StageObjective):
+        return lambda vector: vector
+    increments, finite = quadratic_model(
+        problem,
+        states,
+        actions,
+        gauss_newton=isinstance(objective, ResidualObjective),
+    )
+    model = increments.unpacked()
+    width = actions.shape[-1]
+    eye = torch.eye(width, dtype=actions.dtype, device=actions.device)
+    factor = lqr_factorize(
+        model._replace(action_cost=model.action_cost + _LEAST_CURVATURE * eye)
+    )
+    zeros = torch.zeros_like(states)
+
+    def solve(vector: Tensor) -> Tensor:
+        linear = -vector.view(actions.shape)
+        answer = factor.solve(zeros, linear, model.offset, model.initial_state)
+        found = (answer.ok & finite)[:, None, None]
+        return torch.where(found, answer.actions, -linear).flatten(1)
+
+    return solve
 
 
 def _jacobians(
@@ -74,17 +111,13 @@ def _jacobians(
     return by_state, by_action
 
 
-def _cost_forms(
-    objective: StageObjective, points: Tensor, last: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Quadratic forms with exact Hessians."""
+def _cost_forms(objective: StageObjective, points: Tensor, last: Tensor) -> Forms:
+    """Exact Hessians and gradients."""
 
-    def expand(cost: Callable[..., Tensor], point: Tensor) -> Tensor:
+    def expand(cost: Callable[..., Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
         slope = torch.func.grad(lambda value: cost(value).sum())
         gradient, (hessian,) = batched_jacobian(slope, point)
-        column = gradient.unsqueeze(-1)
-        row = torch.cat((column, torch.zeros_like(column[..., :1, :])), -2).mT
-        return torch.cat((torch.cat((hessian, column), -1), row), -2)
+        return hessian, gradient
 
     functions = (
         objective.initial_cost,
@@ -96,13 +129,12 @@ def _cost_forms(
 
 def _residual_forms(
     objective: ResidualObjective, points: Tensor, last: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Quadratic forms of half squared residuals, (J z + r)'(J z + r)."""
+) -> Forms:
+    """J'J and J'r of half squared residuals."""
 
-    def expand(residual: Callable[..., Tensor], point: Tensor) -> Tensor:
+    def expand(residual: Callable[..., Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
         value, (jacobian,) = batched_jacobian(residual, point)
-        both = torch.cat((jacobian, value.unsqueeze(-1)), -1)
-        return both.mT @ both
+        return jacobian.mT @ jacobian, times(value, jacobian)
 
     functions = (
         objective.initial_residual,
@@ -113,12 +145,12 @@ def _residual_forms(
 
 
 def _each_stage(
-    expand: Callable[[Callable[..., Tensor], Tensor], Tensor],
+    expand: Callable[[Callable[..., Tensor], Tensor], tuple[Tensor, Tensor]],
     functions: tuple[Callable[..., Tensor], ...],
     runs_at_once: bool,
     points: Tensor,
     last: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> Forms:
     """Expand the first, the running and the last function where they apply."""
     initial, running, terminal = functions
     width = points.shape[-1] - last.shape[-1]
@@ -128,12 +160,13 @@ def _each_stage(
 
     end = expand(terminal, last)
     if runs_at_once:
-        return expand(of_point(running), points), end
-    first = expand(of_point(initial), points[..., :1, :])
-    if points.shape[-2] == 1:
-        return first, end
-    later = expand(of_point(running), points[..., 1:, :])
-    return torch.cat((first, later), -3), end
+        return *expand(of_point(running), points), *end
+    hessian, gradient = expand(of_point(initial), points[..., :1, :])
+    if points.shape[-2] > 1:
+        later = expand(of_point(running), points[..., 1:, :])
+        hessian = torch.cat((hessian, later[0]), -3)
+        gradient = torch.cat((gradient, later[1]), -2)
+    return hessian, gradient, *end
 
 
 def _runs_at_once(objective: StageObjective) -> bool:
@@ -147,11 +180,13 @@ def _runs_at_once(objective: StageObjective) -> bool:
     return kind.initial_cost in defaults
 
 
-def _finite_or_zero(model: ExtendedLQR, lead: int) -> tuple[ExtendedLQR, Tensor]:
-    dynamics, costs, end = (tensor.detach().flatten(lead).sum(-1) for tensor in model)
-    finite = torch.isfinite(dynamics + costs + end)
-    if not any(tensor.requires_grad for tensor in model):
-        return model, finite
+def _finite_or_zero(model: IncrementalLQR, lead: int) -> tuple[IncrementalLQR, Tensor]:
+    graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in model)
+    if not graph:
+        # what is made of it is looked at, and nothing else can be spoilt
+        return model, torch.ones_like(model.end_gradient[..., 0], dtype=torch.bool)
+    sums = [tensor.detach().flatten(lead).sum(-1) for tensor in model]
+    finite = torch.isfinite(torch.stack(sums).sum(0))
 
     # One NaN would reach the gradient of everybody who shares a parameter, since zero
     # times NaN is NaN; a constant in its place has nothing to spoil.
@@ -159,4 +194,4 @@ def _finite_or_zero(model: ExtendedLQR, lead: int) -> tuple[ExtendedLQR, Tensor]
         mask = finite.reshape(*finite.shape, *(1,) * (tensor.dim() - lead))
         return torch.where(mask, tensor, 0.0)
 
-    return ExtendedLQR(*(kept(tensor) for tensor in model)), finite
+    return IncrementalLQR(*(kept(tensor) for tensor in model)), finite

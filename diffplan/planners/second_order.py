@@ -6,46 +6,46 @@ inside the action bounds, and take as much of it as lowers the cost::
     repeat `iterations` times:
         model    ← linearised dynamics, quadratic costs      all steps at once
         step     ← minimiser of the damped model             dynamic programming
-        trials   ← rollouts with several fractions of it     side by side
-        actions  ← the best trial if it costs less
+        actions  ← the longest fraction of it that pays      line search
         damping  ← less after success, more after failure
 
-Everything is decided per batch element, without looking at a number from the host.
+Everything is decided per batch element, and can be without looking at a number from the
+host; where looking is free, work that no element needs is left out.
 Decisions (how much of a step, which bounds are active, how much damping) are piecewise
 constant; the actions between them carry the gradient.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from diffplan.errors import (
     ArgumentError,
-    is_traced,
     require_count,
     require_positive,
 )
-from diffplan.gradients import Implicit, Truncated, tracked
+from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_sweep
+from diffplan.functional.rollout import inside_transform
+from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.candidates import worst_if_nan
 from diffplan.planners.implicit import differentiate_actions
+from diffplan.planners.quadratic_model import quadratic_model
 from diffplan.planners.steps import (
+    Chosen,
     Nominal,
     Step,
     follow,
     gradient_norm,
     roll_out,
-    trial,
+    search,
 )
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.least_squares import AdaptiveDamping
-
-_ROUNDING = 10.0
-"""How many units of rounding a cost may rise: Newton's last steps are below them."""
+from diffplan.solvers.least_squares import AdaptiveDamping, more_damping
 
 
 class SecondOrderShooting(Planner):
@@ -58,12 +58,14 @@ class SecondOrderShooting(Planner):
         tolerance: See `ILQR`.
         step_sizes: Fractions of a step that are tried, the largest first.
         early_exit: See `ILQR`.
+        feedback: See `ILQR`.
     """
 
     iterations: int
     tolerance: float
     step_sizes: tuple[float, ...]
-    early_exit: bool
+    early_exit: bool | None
+    feedback: bool = False
 
     def configure_iteration(
         self,
@@ -72,7 +74,7 @@ class SecondOrderShooting(Planner):
         iterations: int,
         tolerance: float,
         step_sizes: Sequence[float],
-        early_exit: bool,
+        early_exit: bool | None,
     ) -> None:
         """Check and set the attributes that both planners name alike.
 
@@ -90,18 +92,40 @@ class SecondOrderShooting(Planner):
             )
 
     @abstractmethod
-    def step(self, problem: PlanningProblem, nominal: Nominal, damping: Tensor) -> Step:
+    def gauss_newton_for(self, problem: PlanningProblem) -> bool:
+        """Return whether cost Hessians are JᵀJ."""
+
+    @abstractmethod
+    def step(
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        model: IncrementalLQR,
+        damping: Tensor,
+    ) -> Step:
         """Return the step that the damped model asks for.
 
         Args:
             problem: The problem.
-            nominal: Where to expand it.
+            nominal: Where it was expanded.
+            model: The expansion.
             damping: Added to the curvature of the actions, `[…]`.
         """
 
     @abstractmethod
     def damping_rule(self) -> AdaptiveDamping | Tensor | float:
         """Return how the damping changes: a number stays as it is."""
+
+    def limited_law(
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        model: IncrementalLQR,
+        damping: Tensor,
+    ) -> LimitedLaw:
+        """Solve a model of the problem for a law inside the action bounds."""
+        low, high = increments(problem, nominal)
+        return limited_sweep(model, low, high, damping, look=self.may_look(low))
 
     def differentiate(
         self, problem: PlanningProblem, state: Tensor, solution: Solution
@@ -126,11 +150,12 @@ class SecondOrderShooting(Planner):
             it costs, `[…]`, without a graph. Diagnostics: traces of the values before
             each iteration, `cost`, `gradient_norm` and `damping`, and `step_size`, the
             fraction of the step that was taken (0 if none); of the returned actions
-            `optimality` (the gradient norm that `tolerance` judges), and `gains` for a
-            planner that has some.
+            `optimality` (the gradient norm that `tolerance` judges), and `gains` where
+            `feedback` asks for them.
         """
         rule, traces = self.damping_rule(), Traces()
-        nominal, last, tracking, iteration = None, None, False, 0
+        ok = torch.ones_like(damping, dtype=torch.bool)
+        nominal, expanded, tracking, iteration = None, None, False, 0
         while iteration < self.iterations:
             with tracked(self.gradient, iteration, self.iterations):
                 # a trajectory that was rolled out without a graph has none of its own
@@ -139,32 +164,87 @@ class SecondOrderShooting(Planner):
                 if nominal is None or fresh:
                     actions = actions if nominal is None else nominal.actions
                     nominal = roll_out(problem, state, actions)
-                last = self.step(problem, nominal, damping)
-                norm = gradient_norm(problem.action_space, nominal, last)
-                done = self._done(norm, iteration)
-                if self.early_exit and may_leave(done):
+                expanded = self._expand(problem, nominal)
+                done = self._done(expanded.norm, iteration)
+                if self.may_look(done) and bool(done.all()):
                     iteration = self._after_exit(iteration)
                     continue
-                taken, cost = self._search(problem, nominal, last, rule)
-                taken = torch.where(done, 0.0, taken)
-                traces.add(done, nominal.cost, norm, damping, taken)
-                nominal = follow(problem, nominal, last, taken, cost)
-            changed = next_damping(rule, damping, taken > 0, last.ok)
-            damping, last = torch.where(done, damping, changed), None
+                step = self._step(problem, nominal, expanded, damping)
+                chosen = self._chosen(problem, nominal, step, step.ok & ~done)
+                traces.add(done, nominal.cost, expanded.norm, damping, chosen.size)
+                moved = chosen.nominal
+                if tracking:
+                    moved = follow(problem, nominal, step, chosen)
+                nominal, expanded = moved, None
+            changed = next_damping(rule, damping, chosen.size > 0, step.ok)
+            damping, ok = torch.where(done, damping, changed), step.ok | done
             iteration += 1
         with torch.no_grad():
             if nominal is None:
                 nominal = roll_out(problem, state, actions)
-            if last is None:
-                last = self.step(problem, nominal, damping)
-        return self._solution(problem, nominal, last, damping, traces), nominal.cost
+            if expanded is None:
+                expanded = self._expand(problem, nominal)
+            solution = self._solution(nominal, expanded.norm, ok, damping, traces)
+            if self.feedback or isinstance(self.gradient, Implicit):
+                step = self._step(problem, nominal, expanded, damping)
+                if self.feedback and step.gains is not None:
+                    known = {**solution.diagnostics, "gains": step.gains}
+                    solution = replace(solution, diagnostics=known)
+                if isinstance(self.gradient, Implicit):
+                    # what this step takes off need not be polished away
+                    nominal = self._chosen(problem, nominal, step, step.ok).nominal
+                    solution = replace(solution, actions=nominal.actions)
+        return solution, nominal.cost
+
+    def _expand(self, problem: PlanningProblem, nominal: Nominal) -> "Expanded":
+        model, finite = quadratic_model(
+            problem,
+            nominal.states,
+            nominal.actions,
+            gauss_newton=self.gauss_newton_for(problem),
+        )
+        with torch.no_grad():
+            slope = model.slope(model.costates())
+        norm = gradient_norm(problem.action_space, nominal, slope)
+        return Expanded(model, finite, torch.where(finite, norm, torch.inf))
+
+    def _step(
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        expanded: "Expanded",
+        damping: Tensor,
+    ) -> Step:
+        step = self.step(problem, nominal, expanded.model, damping)
+        return step._replace(ok=step.ok & expanded.finite)
+
+    def _chosen(
+        self, problem: PlanningProblem, nominal: Nominal, step: Step, allowed: Tensor
+    ) -> Chosen:
+        return search(
+            problem,
+            nominal,
+            step,
+            self.step_sizes,
+            allowed=allowed,
+            must_fall=isinstance(self.damping_rule(), AdaptiveDamping),
+            look=self.may_look(allowed),
+        )
 
     def _done(self, norm: Tensor, iteration: int) -> Tensor:
         """Where an element stays as it is from here on, `[…]` bool."""
         kept = iteration >= self._after_exit(0) and isinstance(self.gradient, Truncated)
-        if not self.early_exit or kept:
+        stays = self.early_exit
+        if stays is None:
+            stays = isinstance(self.gradient, Detach | Implicit)
+        if not stays or kept:
             return torch.zeros_like(norm, dtype=torch.bool)
         return norm <= self.tolerance
+
+    def may_look(self, value: Tensor) -> bool:
+        """Whether a number may be looked at from the host, to save work."""
+        free = value.device.type == "cpu" or self.early_exit is True
+        return free and not torch.compiler.is_compiling() and not inside_transform()
 
     def _after_exit(self, iteration: int) -> int:
         """The iteration to go on with when nothing is left to improve.
@@ -176,50 +256,22 @@ class SecondOrderShooting(Planner):
             kept = min(self.gradient.iterations, self.iterations)
         return max(iteration, self.iterations - kept)
 
-    def _search(
-        self,
-        problem: PlanningProblem,
-        nominal: Nominal,
-        step: Step,
-        rule: AdaptiveDamping | Tensor | float,
-    ) -> tuple[Tensor, Tensor]:
-        """Return how much of the step to take and what that costs, `[…]` each."""
-        with torch.no_grad():
-            # Filled on the device: a copy from the host would be waited for.
-            sizes = torch.stack(
-                [nominal.cost.new_full((), size) for size in self.step_sizes]
-            )
-            states, actions = trial(problem, nominal, step, sizes)
-            costs = worst_if_nan(problem.objective(states, actions))
-            # among equals (up to rounding) the longest step: Newton's is the best guess
-            best = costs.amin(-1, keepdim=True)
-            index = (costs <= best + _slack(best)).to(torch.uint8).argmax(-1)
-            cost = costs.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-            better = step.ok & torch.isfinite(cost)
-            if isinstance(rule, AdaptiveDamping):
-                better = better & (cost <= nominal.cost + _slack(nominal.cost))
-            taken = torch.where(better, sizes[index], 0.0)
-            return taken, torch.where(better, cost, nominal.cost)
-
     def _solution(
         self,
-        problem: PlanningProblem,
         nominal: Nominal,
-        last: Step,
+        optimality: Tensor,
+        ok: Tensor,
         damping: Tensor,
         traces: "Traces",
     ) -> Solution:
-        optimality = gradient_norm(problem.action_space, nominal, last)
         found = torch.where(
             optimality <= self.tolerance,
             int(Status.CONVERGED),
             int(Status.ITERATION_LIMIT),
         )
-        found = torch.where(last.ok, found, int(Status.FACTORIZATION_FAILED))
+        found = torch.where(ok, found, int(Status.FACTORIZATION_FAILED))
         finite = torch.isfinite(nominal.cost)
         diagnostics = {**traces.stacked(nominal.cost), "optimality": optimality}
-        if last.gains is not None:
-            diagnostics["gains"] = last.gains
         return Solution(
             actions=nominal.actions,
             status=torch.where(finite, found, int(Status.NON_FINITE)),
@@ -227,6 +279,20 @@ class SecondOrderShooting(Planner):
             diagnostics={key: value.detach() for key, value in diagnostics.items()},
             memory={"damping": damping.detach()[..., None, None]},
         )
+
+
+class Expanded(NamedTuple):
+    """The problem about a trajectory.
+
+    Attributes:
+        model: Its expansion.
+        finite: Whether that is finite, `[…]` bool; see `quadratic_model`.
+        norm: Of the gradient that the bounds leave, `[…]`.
+    """
+
+    model: IncrementalLQR
+    finite: Tensor
+    norm: Tensor
 
 
 class Traces:
@@ -257,9 +323,10 @@ class Traces:
         return torch.stack(self.busy).sum(0)
 
 
-def may_leave(done: Tensor) -> bool:
-    """Whether all elements are done, as far as that may be looked at."""
-    return not is_traced(done) and bool(done.all())
+def increments(problem: PlanningProblem, nominal: Nominal) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest increments of the actions, `[…, T, A]`."""
+    box = problem.action_space.to(nominal.actions)
+    return box.low - nominal.actions, box.high - nominal.actions
 
 
 def next_damping(
@@ -274,17 +341,9 @@ def next_damping(
         ok: Where there was one.
     """
     if isinstance(rule, AdaptiveDamping):
-        factor = torch.where(moved, rule.shrink, rule.grow).to(damping)
+        # what could not be factored has learnt nothing from its iteration: hurry
+        more = torch.where(ok, rule.grow, rule.grow**2)
+        factor = torch.where(moved, rule.shrink, more).to(damping)
         return (factor * damping).clamp(rule.minimum, rule.maximum)
     kept = rule.to(damping) if isinstance(rule, Tensor) else rule
-    return torch.where(ok, kept, more_damping(damping))
-
-
-def more_damping(damping: Tensor) -> Tensor:
-    """Return ten times the damping, or a little where there was none."""
-    return 10.0 * damping.clamp_min(1e-6)
-
-
-def _slack(cost: Tensor) -> Tensor:
-    finite = torch.where(torch.isfinite(cost), cost.abs(), 0.0)
-    return _ROUNDING * torch.finfo(cost.dtype).eps * finite
+    return more_damping(kept, damping, ~ok)

@@ -13,6 +13,12 @@ from diffplan.functional.rollout import rollout
 from diffplan.planners.candidates import worst_if_nan
 from diffplan.problem import Box, PlanningProblem
 
+_SHARE = 0.1
+"""Of the decrease that the model expects: the least that a step must bring."""
+
+_ROUNDING = 10.0
+"""How many units of rounding a cost may rise."""
+
 
 class Nominal(NamedTuple):
     """The trajectory that the problem is expanded about.
@@ -35,14 +41,27 @@ class Step(NamedTuple):
         feedforward: Increments of the actions, `[…, T, A]`.
         gains: How the actions answer to a deviation of the states, `[…, T, A, S]`;
             None for a step in open loop.
-        slope: Derivative of the cost by the actions, `[…, T, A]`.
+        decrease: How much the model expects the whole step to lower the cost, at
+            least, `[…]`; without a graph.
         ok: Whether there is a step, `[…]` bool; where not, the others are zero.
     """
 
     feedforward: Tensor
     gains: Tensor | None
-    slope: Tensor
+    decrease: Tensor
     ok: Tensor
+
+
+class Chosen(NamedTuple):
+    """What a line search decided; without a graph.
+
+    Attributes:
+        size: The fraction of the step that is taken, 0 for none, `[…]`.
+        nominal: Where that leads.
+    """
+
+    size: Tensor
+    nominal: Nominal
 
 
 def roll_out(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Nominal:
@@ -87,18 +106,110 @@ def trial(
     return torch.stack(states, -2), torch.stack(actions_taken, -2)
 
 
-def follow(
+def search(
     problem: PlanningProblem,
     nominal: Nominal,
     step: Step,
-    taken: Tensor,
-    cost: Tensor,
+    sizes: tuple[float, ...],
+    *,
+    allowed: Tensor,
+    must_fall: bool,
+    look: bool,
+) -> Chosen:
+    """Take the longest fraction of a step that lowers the cost enough.
+
+    Enough is a tenth of what the model expects, or up to rounding, below which
+    Newton's last steps are.
+
+    Args:
+        problem: The problem.
+        nominal: The trajectory that the step leaves.
+        step: The step.
+        sizes: Fractions, the longest first.
+        allowed: Which elements may move, `[…]` bool.
+        must_fall: Whether an element that no fraction serves stays where it is. If
+            not, it takes the one that costs least.
+        look: Whether numbers may be looked at from the host: shorter fractions are
+            only rolled out then if some element needs them. If not, all are, side by
+            side, and the outcome is the same.
+    """
+    with torch.no_grad():
+        tried = _tried(problem, nominal, step, sizes[:1] if look else sizes)
+        good = _enough(nominal, step, sizes, tried.cost)
+        if look and len(sizes) > 1 and not bool((good[..., 0] | ~allowed).all()):
+            rest = _tried(problem, nominal, step, sizes[1:])
+            tried = Nominal(
+                torch.cat((tried.states, rest.states), -3),
+                torch.cat((tried.actions, rest.actions), -3),
+                torch.cat((tried.cost, rest.cost), -1),
+            )
+            good = _enough(nominal, step, sizes, tried.cost)
+        found = good.any(-1)
+        index = torch.where(
+            found, good.to(torch.uint8).argmax(-1), tried.cost.argmin(-1)
+        )
+        reached = _at(tried, index)
+        moves = allowed & torch.isfinite(reached.cost)
+        if must_fall:
+            moves = moves & found
+        longest = _filled(sizes, nominal.cost)[index]
+        whole = moves[..., None, None]
+        return Chosen(
+            torch.where(moves, longest, 0.0),
+            Nominal(
+                torch.where(whole, reached.states, nominal.states),
+                torch.where(whole, reached.actions, nominal.actions),
+                torch.where(moves, reached.cost, nominal.cost),
+            ),
+        )
+
+
+def _tried(
+    problem: PlanningProblem, nominal: Nominal, step: Step, sizes: tuple[float, ...]
 ) -> Nominal:
-    """Take the chosen fraction of a step; where that is zero, none of it.
+    """Roll out several fractions of a step, `[…, n]` trajectories."""
+    states, actions = trial(problem, nominal, step, _filled(sizes, nominal.cost))
+    return Nominal(states, actions, worst_if_nan(problem.objective(states, actions)))
+
+
+def _filled(sizes: tuple[float, ...], like: Tensor) -> Tensor:
+    # On the device: a copy from the host would be waited for.
+    return torch.stack([like.new_full((), size) for size in sizes])
+
+
+def _enough(
+    nominal: Nominal, step: Step, sizes: tuple[float, ...], costs: Tensor
+) -> Tensor:
+    """Whether each of the first fractions lowers the cost enough, `[…, n]` bool."""
+    fractions = _filled(sizes[: costs.shape[-1]], costs)
+    finite = torch.where(torch.isfinite(nominal.cost), nominal.cost.abs(), 0.0)
+    slack = _ROUNDING * torch.finfo(costs.dtype).eps * finite
+    wanted = _SHARE * fractions * step.decrease.unsqueeze(-1)
+    return costs <= (nominal.cost + slack).unsqueeze(-1) - wanted
+
+
+def _at(tried: Nominal, index: Tensor) -> Nominal:
+    if tried.cost.shape[-1] == 1:
+        return Nominal(
+            *(t.squeeze(d) for t, d in zip(tried, (-3, -3, -1), strict=True))
+        )
+    whole = index[..., None, None, None]
+    return Nominal(
+        torch.take_along_dim(tried.states, whole, -3).squeeze(-3),
+        torch.take_along_dim(tried.actions, whole, -3).squeeze(-3),
+        torch.take_along_dim(tried.cost, index.unsqueeze(-1), -1).squeeze(-1),
+    )
+
+
+def follow(
+    problem: PlanningProblem, nominal: Nominal, step: Step, chosen: Chosen
+) -> Nominal:
+    """Go where a line search went, with a graph.
 
     A step that is not taken is masked before the rollout and not after it: what a
     failed rollout returns would spoil the gradient of everybody else.
     """
+    taken = chosen.size
     moves = (taken > 0)[..., None, None]
     gains = step.gains
     if gains is not None:
@@ -107,17 +218,22 @@ def follow(
         feedforward=torch.where(moves, step.feedforward, 0.0), gains=gains
     )
     states, actions = trial(problem, nominal, masked, taken.unsqueeze(-1))
-    return Nominal(states.squeeze(-3), actions.squeeze(-3), cost)
+    return Nominal(states.squeeze(-3), actions.squeeze(-3), chosen.nominal.cost)
 
 
-def gradient_norm(box: Box, nominal: Nominal, step: Step) -> Tensor:
+def gradient_norm(box: Box, nominal: Nominal, slope: Tensor) -> Tensor:
     """Return the largest entry `[…]` of the gradient that the bounds leave to descend.
 
     `max |u - project(u - slope)|`: zero exactly at a stationary point of the bounded
-    problem, and the slope itself where no bound is near. Infinite where the slope is
-    not known.
+    problem, and the slope itself where no bound is near.
+
+    Args:
+        box: The bounds.
+        nominal: Where.
+        slope: Derivative of the cost by the actions, `[…, T, A]`. The norm is infinite
+            where that is NaN.
     """
     with torch.no_grad():
-        downhill = box.project(nominal.actions - step.slope)
+        downhill = box.project(nominal.actions - slope)
         norm = (nominal.actions - downhill).abs().amax((-1, -2))
-        return torch.where(step.ok, norm, torch.inf)
+        return torch.where(torch.isnan(norm), torch.inf, norm)

@@ -234,7 +234,7 @@ def levenberg_marquardt(
             trajectory, amount = _accept(trajectory, step, carry, amount, damping, cost)
         else:
             trajectory = step.trajectory
-            amount = more_damping(damping, amount, step.failed)
+            amount = more_damping(damping.value, amount, step.failed)
         report = Report(
             failed=step.failed,
             non_finite=report.non_finite | step.non_finite,
@@ -244,10 +244,10 @@ def levenberg_marquardt(
     return trajectory, carry, report
 
 
-def more_damping(damping: FixedDamping, amount: Tensor, failed: Tensor) -> Tensor:
-    """Return the next damping `[B]`: ten times the last where `failed`, else fixed."""
+def more_damping(fixed: Tensor | float, amount: Tensor, failed: Tensor) -> Tensor:
+    """Return the next damping `[…]`: ten times the last where `failed`, else fixed."""
     raised = _RETRY_FACTOR * amount.clamp_min(_RETRY_MINIMUM)
-    return torch.where(failed, raised, damping.value)
+    return torch.where(failed, raised, fixed)
 
 
 def _accept(

@@ -172,7 +172,7 @@ class _BlockSolver(LinearSolver):
         finite = torch.isfinite(current.vector + delta).all(dim=1)
         sound = step.ok & finite
         self.cost.step_taken(
-            more_damping(self.fixed_damping, self.cost.damping, ~step.ok)
+            more_damping(self.fixed_damping.value, self.cost.damping, ~step.ok)
         )
         self.report = Report(
             failed=~step.ok,

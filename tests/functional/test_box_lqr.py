@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from diffplan.functional import (
-    ExtendedLQR,
+    IncrementalLQR,
     LQRProblem,
-    extend_dynamics,
     limited_rollout,
     limited_sweep,
     lqr,
@@ -26,27 +25,18 @@ def increments(batch: tuple[int, ...], *sizes: int, seed: int) -> LQRProblem:
     )
 
 
-def extended(problem: LQRProblem) -> ExtendedLQR:
-    """The same as quadratic forms of (du, dx, 1)."""
-    linear = problem.state_linear.unsqueeze(-1)
-    push = problem.action_linear.unsqueeze(-1)
-    cross = problem.cross_cost
-    state_cost, end = (
-        problem.state_cost[..., :-1, :, :],
-        problem.state_cost[..., -1, :, :],
-    )
-    corner = torch.zeros_like(push[..., :1, :])
-    rows = (
-        (problem.action_cost, cross, push),
-        (cross.mT, state_cost, linear[..., :-1, :, :]),
-        (push.mT, linear[..., :-1, :, :].mT, corner),
-    )
-    last = linear[..., -1, :, :]
-    ends = ((end, last), (last.mT, corner[..., 0, :, :]))
-    return ExtendedLQR(
-        extend_dynamics(problem.action_jacobian, problem.state_jacobian),
+def packed(problem: LQRProblem) -> IncrementalLQR:
+    """The same, with one matrix for the cost of each step."""
+    cross, state_cost = problem.cross_cost, problem.state_cost
+    rows = (problem.action_cost, cross), (cross.mT, state_cost[..., :-1, :, :])
+    linear = problem.state_linear
+    return IncrementalLQR(
+        problem.action_jacobian,
+        problem.state_jacobian,
         torch.cat([torch.cat(row, -1) for row in rows], -2),
-        torch.cat([torch.cat(row, -1) for row in ends], -2),
+        torch.cat((problem.action_linear, linear[..., :-1, :]), -1),
+        state_cost[..., -1, :, :],
+        linear[..., -1, :],
     )
 
 
@@ -63,19 +53,19 @@ def undamped(problem: LQRProblem) -> Tensor:
 def test_without_bounds_it_is_the_regulator(width: int) -> None:
     problem = increments((2, 3), 6, 4, width, seed=1)
     wide = bounds(problem, torch.inf)
-    law = limited_sweep(extended(problem), *wide, undamped(problem))
+    law = limited_sweep(packed(problem), *wide, undamped(problem))
     expected = lqr(problem)
     assert law.ok.shape == (2, 3)
     assert law.ok.all()
     torch.testing.assert_close(law.gains, expected.gains)
-    moves = limited_rollout(extended(problem), law, *wide)
+    moves = limited_rollout(packed(problem), law, *wide)
     torch.testing.assert_close(moves, expected.actions)
     torch.testing.assert_close(law.feedforward[..., 0, :], expected.actions[..., 0, :])
 
 
-def test_extended_problems_unpack() -> None:
+def test_packed_problems_unpack() -> None:
     problem = increments((2,), 5, 4, 2, seed=2)
-    for got, wanted in zip(extended(problem).unpacked(), problem, strict=True):
+    for got, wanted in zip(packed(problem).unpacked(), problem, strict=True):
         assert torch.equal(got, wanted)
 
 
@@ -83,13 +73,13 @@ def test_damping_is_a_cost_of_the_increments() -> None:
     problem = increments((2,), 5, 4, 2, seed=3)
     damping = torch.tensor([0.3, 5.0], dtype=torch.float64)
     wide = bounds(problem, torch.inf)
-    law = limited_sweep(extended(problem), *wide, damping)
+    law = limited_sweep(packed(problem), *wide, damping)
     eye = torch.eye(2, dtype=torch.float64)
     damped = problem._replace(
         action_cost=problem.action_cost + damping[:, None, None, None] * eye
     )
     torch.testing.assert_close(law.gains, lqr(damped).gains)
-    moves = limited_rollout(extended(problem), law, *wide)
+    moves = limited_rollout(packed(problem), law, *wide)
     torch.testing.assert_close(moves, lqr(damped).actions)
 
 
@@ -100,9 +90,9 @@ def test_repeated_sweeps_end_in_the_bounded_optimum(width: int) -> None:
     for _ in range(12):
         moved = about(problem, actions)
         low, high = -limit - actions, limit - actions
-        law = limited_sweep(extended(moved), low, high, undamped(problem))
+        law = limited_sweep(packed(moved), low, high, undamped(problem))
         assert ((law.feedforward >= low) & (law.feedforward <= high)).all()
-        actions = actions + limited_rollout(extended(moved), law, low, high)
+        actions = actions + limited_rollout(packed(moved), law, low, high)
         actions = actions.clamp(-limit, limit)
     assert law.feedforward.abs().max() < 1e-12
     held = actions.abs() > limit - 1e-9
@@ -163,28 +153,29 @@ def by_scipy(problem: LQRProblem, limit: float) -> Tensor:
     return torch.as_tensor(found.x).view(shape)
 
 
+@pytest.mark.parametrize("look", [False, True])
 @pytest.mark.parametrize("width", [1, 2])
-def test_derivatives_of_first_and_second_order(width: int) -> None:
+def test_derivatives_of_first_and_second_order(width: int, look: bool) -> None:
     problem = increments((2,), 2, 2, width, seed=5)
-    forms, (low, high) = extended(problem), bounds(problem, 0.4)
+    forms, (low, high) = packed(problem), bounds(problem, 0.4)
     damping = torch.full((2,), 0.2, dtype=torch.float64)
     law = limited_sweep(forms, low, high, damping)
     held = (law.gains == 0).all(-1)
     assert held.any()
     assert not held.all()
-    jacobians = (problem.action_jacobian, problem.state_jacobian)
-    given = (*jacobians, *forms[1:], low, high, damping)
+    given = (*forms, low, high, damping)
     leaves = tuple(tensor.clone().requires_grad_() for tensor in given)
 
     def sweep(*tensors: Tensor) -> tuple[Tensor, ...]:
-        *jacobians, costs, end, low, high, damping = tensors
-        others = (low, high, damping)
-        # quadratic forms are symmetric, and stay so while single entries are moved
-        forms = ((costs + costs.mT) / 2, (end + end.mT) / 2)
-        given = ExtendedLQR(extend_dynamics(*jacobians), *forms)
-        law = limited_sweep(given, *others)
+        given, others = IncrementalLQR(*tensors[:6]), tensors[6:]
+        # Hessians are symmetric, and stay so while single entries are moved
+        given = given._replace(
+            hessian=(given.hessian + given.hessian.mT) / 2,
+            end_hessian=(given.end_hessian + given.end_hessian.mT) / 2,
+        )
+        law = limited_sweep(given, *others, look=look)
         moves = limited_rollout(given, law, *others[:2])
-        return law.feedforward, law.gains, law.slope, moves
+        return law.feedforward, law.gains, given.slope(given.costates()), moves
 
     assert gradcheck(sweep, leaves)
     assert gradgradcheck(sweep, leaves, fast_mode=True)
@@ -199,10 +190,10 @@ def test_a_broken_element_fails_alone(width: int) -> None:
     good = torch.tensor([0, 2])
     results = []
     for cost, pick in ((broken, slice(None)), (problem.action_cost, good)):
-        forms = extended(problem._replace(action_cost=cost))
+        forms = packed(problem._replace(action_cost=cost))
         tensors = (*forms, low, high, undamped(problem))
         leaves = [tensor[pick].clone().requires_grad_() for tensor in tensors]
-        law = limited_sweep(ExtendedLQR(*leaves[:3]), *leaves[3:])
+        law = limited_sweep(IncrementalLQR(*leaves[:6]), *leaves[6:])
         loss = law.feedforward.square().sum() + law.gains.sum()
         results.append((law, torch.autograd.grad(loss, leaves)))
     (law, gradients), (expected, wanted) = results
@@ -217,10 +208,10 @@ def test_a_broken_element_fails_alone(width: int) -> None:
 
 def test_with_a_graph_it_finds_the_same() -> None:
     problem = increments((4,), 8, 3, 3, seed=7)
-    forms, limits = extended(problem), bounds(problem, 0.3)
+    forms, limits = packed(problem), bounds(problem, 0.3)
     plain = limited_sweep(forms, *limits, undamped(problem))
-    leaf = forms.costs.clone().requires_grad_()
-    tracked = limited_sweep(forms._replace(costs=leaf), *limits, undamped(problem))
+    leaf = forms.hessian.clone().requires_grad_()
+    tracked = limited_sweep(forms._replace(hessian=leaf), *limits, undamped(problem))
     for got, wanted in zip(tracked, plain, strict=True):
         assert torch.equal(got, wanted)
 
@@ -228,10 +219,10 @@ def test_with_a_graph_it_finds_the_same() -> None:
 def test_vmap_equals_the_batch() -> None:
     problem = increments((3,), 4, 3, 2, seed=8)
     low, high = bounds(problem, 0.5)
-    tensors = (*extended(problem), low, high, undamped(problem))
+    tensors = (*packed(problem), low, high, undamped(problem))
 
     def loss(*given: Tensor) -> Tensor:
-        law = limited_sweep(ExtendedLQR(*given[:3]), *given[3:])
+        law = limited_sweep(IncrementalLQR(*given[:6]), *given[6:])
         return law.feedforward.square().sum() + law.gains.sum()
 
     mapped = torch.func.vmap(torch.func.grad(loss, argnums=1))(*tensors)
@@ -239,3 +230,67 @@ def test_vmap_equals_the_batch() -> None:
     total = loss(tensors[0], leaf, *tensors[2:])
     (expected,) = torch.autograd.grad(total, leaf)
     torch.testing.assert_close(mapped, expected)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("limit", [0.05, 0.3, 3.0])  # all steps are limited, some, none
+def test_looking_at_numbers_changes_nothing(limit: float, width: int) -> None:
+    problem = increments((5,), 10, 4, width, seed=9)
+    given = (packed(problem), *bounds(problem, limit), undamped(problem))
+    looked, blind = limited_sweep(*given, look=True), limited_sweep(*given)
+    # the same laws, but sums are taken in another order where no action is limited
+    for got, wanted in zip(looked, blind, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_matrices_that_are_one_for_all() -> None:
+    problem = increments((3,), 5, 4, 2, seed=10)
+    results = []
+    for expanded in (True, False):
+        given = (problem.action_jacobian[0, 0], problem.state_jacobian[0, 0])
+        leaves = [matrix.clone().requires_grad_() for matrix in given]
+        many = [leaf.expand(3, 5, *leaf.shape) for leaf in leaves]
+        if not expanded:
+            many = [matrix.contiguous() for matrix in many]
+        forms = packed(problem)._replace(
+            action_jacobian=many[0], state_jacobian=many[1]
+        )
+        law = limited_sweep(forms, *bounds(problem, 0.4), undamped(problem))
+        loss = law.feedforward.square().sum() + law.gains.sum()
+        results.append((law.gains, *torch.autograd.grad(loss, leaves)))
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_the_decrease_is_what_the_law_takes_off_the_model() -> None:
+    problem = increments((4,), 6, 3, 2, seed=11)
+    for limit, exact in ((1e6, True), (0.1, False)):
+        given = (packed(problem), *bounds(problem, limit))
+        law = limited_sweep(*given, undamped(problem))
+        moves = limited_rollout(given[0], law, *given[1:])
+        states = [torch.zeros_like(problem.initial_state)]
+        for t in range(6):
+            pushed = problem.action_jacobian[:, t] @ moves[:, t, :, None]
+            carried = problem.state_jacobian[:, t] @ states[-1][..., None]
+            states.append((pushed + carried).squeeze(-1))
+        drop = -lqr_cost(problem, torch.stack(states, 1), moves)
+        if exact:
+            torch.testing.assert_close(law.decrease, drop)
+        assert (law.decrease > 0).all()
+        assert (law.decrease <= drop * (1 + 1e-9)).all()
+
+
+def test_costates_and_slope_are_derivatives_of_the_cost() -> None:
+    problem = increments((3,), 5, 4, 2, seed=12)
+    given = packed(problem)
+    actions = torch.zeros_like(problem.action_linear).requires_grad_()
+    pushes = torch.zeros_like(problem.offset).requires_grad_()
+    states = [problem.initial_state]
+    for t in range(5):
+        pushed = problem.action_jacobian[:, t] @ actions[:, t, :, None]
+        carried = problem.state_jacobian[:, t] @ states[-1][..., None]
+        states.append((pushed + carried).squeeze(-1) + pushes[:, t])
+    cost = lqr_cost(problem, torch.stack(states, 1), actions).sum()
+    slope, costates = torch.autograd.grad(cost, (actions, pushes))
+    torch.testing.assert_close(given.costates(), costates)
+    torch.testing.assert_close(given.slope(given.costates()), slope)

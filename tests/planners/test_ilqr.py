@@ -1,5 +1,7 @@
 """ILQR against cvxpy, scipy and autodiff; regularisation, line search, early exit."""
 
+import math
+
 import pytest
 import torch
 from lqr_problems import cvxpy_lqr, planning_lqr
@@ -10,7 +12,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.errors import ArgumentError, UnsupportedProblemError
 from diffplan.objectives import GoalDistance, NegativeReturn, StageObjective
-from diffplan.planners import ILQR
+from diffplan.planners import ILQR, ShootingGN
 from diffplan.solvers import AdaptiveDamping
 
 SIZES = [(6, 2, 1), (10, 4, 2), (15, 6, 3)]
@@ -39,7 +41,8 @@ def test_bounded_problems_agree_with_cvxpy(
 def test_without_bounds_one_iteration_is_exact(sizes: tuple[int, int, int]) -> None:
     problem, starts, oracles = planning_lqr(*sizes, limit=float("inf"), seed=2)
     tiny = AdaptiveDamping(initial=1e-12)
-    plan = ILQR(sizes[0], 1, damping=tiny, tolerance=1e-8)(problem, starts)
+    planner = ILQR(sizes[0], 1, damping=tiny, tolerance=1e-8, feedback=True)
+    plan = planner(problem, starts)
     assert (plan.status == dp.Status.CONVERGED).all()
     for index, oracle in enumerate(oracles):
         expected = dp.functional.lqr(oracle)
@@ -109,7 +112,7 @@ def test_indefinite_costs_are_met_with_more_damping() -> None:
     plan = ILQR(6, 60, tolerance=1e-6)(integrator(), start)
     damping, taken = plan.diagnostics["damping"], plan.diagnostics["step_size"]
     assert (taken[:, 0] == 0).all()  # Q_uu is indefinite: nothing is tried
-    assert (damping[:, 1] == 10 * damping[:, 0]).all()
+    torch.testing.assert_close(damping[:, 1], 100 * damping[:, 0])
     assert (plan.status == dp.Status.CONVERGED).all()
     assert (plan.states[:, -1, 0].abs() - 1).abs().max() < 0.2
     downhill = plan.actions - slope(integrator(), start, plan.actions)
@@ -118,7 +121,7 @@ def test_indefinite_costs_are_met_with_more_damping() -> None:
 
 def test_a_hessian_that_stays_indefinite_is_reported() -> None:
     start = torch.tensor([[0.02], [2.0]], dtype=torch.float64)
-    plan = ILQR(6, 2)(integrator(), start)
+    plan = ILQR(6, 2, feedback=True)(integrator(), start)
     assert plan.status[0] == dp.Status.FACTORIZATION_FAILED
     assert plan.status[1] != dp.Status.FACTORIZATION_FAILED
     assert (plan.actions[0] == 0).all()
@@ -135,31 +138,50 @@ def test_more_damping_shortens_the_step() -> None:
     assert lengths[0] > lengths[1] > 10 * lengths[2] > 0
 
 
-def test_the_line_search_takes_what_lowers_the_cost_most() -> None:
-    # One action, cost (x - 1)² with x = 3 tanh: the full Newton step from 0 is 1/3.
+@pytest.mark.parametrize(("goal", "taken"), [(2.0, 1.0), (3.0, 0.75)])
+def test_the_line_search_takes_the_longest_step_that_pays(
+    goal: float, taken: float
+) -> None:
+    # One action u, cost ½ (sin u - goal)²: the whole step is u = goal, and the model
+    # expects it to take off everything. It takes off less than a shorter step would,
+    # but a tenth of what is expected is enough.
     problem = dp.PlanningProblem(
-        lambda state, action: state + (8 * action).tanh(),
-        GoalDistance(torch.tensor([0.9], dtype=torch.float64), running_weight=0.0),
+        lambda state, action: state + action.sin(),
+        GoalDistance(torch.tensor([goal], dtype=torch.float64), running_weight=0.0),
         dp.Box([-10.0], [10.0]),
     )
-    start = torch.tensor([[-0.05]], dtype=torch.float64)
-    sizes = (1.0, 0.5, 0.25)
+    start = torch.zeros(1, 1, dtype=torch.float64)
+    sizes = (1.0, 0.75, 0.5)
     tiny = AdaptiveDamping(initial=1e-12)
     plan = ILQR(1, 1, damping=tiny, step_sizes=sizes)(problem, start)
-    newton = 0.95 / 8
-    costs = [
-        float(cost_of(problem, start, torch.full((1, 1, 1), newton * size).double()))
-        for size in sizes
+    drops = [0.5 * (goal**2 - (math.sin(goal * size) - goal) ** 2) for size in sizes]
+    pays = [
+        drop >= 0.1 * size * 0.5 * goal**2
+        for drop, size in zip(drops, sizes, strict=True)
     ]
-    best = sizes[costs.index(min(costs))]
-    assert plan.diagnostics["step_size"].item() == best
-    torch.testing.assert_close(plan.actions.item(), newton * best)
+    assert sizes[pays.index(True)] == taken
+    assert max(drops) > drops[0]  # not the one that takes off most
+    assert plan.diagnostics["step_size"].item() == taken
+    torch.testing.assert_close(plan.actions.item(), goal * taken)
+
+
+@pytest.mark.parametrize("planner", [ILQR(8, 12), ShootingGN(8, 12)])
+def test_looking_at_numbers_changes_nothing(planner: dp.Planner) -> None:
+    problem = pendulum()
+    starts = torch.tensor([[0.5, 0.0], [-0.3, 1.0], [2.8, 0.3]], dtype=torch.float64)
+    planner.configure_gradient(dp.Detach())
+    looked = planner(problem, starts)
+    planner.may_look = lambda value: False  # type: ignore[method-assign]
+    blind = planner(problem, starts)
+    torch.testing.assert_close(looked.actions, blind.actions, rtol=0, atol=1e-9)
+    assert torch.equal(looked.iterations, blind.iterations)
+    assert torch.equal(looked.status, blind.status)
 
 
 def test_feedback_gains_correct_a_disturbed_start() -> None:
     problem = pendulum()
     start = torch.tensor([0.3, 0.0], dtype=torch.float64)
-    plan = ILQR(15, 20)(problem, start)
+    plan = ILQR(15, 20, feedback=True)(problem, start)
     disturbed = start + torch.tensor([0.05, -0.1], dtype=torch.float64)
     state, actions = disturbed, []
     for t in range(15):

@@ -14,7 +14,8 @@ from diffplan.errors import (
     UnsupportedGradientError,
 )
 from diffplan.functional.conjugate_gradients import conjugate_gradients
-from diffplan.solvers.stationary import Minimization, differentiable, polish
+from diffplan.solvers.matrix_free import Minimization, differentiable
+from diffplan.solvers.stationary import polish
 
 
 def identity(_: Tensor) -> object:

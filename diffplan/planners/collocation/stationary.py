@@ -19,12 +19,8 @@ from diffplan.planners.collocation.primal_dual import Multipliers
 from diffplan.planners.collocation.residuals import TrajectoryProblem
 from diffplan.solvers.blocks import RiccatiSolver
 from diffplan.solvers.least_squares import Layout, Trajectory
-from diffplan.solvers.stationary import (
-    Minimization,
-    Minimum,
-    differentiable,
-    polish,
-)
+from diffplan.solvers.matrix_free import Minimization, differentiable
+from diffplan.solvers.stationary import Minimum, polish
 
 
 def differentiate_trajectory(

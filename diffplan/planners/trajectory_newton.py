@@ -1,0 +1,276 @@
+"""Newton's method on a trajectory: the exact Hessian of a plan's cost as a regulator.
+
+The cost of actions, rolled out, has a dense Hessian in all actions together. In states,
+actions and costates it is the linear-quadratic problem of the Lagrangian
+
+    L(x, u, λ) = cost(x, u) + Σ_t λ_{t+1}'(f(x_t, u_t) - x_{t+1})
+
+about the trajectory: with the second derivatives of cost *and* dynamics in its blocks,
+its regulator is the exact Newton step, its factor says whether the Hessian is positive
+definite, and solving with other right-hand sides is what the implicit-function theorem
+asks for. Nothing that is differentiated is a recursion: gradients of the Lagrangian are
+taken at all steps at once, and the regulator is a layer with an adjoint of its own.
+
+For states of few numbers, since curvature is expanded for n = A + S directions.
+
+Symbols: z = (u, x) of one step, n numbers; g derivative of the cost by the actions.
+
+References:
+    Dunn and Bertsekas 1989, "Efficient dynamic programming implementations of Newton's
+    method for unconstrained optimal control problems" (JOTA 63); Amos et al. 2018,
+    "Differentiable MPC for end-to-end planning and control" (arXiv:1810.13400),
+    section 4, whose linear-quadratic model has no second derivatives of the dynamics.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffplan.functional.chain import times
+from diffplan.functional.conjugate_gradients import LinearSolution
+from diffplan.functional.linearize import batched_jacobian
+from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
+from diffplan.functional.rollout import rollout
+from diffplan.gradients import Implicit
+from diffplan.planners.quadratic_model import quadratic_model, regulator
+from diffplan.problem import PlanningProblem
+from diffplan.solvers.stationary import Minimum, Refuse, free_variables, report
+
+
+class Extremal(NamedTuple):
+    """A trajectory with its costates.
+
+    Attributes:
+        states: x_0 … x_T, `[B, T+1, S]`.
+        actions: u_0 … u_{T-1}, `[B, T, A]`.
+        costates: λ_1 … λ_T, `[B, T, S]`.
+    """
+
+    states: Tensor
+    actions: Tensor
+    costates: Tensor
+
+
+@dataclass(frozen=True)
+class ActionCost:
+    """The cost of actions `[B, T·A]`, rolled out from given states; see `Smooth`.
+
+    Attributes:
+        problem: Its objective has stages.
+        state: `[B, S]`; may carry a graph.
+        shape: B, T, A.
+        strategy: Tolerances and limits.
+        low: `[T·A]`; may carry a graph.
+        high: `[T·A]`; likewise.
+    """
+
+    problem: PlanningProblem
+    state: Tensor
+    shape: torch.Size
+    strategy: Implicit
+    low: Tensor
+    high: Tensor
+
+    def cost(self, variables: Tensor) -> Tensor:
+        """Return F `[B]`."""
+        return self.problem.cost(self.state, variables.view(self.shape))
+
+    def local(self, variables: Tensor) -> "Expansion":
+        """Return the expansion about actions `[B, T·A]`."""
+        with torch.no_grad():
+            return Expansion(self, variables.view(self.shape))
+
+    def differentiable(self, minimum: Minimum) -> Tensor:
+        """Return the minimum `[B, T, A]`, a function of problem, state and bounds.
+
+        One Newton step from a constant has the right first derivative; a step from
+        there has the right second one, as Newton's method doubles what is right.
+
+        Args:
+            minimum: From `polish`.
+
+        Raises:
+            GradientError: later, in `backward`, for elements without such a
+                derivative, if the strategy says so.
+        """
+        local = minimum.local
+        assert isinstance(local, Expansion)
+        free = local.free.view(self.shape)
+        point, blocks, depends = local.point, local.blocks, []
+        factor: LQRFactor | None = local.factor
+        for _ in range(self.strategy.order):
+            if factor is None:
+                blocks = _blocks(self.problem, point)
+            residual = _residual(self.problem, self.state, point)
+            depends += [part for part in residual[:4] if part.requires_grad]
+            if self.low.requires_grad or self.high.requires_grad:
+                moves = self._moves(point.actions, free)
+                residual = _moved(residual, blocks, moves, free)
+            else:
+                residual = residual._replace(action_linear=residual[1] * free)
+            factor = factor or _held(blocks, free)
+            found = factor.solve(*residual)
+            steps = (found.states, found.actions, found.costates)
+            # the value stays where it was polished to, inside the bounds exactly
+            point = Extremal(
+                *(at + (s - s.detach()) for at, s in zip(point, steps, strict=True))
+            )
+            factor = None
+        return _Guard.apply(point.actions, self.strategy, minimum.sound, *depends)
+
+    def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
+        """How held actions follow their bounds: zero, with the graph of the bounds."""
+        low, high = (bound.view(self.shape[1:]) for bound in (self.low, self.high))
+        return (1 - free) * (torch.where(actions <= low, low, high) - actions)
+
+
+class Expansion:
+    """The second-order expansion about a rollout, factored; see `Local`.
+
+    Attributes:
+        point: The rollout with its costates, constants.
+        blocks: Of the regulator, before any action is held.
+        gradient: ∇F `[B, T·A]`.
+        free: `[B, T·A]`.
+        factor: Of the regulator with only the free actions.
+    """
+
+    def __init__(self, cost: ActionCost, actions: Tensor) -> None:
+        problem, state = cost.problem, cost.state.detach()
+        states = rollout(problem.dynamics, state, actions)
+        blocks, _ = quadratic_model(problem, states, actions, gauss_newton=False)
+        costates = blocks.costates()
+        self.problem = problem
+        self.point = Extremal(states, actions, costates)
+        self.gradient = blocks.slope(costates).flatten(1)
+        self.free = free_variables(
+            actions.flatten(1), self.gradient, cost.low, cost.high
+        )
+        self.blocks = _with_dynamics(blocks.unpacked(), problem, self.point)
+        self.factor = _held(self.blocks, self.free.view(actions.shape))
+
+    def solve(self, rhs: Tensor) -> LinearSolution:
+        """Solve with the exact Hessian, one sweep over the horizon; see `Local`."""
+        with torch.no_grad():
+            states, actions = self.point.states, self.point.actions
+            zeros = torch.zeros_like(states)
+            linear = -(rhs * self.free).view(actions.shape)
+            found = self.factor.solve(zeros, linear, zeros[:, 1:], zeros[:, 0])
+        return LinearSolution(found.actions.flatten(1), found.ok, found.ok, 1)
+
+    def descend(self, slope: Tensor) -> Tensor:
+        """Solve with the curvature that is left without that of the dynamics."""
+        with torch.no_grad():
+            return regulator(self.problem, self.point.states, self.point.actions)(slope)
+
+
+class _Residual(NamedTuple):
+    """Derivatives of the Lagrangian: what a Newton step takes to zero."""
+
+    state_linear: Tensor
+    action_linear: Tensor
+    offset: Tensor
+    initial_state: Tensor
+
+
+def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> _Residual:
+    """Differentiate the Lagrangian at a point, with the graph of everything."""
+    with torch.enable_grad():
+        states, actions = (
+            at if at.requires_grad else at.detach().requires_grad_()
+            for at in (point.states, point.actions)
+        )
+        following = problem.dynamics(states[:, :-1], actions)
+        defect = following - states[:, 1:]
+        lagrangian = problem.objective(states, actions).sum()
+        lagrangian = lagrangian + (point.costates * defect).sum()
+        by_state, by_action = torch.autograd.grad(
+            lagrangian, (states, actions), create_graph=True, materialize_grads=True
+        )
+    return _Residual(by_state, by_action, defect, state - states[:, 0])
+
+
+def _moved(
+    residual: _Residual, blocks: LQRProblem, moves: Tensor, free: Tensor
+) -> _Residual:
+    """Let held actions move by `moves`: their effect on all other equations."""
+    push = times(moves, blocks.cross_cost)
+    state_linear = residual.state_linear[:, :-1] + push
+    last = residual.state_linear[:, -1:]
+    linear = residual.action_linear + times(moves, blocks.action_cost)
+    return _Residual(
+        torch.cat((state_linear, last), 1),
+        linear * free - moves,
+        residual.offset + times(moves, blocks.action_jacobian.mT),
+        residual.initial_state,
+    )
+
+
+def _blocks(problem: PlanningProblem, point: Extremal) -> LQRProblem:
+    """The blocks at a point with a graph, themselves with a graph."""
+    states, actions, _ = point
+    model, _ = quadratic_model(problem, states, actions, gauss_newton=False)
+    return _with_dynamics(model.unpacked(), problem, point)
+
+
+def _with_dynamics(
+    model: LQRProblem, problem: PlanningProblem, point: Extremal
+) -> LQRProblem:
+    """Add the second derivatives of λ'f to the blocks of the costs."""
+    width = point.actions.shape[-1]
+
+    def pushed(points: Tensor) -> Tensor:
+        following = problem.dynamics(points[..., width:], points[..., :width])
+        return (point.costates * following).sum()
+
+    points = torch.cat((point.actions, point.states[:, :-1]), -1)
+    _, (bend,) = batched_jacobian(torch.func.grad(pushed), points)
+    of_action, of_state = bend.split((width, bend.shape[-1] - width), -2)
+    running = model.state_cost[:, :-1] + of_state[..., width:]
+    return model._replace(
+        state_cost=torch.cat((running, model.state_cost[:, -1:]), 1),
+        action_cost=model.action_cost + of_action[..., :width],
+        cross_cost=model.cross_cost + of_action[..., width:],
+    )
+
+
+def _held(blocks: LQRProblem, free: Tensor) -> LQRFactor:
+    """Factor the blocks; actions that are not free answer to nothing."""
+    if bool(free.all()):
+        return lqr_factorize(blocks)
+    rows, columns = free.unsqueeze(-1), free.unsqueeze(-2)
+    return lqr_factorize(
+        blocks._replace(
+            action_cost=rows * blocks.action_cost * columns
+            + torch.diag_embed(1 - free),
+            cross_cost=rows * blocks.cross_cost,
+            action_jacobian=blocks.action_jacobian * columns,
+        )
+    )
+
+
+class _Guard(torch.autograd.Function):
+    """The same actions; in backward, a word on elements without a derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        actions: Tensor,
+        strategy: Implicit,
+        sound: Tensor,
+        *depends_on: Tensor,
+    ) -> Tensor:
+        ctx.strategy = strategy
+        ctx.save_for_backward(sound, *depends_on)
+        return actions.clone()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        sound, *depends_on = ctx.saved_tensors
+        flat = cotangent.flatten(1)
+        kept = report(flat, sound, flat, ctx.strategy.on_failure).view(cotangent.shape)
+        if torch.is_grad_enabled() and ctx.strategy.order == 1:
+            kept = Refuse.apply(kept, *depends_on)
+        return kept, None, None, *(None for _ in depends_on)
