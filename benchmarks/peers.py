@@ -6,9 +6,9 @@
 
 Each peer runs in a virtual environment of its own (`nox -s bench` fills them), each
 contender in a process of its own on one thread. The two take turns, and medians are
-compared. A contender must also say what it found: the cost of its actions, and the
-largest slope that the bounds leave there, both counted by the same function, stand
-beside its time. A peer that could not be installed or that
+compared; each peer gets a results file. A contender must also say what it found: the
+cost of its actions, and the largest slope that the bounds leave there, both counted by
+the same function, stand beside its time. A peer that could not be installed or that
 fails on a case is reported with its error.
 """
 
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 ROUND_SECONDS = 0.5
 """A turn repeats a short solve until it has taken about this long."""
-CASE_SECONDS = 60.0
+CASE_SECONDS = 20.0
 """A slow solve gets fewer turns, three at least, to take about this long."""
 
 
@@ -222,39 +222,31 @@ def compare(case: Case, ours: Worker, peer: Worker, rounds: int) -> dict[str, An
 
 
 def run(
-    chosen: list[Case], environments: Path, rounds: int
+    name: str, chosen: list[Case], environments: Path, rounds: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Run all cases; return the records, and versions or an error per peer."""
+    """Run the cases of one peer; return the records, and its versions or an error."""
+    scripts = Path(sysconfig.get_path("scripts")).name  # bin, or Scripts
+    python = environments / name / scripts / Path(sys.executable).name
+    if not python.exists():
+        return [], {"error": "not installed: nox -s bench does that"}
+    peer, ours = Worker(str(python), name), Worker(sys.executable, "ours")
     records: list[dict[str, Any]] = []
-    peers: dict[str, Any] = {}
-    for name in dict.fromkeys(case.peer for case in chosen):
-        scripts = Path(sysconfig.get_path("scripts")).name  # bin, or Scripts
-        python = environments / name / scripts / Path(sys.executable).name
-        if not python.exists():
-            peers[name] = {"error": "not installed: nox -s bench does that"}
-            continue
-        peer, ours = Worker(str(python), name), Worker(sys.executable, "ours")
-        try:
-            peers[name] = peer.ask(versions=[])
-        except RuntimeError as error:
-            peers[name] = {"error": str(error)}
-        for case in chosen:
-            if case.peer != name or "error" in peers[name]:
-                continue
-            record = compare(case, ours, peer, rounds)
-            records.append(record)
-            print(row(record), flush=True)
-            # A worker that died is started again for the next case.
-            if peer.process.poll() is not None:
-                peer = Worker(str(python), name)
-            if ours.process.poll() is not None:
-                ours = Worker(sys.executable, "ours")
-        peer.close()
-        ours.close()
-    for name, found in peers.items():
-        if "error" in found:
-            print(f"| {name} was left out: {found['error']} |")
-    return records, peers
+    try:
+        versions = peer.ask(versions=[])
+    except RuntimeError as error:
+        return [], {"error": str(error)}
+    for case in chosen:
+        record = compare(case, ours, peer, rounds)
+        records.append(record)
+        print(row(record), flush=True)
+        # A worker that died is started again for the next case.
+        if peer.process.poll() is not None:
+            peer = Worker(str(python), name)
+        if ours.process.poll() is not None:
+            ours = Worker(sys.executable, "ours")
+    peer.close()
+    ours.close()
+    return records, versions
 
 
 HEADER = (
@@ -281,13 +273,19 @@ def row(record: dict[str, Any]) -> str:
     )
 
 
-def plot(records: list[dict[str, Any]], folder: Path) -> None:
+def plot(folder: Path) -> None:
     """Draw one figure per planner: the time of both contenders in every case."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    files = sorted(folder.glob("peers_*.json"))
+    records = [
+        record
+        for file in files
+        for record in json.loads(file.read_text())["results"]["comparisons"]
+    ]
     measured = [record for record in records if "ratio" in record]
     for planner in dict.fromkeys(record["case"]["planner"] for record in measured):
         mine = [record for record in measured if record["case"]["planner"] == planner]
@@ -336,14 +334,20 @@ def main() -> None:
         if not arguments.peers or case.peer in arguments.peers
     ]
     print(HEADER)
-    records, peers = run(chosen, arguments.environments, arguments.rounds)
     paths = {"environments", "output"}
-    write_results(
-        arguments.output / "peers.json",
-        config={k: v for k, v in vars(arguments).items() if k not in paths},
-        results={"peers": peers, "comparisons": records},
-    )
-    plot(records, arguments.output)
+    config = {k: v for k, v in vars(arguments).items() if k not in paths}
+    for name in dict.fromkeys(case.peer for case in chosen):
+        mine = [case for case in chosen if case.peer == name]
+        records, found = run(name, mine, arguments.environments, arguments.rounds)
+        if "error" in found:
+            print(f"| {name} was left out: {found['error']} |")
+            continue
+        write_results(
+            arguments.output / f"peers_{name}.json",
+            config=config,
+            results={"versions": found, "comparisons": records},
+        )
+    plot(arguments.output)
 
 
 if __name__ == "__main__":

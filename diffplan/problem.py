@@ -111,6 +111,7 @@ class PlanningProblem:
         self.action_space = action_space
         self.action_constraints = _of_kind(constraints, ActionConstraint)
         self.state_constraints = _of_kind(constraints, StateConstraint)
+        self._passed: tuple[object, ...] | None = None
         self._check_constraints(constraints)
 
     def project(self, actions: Tensor) -> Tensor:
@@ -263,7 +264,8 @@ class PlanningProblem:
         """Check the given planning state `[…, S]` before any work is done.
 
         One step of the dynamics is tried, so a wrong state size or a wrong callable
-        fails here with its own name.
+        fails here with its own name; for states of one shape, dtype and device in a row
+        only once.
 
         Raises:
             TensorTypeError: not a floating-point tensor, or on another device.
@@ -274,6 +276,19 @@ class PlanningProblem:
         if state.ndim == 0:
             raise ShapeError("state: expected […, S], got a scalar")
         require_finite("state", state)
+        kind = (
+            self.dynamics,
+            self.action_space,
+            state.shape,
+            state.dtype,
+            state.device,
+        )
+        if kind != self._passed:
+            self._try_dynamics(state)
+            self._passed = kind
+        return state
+
+    def _try_dynamics(self, state: Tensor) -> None:
         action = self.action_space.to(state).center.expand(*state.shape[:-1], -1)
         with torch.no_grad():
             try:
@@ -292,7 +307,6 @@ class PlanningProblem:
                 f"dynamics: expected a next state of the state's shape "
                 f"{list(state.shape)}, got {shape} from {_describe(self.dynamics)}"
             )
-        return state
 
     def check_actions(self, name: str, actions: Tensor, horizon: int) -> Tensor:
         """Check a sequence of actions `[…, T, A]` against horizon and action space.

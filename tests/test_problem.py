@@ -177,6 +177,27 @@ def test_checking_builds_no_graph() -> None:
     assert calls == [False]
 
 
+def test_dynamics_are_tried_once_for_states_of_one_kind() -> None:
+    calls = []
+
+    def dynamics(state: Tensor, action: Tensor) -> Tensor:
+        calls.append(state.shape)
+        return state + action
+
+    checked = problem(dynamics)
+    for _ in range(2):
+        checked.check_state(torch.zeros(3, 2))
+    assert len(calls) == 1
+    checked.check_state(torch.zeros(4, 2))
+    checked.check_state(torch.zeros(4, 2, dtype=torch.float64))
+    assert len(calls) == 3
+    with pytest.raises(NonFiniteError):
+        checked.check_state(torch.full((4, 2), math.nan, dtype=torch.float64))
+    checked.dynamics = lambda state, action: state.sum(-1)
+    with pytest.raises(ShapeError, match="dynamics"):
+        checked.check_state(torch.zeros(4, 2, dtype=torch.float64))
+
+
 def test_actions_of_a_wrong_shape_are_refused_by_name() -> None:
     with pytest.raises(
         ShapeError, match=r"plan: expected \[…, 4, 2\], got \[3, 5, 2\]"

@@ -8,7 +8,6 @@ from _worker import Contender, serve
 from torch import Tensor, nn
 
 import diffplan as dp
-from diffplan.objectives import ResidualObjective
 
 
 class WithJacobians:
@@ -26,33 +25,63 @@ class WithJacobians:
         return self.dynamics(state, action), *self.dynamics.jacobians(state, action)
 
 
-class Quadratic(ResidualObjective):
-    """The cost of `Problem`, as residuals."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        self.goal, self.root = problem.goal, problem.weight.sqrt()
-        self.effort = problem.effort**0.5
-
-    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
-        """Return the weighted distance to the goal, and the effort."""
-        distance = self.terminal_residual(state)
-        return torch.cat([distance, self.effort * action], dim=-1)
-
-    def terminal_residual(self, state: Tensor) -> Tensor:
-        """Return the weighted distance to the goal."""
-        return self.root * (state - self.goal)
+def quadratic(problem: Problem) -> dp.objectives.QuadraticCost:
+    """Return the cost of `Problem` as the matrices that the second-order peers get."""
+    weight = torch.diag(problem.weight)
+    eye = torch.eye(problem.width, dtype=problem.weight.dtype)
+    return dp.objectives.QuadraticCost(
+        weight, problem.effort * eye, state_linear=-problem.weight * problem.goal
+    )
 
 
-class OnArrival:
+class OnArrival(dp.objectives.StageObjective):
     """The cost as the sampling peers count it: of states that are arrived in."""
 
     def __init__(self, problem: Problem) -> None:
-        self.running_cost = problem.running_cost
+        super().__init__()
+        self.problem = problem
 
-    def __call__(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Return the cost of trajectories."""
-        return self.running_cost(states[..., 1:, :], actions).sum(dim=-1)
+    def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the effort of the first action: nothing is paid for the start."""
+        del state
+        return 0.5 * self.problem.effort * action.square().sum(dim=-1)
+
+    def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the cost of a state and of the action taken there."""
+        return self.problem.running_cost(state, action)
+
+    def terminal_cost(self, state: Tensor) -> Tensor:
+        """Return the cost of the last state."""
+        return self.problem.terminal_cost(state)
+
+
+def regulator(problem: Problem) -> Contender:
+    """Return the layer that solves a linear problem without bounds."""
+    batch, horizon, size = problem.state.shape[0], problem.horizon, problem.size
+    weight, linear = torch.diag(problem.weight), -problem.weight * problem.goal
+    action_cost = problem.effort * torch.eye(problem.width, dtype=weight.dtype)
+    dynamics: Any = problem.dynamics
+
+    def many(value: Tensor, count: int) -> Tensor:
+        return value.expand(batch, count, *value.shape)
+
+    def solve() -> Tensor:
+        found = dp.functional.lqr(
+            dp.functional.LQRProblem(
+                state_cost=many(weight, horizon + 1),
+                action_cost=many(action_cost, horizon),
+                cross_cost=many(torch.zeros_like(action_cost[:, :1] * linear), horizon),
+                state_linear=many(linear, horizon + 1),
+                action_linear=many(torch.zeros_like(action_cost[0]), horizon),
+                state_jacobian=many(dynamics.state_matrix, horizon),
+                action_jacobian=many(dynamics.action_matrix, horizon),
+                offset=linear.new_zeros(batch, horizon, size),
+                initial_state=problem.state,
+            )
+        )
+        return found.actions
+
+    return Contender(solve)
 
 
 def planner_for(case: dict[str, Any]) -> dp.Planner:
@@ -74,6 +103,7 @@ def planner_for(case: dict[str, Any]) -> dp.Planner:
             temperature=case["temperature"],
             initial_std=case["std"],
             fixed_std=True,
+            shared_noise=True,  # as the peer's batched planner
             gradient=dp.Detach(),
         )
     gradient: dp.GradientStrategy = dp.Detach()
@@ -85,13 +115,15 @@ def planner_for(case: dict[str, Any]) -> dp.Planner:
 
 def prepare(problem: Problem, case: dict[str, Any]) -> Contender:
     """Set diffplan up."""
+    if case["planner"] == "LQR":
+        return regulator(problem)
     limit = float("inf") if problem.limit is None else problem.limit
     bound = torch.full((problem.width,), limit, dtype=problem.state.dtype)
     dynamics: Any = problem.dynamics
-    if case["jacobians"] == "analytic":
-        dynamics = WithJacobians(problem.dynamics)
     sampling = case["planner"] in ("CEM", "MPPI")
-    objective: Any = OnArrival(problem) if sampling else Quadratic(problem)
+    if case["jacobians"] == "analytic" and not sampling:
+        dynamics = WithJacobians(problem.dynamics)
+    objective: Any = OnArrival(problem) if sampling else quadratic(problem)
     planning = dp.PlanningProblem(dynamics, objective, dp.Box(-bound, bound))
     planner = planner_for(case)
     if case["compiled"]:
@@ -100,7 +132,9 @@ def prepare(problem: Problem, case: dict[str, Any]) -> Contender:
     generator = torch.Generator().manual_seed(0)
 
     def solve() -> dp.Plan:
-        return planner(planning, problem.state, generator=generator)
+        # Sampling peers do not roll their answer out either.
+        evaluate = not sampling
+        return planner(planning, problem.state, generator=generator, evaluate=evaluate)
 
     return Contender(solve, lambda plan: plan.actions)
 

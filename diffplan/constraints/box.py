@@ -57,10 +57,9 @@ class Box:
     @property
     def center(self) -> Tensor:
         """Middle of the box `[A]`; the nearest point to zero where a side is open."""
-        bounded = torch.isfinite(self.low) & torch.isfinite(self.high)
         nearest = torch.zeros_like(self.low).clamp(self.low, self.high)
-        low, high = self.low.nan_to_num(0, 0, 0), self.high.nan_to_num(0, 0, 0)
-        return torch.where(bounded, (low + high) / 2, nearest)
+        middle = (self.low + self.high) / 2  # infinite or NaN where a side is open
+        return torch.where(middle.abs() < torch.inf, middle, nearest)
 
     @property
     def scale(self) -> Tensor:

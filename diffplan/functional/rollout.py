@@ -38,14 +38,15 @@ def rollout(
     # Time leads in memory: a step then reads and writes one block of numbers instead
     # of a few from each trajectory.
     by_time = actions.movedim(-2, 0).contiguous()
-    states = [state]
 
     def follow(start: Tensor, part: Tensor) -> list[Tensor]:
-        visited = [start]
+        visited = []
         for action in part.unbind(0):
-            visited.append(dynamics(visited[-1], action))
-        return visited[1:]
+            start = dynamics(start, action)
+            visited.append(start)
+        return visited
 
+    states = [state]
     if segment is None:
         states += follow(state, by_time)
     else:

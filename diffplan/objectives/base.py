@@ -141,4 +141,5 @@ def check_trajectory(states: Tensor, actions: Tensor) -> None:
             f"states: expected {actions.shape[-2] + 1} steps (T+1) for "
             f"{actions.shape[-2]} actions, got {states.shape[-2]}"
         )
-    torch.broadcast_shapes(states.shape[:-2], actions.shape[:-2])
+    if states.shape[:-2] != actions.shape[:-2]:
+        torch.broadcast_shapes(states.shape[:-2], actions.shape[:-2])

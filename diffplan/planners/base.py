@@ -86,6 +86,7 @@ class Planner(nn.Module, ABC):
         *,
         warm_start: Plan | None = None,
         generator: torch.Generator | None = None,
+        evaluate: bool = True,
     ) -> Plan:
         """Plan from `state`.
 
@@ -97,6 +98,10 @@ class Planner(nn.Module, ABC):
             generator: Source of all randomness; None stands for a new generator
                 with seed 0, so that equal calls give equal plans. The global random
                 state is never touched.
+            evaluate: False leaves out the rollout of the answer, T steps of the
+                dynamics one after the other, for those who want nothing but actions:
+                `plan.states` and `plan.cost` are NaN, and `plan.status` does not tell
+                whether the cost is finite.
 
         Returns:
             A `Plan` with the leading dimensions of `state`.
@@ -111,14 +116,26 @@ class Planner(nn.Module, ABC):
             self.check_problem(problem)
             self._check_learnable()
             self._check_warm_start(problem, state, warm_start)
+        if state.ndim == 2:
+            return self._plan(problem, state, warm_start, generator, evaluate)
         batch_shape, flat = state.shape[:-1], state.reshape(-1, state.shape[-1])
         if warm_start is not None:
             count = len(batch_shape)
             warm_start = warm_start.map(lambda value: _flatten(value, count))
-        problem = problem.realize(flat, self.horizon, generator)
-        noise = self.draw_noise(problem, flat, generator)
-        plan = self.plan_with_noise(problem, flat, noise, warm_start)
+        plan = self._plan(problem, flat, warm_start, generator, evaluate)
         return plan.map(lambda value: value.reshape(batch_shape + value.shape[1:]))
+
+    def _plan(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        warm_start: Plan | None,
+        generator: torch.Generator | None,
+        evaluate: bool,
+    ) -> Plan:
+        problem = problem.realize(state, self.horizon, generator)
+        noise = self.draw_noise(problem, state, generator)
+        return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
 
     def plan_with_noise(
         self,
@@ -126,6 +143,7 @@ class Planner(nn.Module, ABC):
         state: Tensor,
         noise: Tensor | None,
         warm_start: Plan | None,
+        evaluate: bool = True,
     ) -> Plan:
         """Plan for one batch dimension with noise that is already drawn.
 
@@ -136,6 +154,7 @@ class Planner(nn.Module, ABC):
             state: `[B, S]`.
             noise: What `draw_noise` returned.
             warm_start: An earlier plan with one batch dimension, or None.
+            evaluate: See `forward`.
         """
         problem = _moved(problem, state)
         untracked = isinstance(self.gradient, Detach | Implicit)
@@ -143,7 +162,7 @@ class Planner(nn.Module, ABC):
             solution = self.solve(problem, state, noise, warm_start)
         if isinstance(self.gradient, Implicit):
             solution = self.differentiate(problem, state, solution)
-        return self._answer(problem, state, solution)
+        return self._answer(problem, state, solution, evaluate)
 
     @abstractmethod
     def solve(
@@ -210,7 +229,11 @@ class Planner(nn.Module, ABC):
         )
 
     def _answer(
-        self, problem: PlanningProblem, state: Tensor, solution: Solution
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        solution: Solution,
+        evaluate: bool = True,
     ) -> Plan:
         raw = solution.actions
         finite = torch.isfinite(raw).all(dim=-1).all(dim=-1)
@@ -218,27 +241,34 @@ class Planner(nn.Module, ABC):
         actions = problem.project(safe)
         if isinstance(self.gradient, Detach):
             actions = actions.detach()  # also from bounds and constraints
-        if self.checkpoint:
-            states, cost = checkpointed_evaluation(problem, state, actions)
+        if not evaluate:
+            shape = (state.shape[0], self.horizon + 1, state.shape[1])
+            states = state.new_full(shape, torch.nan)
+            cost = state.new_full(shape[:1], torch.nan)
         else:
-            states, cost = problem.evaluate(state, actions)
-        finite = finite & torch.isfinite(cost)
-        status = solution.status
-        if status is None:
-            status = torch.full_like(finite, int(Status.COMPLETED), dtype=torch.long)
+            if self.checkpoint:
+                states, cost = checkpointed_evaluation(problem, state, actions)
+            else:
+                states, cost = problem.evaluate(state, actions)
+            finite = finite & torch.isfinite(cost)
+        status: Tensor | int = int(Status.COMPLETED)
+        if solution.status is not None:
+            status = solution.status
         if problem.action_constraints:
             broken = ~problem.contains(actions).all(dim=-1)
             status = torch.where(broken, int(Status.CONSTRAINT_VIOLATED), status)
         status = torch.where(finite, status, int(Status.NON_FINITE))
         iterations = solution.iterations
-        if not isinstance(iterations, Tensor):
+        if isinstance(iterations, Tensor):
+            iterations = iterations.expand(status.shape).clone()
+        else:
             iterations = torch.full_like(status, iterations)
         return Plan(
             actions=actions,
             states=states,
             cost=cost,
             status=status,
-            iterations=iterations.expand(status.shape).clone(),
+            iterations=iterations,
             diagnostics=dict(solution.diagnostics),
             memory=dict(solution.memory),
         )
@@ -250,14 +280,15 @@ class Planner(nn.Module, ABC):
             problem.refuse_noise(type(self).__name__)
 
     def _check_learnable(self) -> None:
+        if isinstance(self.gradient, Detach) or not torch.is_grad_enabled():
+            return
         promised = next(
             derivatives.wrt
             for kind, derivatives in self.supported_gradients.items()
             if isinstance(self.gradient, kind)
         )
         learnt = [n for n, p in self.named_parameters() if p.requires_grad]
-        wanted = torch.is_grad_enabled() and not isinstance(self.gradient, Detach)
-        if learnt and wanted and "planner" not in promised:
+        if learnt and "planner" not in promised:
             raise UnsupportedGradientError(
                 f"gradient: {self.gradient} of {type(self).__name__} does not "
                 f"differentiate with respect to the planner's own {', '.join(learnt)}: "

@@ -5,8 +5,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffplan.errors import ShapeError
-from diffplan.planners.checkpointing import checkpointed_cost
+from diffplan.objectives.base import StageObjective
+from diffplan.planners.checkpointing import checkpointed_cost, is_stagewise
 from diffplan.problem import PlanningProblem
+
+CACHED = 2**20
+"""Bytes of states that are evaluated at once on a CPU."""
 
 
 def candidate_costs(
@@ -31,21 +35,43 @@ def candidate_costs(
     Raises:
         ShapeError: the objective does not return one cost per trajectory.
     """
-    count = candidates.shape[1]
+    chunks = (candidates,) if chunk_size is None else candidates.split(chunk_size, 1)
     costs = []
-    for chunk in candidates.split(chunk_size or count, dim=1):
-        start = state.unsqueeze(1).expand(-1, chunk.shape[1], -1)
+    for chunk in chunks:
+        # Copied, for a product of matrices takes a far slower way for expanded ones.
+        start = state.unsqueeze(1).expand(-1, chunk.shape[1], -1).contiguous()
         if checkpoint:
             cost = checkpointed_cost(problem, start, chunk)
         else:
-            cost = problem.cost(start, chunk)
+            cost = _cost(problem, start, chunk)
         if cost.shape != chunk.shape[:2]:
             raise ShapeError(
                 f"objective: expected one cost per trajectory "
                 f"{list(chunk.shape[:2])}, got {list(cost.shape)}"
             )
         costs.append(cost)
-    return torch.cat(costs, dim=1)
+    return torch.cat(costs, dim=1) if len(costs) > 1 else costs[0]
+
+
+def _cost(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
+    # States that outgrow the cache of a CPU would be written to memory and read back
+    # several times: their cost is then counted while they are at hand.
+    count = actions.shape[:-1].numel() * state.shape[-1]
+    large = state.device.type == "cpu" and count * state.element_size() > CACHED
+    if large and is_stagewise(problem):
+        return _cost_by_step(problem, state, actions)
+    return problem.cost(state, actions)
+
+
+def _cost_by_step(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
+    objective = problem.require_objective(StageObjective, "a sum over steps")
+    by_time = actions.movedim(-2, 0).contiguous().unbind(0)
+    cost = objective.initial_cost(state, by_time[0])
+    state = problem.dynamics(state, by_time[0])
+    for action in by_time[1:]:
+        cost = cost + objective.running_cost(state, action)
+        state = problem.dynamics(state, action)
+    return cost + objective.terminal_cost(state)
 
 
 def worst_if_nan(cost: Tensor) -> Tensor:

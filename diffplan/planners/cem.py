@@ -32,6 +32,8 @@ class CEM(SamplingPlanner):
         noise_exponent: Colour of the noise over time: 0 is white, larger is smoother
             (iCEM; 2 to 4 suits inertial systems).
         epsilon: Added to the variance after each refit.
+        shared_noise: Give all batch elements the same noise, which saves drawing it; a
+            plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         gradient: `Detach()`.
 
@@ -68,6 +70,7 @@ class CEM(SamplingPlanner):
         iterations: int = 10,
         initial_std: float | Tensor | None = None,
         noise_exponent: float = 0.0,
+        shared_noise: bool = False,
         epsilon: float = 1e-6,
         chunk_size: int | None = None,
         gradient: GradientStrategy = Detach(),  # noqa: B008 - immutable
@@ -79,6 +82,7 @@ class CEM(SamplingPlanner):
             iterations=iterations,
             initial_std=initial_std,
             noise_exponent=noise_exponent,
+            shared_noise=shared_noise,
             chunk_size=chunk_size,
         )
         self.num_elites = require_count("num_elites", num_elites, 1)

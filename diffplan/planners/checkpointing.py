@@ -36,7 +36,7 @@ def checkpointed_cost(
         state: `[…, S]`.
         actions: `[…, T, A]`.
     """
-    if not _is_stagewise(problem):
+    if not is_stagewise(problem):
         return checkpointed_evaluation(problem, state, actions)[1]
     costs = []
     for segment, part in _segments(problem, actions):
@@ -108,7 +108,7 @@ def _segments(
     problem: PlanningProblem, actions: Tensor
 ) -> list[tuple[Segment, Tensor]]:
     """Cut actions into segments, each with what rolls it out and counts its cost."""
-    if not _is_stagewise(problem):
+    if not is_stagewise(problem):
         return [(lambda state, given: (state, problem.cost(state, given)), actions)]
     parts = actions.split(segment_length(actions.shape[-2]), dim=-2)
     last = len(parts) - 1
@@ -179,7 +179,8 @@ def _is_plain(problem: PlanningProblem) -> bool:
     return plain and kind.cost is PlanningProblem.cost
 
 
-def _is_stagewise(problem: PlanningProblem) -> bool:
+def is_stagewise(problem: PlanningProblem) -> bool:
+    """Whether a problem's cost may be counted step by step, along any rollout."""
     objective = problem.objective
     return (
         _is_plain(problem)

@@ -54,6 +54,8 @@ class DCEM(SamplingPlanner):
         initial_std: Spread of the first candidates, a number or `[A]` (or a
             parameter); None stands for half the width of the action space.
         noise_exponent: Colour of the noise over time: 0 is white, larger is smoother.
+        shared_noise: Give all batch elements the same noise, which saves drawing it; a
+            plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.
@@ -104,6 +106,7 @@ class DCEM(SamplingPlanner):
         straight_through: bool = False,
         initial_std: float | Tensor | None = None,
         noise_exponent: float = 0.0,
+        shared_noise: bool = False,
         chunk_size: int | None = None,
         checkpoint: bool = False,
         gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
@@ -115,6 +118,7 @@ class DCEM(SamplingPlanner):
             iterations=iterations,
             initial_std=initial_std,
             noise_exponent=noise_exponent,
+            shared_noise=shared_noise,
             chunk_size=chunk_size,
             checkpoint=checkpoint,
         )

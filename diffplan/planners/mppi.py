@@ -36,6 +36,8 @@ class MPPI(SamplingPlanner):
             parameter); None stands for half the width of the action space.
         fixed_std: Keep `initial_std` in all iterations, as in the first papers.
         noise_exponent: Colour of the noise over time: 0 is white, larger is smoother.
+        shared_noise: Give all batch elements the same noise, which saves drawing it; a
+            plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.
@@ -80,6 +82,7 @@ class MPPI(SamplingPlanner):
         initial_std: float | Tensor | None = None,
         fixed_std: bool = False,
         noise_exponent: float = 0.0,
+        shared_noise: bool = False,
         chunk_size: int | None = None,
         checkpoint: bool = False,
         gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
@@ -91,6 +94,7 @@ class MPPI(SamplingPlanner):
             iterations=iterations,
             initial_std=initial_std,
             noise_exponent=noise_exponent,
+            shared_noise=shared_noise,
             chunk_size=chunk_size,
             checkpoint=checkpoint,
         )
@@ -100,7 +104,7 @@ class MPPI(SamplingPlanner):
 
     def weigh(self, cost: Tensor) -> Tensor:
         """Return softmax(-cost / temperature) over the candidates."""
-        return torch.softmax(-cost / self.temperature, dim=-1)
+        return torch.softmax(cost / -self.temperature, dim=-1)
 
     def refit_std(
         self, candidates: Tensor, weights: Tensor, mean: Tensor, std: Tensor

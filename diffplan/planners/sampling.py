@@ -50,6 +50,8 @@ class SamplingPlanner(Planner):
         initial_std: Spread of the first candidates, a number or `[A]`; None stands for
             half the width of the action space.
         noise_exponent: Colour of the noise over time, see `colour_noise`.
+        shared_noise: Whether all batch elements see the same noise, `[1, iterations,
+            N, T, A]`; a plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once; None takes all.
     """
 
@@ -58,6 +60,7 @@ class SamplingPlanner(Planner):
     iterations: int
     initial_std: float | Tensor | None
     noise_exponent: float
+    shared_noise: bool = False
     chunk_size: int | None
 
     def configure_sampling(
@@ -69,6 +72,7 @@ class SamplingPlanner(Planner):
         initial_std: float | Tensor | None,
         noise_exponent: float,
         chunk_size: int | None,
+        shared_noise: bool = False,
         checkpoint: bool = False,
     ) -> None:
         """Check and set the attributes that all sampling planners share.
@@ -84,6 +88,7 @@ class SamplingPlanner(Planner):
         if chunk_size is not None:
             require_count("chunk_size", chunk_size, 1)
         self.chunk_size, self.checkpoint = chunk_size, checkpoint
+        self.shared_noise = shared_noise
 
     @abstractmethod
     def weigh(self, cost: Tensor) -> Tensor:
@@ -113,7 +118,8 @@ class SamplingPlanner(Planner):
         generator: torch.Generator | None,
     ) -> Tensor:
         """Draw the noise of all iterations, or one seed per iteration if too large."""
-        one = (state.shape[0], self.num_samples, self.horizon, problem.action_space.dim)
+        batch = 1 if self.shared_noise else state.shape[0]
+        one = (batch, self.num_samples, self.horizon, problem.action_space.dim)
         count = self.iterations * torch.Size(one).numel()
         if count * state.element_size() > NOISE_LIMIT:
             return draw_seeds(self.iterations, state, generator)
@@ -159,7 +165,7 @@ class SamplingPlanner(Planner):
     ) -> tuple[Tensor, Tensor]:
         """One iteration: from mean and spread `[B, T, A]` to the next ones."""
         mean, std = gaussian
-        candidates = mean.unsqueeze(1) + std.unsqueeze(1) * noise
+        candidates = torch.addcmul(mean.unsqueeze(1), std.unsqueeze(1), noise)
         candidates = problem.project(candidates)
         cost = candidate_costs(
             problem, state, candidates, self.chunk_size, self.checkpoint
@@ -185,15 +191,15 @@ class SamplingPlanner(Planner):
         if noise.is_floating_point():
             return noise[:, iteration]
         generator = torch.Generator(mean.device).manual_seed(int(noise[iteration]))
-        shape = (mean.shape[0], self.num_samples, *mean.shape[1:])
+        batch = 1 if self.shared_noise else mean.shape[0]
+        shape = (batch, self.num_samples, *mean.shape[1:])
         white = standard_normal(shape, mean, generator)
         return colour_noise(white, self.noise_exponent)
 
 
 def weighted_cost(cost: Tensor, weights: Tensor) -> Tensor:
     """Return Σ weights · cost `[B]`; weight zero silences an infinite cost."""
-    terms = torch.where(weights > 0, weights * cost, torch.zeros_like(cost))
-    return terms.sum(dim=-1)
+    return (weights * cost).nansum(dim=-1)  # 0 · inf is NaN
 
 
 def stack_trace(values: list[Tensor], state: Tensor) -> Tensor:
