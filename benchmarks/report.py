@@ -1,0 +1,245 @@
+"""Write the tables of all results files, and the page of the documentation from them.
+
+    python benchmarks/report.py
+
+Reads `benchmarks/results/*.json`, as the other scripts here wrote them, and writes
+`benchmarks/results/README.md`. No number is typed.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+Results = dict[str, Any]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+
+
+def source(content: Results) -> str:
+    """Say where the numbers of a results file come from."""
+    versions, machine = content["versions"], content["hardware"]
+    commit = content["source"].get("commit", "unknown")[:10]
+    processor = machine.get("processor") or machine.get("cpu", "unknown processor")
+    command = "python benchmarks/" + " ".join(content["command"])
+    torch = versions.get("torch", "?")
+    return (
+        f"`{command}`, threads: {content['threads']}, torch {torch}, {processor}, "
+        f"commit `{commit}`, {content['date'][:10]}."
+    )
+
+
+def latco_iteration(results: Results) -> list[str]:
+    """Milliseconds of one LatCo iteration."""
+    medians = results["median_ms"]
+    first = next(iter(medians.values()))
+    rows = [
+        (name, f"{milliseconds:.1f}", f"{milliseconds / first:.2f}")
+        for name, milliseconds in medians.items()
+    ]
+    return table(("engine and solver", "ms", "relative"), rows)
+
+
+def lml(results: Results) -> list[str]:
+    """Milliseconds of the LML layer, forward and backward."""
+    rows = [
+        (
+            case,
+            name,
+            f"{found['median_ms']:.2f}",
+            f"{found['times_slower']:,.1f}",
+            f"{found['largest_error']:.1e}",
+        )
+        for case, contenders in results.items()
+        for name, found in contenders.items()
+    ]
+    header = ("case", "method", "ms", "times ours", "largest error")
+    return table(header, rows)
+
+
+def implicit_gradient(results: Results) -> list[str]:
+    """The implicit gradient of LatCo against finite differences."""
+    rows = []
+    whole, theseus = results["whole_planner"], results["theseus_implicit"]
+    for name, found in (
+        ("implicit, at frozen multipliers", results),
+        ("implicit, against the whole planner", whole),
+        ("Theseus' implicit mode, same point", theseus),
+    ):
+        errors = found["directional"]
+        seconds = found.get("backward_seconds")
+        rows.append(
+            (
+                name,
+                *(f"{error['relative_error']:.1e}" for error in errors.values()),
+                "" if seconds is None else f"{seconds:.2f}",
+            )
+        )
+    kinds = [f"error, {kind}" for kind in results["directional"]]
+    iterations = results["backward_in_iterations"]
+    return [
+        *table(("gradient", *kinds, "backward, s"), rows),
+        "",
+        f"Our backward takes the time of {iterations:.1f} planner iterations.",
+    ]
+
+
+def peers(results: Results) -> list[str]:
+    """Milliseconds of a plan beside a peer's."""
+    rows = []
+    for record in results["comparisons"]:
+        case, ours, peer = record["case"], record["ours"], record.get("peer", {})
+        sizes = (case["state"], case["horizon"], case["batch"])
+        if "ratio" not in record:
+            error = ours.get("error") or peer.get("error")
+            rows.append((case["planner"], record["kind"], *sizes, error, *[""] * 5))
+            continue
+        rows.append(
+            (
+                case["planner"],
+                record["kind"],
+                *sizes,
+                f"{ours['median_ms']:.2f}",
+                f"{peer['median_ms']:.2f}",
+                f"**{record['ratio']:.1f}**",
+                f"{ours['cost']:.5g} / {peer['cost']:.5g}",
+                f"{ours['slope']:.0e} / {peer['slope']:.0e}",
+            )
+        )
+    header = ("planner", "problem", "S", "T", "B", "ours, ms", "peer, ms", "ratio")
+    versions = ", ".join(f"{name} {v}" for name, v in results["versions"].items())
+    return [
+        f"Peer: {versions}. Costs and slopes: ours / peer's.",
+        "",
+        *table((*header, "costs", "slopes left"), rows),
+    ]
+
+
+def memory(results: Results) -> list[str]:
+    """Peak memory of a gradient over the horizon."""
+    rows = []
+    for name, found in results.items():
+        for kept, again in zip(found["kept"], found["checkpointed"], strict=True):
+            rows.append(
+                (
+                    name,
+                    kept["horizon"],
+                    f"{kept['peak_bytes'] / 2**20:.1f}",
+                    f"{again['peak_bytes'] / 2**20:.1f}",
+                    f"{again['seconds'] / kept['seconds']:.2f}",
+                )
+            )
+    slopes = "; ".join(
+        f"{name} T^{found['exponents']['kept']:.2f} without, "
+        f"T^{found['exponents']['checkpointed']:.2f} with checkpoints"
+        for name, found in results.items()
+    )
+    header = ("planner", "T", "MiB", "checkpointed, MiB", "time, relative")
+    return [*table(header, rows), "", f"Peak memory grows like {slopes}."]
+
+
+def bf16(results: Results) -> list[str]:
+    """What bfloat16 rollouts cost in quality, and gain in time."""
+    rows = []
+    for name, found in results.items():
+        if name == "training_loss":
+            continue
+        error, seconds = found["gradient_error"], found["median_seconds"]
+        rows.append(
+            (
+                name,
+                f"{found['share_of_gain_lost_mean']:.2%}",
+                f"{found['share_of_gain_lost_worst']:.2%}",
+                f"{found['action_rms_difference']:.3f}",
+                "–" if error is None else f"{error:.1%}",
+                f"{seconds['float32'] / seconds['bfloat16']:.2f}",
+            )
+        )
+    return table(
+        (
+            "planner",
+            "lost, mean",
+            "lost, worst",
+            "actions differ by (rms)",
+            "gradient off by",
+            "speed-up",
+        ),
+        rows,
+    )
+
+
+def compiling(results: Results) -> list[str]:
+    """What compiling costs and gains."""
+    rows = [
+        (
+            name,
+            f"{found['compile_seconds']:.0f}",
+            f"{found['eager_ms']:.2f}",
+            f"{found['compiled_ms']:.2f}",
+        )
+        for name, found in results.items()
+    ]
+    return table(("planner", "to compile, s", "eager, ms", "compiled, ms"), rows)
+
+
+SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
+    "latco_iteration": (
+        "One LatCo iteration at the size of the paper's RSSM",
+        "State 230, 6 actions, horizon 30 where nothing else is said.",
+        latco_iteration,
+    ),
+    "lml": (
+        "The LML projection, forward and backward",
+        "",
+        lml,
+    ),
+    "implicit_gradient": (
+        "The implicit gradient of LatCo",
+        "Relative errors against central differences along random directions of the "
+        "given state and of the reward's parameters.",
+        implicit_gradient,
+    ),
+    "peers_mpc": ("Against mpc.pytorch", "", peers),
+    "peers_mppi": ("Against pytorch_mppi", "", peers),
+    "peers_torchrl": ("Against TorchRL's CEM", "", peers),
+    "peers_cvxpylayers": ("Against cvxpylayers", "", peers),
+    "peers_theseus": ("Against Theseus", "", peers),
+    "memory": ("Memory of gradients", "To an RSSM of the paper's size.", memory),
+    "bf16": (
+        "bfloat16 rollouts",
+        "An RSSM of the paper's size, trained for a short time; plans are judged by "
+        "the float32 model; what is lost is relative to what planning gains.",
+        bf16,
+    ),
+    "compiling": ("Compiling", "Three pendulum numbers, horizon 15.", compiling),
+}
+
+
+def report(folder: Path) -> str:
+    """Return the page of all results in a folder."""
+    lines = ["# Benchmarks", "", "Written by `python benchmarks/report.py`.", ""]
+    for name, (title, about, write) in SECTIONS.items():
+        file = folder / f"{name}.json"
+        if not file.exists():
+            continue
+        content = json.loads(file.read_text(encoding="utf-8"))
+        lines += [f"## {title}", ""]
+        lines += [about, ""] if about else []
+        lines += [*write(content["results"]), "", source(content), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the page."""
+    page = report(RESULTS)
+    (RESULTS / "README.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
