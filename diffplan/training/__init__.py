@@ -21,7 +21,13 @@ from diffplan.training.model_trainer import (
     hold_then_decay,
 )
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
-from diffplan.training.online import OnlineConfig, OnlineTrainer
+from diffplan.training.online import AuxiliaryUpdate, OnlineConfig, OnlineTrainer
+from diffplan.training.ppo import (
+    PPO,
+    Experience,
+    PPOConfig,
+    RewardScale,
+)
 from diffplan.training.recorder import EpisodeRecorder
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.run import Job, run_rounds
@@ -31,12 +37,15 @@ from diffplan.training.timer import Timers
 from diffplan.training.video import film_strip, side_by_side, write_video
 
 __all__ = [
+    "PPO",
+    "AuxiliaryUpdate",
     "CheckpointWarning",
     "Checkpoints",
     "Environments",
     "Episode",
     "EpisodeRecorder",
     "Evaluation",
+    "Experience",
     "Job",
     "ModelTrainer",
     "OfflineConfig",
@@ -44,8 +53,10 @@ __all__ = [
     "OnlineConfig",
     "OnlineTrainer",
     "OptimizerConfig",
+    "PPOConfig",
     "Progress",
     "ReplayBuffer",
+    "RewardScale",
     "RunLogger",
     "RunRecord",
     "Timers",

@@ -153,6 +153,7 @@ class ModelTrainer:
         updates: int,
         draw: Callable[[], SequenceBatch],
         generator: torch.Generator,
+        then: Callable[[SequenceBatch], Mapping[str, Tensor]] | None = None,
     ) -> dict[str, float]:
         """Make several updates; return the mean of each metric.
 
@@ -160,13 +161,19 @@ class ModelTrainer:
             updates: How many, at least 1.
             draw: Gives a batch at each call.
             generator: Of the model's noise.
+            then: Called with each batch after the model's update; its metrics join
+                those of the model.
 
         Raises:
             NonFiniteError: a metric became NaN or infinite.
         """
         sums: dict[str, Tensor] = {}
         for _ in range(updates):
-            for name, value in self.train_step(draw(), generator).items():
+            batch = draw()
+            metrics = self.train_step(batch, generator)
+            if then is not None:
+                metrics |= then(batch)
+            for name, value in metrics.items():
                 sums[name] = sums[name] + value if name in sums else value.double()
         means = {name: float(total) / updates for name, total in sums.items()}
         _require_finite(means, self.updates)

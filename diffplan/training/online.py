@@ -3,18 +3,21 @@
 Algorithm 1 of LatCo (Rybkin et al. 2021, arXiv:2106.13229), which is that of PlaNet.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from diffplan.agents.base import Agent
+import numpy as np
+from torch import Tensor
+
+from diffplan.agents.base import Agent, AgentState
 from diffplan.agents.exploration import UniformAgent
 from diffplan.errors import require_at_least
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.training.episode import Episode
 from diffplan.training.evaluate import Evaluation, evaluate
-from diffplan.training.interaction import Environments, run_episodes
+from diffplan.training.interaction import Environments, Observer, run_episodes
 from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig
 from diffplan.training.recorder import EpisodeRecorder
 from diffplan.training.replay_buffer import ReplayBuffer
@@ -36,6 +39,9 @@ class OnlineConfig:
         episodes_per_round: Collected with the agent and its exploration noise.
         pretrain_updates: Gradient steps in round 0.
         updates_per_round: Gradient steps in each later round.
+        interleave: Whether these are spread evenly over the round's decisions, on the
+            episodes of earlier rounds (DCEM, arXiv:1909.12830, algorithm 3), instead
+            of following them.
         batch_size: Windows per update.
         sequence_length: Actions per window.
         initial_fraction: Share of windows that start at a reset.
@@ -57,6 +63,7 @@ class OnlineConfig:
     episodes_per_round: int = 1
     pretrain_updates: int = 100
     updates_per_round: int = 100
+    interleave: bool = False
     batch_size: int = 50
     sequence_length: int = 50
     initial_fraction: float = 0.0
@@ -80,6 +87,23 @@ class OnlineConfig:
             require_at_least(name, getattr(self, name), 1)
 
 
+@runtime_checkable
+class AuxiliaryUpdate(Protocol):
+    """Something else that learns from each batch, right after the model did."""
+
+    def update(self, batch: SequenceBatch) -> Mapping[str, Tensor]:
+        """Make one update; return metrics, scalars without a graph."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next update depends on: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` returned."""
+        ...
+
+
 class OnlineTrainer:
     """Trains a world model on what its agent meets.
 
@@ -98,6 +122,7 @@ class OnlineTrainer:
         directory: Receives `run.json`, `metrics.csv`, episodes and checkpoints.
         seed_agent: Collects the first episodes; None stands for uniform actions.
         offline_episodes: Pooled with the collected ones (LatCo's hybrid training).
+        auxiliary: Learns beside the model, from the same batches.
 
     Example:
         >>> trainer = OnlineTrainer(
@@ -117,10 +142,12 @@ class OnlineTrainer:
         directory: Path | str,
         seed_agent: Agent | None = None,
         offline_episodes: Sequence[Episode] = (),
+        auxiliary: AuxiliaryUpdate | None = None,
     ) -> None:
         self.model, self.agent, self.environments = model, agent, environments
         self.config, self.seed, self.directory = config, seed, Path(directory)
         self.seed_agent = seed_agent or UniformAgent(agent.action_space)
+        self.auxiliary = auxiliary
         self._offline_episodes = tuple(offline_episodes)
         self.buffer = self._first_buffer()
         self.trainer = ModelTrainer(model, config.optimizer)
@@ -146,14 +173,11 @@ class OnlineTrainer:
     def play_round(self, index: int) -> tuple[int, dict[str, float]]:
         """Collect, train and — where it is due — evaluate."""
         before = self.environment_step
-        metrics = self._collect(index)
-        updates = (
-            self.config.updates_per_round if index else self.config.pretrain_updates
-        )
-        if updates:
-            with self._timers("training"):
-                means = self.trainer.train(updates, self._draw, self._noise)
-            metrics |= {f"train/{name}": value for name, value in means.items()}
+        updates = self._updates(index)
+        interleave = self.config.interleave and index > 0
+        metrics = self._collect(index, updates if interleave else None)
+        means = updates.finish()
+        metrics |= {f"train/{name}": value for name, value in means.items()}
         if self._evaluation_due(index):
             with self._timers("evaluation"):
                 episodes = self.config.evaluation_episodes
@@ -188,13 +212,16 @@ class OnlineTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return model, optimiser, counters and all random states."""
-        return {
+        state = {
             "trainer": self.trainer.state_dict(),
             "environment_step": self.environment_step,
             "episodes": self.buffer.num_written,
             "sampling": self._sampling.get_state(),
             "noise": self._noise.get_state(),
         }
+        if self.auxiliary is not None:
+            state["auxiliary"] = self.auxiliary.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, with the folder's episodes."""
@@ -204,6 +231,8 @@ class OnlineTrainer:
         self.buffer.restore(state["episodes"])
         self._sampling.set_state(state["sampling"])
         self._noise.set_state(state["noise"])
+        if self.auxiliary is not None:
+            self.auxiliary.load_state_dict(state["auxiliary"])
 
     def _first_buffer(self) -> ReplayBuffer:
         """Return the buffer before round 0."""
@@ -214,7 +243,7 @@ class OnlineTrainer:
             buffer.add(episode, write=False)
         return buffer
 
-    def _collect(self, index: int) -> dict[str, float]:
+    def _collect(self, index: int, observer: Observer | None) -> dict[str, float]:
         """Run the round's episodes and keep them."""
         count = self.config.episodes_per_round if index else self.config.seed_episodes
         first = self.buffer.num_written
@@ -229,11 +258,25 @@ class OnlineTrainer:
             agent_seed=derive_seed(self.seed, "agent", index),
             explore=True,
             timing=self._timers,
+            observer=observer,
         )
         for episode in episodes:
             self.buffer.add(episode)
             self.environment_step += episode.length * self.config.action_repeat
         return Evaluation.of(episodes).metrics("collect")
+
+    def _updates(self, index: int) -> "_Updates":
+        """Return the round's gradient steps, none of them made yet."""
+        config = self.config
+        batches = -(-config.episodes_per_round // self.environments.num_envs)
+        longest = max((episode.length for episode in self.buffer.episodes), default=1)
+        total = config.updates_per_round if index else config.pretrain_updates
+        return _Updates(total, batches * longest, self._train)
+
+    def _train(self, updates: int) -> dict[str, float]:
+        then = None if self.auxiliary is None else self.auxiliary.update
+        with self._timers("training"):
+            return self.trainer.train(updates, self._draw, self._noise, then)
 
     def _draw(self) -> SequenceBatch:
         return self.buffer.sample(
@@ -248,3 +291,46 @@ class OnlineTrainer:
     def _evaluation_due(self, index: int) -> bool:
         every = self.config.evaluate_every
         return every > 0 and (index % every == 0 or index == self.config.rounds)
+
+
+class _Updates:
+    """The gradient steps of a round; as an observer it makes some at each decision.
+
+    Args:
+        total: Of the round.
+        decisions: Over which they are spread.
+        train: Makes some and returns the mean of each metric.
+    """
+
+    def __init__(
+        self, total: int, decisions: int, train: Callable[[int], dict[str, float]]
+    ) -> None:
+        self.total, self.decisions, self.train = total, decisions, train
+        self._seen = self._made = 0
+        self._means: list[tuple[int, dict[str, float]]] = []
+
+    def __call__(
+        self,
+        first: int,  # noqa: ARG002
+        observations: np.ndarray,  # noqa: ARG002
+        memory: AgentState,  # noqa: ARG002
+    ) -> None:
+        self._seen += 1
+        self._reach(min(self.total, self.total * self._seen // self.decisions))
+
+    def finish(self) -> dict[str, float]:
+        """Make the steps that are left; return the mean of each metric over all."""
+        self._reach(self.total)
+        if len(self._means) < 2:
+            return dict(self._means[0][1]) if self._means else {}
+        names = self._means[0][1]
+        return {
+            name: sum(count * means[name] for count, means in self._means) / self.total
+            for name in names
+        }
+
+    def _reach(self, target: int) -> None:
+        if target > self._made:
+            count = target - self._made
+            self._means.append((count, self.train(count)))
+            self._made = target

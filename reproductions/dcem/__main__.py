@@ -18,13 +18,16 @@ ABOUT = """\
 Reproduce "The Differentiable Cross-Entropy Method" (Amos and Yarats, ICML 2020).
 
 presets
-  cpu    (default) about an hour on two cores
+  cpu    (default) an hour and a half on two cores
          regression  an energy trained through its minimisation, by unrolled gradient
                      descent and by DCEM: the paper's protocol in full
          cartpole    the expert in full; of the learned embeddings a share: latent
                      sizes 2 and 8 at temperature 1, a fifth of the updates
-  smoke  the same stages in half a minute; their numbers mean nothing
-  paper  both stages in full; all 27 embeddings take about 23 core hours
+         locomotion  cheetah run and walker walk, scaled: a model with CEM, an
+                     embedded controller, PPO through it
+  smoke  the same stages in a minute; their numbers mean nothing
+  paper  all in full; the 27 embeddings take about 23 core hours, locomotion days on
+         a GPU
 
 what it writes
   <directory>/<preset>/   runs: checkpoints, metrics.csv, log.txt of each unit

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from reproductions.common.config import apply_overrides, choose
 from reproductions.common.stages import Unit
-from reproductions.dcem import cartpole, regression
+from reproductions.dcem import cartpole, locomotion, locomotion_presets, regression
 from reproductions.dcem.cartpole_config import CartpoleConfig
+from reproductions.dcem.locomotion_config import LocomotionConfig
 from reproductions.dcem.regression_config import RegressionConfig
 
 PRESETS = ("cpu", "smoke", "paper")
-STAGES = ("regression", "cartpole")
+STAGES = ("regression", "cartpole", "locomotion")
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,26 @@ class DCEMConfig:
     Attributes:
         regression: Stage (a), an energy trained through its minimisation.
         cartpole: Stage (b), a learned embedding of action sequences.
+        locomotion: Stage (c), cheetah and walker.
     """
 
     regression: RegressionConfig = field(default_factory=RegressionConfig)
     cartpole: CartpoleConfig = field(default_factory=CartpoleConfig)
+    locomotion: LocomotionConfig = field(default_factory=LocomotionConfig)
 
     @classmethod
     def cpu(cls) -> "DCEMConfig":
-        """Return regression in full and a share of cartpole."""
-        return cls(cartpole=CartpoleConfig.share())
+        """Return regression in full, a share of cartpole, locomotion scaled."""
+        return cls(
+            cartpole=CartpoleConfig.share(), locomotion=locomotion_presets.scaled()
+        )
 
     @classmethod
     def smoke(cls) -> "DCEMConfig":
         """Return settings of seconds."""
-        return cls(RegressionConfig.smoke(), CartpoleConfig.smoke())
+        return cls(
+            RegressionConfig.smoke(), CartpoleConfig.smoke(), locomotion_presets.smoke()
+        )
 
     def units(
         self, stages: Sequence[str], seeds: Sequence[int], directory: Path
@@ -45,6 +52,8 @@ class DCEMConfig:
             made += regression.units(self.regression, seeds, directory / "regression")
         if "cartpole" in stages:
             made += cartpole.units(self.cartpole, seeds, directory / "cartpole")
+        if "locomotion" in stages:
+            made += locomotion.units(self.locomotion, seeds, directory / "locomotion")
         return made
 
 

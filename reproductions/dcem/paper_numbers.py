@@ -31,3 +31,36 @@ def regression_iterations(method: str) -> dict[int, float]:
     """
     table = load()["regression"]["error_by_iterations"]
     return dict(zip(table[f"{method}_iterations"], table[method], strict=True))
+
+
+def locomotion_box(task: str, phase: str) -> list[float]:
+    """Return a published box: low whisker, quartiles, high whisker (Fig. 4).
+
+    Example:
+        >>> locomotion_box("cheetah-run", "embedded")[2]
+        652
+    """
+    box: list[float] = load()["locomotion"]["returns"][task][phase]
+    return box
+
+
+def locomotion_steps(task: str, phase: str) -> int:
+    """Return the published number of simulated steps of a phase.
+
+    Example:
+        >>> locomotion_steps("walker-walk", "initial")
+        4000000
+    """
+    steps: int = load()["locomotion"]["steps"][task][phase]
+    return steps
+
+
+def locomotion_evaluations(phase: str) -> int:
+    """Return the published number of transitions that are evaluated for an action.
+
+    Example:
+        >>> locomotion_evaluations("embedded")
+        12000
+    """
+    count: int = load()["locomotion"]["evaluations"][phase]
+    return count

@@ -5,7 +5,11 @@ from pathlib import Path
 
 from reproductions.common.provenance import gather, summary
 from reproductions.common.tables import write_text
-from reproductions.dcem import cartpole_report, regression_report
+from reproductions.dcem import (
+    cartpole_report,
+    locomotion_report,
+    regression_report,
+)
 
 READING = """\
 "Ours" is a mean over training seeds with Student's 95 % interval. The paper's numbers
@@ -34,6 +38,9 @@ def write(directory: Path, output: Path, preset: str) -> Path:
     cartpole = cartpole_report.write(directory / "cartpole", output)
     if cartpole:
         body += ["## (b) Cartpole with a learned embedding of actions\n", cartpole]
+    locomotion = locomotion_report.write(directory / "locomotion", output)
+    if locomotion:
+        body += ["## (c) Cheetah run and walker walk\n", locomotion]
     page = [
         f"# DCEM, preset `{preset}`\n",
         READING if body else "No finished unit yet.\n",

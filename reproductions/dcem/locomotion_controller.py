@@ -1,0 +1,320 @@
+"""The embedded controller of stage (c): DCEM in a learned space of action sequences.
+
+A decoder turns a point of a small box into all actions of a plan; DCEM searches the box
+on the world model. The whole is a differentiable function of decoder, reward and
+transition, cheap enough to be differentiated.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.agents.base import AgentState
+from diffplan.models.base import SequenceBatch
+from diffplan.models.rssm import RSSM
+from diffplan.objectives.reward import NegativeReturn
+from diffplan.planners import LatentActions
+from diffplan.problem import Box, PlanningProblem
+from diffplan.training.seeding import make_generator
+from reproductions.dcem.locomotion_config import EmbeddingSettings
+
+HIDDEN_LAYERS = 2
+
+
+class SequenceDecoder(nn.Module):
+    """Latent points `[…, d]` → action sequences `[…, T, A]` in -1 … 1.
+
+    Two hidden layers with ReLU, as all functions of the paper's model; weights begin as
+    those of the paper's decoder for the cartpole, N(0, 4 / (inputs + outputs)), which
+    makes the first action sequences differ.
+
+    Args:
+        latent: d.
+        hidden: Width of the hidden layers.
+        horizon: T.
+        action_dim: A.
+        generator: Of the weights.
+    """
+
+    def __init__(
+        self,
+        latent: int,
+        hidden: int,
+        horizon: int,
+        action_dim: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.shape = (horizon, action_dim)
+        sizes = [latent, *[hidden] * HIDDEN_LAYERS, horizon * action_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        for layer, (inputs, outputs) in zip(self.layers, pairwise(sizes), strict=True):
+            std = 2 / math.sqrt(inputs + outputs)
+            nn.init.normal_(layer.weight, std=std, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Return the actions."""
+        value = latent
+        for layer in self.layers[:-1]:
+            value = torch.relu(layer(value))
+        return torch.tanh(self.layers[-1](value)).unflatten(-1, self.shape)
+
+
+class EmbeddedController(nn.Module):
+    """Beliefs → plans, by DCEM in the decoder's latent space.
+
+    Args:
+        model: Its step and reward are planned with.
+        decoder: See `SequenceDecoder`.
+        settings: Of the search.
+        action_space: What actions are allowed.
+    """
+
+    def __init__(
+        self,
+        model: RSSM,
+        decoder: SequenceDecoder,
+        settings: EmbeddingSettings,
+        action_space: Box,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.planner = LatentActions(
+            settings.search(), decoder, settings.latent, horizon=decoder.shape[0]
+        )
+        self.problem = PlanningProblem(
+            model.step, NegativeReturn(model.reward), action_space
+        )
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The decoder."""
+        decoder = self.planner.decoder
+        assert isinstance(decoder, nn.Module)
+        return decoder
+
+    def part(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters of a part that PPO may tune, see `PARTS`.
+
+        The transition is what rollouts use; the posterior and the networks that see or
+        decode observations are no part of it.
+        """
+        transition = self.model.transition
+        modules: dict[str, list[nn.Module]] = {
+            "reward": [self.model.reward_head],
+            "transition": [transition.inputs, transition.cell, transition.prior_head],
+            "decoder": [self.decoder],
+        }
+        return [p for module in modules[name] for p in module.parameters()]
+
+    def draw_noise(self, belief: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the search's noise `[B, iterations, N, 1, d]` for beliefs `[B, S]`."""
+        noise = self.planner.draw_noise(self.problem, belief, generator)
+        assert noise is not None
+        return noise
+
+    def plan(self, belief: Tensor, noise: Tensor) -> Tensor:
+        """Return the plans `[B, T, A]` from beliefs `[B, S]`.
+
+        Without the rollouts that a `Plan` adds to describe the answer: an action costs
+        as many transitions as the search itself.
+        """
+        inner = self.planner.latent_problem(self.problem)
+        inner.action_space = inner.action_space.to(belief)
+        found = self.planner.planner.solve(inner, belief, noise, None)
+        return self.planner.decode(self.problem, found.actions[:, 0])
+
+    def cost(self, belief: Tensor, noise: Tensor) -> Tensor:
+        """Return minus the return `[B]` that the model predicts for the plans."""
+        return self.problem.cost(belief, self.plan(belief, noise))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an agent thought at one moment, in B environments.
+
+    Attributes:
+        belief: `[B, S]`.
+        noise: Of the search.
+        mean: `[B, A]`, the controller's action.
+        action: `[B, A]`, with noise, before it was clipped.
+    """
+
+    belief: Tensor
+    noise: Tensor
+    mean: Tensor
+    action: Tensor
+
+
+class ControllerAgent:
+    """Filters with the model and executes the first action of each plan.
+
+    Args:
+        controller: Plans.
+        std: `() → deviation`, number or `[A]`, of the Gaussian noise on explored
+            actions.
+        posterior: The belief is a "sample" of the posterior or its "mean".
+        record: Receives every decision; None keeps nothing.
+    """
+
+    def __init__(
+        self,
+        controller: EmbeddedController,
+        std: Callable[[], float | Tensor],
+        posterior: str = "mean",
+        record: Callable[[Decision], object] | None = None,
+    ) -> None:
+        self.controller, self.std = controller, std
+        self.posterior, self.record = posterior, record
+
+    @property
+    def action_space(self) -> Box:
+        """The box that every action lies in."""
+        return self.controller.problem.action_space
+
+    def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
+        """Return the memory for environments that were just reset."""
+        state = self.controller.model.initial_state((batch_size,)).detach()
+        return AgentState.start(state, self.action_space.dim, seed)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Tensor, agent_state: AgentState, *, explore: bool = False
+    ) -> tuple[Tensor, AgentState]:
+        """Filter the newest observations `[B, D]` and choose actions `[B, A]`."""
+        generator = agent_state.generator()
+        model, drawn = self.controller.model, None
+        if self.posterior == "sample":
+            size = (agent_state.batch_size, model.state_size)
+            drawn = torch.randn(size, generator=generator, device=generator.device)
+        belief = model.observe(
+            agent_state.state, agent_state.action, observation, drawn
+        )
+        noise = self.controller.draw_noise(belief, generator)
+        mean = self.controller.plan(belief, noise)[:, 0]
+        action = mean
+        if explore:
+            white = torch.randn(
+                mean.shape, generator=generator, device=generator.device
+            )
+            action = mean + self.std() * white
+        if self.record is not None:
+            self.record(Decision(belief, noise, mean, action))
+        executed = self.action_space.project(action)
+        memory = replace(
+            agent_state,
+            state=belief,
+            action=executed,
+            generator_state=generator.get_state(),
+        )
+        return executed, memory
+
+    def reset(self, agent_state: AgentState, mask: Tensor) -> AgentState:
+        """Forget the episode where `mask [B]` holds."""
+        size = (agent_state.batch_size,)
+        start = self.controller.model.initial_state(size).detach()
+        return agent_state.restarted(mask, start)
+
+
+class DecoderTraining:
+    """Updates the decoder inside the training of the model (Alg. 3).
+
+    Each update plans from some states of the batch that the model has just learnt from,
+    and follows the gradient of the predicted return of the plans that were found,
+    through the search. The model is held fixed.
+
+    Args:
+        controller: Its decoder is trained.
+        settings: Of the optimiser.
+        seed: Of states and search.
+    """
+
+    def __init__(
+        self, controller: EmbeddedController, settings: EmbeddingSettings, seed: int
+    ) -> None:
+        self.controller, self.settings = controller, settings
+        self.learnt = list(controller.decoder.parameters())
+        self.optimizer = torch.optim.Adam(self.learnt, lr=settings.learning_rate)
+        device = self.learnt[0].device
+        self.generator = make_generator(seed, "decoder", device=device)
+
+    def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Make one update; return the cost before it and the norm of its gradient."""
+        belief = self._states(batch.to(self.generator.device))
+        noise = self.controller.draw_noise(belief, self.generator)
+        with held_fixed(self.controller.model):
+            cost = self.controller.cost(belief, noise).mean()
+            gradients = torch.autograd.grad(cost, self.learnt)
+        for parameter, gradient in zip(self.learnt, gradients, strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.clip_grad_norm_(self.learnt, self.settings.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {
+            "decoder_cost": cost.detach(),
+            "decoder_gradient_norm": norm.detach(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return decoder, optimiser and random state."""
+        return {
+            "decoder": self.controller.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.controller.decoder.load_state_dict(state["decoder"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
+        self.generator.set_state(state["generator"])
+
+    @torch.no_grad()
+    def _states(self, batch: SequenceBatch) -> Tensor:
+        """Return states `[n, S]` of the batch, each of its states equally likely."""
+        states = self.controller.model.observe_sequence(batch, self.generator)
+        flat = states.flatten(0, 1)
+        index = torch.randint(
+            len(flat),
+            (self.settings.states,),
+            generator=self.generator,
+            device=self.generator.device,
+        )
+        return flat[index]
+
+
+@contextmanager
+def held_fixed(module: nn.Module) -> Iterator[None]:
+    """Inside, no parameter of a module asks for a gradient: less is kept for one."""
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+class CountedDynamics:
+    """Dynamics that count: `evaluations` is the number of single transitions so far.
+
+    Args:
+        dynamics: `(state […, S], action […, A]) → next_state […, S]`.
+    """
+
+    def __init__(self, dynamics: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.dynamics, self.evaluations = dynamics, 0
+
+    def __call__(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the next state, and count one for each row."""
+        self.evaluations += state.shape[:-1].numel()
+        return self.dynamics(state, action)

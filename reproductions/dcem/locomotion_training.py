@@ -1,0 +1,123 @@
+"""Phases 1 and 2 of stage (c): the model, and then the embedded controller too."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from diffplan.training.episode import Episode
+from diffplan.training.online import OnlineConfig, OnlineTrainer
+from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.seeding import derive_seed
+from reproductions.dcem.locomotion_config import (
+    EmbeddingSettings,
+    ModelSettings,
+    Place,
+    SearchSettings,
+)
+from reproductions.dcem.locomotion_controller import ControllerAgent, DecoderTraining
+from reproductions.dcem.locomotion_world import (
+    action_box,
+    environments,
+    load_model,
+    new_controller,
+    new_model,
+    planning_agent,
+    save,
+)
+
+
+def train_initial(
+    place: Place,
+    seed: int,
+    model: ModelSettings,
+    search: SearchSettings,
+    training: OnlineConfig,
+    directory: Path,
+) -> None:
+    """Phase 1: learn a model online with CEM; resumes from the folder's checkpoint.
+
+    Args:
+        place: The task.
+        seed: Of weights, episodes, planning and sampling.
+        model: The RSSM's settings.
+        search: CEM's settings.
+        training: Of Algorithm 3 without DCEM.
+        directory: Receives episodes, metrics, checkpoints and `model.pt`.
+    """
+    world = place.world
+    device = world.resolve_device()
+    with environments(place, world.num_envs) as envs:
+        learnt = new_model(model, envs, world, seed)
+        agent = planning_agent(learnt, search, action_box(envs, device), world)
+        trainer = OnlineTrainer(
+            learnt,
+            agent,
+            envs,
+            on_device(training, device),
+            seed=seed,
+            directory=directory,
+        )
+        trainer.run(tensorboard=False)
+    save(directory, learnt)
+
+
+def train_embedded(
+    place: Place,
+    seed: int,
+    model: ModelSettings,
+    embedding: EmbeddingSettings,
+    training: OnlineConfig,
+    initial: Path,
+    directory: Path,
+) -> None:
+    """Phase 2: learn decoder and model online with the embedded controller.
+
+    Args:
+        place: The task.
+        seed: Of the decoder's weights, episodes, planning and sampling.
+        model: The RSSM's settings, for a model that starts anew.
+        embedding: The controller's settings.
+        training: Of Algorithm 3 with DCEM.
+        initial: The folder of phase 1.
+        directory: Receives episodes, metrics, checkpoints, `model.pt`, `decoder.pt`.
+    """
+    world, seed = place.world, derive_seed(seed, "embedded")
+    device = world.resolve_device()
+    with environments(place, world.embedded_envs) as envs:
+        learnt = (
+            load_model(initial, device)
+            if embedding.keep_model
+            else new_model(model, envs, world, seed)
+        )
+        box = action_box(envs, device)
+        controller = new_controller(learnt, embedding, box, seed)
+        agent = ControllerAgent(
+            controller, lambda: embedding.exploration, world.posterior
+        )
+        trainer = OnlineTrainer(
+            learnt,
+            agent,
+            envs,
+            on_device(training, device),
+            seed=seed,
+            directory=directory,
+            # With the episodes of phase 1 at hand, no random ones are needed.
+            seed_agent=agent if embedding.keep_replay else None,
+            offline_episodes=_episodes(initial) if embedding.keep_replay else (),
+            auxiliary=DecoderTraining(controller, embedding, seed),
+        )
+        trainer.run(tensorboard=False)
+    save(directory, learnt, controller.decoder)
+
+
+def on_device(config: OnlineConfig, device: torch.device) -> OnlineConfig:
+    """Return the settings with TensorFloat-32 on a GPU; a CPU has no such thing."""
+    if device.type == "cpu" or config.optimizer.precision != "float32":
+        return config
+    return replace(config, optimizer=replace(config.optimizer, precision="tf32"))
+
+
+def _episodes(directory: Path) -> Sequence[Episode]:
+    return ReplayBuffer.load(directory / "episodes").episodes
