@@ -175,9 +175,9 @@ def limited_sweep(
     for step, form, gradient, *bounds in stages:
         hessian = torch.baddbmm(form, torch.bmm(step.mT, value.matrix), step)
         row = torch.baddbmm(gradient, value.vector, step)
-        action_rows, state_rows = hessian.split((width, size), 1)
-        curvature, cross = action_rows.split((width, size), 2)
-        slope, state_slope = row.split((width, size), 2)
+        action_rows, state_rows = hessian.split_with_sizes((width, size), 1)
+        curvature, cross = action_rows.split_with_sizes((width, size), 2)
+        slope, state_slope = row.split_with_sizes((width, size), 2)
         curvature, answer = curvature + diagonal, _Affine(cross, slope.mT)
         law, ok, best = _minus_law(curvature, answer, *bounds, look=look)
         rest = _Affine(state_rows[:, :, width:], state_slope)
@@ -317,7 +317,7 @@ def _solve(
     if free is not None:
         columns = torch.where(free, columns, 0.0)
     law, ok = solve_free(curvature, columns, free)
-    return _Affine(*law.split((columns.shape[2] - 1, 1), 2)), ok
+    return _Affine(*law.split_with_sizes((columns.shape[2] - 1, 1), 2)), ok
 
 
 def _cost_to_go(

@@ -95,26 +95,28 @@ def factorize(matrices: Matrices) -> tuple[Factor, Tensor]:
     parts = (matrices.state_cost[:, :-1], matrices.cross_cost, matrices.action_cost)
     costs = (part.unbind(1) for part in parts)
     stages = zip(transitions(by_state, by_action), *costs, strict=True)
-    values, roots, halves, failures = [cost_to_go], [], [], []
+    failures: list[Tensor] = []
+    values, roots, halves = [cost_to_go], [], []
     for step, state_cost, cross, action_cost in reversed(list(stages)):
         hessian = torch.bmm(torch.bmm(step.mT, cost_to_go), step)
-        state_rows, action_rows = hessian.split((size, width), 1)
-        to_state, to_action = action_rows.split((size, width), 2)
+        state_rows, action_rows = hessian.split_with_sizes((size, width), 1)
+        to_state, to_action = action_rows.split_with_sizes((size, width), 2)
         root, half, failed = _eliminate(to_action + action_cost, to_state + cross)
         rest = _minus_square(state_rows[:, :, :size] + state_cost, half)
         # Symmetric by force: the recursion passes an asymmetry on by A'(…)A, which
         # grows where the open loop is unstable; other errors pass by F'(…)F.
-        cost_to_go = symmetric(rest)
+        cost_to_go = torch.lerp(rest, rest.mT, 0.5)
         values.append(cost_to_go)
         roots.append(root)
         halves.append(half)
-        failures.append(failed)
+        failures += failed
     root, value = torch.stack(roots[::-1], 1), torch.stack(values[::-1], 1)
     gain = -_solve_upper(root.mT, torch.stack(halves[::-1], 1))
     # infinity passes every pivot test, but not unseen through gains and costs-to-go
     finite = torch.isfinite(gain.sum((1, 2, 3)) + value.sum((1, 2, 3)))
-    definite = (torch.stack(failures) == 0).all(0)
-    return Factor(gain, by_state + by_action @ gain, root, value), definite & finite
+    if failures:
+        finite = finite & (torch.stack(failures) == 0).all(0)
+    return Factor(gain, by_state + by_action @ gain, root, value), finite
 
 
 def transitions(*jacobians: Tensor) -> Sequence[Tensor]:
@@ -145,14 +147,16 @@ def _minus_square(matrix: Tensor, half: Tensor) -> Tensor:
     return matrix
 
 
-def _eliminate(curvature: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cholesky factor L of Q_uu, then L⁻¹Q_ux, and a number that is 0 on success."""
+def _eliminate(
+    curvature: Tensor, cross: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Cholesky factor L of Q_uu, then L⁻¹Q_ux, and numbers that are 0 on success."""
     if curvature.shape[-1] == 1:  # NaN where it is negative, infinity where zero
         root = curvature.sqrt()
-        return root, cross / root, torch.zeros_like(curvature[:, 0, 0])
+        return root, cross / root, ()
     root, failed = torch.linalg.cholesky_ex(curvature)
     half = torch.linalg.solve_triangular(root, cross, upper=False)
-    return root, half, failed
+    return root, half, (failed,)
 
 
 def _solve_upper(matrix: Tensor, rhs: Tensor) -> Tensor:
@@ -281,8 +285,12 @@ def _matrix_gradients(
 
 
 def symmetric(matrix: Tensor) -> Tensor:
-    """Return the symmetric part of matrices `[…, n, n]`."""
-    return torch.lerp(matrix, matrix.mT, 0.5)
+    """Return the symmetric part of matrices `[…, n, n]`; one, expanded, stays one."""
+    small = matrix
+    for dim in range(matrix.dim() - 2):
+        if matrix.stride(dim) == 0:
+            small = small.narrow(dim, 0, 1)
+    return torch.lerp(small, small.mT, 0.5).expand_as(matrix)
 
 
 def _two_outer(left: Tensor, right: Tensor, other: Tensor, to: Tensor) -> Tensor:
