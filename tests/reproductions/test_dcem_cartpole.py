@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from diffplan.planners import CEM, DCEM
+from reproductions.common.command import DONE, WRONG
 from reproductions.common.tables import write_csv
 from reproductions.dcem import cartpole_report, paper_numbers
-from reproductions.dcem.__main__ import DONE, WRONG, main
+from reproductions.dcem.__main__ import COMMAND
 from reproductions.dcem.cartpole import (
     CartpoleProblem,
     EmbeddingEnsemble,
@@ -237,7 +238,7 @@ def test_the_papers_numbers_are_complete() -> None:
 def test_wrong_arguments_end_with_a_sentence(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments, "--directory", str(tmp_path)]) == WRONG
+    assert COMMAND.main([*arguments, "--directory", str(tmp_path)]) == WRONG
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
@@ -246,7 +247,7 @@ def test_wrong_arguments_end_with_a_sentence(
 def test_the_report_of_nothing_says_so(tmp_path: Path) -> None:
     directory, output = str(tmp_path), tmp_path / "results"
     arguments = ["report", "--directory", directory, "--output", str(output)]
-    assert main(arguments) == DONE
+    assert COMMAND.main(arguments) == DONE
     assert "No finished unit yet" in (output / "README.md").read_text()
 
 
@@ -254,7 +255,7 @@ def test_the_report_of_nothing_says_so(tmp_path: Path) -> None:
 def test_the_smoke_preset_does_everything(tmp_path: Path) -> None:
     """Both stages from the command line to the page, in processes of their own."""
     arguments = ["--preset", "smoke", "--directory", str(tmp_path)]
-    assert main(arguments) == DONE
+    assert COMMAND.main(arguments) == DONE
     page = (tmp_path / "smoke" / "results" / "README.md").read_text()
     for title in ("Fig. 6, left", "Fig. 6, right", "The expert", "Fig. 10"):
         assert title in page

@@ -12,8 +12,9 @@ from diffplan.models.rssm import RSSM
 from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import LatCo
 from diffplan.training.checkpoint import Checkpoints
+from reproductions.common.command import DONE, WRONG
 from reproductions.latco import online_report, paper_numbers
-from reproductions.latco.__main__ import DONE, WRONG, main
+from reproductions.latco.__main__ import COMMAND
 from reproductions.latco.config import paper_config, stages_config
 from reproductions.latco.online import train
 from reproductions.latco.online_config import (
@@ -97,21 +98,21 @@ def test_wrong_names_of_the_stages() -> None:
 def test_wrong_arguments_end_with_a_sentence(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments, "--directory", str(tmp_path)]) == WRONG
+    assert COMMAND.main([*arguments, "--directory", str(tmp_path)]) == WRONG
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
 
 
 def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--settings", "--preset", "paper", "task=push"]) == DONE
+    assert COMMAND.main(["--settings", "--preset", "paper", "task=push"]) == DONE
     assert "planner.horizon=50\n      Actions of a plan." in capsys.readouterr().err
 
 
 def test_the_report_of_nothing_says_so(tmp_path: Path) -> None:
     directory, output = str(tmp_path), tmp_path / "results"
     arguments = ["report", "--directory", directory, "--output", str(output)]
-    assert main(arguments) == DONE
+    assert COMMAND.main(arguments) == DONE
     assert "No finished unit yet" in (output / "README.md").read_text()
 
 
@@ -162,7 +163,7 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
 def test_the_smoke_preset_from_end_to_end(tmp_path: Path) -> None:
     output = tmp_path / "results"
     arguments = ["--preset", "smoke", "--directory", str(tmp_path)]
-    assert main([*arguments, "--output", str(output)]) == DONE
+    assert COMMAND.main([*arguments, "--output", str(output)]) == DONE
     names = {path.name for path in output.iterdir()}
     assert {"README.md", "run.json", "film_strip.png", "plan.gif"} <= names
     assert {"comparison_distance.png", "comparison_optimization.png"} <= names
