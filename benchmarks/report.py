@@ -173,6 +173,31 @@ def bf16(results: Results) -> list[str]:
     )
 
 
+def plan_times(results: Results) -> list[str]:
+    """Seconds of a plan with the paper's counts."""
+    rows = [
+        (
+            name,
+            mode,
+            found["iterations"],
+            found[mode].get("error") or f"{found[mode]['median_seconds']:.3f}",
+            f"{found['floor']['seconds']:.4f}",
+            f"{found['paper_seconds']:.0f}",
+        )
+        for name, found in results["plans"].items()
+        for mode in ("eager", "graph", "compiled")
+        if mode in found
+    ]
+    reached = results["reached"]
+    header = ("planner", "mode", "iterations", "s", "floor, s", "paper, s")
+    return [
+        *table(header, rows),
+        "",
+        f"Reached here: {reached['flops'] / 1e12:.2f} TFLOP/s, "
+        f"{reached['bytes'] / 1e9:.0f} GB/s.",
+    ]
+
+
 def compiling(results: Results) -> list[str]:
     """What compiling costs and gains."""
     rows = [
@@ -215,6 +240,11 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         "An RSSM of the paper's size, trained for a short time; plans are judged by "
         "the float32 model; what is lost is relative to what planning gains.",
         bf16,
+    ),
+    "plan_times_cuda": (
+        "A plan with the paper's counts, on a GPU",
+        "Horizon 30, an RSSM of the paper's size.",
+        plan_times,
     ),
     "compiling": ("Compiling", "Three pendulum numbers, horizon 15.", compiling),
 }
