@@ -44,9 +44,9 @@ HARD = {
 }
 FIXED = {"gradient": dp.Detach()}  # no graph where no gradient is asked for
 INNER = {
-    "ILQR": ILQR(HORIZON, iterations=3, **FIXED),
-    "ILQR-exact": ILQR(HORIZON, iterations=3, gauss_newton=False, **FIXED),
-    "ShootingGN": ShootingGN(HORIZON, iterations=3, num_starts=2, **FIXED),
+    "ILQR": ILQR(HORIZON, 3, tolerance=1e-7, **FIXED),
+    "ILQR-exact": ILQR(HORIZON, 3, tolerance=1e-7, gauss_newton=False, **FIXED),
+    "ShootingGN": ShootingGN(HORIZON, 3, tolerance=1e-7, num_starts=2, **FIXED),
     "LatCo": dp.LatCo(HORIZON, 5, num_starts=2, **HARD, **FIXED),
 }
 LONGER = {
