@@ -226,10 +226,10 @@ def test_a_pendulum_within_a_speed_limit_as_by_slsqp(name: str) -> None:
     ids=lambda planner: type(planner).__name__,
 )
 def test_other_planners_come_close(planner: dp.Planner) -> None:
-    # The best actions are within the narrow bounds as well.
+    # The best actions are within the narrow bounds as well: one is just at them.
     problem, state = corridor(), STATES[:1]
     best = corridor_plan("ILQR")[1][:1]
-    assert problem.contains(best.actions).all()
+    assert best.actions.abs().max() <= 1 + 1e-6
     free = problem.relaxed(problem.objective)
     assert planner(free, state).cost < 0.95 * best.cost  # it breaks the constraints
     plan = wrap(planner, growth=1.0, tolerance=2e-2, outer_iterations=5)(problem, state)
