@@ -29,7 +29,8 @@ def generalized_advantages(
             belongs to another episode. None stands for nowhere.
 
     Returns:
-        Advantages; plus `values[…, :-1]` they are the returns that the value learns.
+        Advantages. The values of the states before each action added, they are the
+        returns that the value learns.
 
     Raises:
         ShapeError: the lengths do not fit.

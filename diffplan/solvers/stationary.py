@@ -143,15 +143,17 @@ class Refuse(torch.autograd.Function):
     """The first argument, whose derivative was not asked for when planning."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,  # noqa: ARG004
         solution: Tensor,
         *depends_on: Tensor,  # noqa: ARG004
     ) -> Tensor:
+        """Return the solution; the other tensors are what it depends on."""
         return solution.clone()
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[None, ...]:  # noqa: ARG004, D102
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[None, ...]:  # noqa: ARG004
+        """Refuse."""
         raise UnsupportedGradientError(
             "gradient: Implicit(order=1) has no second derivative; use "
             "Implicit(order=2)"
