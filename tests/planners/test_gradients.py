@@ -176,8 +176,11 @@ def test_detached_actions_are_constants_and_cost_has_the_envelope_gradient(
 @each_unrolled
 def test_detach_and_unroll_find_the_same_plan(case: PlannerCase) -> None:
     problem, state = pendulum(), states_of(2)
-    unrolled = case.build(iterations=5, gradient=dp.Unroll())(problem, state)
-    detached = case.build(iterations=5, gradient=dp.Detach())(problem, state)
+    given: dict = {"iterations": 5}
+    if hasattr(case.build(), "early_exit"):  # else one that has converged stays there
+        given["early_exit"] = False
+    unrolled = case.build(gradient=dp.Unroll(), **given)(problem, state)
+    detached = case.build(gradient=dp.Detach(), **given)(problem, state)
     torch.testing.assert_close(unrolled.actions, detached.actions, rtol=0, atol=0)
 
 
