@@ -31,10 +31,7 @@ from torch import Tensor
 from diffplan.functional.box_qp import solve_free
 from diffplan.functional.chain import flatten_batch, times, zero_unless
 from diffplan.functional.lqr import LQRProblem
-from diffplan.functional.lqr_kkt import transitions
-
-_OUTER = 4
-"""Up to so many actions outer products are faster than a product of matrices."""
+from diffplan.functional.lqr_kkt import add_product, transitions
 
 
 class IncrementalLQR(NamedTuple):
@@ -338,27 +335,15 @@ def _cost_to_go(
     gain, feedforward = minus_law
     if curvature is None:
         by_state, scale = answer.matrix, -1.0
-        gradient = _minus(rest.vector, answer.vector, gain)
+        gradient = add_product(rest.vector, answer.vector, gain)
     else:
         scale = -2.0
         pushed = (
-            _minus(part, 0.5 * curvature, law)
+            add_product(part, curvature, law, scale=-0.5)
             for part, law in zip(answer, minus_law, strict=True)
         )
         by_state, constant = pushed
-        gradient = _minus(rest.vector, constant, gain)
-        gradient = _minus(gradient, feedforward, by_state)
-    half = rest.matrix
-    if gain.shape[1] <= _OUTER:
-        for row, other in zip(gain.split(1, 1), by_state.split(1, 1), strict=True):
-            half = torch.addcmul(half, row.mT, other, value=scale)
-    else:
-        half = torch.baddbmm(half, gain.mT, by_state, alpha=scale)
+        gradient = add_product(rest.vector, constant, gain)
+        gradient = add_product(gradient, feedforward, by_state)
+    half = add_product(rest.matrix, gain, by_state, scale)
     return _Affine(torch.lerp(half, half.mT, 0.5), gradient)
-
-
-def _minus(rest: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Rest - left' right; an inner dimension of one needs no product of matrices."""
-    if left.shape[1] == 1:
-        return torch.addcmul(rest, left.mT, right, value=-1.0)
-    return torch.baddbmm(rest, left.mT, right, alpha=-1.0)

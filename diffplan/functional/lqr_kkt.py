@@ -102,7 +102,7 @@ def factorize(matrices: Matrices) -> tuple[Factor, Tensor]:
         state_rows, action_rows = hessian.split_with_sizes((size, width), 1)
         to_state, to_action = action_rows.split_with_sizes((size, width), 2)
         root, half, failed = _eliminate(to_action + action_cost, to_state + cross)
-        rest = _minus_square(state_rows[:, :, :size] + state_cost, half)
+        rest = add_product(state_rows[:, :, :size] + state_cost, half, half)
         # Symmetric by force: the recursion passes an asymmetry on by A'(…)A, which
         # grows where the open loop is unstable; other errors pass by F'(…)F.
         cost_to_go = torch.lerp(rest, rest.mT, 0.5)
@@ -138,12 +138,14 @@ def _is_one(matrices: Tensor) -> bool:
     return all(stride == 0 or size == 1 for size, stride in expanded)
 
 
-def _minus_square(matrix: Tensor, half: Tensor) -> Tensor:
-    """Matrix - half'half `[B, S, S]`, for half `[B, A, S]`."""
-    if half.shape[1] > _OUTER:
-        return torch.baddbmm(matrix, half.mT, half, alpha=-1.0)
-    for row in half.split(1, 1):
-        matrix = torch.addcmul(matrix, row.mT, row, value=-1.0)
+def add_product(
+    matrix: Tensor, left: Tensor, right: Tensor, scale: float = -1.0
+) -> Tensor:
+    """Return matrix + scale · left'right for matrices `[B, …]`, of few rows quickly."""
+    if left.shape[1] > _OUTER:
+        return torch.baddbmm(matrix, left.mT, right, alpha=scale)
+    for row, other in zip(left.split(1, 1), right.split(1, 1), strict=True):
+        matrix = torch.addcmul(matrix, row.mT, other, value=scale)
     return matrix
 
 

@@ -16,7 +16,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ShapeError, UnsupportedGradientError, require_finite
+from diffplan.errors import (
+    ShapeError,
+    UnsupportedGradientError,
+    is_traced,
+    require_finite,
+)
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -110,7 +115,8 @@ class Planner(nn.Module, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
-        if not _is_traced(state):
+        # What is traced has no numbers to look at: no checks at the border then.
+        if not is_traced(state):
             problem.check_state(state)
             self._refuse(problem)
             self.check_problem(problem)
@@ -336,13 +342,6 @@ def standard_normal(
         shape, generator=generator, dtype=like.dtype, device=generator.device
     )
     return drawn.to(like.device)
-
-
-def _is_traced(value: Tensor) -> bool:
-    # Inside torch.compile and torch.func transforms numbers cannot be looked at, so
-    # the checks at the border are left out there.
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return torch.compiler.is_compiling() or wrapped(value)
 
 
 def _flatten(value: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count
-from diffplan.functional.box_lqr import IncrementalLQR, limited_rollout
+from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -191,10 +191,9 @@ class ShootingGN(SecondOrderShooting):
         problem: PlanningProblem,
         nominal: Nominal,
         model: IncrementalLQR,
-        damping: Tensor,
+        law: LimitedLaw,
     ) -> Step:
         """Return the damped Gauss-Newton step inside the bounds."""
-        law = self.limited_law(problem, nominal, model, damping)
         moves = limited_rollout(model, law, *increments(problem, nominal))
         return Step(moves, None, law.decrease, law.ok)
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.functional.box_lqr import IncrementalLQR
+from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -175,11 +175,10 @@ class ILQR(SecondOrderShooting):
 
     def step(
         self,
-        problem: PlanningProblem,
-        nominal: Nominal,
-        model: IncrementalLQR,
-        damping: Tensor,
+        problem: PlanningProblem,  # noqa: ARG002
+        nominal: Nominal,  # noqa: ARG002
+        model: IncrementalLQR,  # noqa: ARG002
+        law: LimitedLaw,
     ) -> Step:
-        """Return the law of one backward sweep."""
-        law = self.limited_law(problem, nominal, model, damping)
+        """Return the law itself: a step with feedback."""
         return Step(law.feedforward, law.gains, law.decrease, law.ok)

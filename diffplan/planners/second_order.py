@@ -101,31 +101,20 @@ class SecondOrderShooting(Planner):
         problem: PlanningProblem,
         nominal: Nominal,
         model: IncrementalLQR,
-        damping: Tensor,
+        law: LimitedLaw,
     ) -> Step:
-        """Return the step that the damped model asks for.
+        """Return the step that the law of the damped model asks for.
 
         Args:
             problem: The problem.
             nominal: Where it was expanded.
             model: The expansion.
-            damping: Added to the curvature of the actions, `[…]`.
+            law: Optimal in it within the bounds.
         """
 
     @abstractmethod
     def damping_rule(self) -> AdaptiveDamping | Tensor | float:
         """Return how the damping changes: a number stays as it is."""
-
-    def limited_law(
-        self,
-        problem: PlanningProblem,
-        nominal: Nominal,
-        model: IncrementalLQR,
-        damping: Tensor,
-    ) -> LimitedLaw:
-        """Solve a model of the problem for a law inside the action bounds."""
-        low, high = increments(problem, nominal)
-        return limited_sweep(model, low, high, damping, look=self.may_look(low))
 
     def differentiate(
         self, problem: PlanningProblem, state: Tensor, solution: Solution
@@ -215,7 +204,10 @@ class SecondOrderShooting(Planner):
         expanded: "Expanded",
         damping: Tensor,
     ) -> Step:
-        step = self.step(problem, nominal, expanded.model, damping)
+        low, high = increments(problem, nominal)
+        look, model = self.may_look(low), expanded.model
+        law = limited_sweep(model, low, high, damping, look=look)
+        step = self.step(problem, nominal, model, law)
         return step._replace(ok=step.ok & expanded.finite)
 
     def _chosen(

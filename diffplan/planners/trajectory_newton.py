@@ -32,6 +32,7 @@ from diffplan.functional.chain import times
 from diffplan.functional.conjugate_gradients import LinearSolution
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
+from diffplan.functional.lqr_kkt import Vectors
 from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.planners.quadratic_model import quadratic_model, regulator
@@ -98,26 +99,27 @@ class ActionCost:
         local = minimum.local
         assert isinstance(local, Expansion)
         free = local.free.view(self.shape)
-        point, blocks, depends = local.point, local.blocks, []
-        factor: LQRFactor | None = local.factor
-        for _ in range(self.strategy.order):
-            if factor is None:
+        point, blocks, factor = local.point, local.blocks, local.factor
+        depends: list[Tensor] = []
+        for order in range(1, self.strategy.order + 1):
+            if order > 1:
                 blocks = _blocks(self.problem, point)
+                factor = _held(blocks, free)
             residual = _residual(self.problem, self.state, point)
-            depends += [part for part in residual[:4] if part.requires_grad]
+            depends += [part for part in residual if part.requires_grad]
             if self.low.requires_grad or self.high.requires_grad:
                 moves = self._moves(point.actions, free)
                 residual = _moved(residual, blocks, moves, free)
             else:
-                residual = residual._replace(action_linear=residual[1] * free)
-            factor = factor or _held(blocks, free)
+                residual = residual._replace(
+                    action_linear=residual.action_linear * free
+                )
             found = factor.solve(*residual)
             steps = (found.states, found.actions, found.costates)
             # the value stays where it was polished to, inside the bounds exactly
             point = Extremal(
                 *(at + (s - s.detach()) for at, s in zip(point, steps, strict=True))
             )
-            factor = None
         return _Guard.apply(point.actions, self.strategy, minimum.sound, *depends)
 
     def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
@@ -166,17 +168,11 @@ class Expansion:
             return regulator(self.problem, self.point.states, self.point.actions)(slope)
 
 
-class _Residual(NamedTuple):
-    """Derivatives of the Lagrangian: what a Newton step takes to zero."""
+def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> Vectors:
+    """Differentiate the Lagrangian at a point: what a Newton step takes to zero.
 
-    state_linear: Tensor
-    action_linear: Tensor
-    offset: Tensor
-    initial_state: Tensor
-
-
-def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> _Residual:
-    """Differentiate the Lagrangian at a point, with the graph of everything."""
+    With the graph of everything.
+    """
     with torch.enable_grad():
         states, actions = (
             at if at.requires_grad else at.detach().requires_grad_()
@@ -189,18 +185,18 @@ def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> _Resi
         by_state, by_action = torch.autograd.grad(
             lagrangian, (states, actions), create_graph=True, materialize_grads=True
         )
-    return _Residual(by_state, by_action, defect, state - states[:, 0])
+    return Vectors(by_state, by_action, defect, state - states[:, 0])
 
 
 def _moved(
-    residual: _Residual, blocks: LQRProblem, moves: Tensor, free: Tensor
-) -> _Residual:
+    residual: Vectors, blocks: LQRProblem, moves: Tensor, free: Tensor
+) -> Vectors:
     """Let held actions move by `moves`: their effect on all other equations."""
     push = times(moves, blocks.cross_cost)
     state_linear = residual.state_linear[:, :-1] + push
     last = residual.state_linear[:, -1:]
     linear = residual.action_linear + times(moves, blocks.action_cost)
-    return _Residual(
+    return Vectors(
         torch.cat((state_linear, last), 1),
         linear * free - moves,
         residual.offset + times(moves, blocks.action_jacobian.mT),

@@ -134,7 +134,6 @@ def polish(problem: Smooth, start: Tensor) -> Minimum:
 @dataclass(frozen=True)
 class _NewtonStep:
     step: Tensor
-    slope: Tensor
     definite: Tensor
     failed: Tensor
 
@@ -171,7 +170,7 @@ def _newton_step(local: Local) -> _NewtonStep:
     finite = torch.isfinite(step).all(dim=1) & torch.isfinite(slope).all(dim=1)
     # NaN would pass for a step of unknown length, infinity never as stationary
     step = torch.where(finite[:, None], step, torch.inf)
-    return _NewtonStep(step, slope, found.definite & finite, ~finite)
+    return _NewtonStep(step, found.definite & finite, ~finite)
 
 
 def _line_search(problem: Smooth, variables: Tensor, newton: _NewtonStep) -> Tensor:
