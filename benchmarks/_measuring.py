@@ -1,5 +1,6 @@
 """What all benchmarks share: a results file that says where its numbers come from."""
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,12 @@ from typing import Any
 import torch
 
 from diffplan.training.run_record import hardware, package_versions, source_version
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return a benchmark's arguments without folders, which say nothing elsewhere."""
+    given = vars(arguments).items()
+    return {name: value for name, value in given if not isinstance(value, Path)}
 
 
 def write_results(

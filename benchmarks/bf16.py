@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import write_results
+from _measuring import settings, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -184,7 +184,7 @@ def main() -> None:
         )
     write_results(
         arguments.output / "bf16.json",
-        config={k: v for k, v in vars(arguments).items() if k != "output"},
+        config=settings(arguments),
         results=results,
     )
 

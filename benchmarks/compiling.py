@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import write_results
+from _measuring import settings, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -105,7 +105,7 @@ def main() -> None:
         )
     write_results(
         arguments.output / "compiling.json",
-        config={k: v for k, v in vars(arguments).items() if k != "output"},
+        config=settings(arguments),
         results=results,
     )
 

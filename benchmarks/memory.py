@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import write_results
+from _measuring import settings, write_results
 from _peak_memory import PeakMemory
 from torch import Tensor
 
@@ -148,7 +148,7 @@ def main() -> None:
         print(f"{name}: peak grows like T^{found['exponents']}")
     write_results(
         arguments.output / "memory.json",
-        config={k: v for k, v in vars(arguments).items() if k != "output"},
+        config=settings(arguments),
         results=results,
     )
     plot(results, arguments.output / "memory.svg")

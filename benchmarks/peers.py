@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from _measuring import write_results
+from _measuring import settings, write_results
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -334,8 +334,6 @@ def main() -> None:
         if not arguments.peers or case.peer in arguments.peers
     ]
     print(HEADER)
-    paths = {"environments", "output"}
-    config = {k: v for k, v in vars(arguments).items() if k not in paths}
     for name in dict.fromkeys(case.peer for case in chosen):
         mine = [case for case in chosen if case.peer == name]
         records, found = run(name, mine, arguments.environments, arguments.rounds)
@@ -344,7 +342,7 @@ def main() -> None:
             continue
         write_results(
             arguments.output / f"peers_{name}.json",
-            config=config,
+            config=settings(arguments),
             results={"versions": found, "comparisons": records},
         )
     plot(arguments.output)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import write_results
+from _measuring import settings, write_results
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -289,7 +289,7 @@ def main() -> None:
         results["plans"][name] = found
     write_results(
         arguments.output / f"plan_times_{device.type}.json",
-        config={k: v for k, v in vars(arguments).items() if k != "output"},
+        config=settings(arguments),
         results=results,
     )
 

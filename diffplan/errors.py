@@ -148,6 +148,17 @@ def require_positive(name: str, value: float) -> float:
     return value
 
 
+def require_share(name: str, value: float) -> float:
+    """Return `value` if it is in 0 … 1, else raise.
+
+    Raises:
+        ArgumentError: names it.
+    """
+    if not 0 <= value <= 1:
+        raise ArgumentError(f"{name}: expected 0 … 1, got {value}")
+    return value
+
+
 def is_traced(value: Tensor) -> bool:
     """Return whether numbers cannot be looked at, as in torch.compile and torch.func.
 

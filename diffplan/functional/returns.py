@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import ShapeError, require_share
 
 
 def generalized_advantages(
@@ -64,13 +64,3 @@ def generalized_advantages(
         advantage = errors[..., time] + decay * advantage
         found.append(advantage)
     return torch.stack(found[::-1], dim=-1) if found else torch.zeros_like(rewards)
-
-
-def require_share(name: str, value: float) -> None:
-    """Raise unless a number is in 0 … 1.
-
-    Raises:
-        ArgumentError: names it.
-    """
-    if not 0 <= value <= 1:
-        raise ArgumentError(f"{name}: expected 0 … 1, got {value}")

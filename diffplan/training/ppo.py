@@ -26,8 +26,8 @@ from diffplan.errors import (
     ShapeError,
     require_at_least,
     require_positive,
+    require_share,
 )
-from diffplan.functional.returns import require_share
 
 SMALLEST_VARIANCE = 1e-8
 

@@ -67,25 +67,13 @@ def _training_section(curves: dict[str, Curves], output: Path) -> str:
     lasts = {max(found) for found in curves.values()}
     known = next(iter(published.values()))
     updates = sorted({n for n in known if n <= max(lasts)} | lasts)
-    header, rows = ["updates"], []
-    for method in curves:
-        header += [f"{NAMES[method]}: paper", "ours [95 %]", "ours / paper"]
-    for count in updates:
-        line = [f"{count:,}"]
-        for method, found in curves.items():
-            line += _cells(found.get(count), published[method].get(count))
-        rows.append(line)
-    table = [
-        {"method": method, "update": count, **_columns(found[count])}
-        for method, found in curves.items()
-        for count in sorted(found)
-    ]
-    write_csv(output / "regression_curves.csv", table)
+    labels = {count: f"{count:,}" for count in updates}
+    _write_columns(curves, "update", output / "regression_curves.csv")
     return (
         "### Training error (Fig. 6, left)\n\n"
         "Mean squared error on the 100 points, mean over seeds. "
         f"{_progress(curves)}\n\n"
-        + markdown_table(header, rows)
+        + _beside_paper(curves, published, "updates", labels)
         + "\n![Training and test-time iterations](regression_curves.png)\n\n"
         "*Training error (left; thin: seeds, thick: mean, crosses: paper) and error by "
         "number of test-time iterations (right; the dotted line marks those of "
@@ -98,20 +86,11 @@ def _iterations_section(ablations: dict[str, Curves], output: Path) -> str:
         method: paper_numbers.regression_iterations(method) for method in ablations
     }
     counts = sorted(set().union(*ablations.values()))
-    header, rows = ["iterations"], []
-    for method in ablations:
-        header += [f"{NAMES[method]}: paper", "ours [95 %]", "ours / paper"]
-    for count in counts:
-        line = [f"{count}" + (" (trained)" if count == TRAINED_ITERATIONS else "")]
-        for method, found in ablations.items():
-            line += _cells(found.get(count), published[method].get(count))
-        rows.append(line)
-    table = [
-        {"method": method, "iterations": count, **_columns(found[count])}
-        for method, found in ablations.items()
-        for count in sorted(found)
-    ]
-    write_csv(output / "regression_iterations.csv", table)
+    labels = {
+        count: f"{count}" + (" (trained)" if count == TRAINED_ITERATIONS else "")
+        for count in counts
+    }
+    _write_columns(ablations, "iterations", output / "regression_iterations.csv")
     growths = ", ".join(
         f"{NAMES[method]} {_growth(found):.3g}"
         for method, found in ablations.items()
@@ -121,9 +100,36 @@ def _iterations_section(ablations: dict[str, Curves], output: Path) -> str:
         "### Other numbers of iterations at test time (Fig. 6, right)\n\n"
         "Trained with 10. The paper's axis is off by one for DCEM; here both columns "
         "have the true number.\n\n"
-        + markdown_table(header, rows)
+        + _beside_paper(ablations, published, "iterations", labels)
         + f"\nError at 20 iterations over error at 10: {growths}.\n"
     )
+
+
+def _beside_paper(
+    found: dict[str, Curves],
+    published: dict[str, dict[int, float]],
+    name: str,
+    labels: dict[int, str],
+) -> str:
+    """Return a table with a row per label, the paper's errors beside ours."""
+    header, rows = [name], []
+    for method in found:
+        header += [f"{NAMES[method]}: paper", "ours [95 %]", "ours / paper"]
+    for count, label in labels.items():
+        line = [label]
+        for method, curves in found.items():
+            line += _cells(curves.get(count), published[method].get(count))
+        rows.append(line)
+    return markdown_table(header, rows)
+
+
+def _write_columns(found: dict[str, Curves], name: str, path: Path) -> None:
+    table = [
+        {"method": method, name: count, **_columns(curves[count])}
+        for method, curves in found.items()
+        for count in sorted(curves)
+    ]
+    write_csv(path, table)
 
 
 def _surface_section(directory: Path, output: Path) -> str:
