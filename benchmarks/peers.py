@@ -55,7 +55,8 @@ class Case:
         std: Spread of the first candidates.
         temperature: Of the softmax.
         dtype: Of everything.
-        compiled: Whether `torch.compile` is used, by each contender in its own way.
+        compiled: Whether `torch.compile` is used, by each contender in its own way (a
+            peer that has none runs as it is).
     """
 
     peer: str
@@ -110,6 +111,9 @@ def cases(
         yield from (nonlinear, replace(nonlinear, backward=True))
         # Without Jacobians the peer's gradient leaves terms out: forward only.
         yield replace(nonlinear, jacobians="autodiff")
+        if size["horizon"] <= 20:  # the graph of the layer grows with the horizon
+            for case in (regulator, linear, nonlinear):
+                yield replace(case, compiled=True)
     shorter = [{**size, "horizon": 15} for size in sizes if size["horizon"] == 20]
     for size in [*shorter, *sizes]:
         yield from sampling(Case("mppi", "MPPI", "linear", iterations=1, **size))

@@ -55,18 +55,21 @@ class OnArrival(dp.objectives.StageObjective):
         return self.problem.terminal_cost(state)
 
 
-def regulator(problem: Problem) -> Contender:
+def regulator(problem: Problem, *, compiled: bool) -> Contender:
     """Return the layer that solves a linear problem without bounds."""
     batch, horizon, size = problem.state.shape[0], problem.horizon, problem.size
     weight, linear = torch.diag(problem.weight), -problem.weight * problem.goal
     action_cost = problem.effort * torch.eye(problem.width, dtype=weight.dtype)
     dynamics: Any = problem.dynamics
+    layer = dp.functional.lqr
+    if compiled:
+        layer = torch.compile(layer, fullgraph=True)
 
     def many(value: Tensor, count: int) -> Tensor:
         return value.expand(batch, count, *value.shape)
 
     def solve() -> Tensor:
-        found = dp.functional.lqr(
+        found = layer(
             dp.functional.LQRProblem(
                 state_cost=many(weight, horizon + 1),
                 action_cost=many(action_cost, horizon),
@@ -116,7 +119,7 @@ def planner_for(case: dict[str, Any]) -> dp.Planner:
 def prepare(problem: Problem, case: dict[str, Any]) -> Contender:
     """Set diffplan up."""
     if case["planner"] == "LQR":
-        return regulator(problem)
+        return regulator(problem, compiled=case["compiled"])
     limit = float("inf") if problem.limit is None else problem.limit
     bound = torch.full((problem.width,), limit, dtype=problem.state.dtype)
     dynamics: Any = problem.dynamics

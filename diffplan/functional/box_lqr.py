@@ -23,6 +23,7 @@ References:
     (ICRA), section III.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ from torch import Tensor
 from diffplan.functional.box_qp import solve_free
 from diffplan.functional.chain import flatten_batch, times, zero_unless
 from diffplan.functional.lqr import LQRProblem
-from diffplan.functional.lqr_kkt import add_product, transitions
+from diffplan.functional.lqr_kkt import add_product, congruence, transitions
 
 
 class IncrementalLQR(NamedTuple):
@@ -131,13 +132,31 @@ class _Affine(NamedTuple):
     vector: Tensor
 
 
+class Stage(NamedTuple):
+    """What a step of the sweep gives.
+
+    Attributes:
+        value: The derivatives of the cost-to-go before the step; the first as a row.
+        law: -(K, k), `[B, A, S]` and `[B, A, 1]`.
+        slope: Q_u, `[B, 1, A]`.
+        ok: Whether the law was found, `[B]` bool.
+    """
+
+    value: _Affine
+    law: _Affine
+    slope: Tensor
+    ok: Tensor
+
+
 def limited_sweep(
     problem: IncrementalLQR,
     low: Tensor,
     high: Tensor,
     damping: Tensor,
     *,
+    wanted: Tensor | None = None,
     look: bool = False,
+    stage: Callable[..., Stage] | None = None,
 ) -> LimitedLaw:
     """Sweep backwards over a linear-quadratic problem with limited actions.
 
@@ -148,15 +167,49 @@ def limited_sweep(
         low: Lower bounds of the increments, at most zero, `[…, T, A]`.
         high: Upper bounds, at least zero, `[…, T, A]`.
         damping: Twice the weight of ‖du‖² in the cost of a step, `[…]`.
+        wanted: Which elements need a law, `[…]` bool; None if all do. The others may be
+            left out, and then have none.
         look: Whether numbers may be looked at from the host. Steps whose actions are
             all free are solved once then instead of twice, with the same outcome.
+        stage: `limited_stage`, compiled: for batches of one size, so that no element
+            is left out.
     """
     batch, lead = damping.shape, damping.dim()
     problem = IncrementalLQR(*(flatten_batch(part, lead) for part in problem))
-    low, high = (flatten_batch(part, lead).unsqueeze(-1) for part in (low, high))
-    width, size = low.shape[-2], problem.end_gradient.shape[-1]
-    amount = flatten_batch(damping, lead)[:, None].expand(-1, width)
-    diagonal = torch.diag_embed(amount)
+    low, high = (flatten_batch(part, lead) for part in (low, high))
+    amount = flatten_batch(damping, lead)
+    if wanted is None or stage is not None or not look or bool(wanted.all()):
+        law = _sweep(problem, low, high, amount, look=look, stage=stage)
+    else:
+        count, rows = len(amount), flatten_batch(wanted, lead).nonzero().squeeze(1)
+        chosen = IncrementalLQR(*(_pick(part, rows) for part in problem))
+        limits = (_pick(part, rows) for part in (low, high, amount))
+        found = _sweep(chosen, *limits, look=look, stage=stage)
+        law = LimitedLaw(
+            *(p.new_zeros(count, *p.shape[1:]).index_copy(0, rows, p) for p in found)
+        )
+    return LimitedLaw(*(part.reshape((*batch, *part.shape[1:])) for part in law))
+
+
+def _pick(part: Tensor, rows: Tensor) -> Tensor:
+    """Return some elements; what is one for all, expanded, stays one."""
+    if part.stride(0) == 0:
+        return part[:1].expand(len(rows), *part.shape[1:])
+    return part.index_select(0, rows)
+
+
+def _sweep(
+    problem: IncrementalLQR,
+    low: Tensor,
+    high: Tensor,
+    damping: Tensor,
+    *,
+    look: bool,
+    stage: Callable[..., Stage] | None,
+) -> LimitedLaw:
+    """`limited_sweep` with one leading dimension."""
+    low, high = low.unsqueeze(-1), high.unsqueeze(-1)
+    diagonal = torch.diag_embed(damping[:, None].expand(-1, low.shape[-2]))
     # the derivative of the cost-to-go; as a row, which batched products like best
     value = _Affine(problem.end_hessian, problem.end_gradient.unsqueeze(1))
     inputs = (problem.hessian, -high, -low, high > 0, low < 0)
@@ -167,32 +220,66 @@ def limited_sweep(
         problem.gradient.split(1, 1),
         *limits,
     )
-    stages = zip(*(reversed(part) for part in parts), strict=True)
-    gains, feedforwards, slopes, flags = [], [], [], []
-    for step, form, gradient, *bounds in stages:
-        hessian = torch.baddbmm(form, torch.bmm(step.mT, value.matrix), step)
-        row = torch.baddbmm(gradient, value.vector, step)
-        action_rows, state_rows = hessian.split_with_sizes((width, size), 1)
-        curvature, cross = action_rows.split_with_sizes((width, size), 2)
-        slope, state_slope = row.split_with_sizes((width, size), 2)
-        curvature, answer = curvature + diagonal, _Affine(cross, slope.mT)
-        law, ok, best = _minus_law(curvature, answer, *bounds, look=look)
-        rest = _Affine(state_rows[:, :, width:], state_slope)
-        value = _cost_to_go(rest, answer, None if best else curvature, law)
-        gains.append(law.matrix)
-        feedforwards.append(law.vector)
-        slopes.append(slope)
-        flags.append(ok)
-    gain = -torch.stack(gains[::-1], 1)
-    feedforward = -torch.stack(feedforwards[::-1], 1).squeeze(-1)
+    laws, slopes, flags = [], [], []
+    for step, form, gradient, *bounds in zip(*map(reversed, parts), strict=True):
+        given = (value, step, form, gradient, diagonal, *bounds)
+        found = limited_stage(*given, look=look) if stage is None else stage(*given)
+        value = found.value
+        laws.append(found.law)
+        slopes.append(found.slope)
+        flags.append(found.ok)
+    gains, feedforwards = zip(*reversed(laws), strict=True)
+    gain = -torch.stack(gains, 1)
+    feedforward = -torch.stack(feedforwards, 1).squeeze(-1)
     slope = torch.cat(slopes[::-1], 1)
     total = gain.sum((1, 2, 3)) + (feedforward + slope).sum((1, 2))
     ok = torch.isfinite(total) & torch.stack(flags).all(0)
     gain, feedforward = zero_unless(ok, gain), zero_unless(ok, feedforward)
     # half of k'Q_u is what a minimum takes off, a step that a bound cuts short more
     decrease = -0.5 * (feedforward.detach() * slope.detach()).sum((1, 2))
-    found = (feedforward, gain, zero_unless(ok, decrease), ok)
-    return LimitedLaw(*(part.reshape((*batch, *part.shape[1:])) for part in found))
+    return LimitedLaw(feedforward, gain, zero_unless(ok, decrease), ok)
+
+
+def limited_stage(
+    value: _Affine,
+    step: Tensor,
+    form: Tensor,
+    gradient: Tensor,
+    diagonal: Tensor,
+    least: Tensor,
+    most: Tensor,
+    below_high: Tensor,
+    above_low: Tensor,
+    *,
+    look: bool = False,
+) -> Stage:
+    """Take the sweep one step back: all of it that is worth compiling.
+
+    Args:
+        value: Derivatives of the cost-to-go after the step; the first as a row.
+        step: F, `[B, S, n]`.
+        form: Hessian of the cost of the step, `[B, n, n]`.
+        gradient: Of the same, `[B, 1, n]`.
+        diagonal: The damping of Q_uu, `[B, A, A]`.
+        least: Least -k, `[B, A, 1]`.
+        most: Most -k.
+        below_high: Whether the increment may be positive.
+        above_low: Whether it may be negative.
+        look: Whether numbers may be looked at from the host.
+    """
+    width = diagonal.shape[-1]
+    sizes = (width, step.shape[1])
+    hessian = congruence(step, value.matrix, form)
+    row = torch.baddbmm(gradient, value.vector, step)
+    action_rows, state_rows = hessian.split_with_sizes(sizes, 1)
+    curvature, cross = action_rows.split_with_sizes(sizes, 2)
+    slope, state_slope = row.split_with_sizes(sizes, 2)
+    curvature, answer = curvature + diagonal, _Affine(cross, slope.mT)
+    bounds = (least, most, below_high, above_low)
+    law, ok, best = _minus_law(curvature, answer, *bounds, look=look)
+    rest = _Affine(state_rows[:, :, width:], state_slope)
+    before = _cost_to_go(rest, answer, None if best else curvature, law)
+    return Stage(before, law, slope, ok)
 
 
 def limited_rollout(

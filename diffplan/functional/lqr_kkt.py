@@ -90,19 +90,17 @@ def factorize(matrices: Matrices) -> tuple[Factor, Tensor]:
         The factor, and whether each element is positive definite `[B]`.
     """
     by_state, by_action = matrices.state_jacobian, matrices.action_jacobian
-    size, width = by_action.shape[-2:]
+    width, size = matrices.cross_cost.shape[-2:]
     cost_to_go = matrices.state_cost[:, -1]
-    parts = (matrices.state_cost[:, :-1], matrices.cross_cost, matrices.action_cost)
-    costs = (part.unbind(1) for part in parts)
-    stages = zip(transitions(by_state, by_action), *costs, strict=True)
     failures: list[Tensor] = []
     values, roots, halves = [cost_to_go], [], []
-    for step, state_cost, cross, action_cost in reversed(list(stages)):
-        hessian = torch.bmm(torch.bmm(step.mT, cost_to_go), step)
-        state_rows, action_rows = hessian.split_with_sizes((size, width), 1)
-        to_state, to_action = action_rows.split_with_sizes((size, width), 2)
-        root, half, failed = _eliminate(to_action + action_cost, to_state + cross)
-        rest = add_product(state_rows[:, :, :size] + state_cost, half, half)
+    steps, forms = transitions(by_action, by_state), _forms(matrices)
+    for step, form in zip(reversed(steps), reversed(forms), strict=True):
+        hessian = congruence(step, cost_to_go, form)
+        action_rows, state_rows = hessian.split_with_sizes((width, size), 1)
+        curvature, cross = action_rows.split_with_sizes((width, size), 2)
+        root, half, failed = _eliminate(curvature, cross)
+        rest = add_product(state_rows[:, :, width:], half, half)
         # Symmetric by force: the recursion passes an asymmetry on by A'(…)A, which
         # grows where the open loop is unstable; other errors pass by F'(…)F.
         cost_to_go = torch.lerp(rest, rest.mT, 0.5)
@@ -131,6 +129,23 @@ def transitions(*jacobians: Tensor) -> Sequence[Tensor]:
         return [one.expand(batch, -1, -1)] * horizon
     pairs = zip(*(jacobian.unbind(1) for jacobian in jacobians), strict=True)
     return [torch.cat(pair, -1) for pair in pairs]
+
+
+def _forms(matrices: Matrices) -> Sequence[Tensor]:
+    """Hessians of the cost of each step by (u, x), `[B, n, n]`."""
+    running, cross = matrices.state_cost[:, :-1], matrices.cross_cost
+    action = matrices.action_cost
+    batch, horizon = cross.shape[:2]
+    if all(_is_one(block) for block in (running, cross, action)):
+        running, cross, action = (b[:1, :1] for b in (running, cross, action))
+    rows = (torch.cat((action, cross), -1), torch.cat((cross.mT, running), -1))
+    return torch.cat(rows, -2).expand(batch, horizon, -1, -1).unbind(1)
+
+
+def congruence(step: Tensor, value: Tensor, form: Tensor) -> Tensor:
+    """Return form + step' value step for matrices `[B, …]`."""
+    # in this order the larger product has the layout that the CPU likes best
+    return torch.baddbmm(form, step.mT, torch.bmm(value, step))
 
 
 def _is_one(matrices: Tensor) -> bool:

@@ -16,9 +16,9 @@ constant; the actions between them carry the gradient.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,13 @@ from diffplan.errors import (
     require_count,
     require_positive,
 )
-from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_sweep
+from diffplan.functional.box_lqr import (
+    IncrementalLQR,
+    LimitedLaw,
+    Stage,
+    limited_stage,
+    limited_sweep,
+)
 from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
@@ -59,6 +65,7 @@ class SecondOrderShooting(Planner):
         step_sizes: Fractions of a step that are tried, the largest first.
         early_exit: See `ILQR`.
         feedback: See `ILQR`.
+        stage: A step of the backward sweep, once `compile` was called.
     """
 
     iterations: int
@@ -66,6 +73,22 @@ class SecondOrderShooting(Planner):
     step_sizes: tuple[float, ...]
     early_exit: bool | None
     feedback: bool = False
+    stage: Callable[..., Stage] | None = None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile a step of the backward sweep, which is most of the work.
+
+        The whole loop is iterations × horizon of them, too long for one graph.
+
+        Args:
+            args: As for `torch.compile`.
+            kwargs: Likewise.
+        """
+        self.stage = torch.compile(limited_stage, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was compiled, as `nn.Module` does."""
+        return {**super().__getstate__(), "stage": None}
 
     def configure_iteration(
         self,
@@ -158,7 +181,7 @@ class SecondOrderShooting(Planner):
                 if self.may_look(done) and bool(done.all()):
                     iteration = self._after_exit(iteration)
                     continue
-                step = self._step(problem, nominal, expanded, damping)
+                step = self._step(problem, nominal, expanded, damping, ~done)
                 chosen = self._chosen(problem, nominal, step, step.ok & ~done)
                 traces.add(done, nominal.cost, expanded.norm, damping, chosen.size)
                 moved = chosen.nominal
@@ -203,10 +226,13 @@ class SecondOrderShooting(Planner):
         nominal: Nominal,
         expanded: "Expanded",
         damping: Tensor,
+        wanted: Tensor | None = None,
     ) -> Step:
         low, high = increments(problem, nominal)
         look, model = self.may_look(low), expanded.model
-        law = limited_sweep(model, low, high, damping, look=look)
+        law = limited_sweep(
+            model, low, high, damping, wanted=wanted, look=look, stage=self.stage
+        )
         step = self.step(problem, nominal, model, law)
         return step._replace(ok=step.ok & expanded.finite)
 

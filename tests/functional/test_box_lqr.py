@@ -243,6 +243,25 @@ def test_looking_at_numbers_changes_nothing(limit: float, width: int) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_elements_that_need_no_law_are_left_out(width: int) -> None:
+    problem = increments((2, 3), 10, 4, width, seed=13)
+    given = (packed(problem), *bounds(problem, 0.3), undamped(problem))
+    wanted = torch.tensor([[True, False, True], [False, False, True]])
+    leaf = given[0].gradient.clone().requires_grad_()
+    every = (given[0]._replace(gradient=leaf), *given[1:])
+    whole = limited_sweep(*every)
+    chosen = limited_sweep(*every, look=True, wanted=wanted)
+    for got, all_of_it in zip(chosen, whole, strict=True):
+        torch.testing.assert_close(got[wanted], all_of_it[wanted])
+        assert not got[~wanted].any()
+    slopes = [
+        torch.autograd.grad(law.feedforward[wanted].sin().sum(), leaf)[0]
+        for law in (chosen, whole)
+    ]
+    torch.testing.assert_close(*slopes)
+
+
 def test_matrices_that_are_one_for_all() -> None:
     problem = increments((3,), 5, 4, 2, seed=10)
     results = []

@@ -1,6 +1,7 @@
 """Planners under torch.func.vmap and torch.compile."""
 
 import os
+import pickle
 
 import pytest
 import torch
@@ -103,6 +104,27 @@ def test_a_compiled_planner_plans_alike() -> None:
         assert isinstance(plans[1], dp.Plan)
         for name in ("actions", "states", "cost", "status"):
             torch.testing.assert_close(getattr(plans[1], name), getattr(plans[0], name))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*not a leaf Tensor:UserWarning")
+@without_shape_checks
+@each_planner_that(lambda case: case.name in ("ILQR", "ShootingGN"))
+def test_a_compiled_stage_plans_alike(case: PlannerCase) -> None:
+    problem = double_integrator(limit=0.3)
+    found = []
+    for compiled in (False, True):
+        planner = case.build(horizon=4, iterations=3)
+        state = states_of(3).requires_grad_()
+        if compiled:
+            planner.compile(backend="aot_eager")
+            assert pickle.loads(pickle.dumps(planner)).stage is None
+        actions = planner(problem, state, generator=torch.Generator()).actions
+        (slope,) = torch.autograd.grad(actions.sin().sum(), state)
+        found.append((actions.detach(), slope))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
