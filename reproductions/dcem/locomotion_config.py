@@ -108,6 +108,8 @@ class EmbeddingSettings:
             implementation of PlaNet that the authors name.
         keep_model: Whether phase 2 goes on with the model of phase 1.
         keep_replay: Whether it goes on with its episodes.
+        kl_scale: Weight of the divergence in the model's loss in phase 2; None keeps
+            that of phase 1.
     """
 
     horizon: int = 12
@@ -124,12 +126,15 @@ class EmbeddingSettings:
     exploration: float = 0.55
     keep_model: bool = True
     keep_replay: bool = True
+    kl_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("horizon", "latent", "hidden", "states"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("learning_rate", "gradient_clip"):
             require_positive(name, getattr(self, name))
+        if self.kl_scale is not None:
+            require_positive("kl_scale", self.kl_scale)
 
     def search(self) -> DCEM:
         """Return what searches the latent space."""

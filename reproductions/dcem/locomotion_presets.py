@@ -62,9 +62,15 @@ def scaled() -> LocomotionConfig:
         ),
         search=SearchSettings(num_samples=240, num_elites=24, iterations=5),
         # With less noise the controller of cheetah stays in a pose from which its model
-        # promises much: plans whose first action is always the same.
+        # promises much: plans whose first action is always the same. So does that of
+        # walker where the prior, which it plans with, has little weight.
         embedding=EmbeddingSettings(
-            num_samples=40, num_elites=4, iterations=3, states=8, exploration=0.6
+            num_samples=40,
+            num_elites=4,
+            iterations=3,
+            states=8,
+            exploration=0.6,
+            kl_scale=1.0,
         ),
         initial=online,
         # Acting costs little now: more episodes for each update keep the decoder from
