@@ -63,7 +63,7 @@ def regulator(problem: Problem, *, compiled: bool) -> Contender:
     dynamics: Any = problem.dynamics
     layer = dp.functional.lqr
     if compiled:
-        layer = torch.compile(layer, fullgraph=True)
+        layer = torch.compile(layer, fullgraph=True, dynamic=False)
 
     def many(value: Tensor, count: int) -> Tensor:
         return value.expand(batch, count, *value.shape)

@@ -82,8 +82,10 @@ class SecondOrderShooting(Planner):
 
         Args:
             args: As for `torch.compile`.
-            kwargs: Likewise.
+            kwargs: Likewise; `dynamic` is False unless given, for code that serves any
+                size is slower here than none.
         """
+        kwargs = {"dynamic": False, **kwargs}
         self.stage = torch.compile(limited_stage, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
