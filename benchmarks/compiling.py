@@ -2,8 +2,9 @@
 
     python benchmarks/compiling.py [--repeats 30] [--quick]
 
-Compiled is what `planner.compile()` compiles: all of `solve`, of iLQR a step of its sweep;
-the time of a plan includes what is never compiled (checks, noise, the record). Three pendulum numbers, horizon 15.
+Compiled is what `planner.compile()` compiles: all of `solve`, of iLQR a step of its
+sweep. The time of a plan includes what is never compiled (checks, noise, the record).
+Three pendulum numbers, horizon 15.
 """
 
 import argparse

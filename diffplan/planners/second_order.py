@@ -31,10 +31,9 @@ from diffplan.errors import (
 from diffplan.functional.box_lqr import (
     IncrementalLQR,
     LimitedLaw,
-    Stage,
-    limited_stage,
     limited_sweep,
 )
+from diffplan.functional.limited_stage import Stage, limited_stage
 from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
