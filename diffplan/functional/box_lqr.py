@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.chain import flatten_batch, times, zero_unless
-from diffplan.functional.limited_stage import Affine, Stage, limited_stage
+from diffplan.functional.limited_stage import Affine, Limits, Stage, limited_stage
 from diffplan.functional.lqr import LQRProblem
 from diffplan.functional.lqr_kkt import transitions
 
@@ -189,17 +189,19 @@ def _sweep(
     diagonal = torch.diag_embed(damping[:, None].expand(-1, low.shape[-2]))
     # the derivative of the cost-to-go; as a row, which batched products like best
     value = Affine(problem.end_hessian, problem.end_gradient.unsqueeze(1))
-    inputs = (problem.hessian, -high, -low, high > 0, low < 0)
-    forms, *limits = (tensor.unbind(1) for tensor in inputs)
+    limits = Limits(-high, -low, high > 0, low < 0)
     parts = (
         transitions(problem.action_jacobian, problem.state_jacobian),
-        forms,
+        problem.hessian.unbind(1),
         problem.gradient.split(1, 1),
-        *limits,
+        [
+            Limits(*of_step)
+            for of_step in zip(*(t.unbind(1) for t in limits), strict=True)
+        ],
     )
     laws, slopes, flags = [], [], []
-    for step, form, gradient, *bounds in zip(*map(reversed, parts), strict=True):
-        given = (value, step, form, gradient, diagonal, *bounds)
+    for step, form, gradient, allowed in zip(*map(reversed, parts), strict=True):
+        given = (value, step, form, gradient, diagonal, allowed)
         found = limited_stage(*given, look=look) if stage is None else stage(*given)
         value = found.value
         laws.append(found.law)

@@ -20,6 +20,22 @@ class Affine(NamedTuple):
     vector: Tensor
 
 
+class Limits(NamedTuple):
+    """What the bounds allow the increments of one step, each `[B, A, 1]`.
+
+    Attributes:
+        least: Least -k.
+        most: Most -k.
+        below_high: Whether the increment may be positive.
+        above_low: Whether it may be negative.
+    """
+
+    least: Tensor
+    most: Tensor
+    below_high: Tensor
+    above_low: Tensor
+
+
 class Stage(NamedTuple):
     """What a step of the sweep gives.
 
@@ -42,10 +58,7 @@ def limited_stage(
     form: Tensor,
     gradient: Tensor,
     diagonal: Tensor,
-    least: Tensor,
-    most: Tensor,
-    below_high: Tensor,
-    above_low: Tensor,
+    limits: Limits,
     *,
     look: bool = False,
 ) -> Stage:
@@ -57,10 +70,7 @@ def limited_stage(
         form: Hessian of the cost of the step, `[B, n, n]`.
         gradient: Of the same, `[B, 1, n]`.
         diagonal: The damping of Q_uu, `[B, A, A]`.
-        least: Least -k, `[B, A, 1]`.
-        most: Most -k.
-        below_high: Whether the increment may be positive.
-        above_low: Whether it may be negative.
+        limits: Of the increments.
         look: Whether numbers may be looked at from the host.
     """
     width = diagonal.shape[-1]
@@ -71,8 +81,7 @@ def limited_stage(
     curvature, cross = action_rows.split_with_sizes(sizes, 2)
     slope, state_slope = row.split_with_sizes(sizes, 2)
     curvature, answer = curvature + diagonal, Affine(cross, slope.mT)
-    bounds = (least, most, below_high, above_low)
-    law, ok, best = _minus_law(curvature, answer, *bounds, look=look)
+    law, ok, best = _minus_law(curvature, answer, limits, look=look)
     rest = Affine(state_rows[:, :, width:], state_slope)
     before = _cost_to_go(rest, answer, None if best else curvature, law)
     return Stage(before, law, slope, ok)
@@ -81,10 +90,7 @@ def limited_stage(
 def _minus_law(
     curvature: Tensor,
     answer: Affine,
-    least: Tensor,
-    most: Tensor,
-    below_high: Tensor,
-    above_low: Tensor,
+    limits: Limits,
     *,
     look: bool,
 ) -> tuple[Affine, Tensor, bool]:
@@ -93,10 +99,7 @@ def _minus_law(
     Args:
         curvature: Q_uu.
         answer: Q_ux and Q_u.
-        least: Least -k, `[B, A, 1]`.
-        most: Most -k.
-        below_high: Whether the increment may be positive.
-        above_low: Whether it may be negative.
+        limits: Of the increments.
         look: Whether numbers may be looked at from the host.
 
     Returns:
@@ -108,12 +111,11 @@ def _minus_law(
         inverse = torch.where(positive, curvature, 1.0).reciprocal()
         law, ok = Affine(*(part * inverse for part in answer)), positive[:, 0, 0]
     else:
-        bounds = (least, most, below_high, above_low)
-        law, ok, best = _hold_and_solve(curvature, answer, *bounds, look=look)
+        law, ok, best = _hold_and_solve(curvature, answer, limits, look=look)
         if best:
             return law, ok, True
     # What would still leave the box is clipped, and held by the next sweep.
-    clipped = law.vector.clamp(least, most)
+    clipped = law.vector.clamp(limits.least, limits.most)
     if look and torch.equal(clipped, law.vector):
         return law, ok, curvature.shape[-1] == 1
     gain = torch.where(clipped == law.vector, law.matrix, 0.0)
@@ -123,10 +125,7 @@ def _minus_law(
 def _hold_and_solve(
     curvature: Tensor,
     answer: Affine,
-    least: Tensor,
-    most: Tensor,
-    below_high: Tensor,
-    above_low: Tensor,
+    limits: Limits,
     *,
     look: bool,
 ) -> tuple[Affine, Tensor, bool]:
@@ -135,6 +134,7 @@ def _hold_and_solve(
     Held is what the slope pushes against the bound that it is at, and what the others'
     Newton step takes out of the box.
     """
+    least, most, below_high, above_low = limits
     slope = answer.vector.detach()
     falling = slope > 0
     free = torch.where(falling, above_low, below_high)
