@@ -21,7 +21,12 @@ from diffplan.training.model_trainer import (
     hold_then_decay,
 )
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
-from diffplan.training.online import AuxiliaryUpdate, OnlineConfig, OnlineTrainer
+from diffplan.training.online import (
+    AuxiliaryUpdate,
+    Best,
+    OnlineConfig,
+    OnlineTrainer,
+)
 from diffplan.training.ppo import (
     PPO,
     Experience,
@@ -39,6 +44,7 @@ from diffplan.training.video import film_strip, side_by_side, write_video
 __all__ = [
     "PPO",
     "AuxiliaryUpdate",
+    "Best",
     "CheckpointWarning",
     "Checkpoints",
     "Environments",

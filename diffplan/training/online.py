@@ -4,6 +4,7 @@ Algorithm 1 of LatCo (Rybkin et al. 2021, arXiv:2106.13229), which is that of Pl
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from diffplan.agents.base import Agent, AgentState
 from diffplan.agents.exploration import UniformAgent
-from diffplan.errors import require_at_least
+from diffplan.errors import ArgumentError, require_at_least
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.training.episode import Episode
 from diffplan.training.evaluate import Evaluation, evaluate
@@ -52,6 +53,7 @@ class OnlineConfig:
             the environments do.
         evaluate_every: Rounds between two evaluations; 0 never evaluates.
         evaluation_episodes: Noise-free episodes in each.
+        keep_best: Whether what was evaluated best is kept, see `OnlineTrainer.best`.
         videos: Whether evaluation from images writes `videos/round_….mp4`: its first
             episode beside what the plans had imagined.
         checkpoint_every: Rounds between two checkpoints.
@@ -73,6 +75,7 @@ class OnlineConfig:
     action_repeat: int = 1
     evaluate_every: int = 10
     evaluation_episodes: int = 1
+    keep_best: bool = False
     videos: bool = True
     checkpoint_every: int = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -85,6 +88,10 @@ class OnlineConfig:
             require_at_least(name, getattr(self, name), 0)
         for name in (*one, *more):
             require_at_least(name, getattr(self, name), 1)
+        if self.keep_best and not self.evaluate_every:
+            raise ArgumentError(
+                "keep_best: expected evaluations to choose by, got evaluate_every = 0"
+            )
 
 
 @runtime_checkable
@@ -102,6 +109,24 @@ class AuxiliaryUpdate(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state_dict` returned."""
         ...
+
+
+@dataclass(frozen=True)
+class Best:
+    """What was learnt, as it was when it was evaluated best.
+
+    Attributes:
+        index: The round.
+        mean_return: Of that evaluation; the highest of several noisy means, so that
+            fresh episodes are worth less on average.
+        model: The model's `state_dict`.
+        auxiliary: That of what learns beside it, or None.
+    """
+
+    index: int
+    mean_return: float
+    model: dict[str, Any]
+    auxiliary: dict[str, Any] | None
 
 
 class OnlineTrainer:
@@ -123,6 +148,10 @@ class OnlineTrainer:
         seed_agent: Collects the first episodes; None stands for uniform actions.
         offline_episodes: Pooled with the collected ones (LatCo's hybrid training).
         auxiliary: Learns beside the model, from the same batches.
+
+    Attributes:
+        best: What was evaluated best so far, if `config.keep_best` and there was an
+            evaluation; of equals, the first.
 
     Example:
         >>> trainer = OnlineTrainer(
@@ -152,6 +181,7 @@ class OnlineTrainer:
         self.buffer = self._first_buffer()
         self.trainer = ModelTrainer(model, config.optimizer)
         self.environment_step = 0
+        self.best: Best | None = None
         self._sampling = make_generator(seed, "sampling")
         self._noise = make_generator(seed, "model noise", device=self.trainer.device)
         self._timers = Timers()
@@ -181,7 +211,10 @@ class OnlineTrainer:
         if self._evaluation_due(index):
             with self._timers("evaluation"):
                 episodes = self.config.evaluation_episodes
-                metrics |= self.evaluate(episodes, index).metrics("test")
+                evaluation = self.evaluate(episodes, index)
+            metrics |= evaluation.metrics("test")
+            if self.config.keep_best:
+                self._keep(index, evaluation.mean_return)
         metrics |= self._timers.collect()
         steps = self.environment_step - before
         metrics["time/environment_steps_per_second"] = steps / metrics["time/seconds"]
@@ -221,6 +254,8 @@ class OnlineTrainer:
         }
         if self.auxiliary is not None:
             state["auxiliary"] = self.auxiliary.state_dict()
+        if self.best is not None:
+            state["best"] = dict(vars(self.best))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -233,6 +268,31 @@ class OnlineTrainer:
         self._noise.set_state(state["noise"])
         if self.auxiliary is not None:
             self.auxiliary.load_state_dict(state["auxiliary"])
+        self.best = Best(**state["best"]) if "best" in state else None
+
+    def load_best(self) -> None:
+        """Go back to the model, and what learnt beside it, of the best evaluation.
+
+        For the end of a run: optimiser, episodes and random state stay as they are.
+
+        Raises:
+            ArgumentError: nothing was kept.
+        """
+        if self.best is None:
+            raise ArgumentError(
+                "best: expected keep_best and an evaluation before load_best, got none"
+            )
+        self.model.load_state_dict(self.best.model)
+        if self.auxiliary is not None and self.best.auxiliary is not None:
+            self.auxiliary.load_state_dict(self.best.auxiliary)
+
+    def _keep(self, index: int, mean_return: float) -> None:
+        """Remember what is learnt now, if nothing was evaluated better."""
+        if self.best is None or mean_return > self.best.mean_return:
+            auxiliary = None if self.auxiliary is None else self.auxiliary.state_dict()
+            now = (self.model.state_dict(), auxiliary)
+            # What state_dict returns shares memory with what goes on learning.
+            self.best = Best(index, mean_return, *deepcopy(now))
 
     def _first_buffer(self) -> ReplayBuffer:
         """Return the buffer before round 0."""

@@ -76,7 +76,13 @@ def scaled() -> LocomotionConfig:
         # Acting costs little now: more episodes for each update keep the decoder from
         # what a model of few episodes promises wrongly.
         embedded=replace(
-            online, seed_episodes=4, episodes_per_round=4, updates_per_round=120
+            online,
+            seed_episodes=4,
+            episodes_per_round=4,
+            updates_per_round=120,
+            evaluate_every=2,
+            evaluation_episodes=4,
+            keep_best=True,
         ),
         policy=PolicySettings(
             episodes=4,
@@ -135,7 +141,7 @@ def smoke() -> LocomotionConfig:
             states=2,
         ),
         initial=online,
-        embedded=online,
+        embedded=replace(online, keep_best=True),
         policy=replace(
             config.policy,
             episodes=2,

@@ -111,6 +111,8 @@ def train_embedded(
             auxiliary=DecoderTraining(controller, embedding, seed),
         )
         trainer.run(tensorboard=False)
+        if training.keep_best:
+            trainer.load_best()
     save(directory, learnt, controller.decoder)
 
 

@@ -108,6 +108,25 @@ def test_phase_2_goes_on_with_the_episodes_of_phase_1(phases: Path) -> None:
     assert "train/kl" not in {row["name"] for row in rows(folder / "policy")}
 
 
+def test_what_phase_2_hands_on_is_what_was_evaluated_best(phases: Path) -> None:
+    folder = phases / "cheetah-run" / "seed_0" / "embedded"
+    returns = {
+        int(row["round"]): float(row["value"])
+        for row in rows(folder)
+        if row["name"] == "test/return"
+    }
+    last = max((folder / "checkpoints").glob("*.pt"))
+    state = torch.load(last, weights_only=True)["job"]
+    best = state["best"]
+    assert best["mean_return"] == max(returns.values()) == returns[best["index"]]
+    weights = torch.load(folder / "model.pt", weights_only=True)["weights"]
+    for name, value in weights.items():
+        assert torch.equal(value, best["model"][name]), name
+    decoder = torch.load(folder / "decoder.pt", weights_only=True)
+    for name, value in decoder.items():
+        assert torch.equal(value, best["auxiliary"]["decoder"][name]), name
+
+
 def test_experience_is_that_of_the_policy(phases: Path) -> None:
     """Probabilities, values and advantages, once more from what was stored."""
     place, settings = SMOKE.place("cheetah-run"), SMOKE.policy
