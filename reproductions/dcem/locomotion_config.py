@@ -1,9 +1,11 @@
 """Settings of stage (c), cheetah and walker: the paper's by default."""
 
 from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_at_least, require_positive
 from diffplan.models.rssm import RSSM
@@ -104,8 +106,9 @@ class EmbeddingSettings:
         states: From the replay buffer, that each update of the decoder plans from.
         learning_rate: Of the decoder's Adam.
         gradient_clip: Largest norm of the decoder's gradient.
-        exploration: Deviation of the noise on actions in phase 2; √0.3 as in the
-            implementation of PlaNet that the authors name.
+        exploration: Deviations of the noise on actions in phase 2, which the episodes
+            that are collected side by side take in turn; √0.3 as in the implementation
+            of PlaNet that the authors name.
         keep_model: Whether phase 2 goes on with the model of phase 1.
         keep_replay: Whether it goes on with its episodes.
         kl_scale: Weight of the divergence in the model's loss in phase 2; None keeps
@@ -123,7 +126,7 @@ class EmbeddingSettings:
     states: int = 50
     learning_rate: float = 5e-4
     gradient_clip: float = 1.0
-    exploration: float = 0.55
+    exploration: tuple[float, ...] = (0.55,)
     keep_model: bool = True
     keep_replay: bool = True
     kl_scale: float | None = None
@@ -135,6 +138,15 @@ class EmbeddingSettings:
             require_positive(name, getattr(self, name))
         if self.kl_scale is not None:
             require_positive("kl_scale", self.kl_scale)
+        if not self.exploration or min(self.exploration) < 0:
+            raise ArgumentError(
+                f"exploration: expected deviations of at least 0, "
+                f"got {self.exploration}"
+            )
+
+    def deviations(self, count: int) -> Tensor:
+        """Return the deviations of the noise on actions of some episodes `[B, 1]`."""
+        return torch.tensor(list(islice(cycle(self.exploration), count)))[:, None]
 
     def search(self) -> DCEM:
         """Return what searches the latent space."""

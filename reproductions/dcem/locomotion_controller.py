@@ -159,8 +159,8 @@ class ControllerAgent:
 
     Args:
         controller: Plans.
-        std: `() → deviation`, number or `[A]`, of the Gaussian noise on explored
-            actions.
+        std: `() → deviation`, number, `[A]` or `[B, 1]`, of the Gaussian noise on
+            explored actions.
         posterior: The belief is a "sample" of the posterior or its "mean".
         record: Receives every decision; None keeps nothing.
     """

@@ -35,8 +35,8 @@ def scaled() -> LocomotionConfig:
     )
     return LocomotionConfig(
         test_episodes=10,
-        cheetah=TaskSettings(4, 12, 15, 12),
-        walker=TaskSettings(2, 12, 15, 12),
+        cheetah=TaskSettings(4, 12, 24, 12),
+        walker=TaskSettings(2, 24, 24, 12),
         world=World(
             num_envs=2,
             embedded_envs=4,
@@ -61,15 +61,16 @@ def scaled() -> LocomotionConfig:
             reward_scale=20.0,
         ),
         search=SearchSettings(num_samples=240, num_elites=24, iterations=5),
-        # With less noise the controller of cheetah stays in a pose from which its model
-        # promises much: plans whose first action is always the same. So does that of
-        # walker where the prior, which it plans with, has little weight.
+        # A controller may stay in a pose from which its model promises much: plans
+        # whose first action is always the same. Noise leads out of it, an episode
+        # without noise shows the model what comes of it; where the prior, which plans
+        # are made with, has little weight, it is not learnt.
         embedding=EmbeddingSettings(
             num_samples=40,
             num_elites=4,
             iterations=3,
             states=8,
-            exploration=0.6,
+            exploration=(0.0, 0.2, 0.4, 0.6),
             kl_scale=1.0,
         ),
         initial=online,

@@ -95,9 +95,8 @@ def train_embedded(
             learnt.kl_scale = embedding.kl_scale
         box = action_box(envs, device)
         controller = new_controller(learnt, embedding, box, seed)
-        agent = ControllerAgent(
-            controller, lambda: embedding.exploration, world.posterior
-        )
+        deviations = embedding.deviations(world.embedded_envs).to(device)
+        agent = ControllerAgent(controller, lambda: deviations, world.posterior)
         trainer = OnlineTrainer(
             learnt,
             agent,

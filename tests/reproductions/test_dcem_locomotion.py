@@ -28,6 +28,7 @@ from reproductions.dcem.locomotion_config import (
 from reproductions.dcem.locomotion_controller import (
     ControllerAgent,
     CountedDynamics,
+    Decision,
     DecoderTraining,
     EmbeddedController,
     SequenceDecoder,
@@ -289,6 +290,24 @@ def test_the_deviation_is_what_was_asked_for() -> None:
     distribution, values = policy(*experience(policy).inputs)
     torch.testing.assert_close(distribution.stddev, torch.full((12, 2), 0.1))
     assert values.shape == (12,)
+
+
+def test_episodes_side_by_side_take_the_deviations_of_the_noise_in_turn() -> None:
+    settings = replace(TINY, exploration=(0.0, 0.5))
+    deviations = settings.deviations(6)
+    assert deviations.flatten().tolist() == [0.0, 0.5] * 3
+    decisions: list[Decision] = []
+    agent = ControllerAgent(controller(), lambda: deviations, record=decisions.append)
+    memory = agent.initial_state(6)
+    observation = torch.zeros(6, 4)
+    for _ in range(50):
+        _, memory = agent.act(observation, memory, explore=True)
+    noise = torch.stack([each.action - each.mean for each in decisions])
+    assert torch.equal(noise[:, ::2], torch.zeros(50, 3, 2))
+    assert float(noise[:, 1::2].std()) == pytest.approx(0.5, rel=0.15)
+    for wrong in ((), (0.3, -0.1)):
+        with pytest.raises(ArgumentError, match="exploration"):
+            replace(TINY, exploration=wrong)
 
 
 def test_units_form_chains() -> None:
