@@ -11,6 +11,7 @@ import numpy as np
 from diffplan.training.logging import read_metrics
 from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.stages import DONE, SETTINGS
+from reproductions.common.statistics import mean
 from reproductions.common.tables import markdown_table, read_csv, write_csv
 from reproductions.dcem import paper_numbers
 from reproductions.dcem.locomotion import PHASES
@@ -74,7 +75,7 @@ def write(directory: Path, output: Path) -> str:
         write_csv(output / "locomotion_curves.csv", curves)
         _draw_curves(curves, output / "locomotion_curves.png")
         parts.append(_curves_section())
-    parts.append(_policy_section(directory))
+    parts += [_chosen_section(directory), _policy_section(directory)]
     return "\n".join(part for part in parts if part)
 
 
@@ -175,7 +176,7 @@ def _returns_section(found: Sequence[Tested]) -> str:
                 TITLES[each.phase],
                 paper,
                 f"{middle:.0f} [{low:.0f}, {high:.0f}]",
-                f"{each.returns.mean():.0f}",
+                mean(each.returns.tolist()).number(),
                 f"{each.returns.min():.0f} … {each.returns.max():.0f}",
                 f"{len(each.returns)} of {each.seeds}" if share else len(each.returns),
                 share or "–",
@@ -186,7 +187,7 @@ def _returns_section(found: Sequence[Tested]) -> str:
         "controller",
         "paper (Fig. 4): median [quartiles]",
         "ours: median [quartiles]",
-        "mean",
+        "mean [95 %, over episodes]",
         "range",
         "episodes, of models",
         "simulated steps of the phase, ours of the paper's",
@@ -201,10 +202,11 @@ def _returns_section(found: Sequence[Tested]) -> str:
     return (
         "### Returns after each phase (Fig. 4)\n\n"
         + markdown_table(header, rows)
-        + "\nNoise-free episodes; the boxes are about the episodes of the models that "
-        "were trained, not about other trainings. A phase that had a share of the "
-        "paper's steps says so: its numbers are then no test of the paper's, and the "
-        f"networks may be smaller too (see Provenance and `README.md`).{short}\n\n"
+        + "\nNoise-free episodes; boxes and intervals are about the episodes of the "
+        "models that were trained, not about other trainings. A phase that had a share "
+        "of the paper's steps says so: its numbers are then no test of the paper's, "
+        "and the networks may be smaller too (see Provenance and "
+        f"`README.md`).{short}\n\n"
         "![Returns](locomotion_returns.png)\n\n"
         "*Returns of noise-free episodes: ours (filled) beside the paper's (grey, "
         "without its outliers).*\n"
@@ -259,6 +261,35 @@ def _curves_section() -> str:
         "![Learning curves](locomotion_curves.png)\n\n"
         "*Returns while training, phase after phase (thin: episodes with exploration "
         "noise; dots: noise-free tests).*\n"
+    )
+
+
+def _chosen_section(directory: Path) -> str:
+    """Say which round of phase 2 goes on."""
+    texts = []
+    for folder in sorted(directory.glob("*/seed_*/embedded")):
+        if not (folder / DONE).exists():
+            continue
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        tests = {
+            int(row["round"]): float(row["value"])
+            for row in read_metrics(folder / "metrics.csv")
+            if row["name"] == "test/return"
+        }
+        if settings["training"]["keep_best"] and tests:
+            # Of equals the first, as the trainer keeps it.
+            best = max(tests, key=lambda index: tests[index])
+            texts.append(
+                f"{folder.parts[-3]}, {folder.parts[-2].replace('_', ' ')}: round "
+                f"{best} of {settings['training']['rounds']} ({tests[best]:.0f}; the "
+                f"last one {tests[max(tests)]:.0f})"
+            )
+    if not texts:
+        return ""
+    return (
+        f"What goes on from phase 2 is what was evaluated best, in {'; '.join(texts)}. "
+        "That is the highest of several noisy means; the tests above are of other "
+        "episodes.\n"
     )
 
 

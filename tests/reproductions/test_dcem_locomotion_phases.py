@@ -166,6 +166,7 @@ def test_the_report_shows_every_phase(phases: Path, tmp_path: Path) -> None:
     assert "returns cannot be compared" in page
     assert "| 12,000 | 12 |" in page
     assert "decoder and reward tuned" in page
+    assert "cheetah-run, seed 0: round" in page
     for name in ("locomotion_returns.png", "locomotion_curves.png", "locomotion.csv"):
         assert (tmp_path / name).stat().st_size > 100
 
