@@ -27,7 +27,7 @@ from diffplan.errors import (
     require_shape,
     require_tensor,
 )
-from diffplan.functional.rollout import rollout
+from diffplan.functional.rollout import inside_transform, rollout
 
 Dynamics = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions."""
@@ -112,6 +112,8 @@ class PlanningProblem:
         self.action_constraints = _of_kind(constraints, ActionConstraint)
         self.state_constraints = _of_kind(constraints, StateConstraint)
         self._passed: tuple[object, ...] | None = None
+        self._compiled: Callable[[PlanningProblem, Tensor, Tensor], Tensor] | None
+        self._compiled = None
         self._check_constraints(constraints)
 
     def project(self, actions: Tensor) -> Tensor:
@@ -152,6 +154,43 @@ class PlanningProblem:
 
     def cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the cost `[…]` of actions `[…, T, A]` from a state `[…, S]`."""
+        if self._compiled is not None and not inside_transform():
+            return self._compiled(self, state, actions)
+        return self._cost(state, actions)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return self._compiled is not None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `cost`: rollout and objective become one graph.
+
+        Planners that judge sampled action sequences spend their time there. It takes as
+        long as the horizon asks for, not iterations times that as `planner.compile()`
+        does; every new shape is compiled once more, and after eight PyTorch goes on
+        without, silently unless `fullgraph=True`. Transforms of `torch.func`, and so
+        planners that differentiate candidates by them (`GradMPC`), see the cost itself.
+        Copies of the problem are compiled too; a pickled one is not.
+
+        Args:
+            args: As for `torch.compile`.
+            kwargs: Likewise; `dynamic` is False unless given.
+        """
+        kwargs = {"dynamic": False, **kwargs}
+        self._compiled = torch.compile(_cost_of, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was compiled, as `nn.Module` does."""
+        return {**vars(self), "_compiled": None}
+
+    def __copy__(self) -> "PlanningProblem":
+        """Return a copy that is compiled if this one is."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def _cost(self, state: Tensor, actions: Tensor) -> Tensor:
         return self.evaluate(state, actions)[1]
 
     def realize(
@@ -342,6 +381,11 @@ class PlanningProblem:
                     f"{name}: expected a set that meets the action space, got "
                     f"{constraint} and {box}"
                 )
+
+
+def _cost_of(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
+    # A function of the problem, so that copies need not be compiled anew by hand.
+    return problem._cost(state, actions)
 
 
 ConstraintT = TypeVar("ConstraintT", ActionConstraint, StateConstraint)

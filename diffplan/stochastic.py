@@ -230,7 +230,7 @@ class StochasticProblem(PlanningProblem):
         spread = actions.unsqueeze(axis).expand(shape)
         return self.objective(states, spread).movedim(axis, -1)
 
-    def cost(self, state: Tensor, actions: Tensor) -> Tensor:
+    def _cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the risk `[…]` of the cost of actions; see `particles`."""
         return self.risk(self.particle_costs(state, actions))
 

@@ -55,10 +55,11 @@ def candidate_costs(
 
 def _cost(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
     # States that outgrow the cache of a CPU would be written to memory and read back
-    # several times: their cost is then counted while they are at hand.
+    # several times: their cost is then counted while they are at hand. A compiler sees
+    # to that by itself.
     count = actions.shape[:-1].numel() * state.shape[-1]
     large = state.device.type == "cpu" and count * state.element_size() > CACHED
-    if large and is_stagewise(problem):
+    if large and not problem.is_compiled and is_stagewise(problem):
         return _cost_by_step(problem, state, actions)
     return problem.cost(state, actions)
 

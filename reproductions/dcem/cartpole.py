@@ -8,7 +8,7 @@ one ensemble.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -58,22 +58,12 @@ class CartpoleCost(StageObjective):
         return torch.zeros_like(state[..., 0])
 
 
-class CartpoleProblem(PlanningProblem):
-    """The cartpole; with rollouts that may be compiled.
-
-    Args:
-        compile_rollouts: Whether; each shape is compiled once.
-    """
-
-    def __init__(self, compile_rollouts: bool = False) -> None:
-        super().__init__(Cartpole(), CartpoleCost(), Box([-FORCE], [FORCE]))
-        self._cost: Callable[[Tensor, Tensor], Tensor] = super().cost
-        if compile_rollouts:
-            self._cost = torch.compile(self._cost, fullgraph=True, dynamic=False)
-
-    def cost(self, state: Tensor, actions: Tensor) -> Tensor:
-        """Return the cost `[…]` of actions `[…, T, 1]` from a state `[…, 5]`."""
-        return self._cost(state, actions)
+def cartpole_problem(compiled: bool = False) -> PlanningProblem:
+    """Return the cartpole; with a compiled cost, each shape is compiled once."""
+    problem = PlanningProblem(Cartpole(), CartpoleCost(), Box([-FORCE], [FORCE]))
+    if compiled:
+        problem.compile(fullgraph=True)
+    return problem
 
 
 def initial_states(count: int, generator: torch.Generator) -> Tensor:
@@ -119,7 +109,7 @@ def embedding_planner(
 
 
 def plan_costs(
-    planner: LatentActions, problem: CartpoleProblem, states: Tensor, noise: Tensor
+    planner: LatentActions, problem: PlanningProblem, states: Tensor, noise: Tensor
 ) -> Tensor:
     """Return the costs `[B]` of the plans from states `[B, 5]`.
 
@@ -154,7 +144,7 @@ class EmbeddingEnsemble(EnsembleTraining):
         rows = torch.stack([_decoder_weights(sizes, g) for g in generators])
         super().__init__(seeds, rows, generators, settings.optimizer)
         self.latent, self.temperature, self.settings = latent, temperature, settings
-        self.problem = CartpoleProblem(settings.compile)
+        self.problem = cartpole_problem(settings.compile)
         self.validation = validation_states(settings.validation_states)
 
     def planner(self, parameters: Tensor) -> LatentActions:
@@ -259,7 +249,7 @@ def run_expert(
 
     Mean costs on the validation states, one per repeat, and on the fresh states.
     """
-    problem, planner = CartpoleProblem(), settings.build()
+    problem, planner = cartpole_problem(), settings.build()
     states = validation_states(validation)
     costs = [
         _expert_cost(planner, problem, states, index)
@@ -334,7 +324,7 @@ def surfaces(ensemble: EmbeddingEnsemble, evaluation: EmbeddingEvaluation) -> Te
     """
     line = torch.linspace(-1, 1, evaluation.grid)
     points = torch.cartesian_prod(line, line)
-    members, problem = len(ensemble.seeds), CartpoleProblem()
+    members, problem = len(ensemble.seeds), cartpole_problem()
     actions = ensemble.planner(ensemble.best).decode(
         problem, points.expand(members, -1, -1)
     )
@@ -346,7 +336,7 @@ def surfaces(ensemble: EmbeddingEnsemble, evaluation: EmbeddingEvaluation) -> Te
 
 
 def _expert_cost(
-    planner: CEM, problem: CartpoleProblem, states: Tensor, index: int
+    planner: CEM, problem: PlanningProblem, states: Tensor, index: int
 ) -> float:
     generator = make_generator(0, "cartpole", "expert", index)
     costs = [

@@ -235,6 +235,9 @@ class World:
         posterior: The state that is planned from, a sample of the posterior or its
             mean.
         device: cpu, cuda, or auto: CUDA where there is one.
+        compile: Compile the rollouts of phases 1 and 2, which takes minutes and halves
+            their time; needs a C++ compiler. Phase 3 plans for too many different
+            numbers of states, tests count every transition.
     """
 
     time_limit: int = 1000
@@ -247,6 +250,7 @@ class World:
     exploration: float = 0.3
     posterior: Literal["sample", "mean"] = "sample"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = True
 
     def resolve_device(self) -> torch.device:
         """Return the device, CUDA if it is there and wanted."""

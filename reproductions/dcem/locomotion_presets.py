@@ -116,6 +116,7 @@ def smoke() -> LocomotionConfig:
         world=replace(
             config.world,
             time_limit=24,
+            compile=False,
             embedded_envs=2,
             policy_envs=2,
             test_envs=2,

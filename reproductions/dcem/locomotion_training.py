@@ -51,6 +51,10 @@ def train_initial(
     with environments(place, world.num_envs) as envs:
         learnt = new_model(model, envs, world, seed)
         agent = planning_agent(learnt, search, action_box(envs, device), world)
+        if world.compile:
+            # On a GPU the launch of small kernels would cost more than their work.
+            graphs = "reduce-overhead" if device.type == "cuda" else None
+            agent.problem.compile(mode=graphs)
         trainer = OnlineTrainer(
             learnt,
             agent,
@@ -95,6 +99,8 @@ def train_embedded(
             learnt.kl_scale = embedding.kl_scale
         box = action_box(envs, device)
         controller = new_controller(learnt, embedding, box, seed)
+        if world.compile:
+            controller.problem.compile()
         deviations = embedding.deviations(world.embedded_envs).to(device)
         agent = ControllerAgent(controller, lambda: deviations, world.posterior)
         trainer = OnlineTrainer(

@@ -15,8 +15,8 @@ from reproductions.common.tables import write_csv
 from reproductions.dcem import cartpole_report, paper_numbers
 from reproductions.dcem.__main__ import COMMAND
 from reproductions.dcem.cartpole import (
-    CartpoleProblem,
     EmbeddingEnsemble,
+    cartpole_problem,
     fresh_states,
     plan_costs,
     train,
@@ -49,7 +49,7 @@ def test_the_cost_is_the_papers() -> None:
     generator = torch.Generator().manual_seed(3)
     states = validation_states(5).double()
     forces = 60 * torch.randn(5, 20, generator=generator, dtype=torch.float64)
-    ours = CartpoleProblem().cost(states, forces.clamp(-100, 100).unsqueeze(-1))
+    ours = cartpole_problem().cost(states, forces.clamp(-100, 100).unsqueeze(-1))
     for index in range(5):
         clamped = forces[index].clamp(-100, 100).numpy()
         expected = paper_cost(states[index].numpy(), clamped)
