@@ -178,7 +178,7 @@ class PlanningProblem:
             kwargs: Likewise; `dynamic` is False unless given.
         """
         kwargs = {"dynamic": False, **kwargs}
-        self._compiled = torch.compile(_cost_of, *args, **kwargs)
+        self._compiled = torch.compile(type(self)._cost, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""
@@ -381,11 +381,6 @@ class PlanningProblem:
                     f"{name}: expected a set that meets the action space, got "
                     f"{constraint} and {box}"
                 )
-
-
-def _cost_of(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
-    # A function of the problem, so that copies need not be compiled anew by hand.
-    return problem._cost(state, actions)
 
 
 ConstraintT = TypeVar("ConstraintT", ActionConstraint, StateConstraint)
