@@ -1,15 +1,18 @@
-"""What compiling a planner costs, and what it gains.
+"""What compiling a planner, or a problem, costs, and what it gains.
 
     python benchmarks/compiling.py [--repeats 30] [--quick]
 
-Compiled is what `planner.compile()` compiles: all of `solve`, of iLQR a step of its
-sweep. The time of a plan includes what is never compiled (checks, noise, the record).
-Three pendulum numbers, horizon 15.
+`planner.compile()` compiles all of `solve`, of iLQR a step of its sweep;
+`problem.compile()` a rollout and its objective. The time of a plan includes what is
+never compiled (checks, noise, the record). The problems: a pendulum of three numbers,
+horizon 15, and an RSSM of 200 units for sensor values, horizon 12.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ from _measuring import settings, write_results
 from torch import Tensor
 
 import diffplan as dp
+from diffplan.models.rssm import RSSM
 
 RESULTS = Path(__file__).parent / "results"
 HORIZON = 15
+LATENT_HORIZON = 12
 TIME_STEP = 0.05
 
 
@@ -34,8 +39,55 @@ def pendulum(state: Tensor, action: Tensor) -> Tensor:
     return torch.stack([turned, raised, velocity], dim=-1)
 
 
-def cases() -> dict[str, tuple[dp.Planner, int]]:
-    """Return planners and how many problems they solve at once, by name."""
+@dataclass(frozen=True)
+class Case:
+    """What is planned, and what of it is compiled.
+
+    Attributes:
+        planner: Its gradient is `Detach()`.
+        batch: How many problems it solves at once.
+        problem: Makes the problem.
+        state: Makes the states of a batch.
+        compiles: "planner" or "problem".
+    """
+
+    planner: dp.Planner
+    batch: int
+    problem: Callable[[], dp.PlanningProblem]
+    state: Callable[[int], Tensor]
+    compiles: str = "planner"
+
+
+def pendulum_problem() -> dp.PlanningProblem:
+    """Return the task to raise the pendulum."""
+    goal = torch.tensor([1.0, 0.0, 0.0])
+    box = dp.Box([-1.0], [1.0])
+    return dp.PlanningProblem(pendulum, dp.objectives.GoalDistance(goal), box)
+
+
+def pendulum_states(batch: int) -> Tensor:
+    """Return states `[batch, 3]` at rest, at angles around the upright."""
+    angle = torch.linspace(-0.8, 0.8, batch)
+    return torch.stack([angle.cos(), angle.sin(), torch.zeros(batch)], dim=-1)
+
+
+def latent_problem() -> dp.PlanningProblem:
+    """Return the maximisation of the reward of an untrained RSSM."""
+    torch.manual_seed(0)
+    model = RSSM((24,), 6, belief_size=200, hidden_size=200)
+    box = dp.Box([-1.0] * 6, [1.0] * 6)
+    return dp.PlanningProblem(
+        model.step, dp.objectives.NegativeReturn(model.reward), box
+    )
+
+
+def latent_states(batch: int) -> Tensor:
+    """Return beliefs `[batch, 230]` before the first observation."""
+    return torch.zeros(batch, 230)
+
+
+def cases() -> dict[str, Case]:
+    """Return what is measured, by name."""
     quiet = {"gradient": dp.Detach()}
 
     def mppi() -> dp.Planner:
@@ -44,27 +96,39 @@ def cases() -> dict[str, tuple[dp.Planner, int]]:
     def cem() -> dp.Planner:
         return dp.CEM(HORIZON, num_samples=500, num_elites=50, iterations=5)
 
+    def ilqr() -> dp.Planner:
+        return dp.ILQR(HORIZON, iterations=10, **quiet)
+
+    def latent() -> dp.Planner:
+        return dp.CEM(LATENT_HORIZON, num_samples=240, num_elites=24, iterations=5)
+
+    grad_mpc = dp.GradMPC(HORIZON, num_candidates=50, iterations=5, **quiet)
+    swing = {"problem": pendulum_problem, "state": pendulum_states}
+    dream = {"problem": latent_problem, "state": latent_states}
     return {
-        "MPPI, 1 iteration": (mppi(), 1),
-        "CEM, 5 iterations": (cem(), 1),
-        "Grad-MPC, 5 iterations": (
-            dp.GradMPC(HORIZON, num_candidates=50, iterations=5, **quiet),
-            1,
+        "MPPI, 1 iteration": Case(mppi(), 1, **swing),
+        "CEM, 5 iterations": Case(cem(), 1, **swing),
+        "Grad-MPC, 5 iterations": Case(grad_mpc, 1, **swing),
+        "iLQR, 10 iterations": Case(ilqr(), 1, **swing),
+        "MPPI, 1 iteration, batch 64": Case(mppi(), 64, **swing),
+        "CEM, 5 iterations, batch 64": Case(cem(), 64, **swing),
+        "iLQR, 10 iterations, batch 64": Case(ilqr(), 64, **swing),
+        "problem: CEM, 5 iterations": Case(cem(), 1, **swing, compiles="problem"),
+        "problem: CEM, 5 iterations, batch 64": Case(
+            cem(), 64, **swing, compiles="problem"
         ),
-        "iLQR, 10 iterations": (dp.ILQR(HORIZON, iterations=10, **quiet), 1),
-        "MPPI, 1 iteration, batch 64": (mppi(), 64),
-        "CEM, 5 iterations, batch 64": (cem(), 64),
-        "iLQR, 10 iterations, batch 64": (dp.ILQR(HORIZON, iterations=10, **quiet), 64),
+        "CEM on an RSSM, 5 iterations": Case(latent(), 1, **dream),
+        "problem: CEM on an RSSM, 5 iterations": Case(
+            latent(), 1, **dream, compiles="problem"
+        ),
     }
 
 
-def measure(planner: dp.Planner, batch: int, repeats: int) -> dict[str, Any]:
+def measure(case: Case, repeats: int) -> dict[str, Any]:
     """Return the seconds to compile, and of plans before and after."""
-    goal = torch.tensor([1.0, 0.0, 0.0])
-    box = dp.Box([-1.0], [1.0])
-    problem = dp.PlanningProblem(pendulum, dp.objectives.GoalDistance(goal), box)
-    angle = torch.linspace(-0.8, 0.8, batch)
-    state = torch.stack([angle.cos(), angle.sin(), torch.zeros(batch)], dim=-1)
+    planner, problem = case.planner, case.problem()
+    state = case.state(case.batch)
+    torch.compiler.reset()
 
     def seconds() -> float:
         started = time.perf_counter()
@@ -74,11 +138,12 @@ def measure(planner: dp.Planner, batch: int, repeats: int) -> dict[str, Any]:
     with torch.no_grad():
         first = [seconds() for _ in range(max(3, repeats // 3))]
         eager = [seconds() for _ in range(repeats)]
-        planner.compile()
+        (planner if case.compiles == "planner" else problem).compile()
         compiling = seconds()
         first += [seconds() for _ in range(max(3, repeats // 3))]
         compiled = [seconds() for _ in range(repeats)]
     return {
+        "compiles": case.compiles,
         "compile_seconds": compiling,
         "eager_ms": 1e3 * statistics.median(eager),
         "compiled_ms": 1e3 * statistics.median(compiled),
@@ -98,8 +163,8 @@ def main() -> None:
         chosen, arguments.repeats = chosen[:1], 3
     results = {}
     print("| planner | to compile, s | eager, ms | compiled, ms |\n|---|---|---|---|")
-    for name, (planner, batch) in chosen:
-        found = measure(planner, batch, arguments.repeats)
+    for name, case in chosen:
+        found = measure(case, arguments.repeats)
         results[name] = found
         print(
             f"| {name} | {found['compile_seconds']:.0f} | {found['eager_ms']:.2f} "

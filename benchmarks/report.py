@@ -202,14 +202,16 @@ def compiling(results: Results) -> list[str]:
     """What compiling costs and gains."""
     rows = [
         (
-            name,
+            name.removeprefix("problem: "),
+            f"`{found['compiles']}.compile()`",
             f"{found['compile_seconds']:.0f}",
             f"{found['eager_ms']:.2f}",
             f"{found['compiled_ms']:.2f}",
         )
         for name, found in results.items()
     ]
-    return table(("planner", "to compile, s", "eager, ms", "compiled, ms"), rows)
+    header = ("planner", "compiled by", "to compile, s", "eager, ms", "compiled, ms")
+    return table(header, rows)
 
 
 SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
@@ -246,7 +248,12 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         "Horizon 30, an RSSM of the paper's size.",
         plan_times,
     ),
-    "compiling": ("Compiling", "Three pendulum numbers, horizon 15.", compiling),
+    "compiling": (
+        "Compiling",
+        "A pendulum of three numbers, horizon 15, or an untrained RSSM of 200 units "
+        "for 24 sensor values, horizon 12, 240 candidates.",
+        compiling,
+    ),
 }
 
 
