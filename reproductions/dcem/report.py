@@ -1,10 +1,9 @@
 """The results of a preset: a page with tables and figures, made from run folders."""
 
-import json
 from pathlib import Path
 
-from reproductions.common.provenance import gather, summary
-from reproductions.common.tables import write_text
+from reproductions.common.page import write_page
+from reproductions.common.provenance import gather
 from reproductions.dcem import (
     cartpole_report,
     locomotion_report,
@@ -41,17 +40,5 @@ def write(directory: Path, output: Path, preset: str) -> Path:
     locomotion = locomotion_report.write(directory / "locomotion", output)
     if locomotion:
         body += ["## (c) Cheetah run and walker walk\n", locomotion]
-    page = [
-        f"# DCEM, preset `{preset}`\n",
-        READING if body else "No finished unit yet.\n",
-        *body,
-        "## Provenance\n",
-        summary(records.values()),
-        "Settings, seeds, versions, commit, hardware and time of every unit are in "
-        "`run.json`; this page is written by\n"
-        f"`python -m reproductions.dcem report --preset {preset}`.\n",
-    ]
-    path = output / "README.md"
-    write_text(path, "\n".join(page))
-    write_text(output / "run.json", json.dumps(records, indent=1) + "\n")
-    return path
+    start = READING if body else "No finished unit yet.\n"
+    return write_page(output, "DCEM", "dcem", preset, [start, *body], records)

@@ -1,13 +1,13 @@
 """The results of a preset: a page with tables and figures, made from run folders."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reproductions.common.provenance import gather, summary
+from reproductions.common.page import write_page
+from reproductions.common.provenance import gather
 from reproductions.common.statistics import Estimate
-from reproductions.common.tables import markdown_table, write_text
+from reproductions.common.tables import markdown_table
 from reproductions.latco import (
     comparison_report,
     online_report,
@@ -57,21 +57,9 @@ def write(directory: Path, output: Path, preset: str) -> Path:
         rows, body = _paper(directory, output)
     else:
         rows, body = _stages(directory, output, preset)
-    page = [
-        f"# LatCo, preset `{preset}`\n",
-        markdown_table(HEADER, rows) if rows else "No finished unit yet.\n",
-        READING + _definitions(),
-        *body,
-        "## Provenance\n",
-        summary(records.values()),
-        "Settings, seeds, versions, commit, hardware and time of every unit are in "
-        "`run.json`; this page is written by\n"
-        f"`python -m reproductions.latco report --preset {preset}`.\n",
-    ]
-    path = output / "README.md"
-    write_text(path, "\n".join(page))
-    write_text(output / "run.json", json.dumps(records, indent=1) + "\n")
-    return path
+    table = markdown_table(HEADER, rows) if rows else "No finished unit yet.\n"
+    page = [table, READING + _definitions(), *body]
+    return write_page(output, "LatCo", "latco", preset, page, records)
 
 
 def _stages(
