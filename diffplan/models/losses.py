@@ -20,30 +20,6 @@ def gaussian_kl(
     return 0.5 * (ratio + distance - 1 - ratio.log()).sum(dim=-1)
 
 
-def balanced_kl(
-    mean: Float[Tensor, "*batch K"],
-    std: Float[Tensor, "*batch K"],
-    prior_mean: Float[Tensor, "*batch K"],
-    prior_std: Float[Tensor, "*batch K"],
-    balance: float | None,
-) -> Float[Tensor, "*batch"]:
-    """`gaussian_kl`, whose gradient is shared out between prior and posterior.
-
-    balance · KL(sg(posterior) ‖ prior) + (1 - balance) · KL(posterior ‖ sg(prior)) with
-    sg constant for gradients: above ½ the prior learns to predict the posterior faster
-    than the posterior gives up information. None is the plain divergence, whose
-    gradient is both of them in full.
-
-    References:
-        DreamerV2, Hafner et al. 2021 (arXiv:2010.02193), algorithm 2; 0.8 there.
-    """
-    if balance is None:
-        return gaussian_kl(mean, std, prior_mean, prior_std)
-    prior = gaussian_kl(mean.detach(), std.detach(), prior_mean, prior_std)
-    posterior = gaussian_kl(mean, std, prior_mean.detach(), prior_std.detach())
-    return balance * prior + (1 - balance) * posterior
-
-
 def floored_kl(kl: Tensor, free_nats: float, on: str) -> Tensor:
     """Mean of `kl`, of which `free_nats` cost nothing.
 

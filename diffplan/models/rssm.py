@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from diffplan.errors import ArgumentError, ShapeError, require_shape
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.models.initialization import initialize_like_keras
-from diffplan.models.losses import balanced_kl, floored_kl, unit_gaussian_nll
+from diffplan.models.losses import floored_kl, gaussian_kl, unit_gaussian_nll
 from diffplan.models.networks import MLP
 from diffplan.models.observations import (
     MINIMUM_OBSERVATION_STD,
@@ -55,8 +55,6 @@ class RSSM(WorldModel):
             that the task needs, or the prior learns nothing.
         free_nats_on: "mean" over batch and time, or every "step".
         kl_scale: Weight of the divergence.
-        kl_balance: Share of its gradient that the prior gets, in 0 … 1, see
-            `balanced_kl`; None gives prior and posterior each the whole.
         observation_scale: Weight of ½‖error‖² of observations, in network units.
         reward_scale: Weight of ½ error² of rewards.
         min_std: Added to every standard deviation.
@@ -100,7 +98,6 @@ class RSSM(WorldModel):
         free_nats: float = 3.0,
         free_nats_on: str = "mean",
         kl_scale: float = 1.0,
-        kl_balance: float | None = None,
         observation_scale: float = 1.0,
         reward_scale: float = 1.0,
         min_std: float = 0.1,
@@ -121,7 +118,7 @@ class RSSM(WorldModel):
         self.state_size, self.belief_size = state_size, belief_size
         self.state_dim = state_size + belief_size
         self.free_nats, self.free_nats_on = free_nats, free_nats_on
-        self.kl_scale, self.kl_balance = kl_scale, kl_balance
+        self.kl_scale = kl_scale
         self.observation_scale, self.reward_scale = observation_scale, reward_scale
         self.observations = observation_model(self.config)
         self.transition = latent_transition(self.config)
@@ -286,8 +283,7 @@ class RSSM(WorldModel):
         observation = unit_gaussian_nll(predicted, target, dims).mean()
         arrivals = self.reward(states[:, 1:])
         reward = unit_gaussian_nll(arrivals, batch.rewards, 0).mean()
-        prior = self.transition.prior(features)
-        kl = balanced_kl(mean, std, *prior, self.kl_balance)
+        kl = gaussian_kl(mean, std, *self.transition.prior(features))
         total = (
             self.observation_scale * observation
             + self.reward_scale * reward

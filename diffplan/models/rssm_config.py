@@ -34,9 +34,6 @@ def check_rssm_config(config: dict[str, Any]) -> None:
     for name, minimum in minima.items():
         require_at_least(name, config[name], minimum)
     require_positive("min_std", config["min_std"])
-    balance = config["kl_balance"]
-    if balance is not None and not 0 <= balance <= 1:
-        raise ArgumentError(f"kl_balance: expected 0 … 1 or None, got {balance}")
     choices = {"free_nats_on": FREE_NATS_ON, "initialization": INITIALIZATIONS}
     for name, names in choices.items():
         if config[name] not in names:

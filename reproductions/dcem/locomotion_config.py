@@ -37,8 +37,6 @@ class ModelSettings:
         free_nats: Divergence that costs nothing.
         free_nats_on: Of every step, or of the mean.
         kl_scale: Weight of the divergence.
-        kl_balance: Share of its gradient that the prior gets; None gives prior and
-            posterior each the whole.
         observation_scale: Weight of ½‖error‖² of observations.
         reward_scale: Weight of ½ error² of rewards.
     """
@@ -54,7 +52,6 @@ class ModelSettings:
     free_nats: float = 3.0
     free_nats_on: str = "step"
     kl_scale: float = 1.0
-    kl_balance: float | None = None
     observation_scale: float = 2.0
     reward_scale: float = 2.0
 
@@ -114,6 +111,8 @@ class EmbeddingSettings:
             of PlaNet that the authors name.
         keep_model: Whether phase 2 goes on with the model of phase 1.
         keep_replay: Whether it goes on with its episodes.
+        kl_scale: Weight of the divergence in the model's loss in phase 2; None keeps
+            that of phase 1.
     """
 
     horizon: int = 12
@@ -130,12 +129,15 @@ class EmbeddingSettings:
     exploration: tuple[float, ...] = (0.55,)
     keep_model: bool = True
     keep_replay: bool = True
+    kl_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("horizon", "latent", "hidden", "states"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("learning_rate", "gradient_clip"):
             require_positive(name, getattr(self, name))
+        if self.kl_scale is not None:
+            require_positive("kl_scale", self.kl_scale)
         if not self.exploration or min(self.exploration) < 0:
             raise ArgumentError(
                 f"exploration: expected deviations of at least 0, "

@@ -35,8 +35,8 @@ def scaled() -> LocomotionConfig:
     )
     return LocomotionConfig(
         test_episodes=10,
-        cheetah=TaskSettings(4, 12, 20, 12),
-        walker=TaskSettings(2, 12, 20, 12),
+        cheetah=TaskSettings(4, 12, 24, 12),
+        walker=TaskSettings(2, 24, 24, 12),
         world=World(
             num_envs=2,
             embedded_envs=4,
@@ -56,10 +56,7 @@ def scaled() -> LocomotionConfig:
             initialization="glorot",
             free_nats=1.0,
             free_nats_on="mean",
-            # The prior, which plans are made with, learns with its whole weight; the
-            # posterior is bound to it by a tenth.
-            kl_scale=1.1,
-            kl_balance=10 / 11,
+            kl_scale=0.1,
             observation_scale=1.0,
             reward_scale=20.0,
         ),
@@ -74,6 +71,7 @@ def scaled() -> LocomotionConfig:
             iterations=3,
             states=8,
             exploration=(0.0, 0.2, 0.4, 0.6),
+            kl_scale=1.0,
         ),
         initial=online,
         # Acting costs little now: more episodes for each update keep the decoder from

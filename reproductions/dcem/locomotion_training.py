@@ -95,6 +95,8 @@ def train_embedded(
             if embedding.keep_model
             else new_model(model, envs, world, seed)
         )
+        if embedding.kl_scale is not None:
+            learnt.kl_scale = embedding.kl_scale
         box = action_box(envs, device)
         controller = new_controller(learnt, embedding, box, seed)
         if world.compile:
