@@ -36,7 +36,7 @@ def scaled() -> LocomotionConfig:
     return LocomotionConfig(
         test_episodes=10,
         cheetah=TaskSettings(4, 12, 24, 12),
-        walker=TaskSettings(2, 24, 24, 12),
+        walker=TaskSettings(2, 12, 16, 12),
         world=World(
             num_envs=2,
             embedded_envs=4,
