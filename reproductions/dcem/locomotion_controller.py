@@ -31,9 +31,11 @@ HIDDEN_LAYERS = 2
 class SequenceDecoder(nn.Module):
     """Latent points `[…, d]` → action sequences `[…, T, A]` in -1 … 1.
 
-    Two hidden layers with ReLU, as all functions of the paper's model; weights begin as
-    those of the paper's decoder for the cartpole, N(0, 4 / (inputs + outputs)), which
-    makes the first action sequences differ.
+    Two hidden layers with ReLU, as all functions of the paper's model. Weights begin so
+    that the first latent points decode to sequences as different as the first
+    candidates of CEM: with unit deviation, before tanh. From sequences that are all
+    alike a decoder learns one that is good on average, at the ends of the box, and the
+    search has nothing left to choose from.
 
     Args:
         latent: d.
@@ -41,6 +43,7 @@ class SequenceDecoder(nn.Module):
         horizon: T.
         action_dim: A.
         generator: Of the weights.
+        spread: Deviation of the first latent points.
     """
 
     def __init__(
@@ -50,13 +53,16 @@ class SequenceDecoder(nn.Module):
         horizon: int,
         action_dim: int,
         generator: torch.Generator,
+        spread: float = 0.5,
     ) -> None:
         super().__init__()
         self.shape = (horizon, action_dim)
         sizes = [latent, *[hidden] * HIDDEN_LAYERS, horizon * action_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        for layer, (inputs, outputs) in zip(self.layers, pairwise(sizes), strict=True):
-            std = 2 / math.sqrt(inputs + outputs)
+        for layer, inputs in zip(self.layers, sizes, strict=False):
+            # ReLU halves the mean square: this keeps it at spread².
+            gain = 1 / spread if layer is self.layers[-1] else math.sqrt(2)
+            std = gain / math.sqrt(inputs)
             nn.init.normal_(layer.weight, std=std, generator=generator)
             nn.init.zeros_(layer.bias)
 

@@ -92,6 +92,7 @@ def new_controller(
         settings.horizon,
         box.dim,
         make_generator(seed, "decoder weights"),
+        settings.initial_std,
     )
     device = next(model.parameters()).device
     return EmbeddedController(model, decoder.to(device), settings, box)

@@ -292,6 +292,21 @@ def test_the_deviation_is_what_was_asked_for() -> None:
     assert values.shape == (12,)
 
 
+@pytest.mark.parametrize(("latent", "spread"), [(8, 0.5), (2, 0.25)])
+def test_the_first_plans_differ_as_those_of_cem_do(latent: int, spread: float) -> None:
+    """Unit deviation before tanh, over latent points of the given spread."""
+    generator = torch.Generator().manual_seed(0)
+    squares = []
+    for _ in range(20):
+        decoder = SequenceDecoder(latent, 200, 12, 6, generator, spread)
+        points = spread * torch.randn(500, latent, generator=generator)
+        decoder.layers[-1].register_forward_hook(
+            lambda _, __, output: squares.append(output.detach().square().mean())
+        )
+        decoder(points)
+    assert float(torch.stack(squares).mean()) == pytest.approx(1.0, rel=0.15)
+
+
 def test_episodes_side_by_side_take_the_deviations_of_the_noise_in_turn() -> None:
     settings = replace(TINY, exploration=(0.0, 0.5))
     deviations = settings.deviations(6)
