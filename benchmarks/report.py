@@ -203,7 +203,7 @@ def compiling(results: Results) -> list[str]:
     rows = [
         (
             name.removeprefix("problem: "),
-            f"`{found['compiles']}.compile()`",
+            f"`{found.get('compiles', 'planner')}.compile()`",
             f"{found['compile_seconds']:.0f}",
             f"{found['eager_ms']:.2f}",
             f"{found['compiled_ms']:.2f}",
