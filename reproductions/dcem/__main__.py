@@ -11,11 +11,11 @@ ABOUT = """\
 Reproduce "The Differentiable Cross-Entropy Method" (Amos and Yarats, ICML 2020).
 
 presets
-  cpu    (default) an hour and a half on two cores
+  cpu    (default) two to three hours on two cores
          regression  an energy trained through its minimisation, by unrolled gradient
                      descent and by DCEM: the paper's protocol in full
-         cartpole    the expert in full; of the learned embeddings a share:
-                     temperatures 1 and 0, a fifth of the updates
+         cartpole    the expert in full; of the learned embeddings a share: latent
+                     sizes 2 and 8 at temperature 1, a fifth of the updates
          locomotion  cheetah run and walker walk, scaled: a model with CEM, an
                      embedded controller, PPO through it
   smoke  the same stages in a minute; their numbers mean nothing
