@@ -26,7 +26,10 @@ THESEUS_NEEDS = (
     *("omegaconf", "urdf_parser_py", "pybind11"),
 )
 PYTHON = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
-COMPILE_TESTS = ("tests/planners/test_transforms.py",)
+COMPILE_TESTS = (
+    "tests/planners/test_transforms.py",
+    "tests/test_compiled_problem.py",
+)
 WHEEL_CHECK = """
 import torch, diffplan as dp
 box = dp.Box([-1.0], [1.0])
