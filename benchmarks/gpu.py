@@ -1,7 +1,7 @@
 """Measure what one GPU does in eight minutes.
 
     nox -s bench_gpu                  or, on a machine with torch and no network:
-    PYTHONPATH=. python benchmarks/gpu.py [--dry] [--minutes 8] [--sections latco rssm …]
+    PYTHONPATH=. python benchmarks/gpu.py [--dry] [--minutes 8]
 
 Everything is at the size of the papers: an RSSM of 230 numbers, LatCo with 200
 iterations of a horizon of 30, CEM with 100 refits of 10,000 candidates, Grad-MPC with
