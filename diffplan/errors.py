@@ -50,6 +50,10 @@ class MissingDependencyError(DiffplanError, ImportError):
     """An optional package (or system library) is needed and absent."""
 
 
+class FileError(ArgumentError):
+    """A file is missing, damaged, or holds something else than what was asked for."""
+
+
 class NumericsWarning(UserWarning):
     """A computation lost accuracy or had to be repaired."""
 
@@ -109,6 +113,29 @@ def require_shape(
         expected = ", ".join("?" if size == -1 else str(size) for size in trailing)
         raise ShapeError(
             f"{name}: expected […, {expected}], got {list(value.shape)}: {why}"
+        )
+    return value
+
+
+def require_leading(
+    name: str, value: Tensor, trailing: Sequence[int], state: Tensor
+) -> Tensor:
+    """Return `value […, *trailing]` if it has the leading dimensions of the states.
+
+    Args:
+        name: The argument's name, for the message.
+        value: A tensor whose last dimensions are right.
+        trailing: Those.
+        state: `[…, S]`.
+
+    Raises:
+        ShapeError: the leading dimensions differ; they would be broadcast.
+    """
+    expected = [*state.shape[:-1], *trailing]
+    if list(value.shape) != expected:
+        raise ShapeError(
+            f"{name}: expected {expected}, got {list(value.shape)}: leading dimensions "
+            "must equal the state's"
         )
     return value
 

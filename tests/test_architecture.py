@@ -20,6 +20,7 @@ BASES = ("models.base", "objectives", "planners.base")
 # siblings that never see each other; agents and trainers receive both.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "files": ("errors",),
     "gradients": ("errors",),
     "plan": ("errors",),
     "constraints": ("errors", "functional"),
@@ -29,10 +30,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "solvers": MATHS,
     "objectives": MATHS,
     "planners": (*MATHS, "solvers", "objectives"),
-    "models": (*MATHS, "objectives"),
+    "models": (*MATHS, "objectives", "files"),
     "agents": (*MATHS, *BASES),
     "envs": ("errors",),
-    "training": (*MATHS, *BASES, "agents", "envs"),
+    "training": (*MATHS, *BASES, "agents", "envs", "files"),
     "adapters": (*MATHS, *BASES, "agents", "envs"),
     "testing": (*MATHS, *BASES),
 }

@@ -248,7 +248,7 @@ class OnlineTrainer:
         state = {
             "trainer": self.trainer.state_dict(),
             "environment_step": self.environment_step,
-            "episodes": self.buffer.num_written,
+            "episodes": (self.buffer.num_written, self.buffer.checksum),
             "sampling": self._sampling.get_state(),
             "noise": self._noise.get_state(),
         }
@@ -263,7 +263,7 @@ class OnlineTrainer:
         self.trainer.load_state_dict(state["trainer"])
         self.environment_step = state["environment_step"]
         self.buffer = self._first_buffer()
-        self.buffer.restore(state["episodes"])
+        self.buffer.restore(*state["episodes"])
         self._sampling.set_state(state["sampling"])
         self._noise.set_state(state["noise"])
         if self.auxiliary is not None:

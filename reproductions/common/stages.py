@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 from diffplan.errors import ArgumentError, require_at_least
-from diffplan.training.files import write_atomically
+from diffplan.files import write_atomically
 from diffplan.training.run_record import (
     hardware,
     package_versions,

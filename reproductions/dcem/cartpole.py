@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
+from diffplan.files import write_atomically
 from diffplan.models.analytic import Cartpole
 from diffplan.objectives.base import StageObjective
 from diffplan.planners import CEM, LatentActions
 from diffplan.problem import Box, PlanningProblem
-from diffplan.training.files import write_atomically
 from diffplan.training.seeding import make_generator
 from reproductions.common.stages import Unit
 from reproductions.common.tables import write_csv, write_text

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from diffplan.files import write_atomically
 from diffplan.planners import DCEM, GradMPC
 from diffplan.problem import Box, PlanningProblem
-from diffplan.training.files import write_atomically
 from diffplan.training.seeding import make_generator
 from reproductions.common.stages import Unit
 from reproductions.common.tables import write_csv

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_at_least
-from diffplan.training.files import write_atomically
+from diffplan.files import write_atomically
 from reproductions.common.tables import write_csv
 from reproductions.dcem.ensemble import EnsembleAdam, OptimizerSettings
 

@@ -19,9 +19,9 @@ from torch import Tensor
 import diffplan.envs
 from diffplan.envs.base import SimulatorEnv
 from diffplan.errors import require_at_least
+from diffplan.files import write_atomically
 from diffplan.models.rssm import RSSM
 from diffplan.problem import Box, PlanningProblem
-from diffplan.training.files import write_atomically
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer, episode_path
