@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -180,9 +181,9 @@ def _mp4(frames: np.ndarray, fps: float, path: Path) -> bytes:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "video.mp4"
         # Sizes that are no multiple of 16 are kept as they are.
-        options = {"fps": fps, "macro_block_size": 1, "pixelformat": pixels}
+        options: dict[str, Any] = {"fps": fps, "macro_block_size": 1}
         try:
-            imageio.mimwrite(file, list(frames), **options)
+            imageio.mimwrite(file, list(frames), pixelformat=pixels, **options)
             # A failure of ffmpeg itself leaves a file of 0 bytes and no error.
             written, _ = imageio_ffmpeg.count_frames_and_secs(str(file))
         except (RuntimeError, OSError) as error:
