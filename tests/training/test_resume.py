@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 import torch
 import toy_runs
-from toy import LinearModel
+from toy import BOX, LinearModel, make_envs
 from toy_runs import make_offline, make_online
 
+from diffplan.agents import UniformAgent
 from diffplan.errors import ArgumentError, FileError
 from diffplan.training import (
     Checkpoints,
     CheckpointWarning,
     OfflineTrainer,
     OnlineTrainer,
+    ReplayBuffer,
     read_metrics,
+    run_episodes,
 )
 
 Trainer = OnlineTrainer | OfflineTrainer
@@ -172,6 +175,28 @@ def test_an_episode_of_another_run_stops_a_resumed_one(tmp_path: Path) -> None:
         shutil.copy(path, mine)
     with pytest.raises(FileError, match="that this run wrote"):
         run(make_online(tmp_path / "mine", rounds=2))
+
+
+def test_offline_training_goes_on_with_the_episodes_that_it_began_with(
+    tmp_path: Path,
+) -> None:
+    def trainer(episodes: Path) -> OfflineTrainer:
+        made = make_offline(tmp_path / "run")
+        buffer = ReplayBuffer.load(episodes)
+        return OfflineTrainer(
+            made.model, buffer, made.config, seed=0, directory=tmp_path / "run"
+        )
+
+    folders = tmp_path / "mine", tmp_path / "other"
+    for length, folder in zip((8, 9), folders, strict=True):
+        envs = make_envs(1, length)
+        buffer = ReplayBuffer(folder)
+        for episode in run_episodes(UniformAgent(BOX), envs, [0, 1]):
+            buffer.add(episode)
+    run(trainer(folders[0]))
+    run(trainer(folders[0]))
+    with pytest.raises(FileError, match="that this run began with"):
+        run(trainer(folders[1]))
 
 
 @BOTH
