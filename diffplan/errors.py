@@ -54,6 +54,10 @@ class FileError(ArgumentError):
     """A file is missing, damaged, or holds something else than what was asked for."""
 
 
+class WorkerError(DiffplanError, RuntimeError):
+    """An environment in a worker process failed, or the worker itself."""
+
+
 class NumericsWarning(UserWarning):
     """A computation lost accuracy or had to be repaired."""
 
