@@ -9,8 +9,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from diffplan.errors import ArgumentError
-
 
 class SimulatorBrokeError(Exception):
     """An exception that can only be built from two arguments."""
@@ -69,7 +67,6 @@ def _raise(error: Exception) -> None:
 FAULTS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "value error": lambda answer: _raise(ValueError("the motor is on fire")),
     "own error": lambda answer: _raise(SimulatorBrokeError("gearbox", 7)),
-    "argument error": lambda answer: _raise(ArgumentError("gain: expected more")),
     "exit": lambda answer: sys.exit(3),
     "kill": lambda answer: os.kill(os.getpid(), 9),
     "sleep": lambda answer: time.sleep(60),

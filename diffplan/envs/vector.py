@@ -126,8 +126,8 @@ class VectorEnv:
                 f"seeds: expected one per environment ({self.num_envs}), "
                 f"got {len(seeds)}"
             )
-        used = [_whole(s) if wanted else 0 for s, wanted in zip(seeds, chosen)]
-        self._call("reset", used, chosen)
+        used = {i: _whole(seeds[i]) for i in np.flatnonzero(chosen).tolist()}
+        self._call("reset", used)
         return self._observations.copy(), list(self._infos)
 
     def step(self, actions: np.ndarray, mask: np.ndarray | None = None) -> VectorStep:
@@ -153,7 +153,8 @@ class VectorEnv:
                 f"step: the episodes of environments {resting.tolist()} are over or "
                 "have not begun; call reset first, or leave them out of the mask"
             )
-        results = self._call("step", list(values), chosen)
+        used = {i: values[i] for i in np.flatnonzero(chosen).tolist()}
+        results = self._call("step", used)
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, bool)
         truncated = np.zeros(self.num_envs, bool)
@@ -215,11 +216,8 @@ class VectorEnv:
             raise ArgumentError("actions: expected finite numbers, got NaN or infinity")
         return values
 
-    def _call(
-        self, method: str, arguments: Sequence[Any], chosen: np.ndarray
-    ) -> dict[int, tuple[Any, ...]]:
-        """Call `method` on the chosen environments; keep observations and infos."""
-        calls = {i: arguments[i] for i in np.flatnonzero(chosen).tolist()}
+    def _call(self, method: str, calls: dict[int, Any]) -> dict[int, tuple[Any, ...]]:
+        """Call `method` on some environments; keep observations and infos."""
         try:
             answers = self._backend.call(method, calls)
             for index, answer in answers.items():
