@@ -3,7 +3,10 @@
 Two things go wrong without this file. MuJoCo reads `MUJOCO_GL` once, while it is
 imported, and a wrong value aborts the process at the first image. And the default
 settings (4096² shadow maps, multi-sampling, reflections) draw 64x64 images at 7 to 60
-per second on a CPU; the `fast` preset draws the same scenes 10 to 30 times faster.
+per second on a CPU; the `fast` preset draws the same scenes 10 to 30 times faster. It
+is not the same image: 5 to 9 grey levels apart on the mean in Meta-World, 30 in
+reacher-easy, whose floor gets darker, 1 to 7 in most others. `faithful` differs from
+the default settings by 0.2 at most.
 """
 
 import atexit

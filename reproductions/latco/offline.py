@@ -1,6 +1,6 @@
-"""What the offline episodes of the hybrid tasks hold: `python -m reproductions.latco.offline`.
+"""What the offline episodes of the hybrid tasks hold.
 
-Writes `results/offline.csv`: for each task, level of the expert's noise and with or
+`python -m reproductions.latco.offline` writes `results/offline.csv`: for each task, level of the expert's noise and with or
 without a detour, how many episodes there are and in how many the task is solved at
 some step. From states: the same episodes as from images. About a minute.
 """

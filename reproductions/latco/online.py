@@ -260,6 +260,7 @@ def _make(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
     env = diffplan.envs.make(
         run.task,
         observation=run.observation,
+        render_preset=run.render_preset,
         action_repeat=run.training.action_repeat,
     )
     setattr(env, "render", rendering.around(env.render))  # noqa: B010 - of this one

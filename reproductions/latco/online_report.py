@@ -77,6 +77,15 @@ class History:
         return str(self.settings["run"]["planner"]["name"])
 
     @property
+    def fast_images(self) -> bool:
+        """Whether it saw images without shadows; the first runs had no choice."""
+        run = self.settings["run"]
+        return (run["observation"], run.get("render_preset", "fast")) == (
+            "pixels",
+            "fast",
+        )
+
+    @property
     def measure(self) -> str:
         """What counts: success where the task knows it, else the return."""
         return "success" if "collect/success" in self.rounds[0] else "return"
@@ -125,6 +134,7 @@ class Row:
         steps: Environment steps of the shortest run.
         seeds: Of the runs.
         cost: Where the time went, mean over runs.
+        fast_images: Whether any of the runs saw images without shadows.
     """
 
     task: str
@@ -136,6 +146,7 @@ class Row:
     steps: int
     seeds: list[int]
     cost: dict[str, float]
+    fast_images: bool = False
 
 
 def histories(directory: Path) -> list[History]:
@@ -166,6 +177,7 @@ def summarise(runs: Sequence[History], final_episodes: int) -> Row:
         steps=min(run.steps[-1] for run in runs),
         seeds=[run.seed for run in runs],
         cost={name: float(np.mean([cost[name] for cost in costs])) for name in names},
+        fast_images=any(run.fast_images for run in runs),
     )
 
 

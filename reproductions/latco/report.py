@@ -31,6 +31,8 @@ DEVIATIONS = {
     "paper": "7, 8, 9, 10",
 }
 """Numbers of the list in `reproductions/latco/README.md`."""
+FAST_IMAGES = ", 11"
+"""Added where images were drawn without shadows."""
 
 READING = """\
 "Ours" is a mean over training seeds with Student's interval (with one seed: Wilson's,
@@ -137,7 +139,7 @@ def _online_row(row: online_report.Row, preset: str, kind: str) -> list[str]:
         interval,
         f"{scale * row.random.value:.0f}{unit}",
         preset,
-        DEVIATIONS[kind],
+        DEVIATIONS[kind] + (FAST_IMAGES if row.fast_images else ""),
     ]
 
 
