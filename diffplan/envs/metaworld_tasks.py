@@ -283,7 +283,7 @@ class Hammer(Task):
 
     LatCo's success is a threshold of 300 on Meta-World's old dense reward: the hammer
     in the fingers (within 10 cm), lifted once by 8 cm and not dropped, and head-to-nail
-    distance plus remaining nail travel below some 0.14 to 0.22 m, depending on the
+    distance plus remaining nail travel below some 0.19 to 0.26 m, depending on the
     start. The nail need not be driven. Meta-World v3's own success (nail driven by 9
     cm) is in `info["metaworld_success"]`.
 
