@@ -1,7 +1,7 @@
 """What the offline episodes of the hybrid tasks hold.
 
-`python -m reproductions.latco.offline` writes `results/offline.csv`: for each task, each
-level of the expert's noise, with and without a detour, how many episodes there are and
+`python -m reproductions.latco.offline` writes `results/offline.csv`: for each task and
+level of noise, with and without a detour, how many expert episodes there are and
 in how many the task is solved at some step. From states, where the same happens as from
 images. About a minute.
 """

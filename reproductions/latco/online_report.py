@@ -80,10 +80,8 @@ class History:
     def fast_images(self) -> bool:
         """Whether it saw images without shadows; the first runs had no choice."""
         run = self.settings["run"]
-        return (run["observation"], run.get("render_preset", "fast")) == (
-            "pixels",
-            "fast",
-        )
+        preset = run.get("render_preset", "fast")
+        return run.get("observation") == "pixels" and preset == "fast"
 
     @property
     def measure(self) -> str:
