@@ -62,6 +62,10 @@ class NumericsWarning(UserWarning):
     """A computation lost accuracy or had to be repaired."""
 
 
+class ConstantPlanWarning(UserWarning):
+    """A plan is a constant although what it was made from requires a gradient."""
+
+
 def require_tensor(name: str, value: object) -> Tensor:
     """Return `value` if it is a floating-point tensor, else raise.
 

@@ -20,11 +20,12 @@ class Status(IntEnum):
     NON_FINITE = 4
     NOT_STATIONARY = 5
     CONSTRAINT_VIOLATED = 6
+    DIVERGED = 7
 
 
 _EXPLANATIONS = {
     Status.CONVERGED: "met the planner's tolerance",
-    Status.COMPLETED: "ran all iterations (this planner has no convergence test)",
+    Status.COMPLETED: "ran all iterations (convergence was not tested)",
     Status.ITERATION_LIMIT: (
         "used all `iterations` before meeting the tolerance: raise `iterations`, "
         "loosen the tolerance, or look at `plan.diagnostics`"
@@ -34,8 +35,9 @@ _EXPLANATIONS = {
         "`damping`, or look for huge Jacobians in the dynamics"
     ),
     Status.NON_FINITE: (
-        "became NaN or infinite (such actions were replaced by the allowed ones "
-        "nearest to zero): check the model, lower `step_size` or raise `damping`"
+        "became NaN or infinite (actions that did were replaced by the allowed ones "
+        "nearest to zero): check the model and its derivative, lower `step_size` or "
+        "raise `damping`"
     ),
     Status.NOT_STATIONARY: (
         "has no derivative by `Implicit()`: it is not a strict minimum within the "
@@ -44,6 +46,11 @@ _EXPLANATIONS = {
     Status.CONSTRAINT_VIOLATED: (
         "breaks a constraint by more than its tolerance: raise `outer_iterations` or "
         "`penalty`, or look whether the constraints have a point in common"
+    ),
+    Status.DIVERGED: (
+        "ended above what was known before (the start, or the middle of the box; the "
+        "best that was seen is returned): lower `step_size`, raise `iterations` or "
+        "`damping`, or start nearer"
     ),
 }
 
@@ -104,8 +111,11 @@ class Plan:
         return self.actions[..., 0, :]
 
     @property
-    def converged(self) -> Tensor:
-        """Where planning ended well, booleans `[…]`."""
+    def succeeded(self) -> Tensor:
+        """Where planning ended well, booleans `[…]`.
+
+        CONVERGED, or COMPLETED by a planner that tests for no convergence.
+        """
         return self.status <= int(Status.COMPLETED)
 
     def explain(self) -> str:

@@ -27,6 +27,7 @@ from diffplan.errors import (
     require_shape,
     require_tensor,
 )
+from diffplan.functional.isolation import guarded_evaluation
 from diffplan.functional.rollout import inside_transform, rollout
 
 Dynamics = Callable[[Tensor, Tensor], Tensor]
@@ -72,6 +73,8 @@ class PlanningProblem:
     Attributes:
         action_constraints: Those of `constraints` that are sets of actions.
         state_constraints: Those that speak of states.
+        guarded: Whether rollouts are, see `diffplan.functional.isolation`.
+        differentiated: What was last asked of derivatives, by `Planner`.
 
     Raises:
         TensorTypeError: an argument is not of the kind above.
@@ -88,6 +91,9 @@ class PlanningProblem:
         >>> problem.action_space.dim
         1
     """
+
+    guarded: bool = False
+    differentiated: tuple[object, ...] | None = None
 
     def __init__(
         self,
@@ -149,6 +155,8 @@ class PlanningProblem:
             state: `[…, S]`.
             actions: `[…, T, A]`, with the state's leading dimensions.
         """
+        if self.guarded:
+            return guarded_evaluation(self.dynamics, self.objective, state, actions)
         states = rollout(self.dynamics, state, actions)
         return states, self.objective(states, actions)
 
@@ -166,12 +174,11 @@ class PlanningProblem:
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile `cost`: rollout and objective become one graph.
 
-        Planners that judge sampled action sequences spend their time there. It takes as
-        long as the horizon asks for, not iterations times that as `planner.compile()`
-        does; every new shape is compiled once more, and after eight PyTorch goes on
-        without, silently unless `fullgraph=True`. Transforms of `torch.func`, and so
-        planners that differentiate candidates by them (`GradMPC`), see the cost itself.
-        Copies of the problem are compiled too; a pickled one is not.
+        That takes as long as the horizon asks for, not iterations times that as
+        `planner.compile()` does; every new shape is compiled once more, and after eight
+        PyTorch goes on without, silently unless `fullgraph=True`. Transforms of
+        `torch.func` (as in `GradMPC`) see the cost itself. Copies of the problem are
+        compiled too; a pickled one is not.
 
         Args:
             args: As for `torch.compile`.
@@ -182,7 +189,7 @@ class PlanningProblem:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""
-        return {**vars(self), "_compiled": None}
+        return {**vars(self), "_compiled": None, "differentiated": None}
 
     def __copy__(self) -> "PlanningProblem":
         """Return a copy that is compiled if this one is."""
@@ -201,8 +208,6 @@ class PlanningProblem:
     ) -> "PlanningProblem":
         """Return this problem with its noise drawn for one plan; here: itself.
 
-        `Planner` calls it once per plan; see `StochasticProblem`.
-
         Args:
             state: The states to plan from `[…, S]`.
             horizon: T.
@@ -214,7 +219,7 @@ class PlanningProblem:
         """Return this problem with another objective and no state constraints.
 
         Args:
-            objective: What stands for both, such as an augmented Lagrangian.
+            objective: What stands for both.
         """
         relaxed = copy.copy(self)
         relaxed.objective = objective
@@ -223,8 +228,6 @@ class PlanningProblem:
 
     def refuse_constraints(self, needed_by: str) -> None:
         """Refuse a problem whose actions are constrained by more than the box.
-
-        For `Planner.check_problem` of planners that handle a box only.
 
         Args:
             needed_by: Who cannot handle them.
@@ -255,17 +258,13 @@ class PlanningProblem:
             )
 
     def refuse_noise(self, needed_by: str) -> None:
-        """Refuse a problem whose dynamics are random; this one's are not.
-
-        Args:
-            needed_by: Who cannot handle them.
-        """
+        """Refuse a problem whose dynamics are random; this one's are not."""
 
     def find(self, capability: type[CapabilityT]) -> CapabilityT | None:
         """Return the dynamics' `capability`, or None.
 
         It is looked for on the dynamics and, where these are the bound method `step`
-        of a model, on the model: `model` and `model.step` mean the same dynamics.
+        of a model, on the model.
         """
         owner = self.dynamics
         if getattr(owner, "__name__", "") == "step" and hasattr(owner, "__self__"):
@@ -302,9 +301,8 @@ class PlanningProblem:
     def check_state(self, state: Tensor) -> Tensor:
         """Check the given planning state `[…, S]` before any work is done.
 
-        One step of the dynamics is tried, so a wrong state size or a wrong callable
-        fails here with its own name; for states of one shape, dtype and device in a row
-        only once.
+        One step of the dynamics is tried; for states of one shape, dtype and device in
+        a row only once.
 
         Raises:
             TensorTypeError: not a floating-point tensor, or on another device.

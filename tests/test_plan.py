@@ -33,7 +33,7 @@ def test_defaults_and_views() -> None:
     assert plan.batch_shape == (4, 2)
     assert torch.equal(plan.action, torch.zeros(4, 2, 1))
     assert plan.status.shape == plan.iterations.shape == (4, 2)
-    assert plan.converged.all()
+    assert plan.succeeded.all()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_explain_counts_and_advises() -> None:
     lines = plan.explain().splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("2 of 4 plans used all `iterations`")
-    assert plan.converged.tolist() == [True, False, True, False]
+    assert plan.succeeded.tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize("status", list(dp.Status))

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,16 +23,23 @@ from diffplan.errors import (
     is_traced,
     require_finite,
 )
+from diffplan.functional.isolation import guarded_copy, isolated
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
     Detach,
     GradientStrategy,
     Implicit,
+    default_strategy,
     require_supported,
 )
 from diffplan.plan import Plan, Status
 from diffplan.planners.checkpointing import checkpointed_evaluation
+from diffplan.planners.derivatives import (
+    refuse_inference_mode,
+    require_derivatives,
+    tell_of_constants,
+)
 from diffplan.problem import PlanningProblem
 
 
@@ -67,7 +75,8 @@ class Planner(nn.Module, ABC):
     latter throughout declares `plans_under_noise`, or it is given no
     `StochasticProblem`; one that keeps constraints on states declares
     `keeps_state_constraints`. One that cannot move within constrained actions calls
-    `problem.refuse_constraints` in `check_problem`. One that offers to save memory sets
+    `problem.refuse_constraints` in `check_problem`. One that descends the cost by its
+    derivative declares `needs_derivatives`. One that offers to save memory sets
     `checkpoint`.
 
     References:
@@ -80,9 +89,11 @@ class Planner(nn.Module, ABC):
     learnable_numbers: ClassVar[tuple[str, ...]] = ()
     keeps_state_constraints: ClassVar[bool] = False
     plans_under_noise: ClassVar[bool] = False
+    needs_derivatives: ClassVar[bool] = False
     checkpoint: bool = False
     horizon: int
     gradient: GradientStrategy
+    _constant_by_default: bool = False
 
     def forward(
         self,
@@ -122,6 +133,7 @@ class Planner(nn.Module, ABC):
             self.check_problem(problem)
             self._check_learnable()
             self._check_warm_start(problem, state, warm_start)
+            self._check_graph(problem, state)
         if state.ndim == 2:
             return self._plan(problem, state, warm_start, generator, evaluate)
         batch_shape, flat = state.shape[:-1], state.reshape(-1, state.shape[-1])
@@ -162,13 +174,17 @@ class Planner(nn.Module, ABC):
             warm_start: An earlier plan with one batch dimension, or None.
             evaluate: See `forward`.
         """
+        if isinstance(self.gradient, Implicit):
+            refuse_inference_mode(type(self).__name__)
         problem = _moved(problem, state)
+        graphed = guarded_copy(problem, state)
         untracked = isinstance(self.gradient, Detach | Implicit)
         with torch.no_grad() if untracked else nullcontext():
-            solution = self.solve(problem, state, noise, warm_start)
+            given = problem if untracked else graphed
+            solution = self.solve(given, state, noise, warm_start)
         if isinstance(self.gradient, Implicit):
             solution = self.differentiate(problem, state, solution)
-        return self._answer(problem, state, solution, evaluate)
+        return self._answer(graphed, state, solution, evaluate)
 
     @abstractmethod
     def solve(
@@ -211,27 +227,51 @@ class Planner(nn.Module, ABC):
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if the problem lacks a refinement or capability (default: none)."""
 
+    def check_derivatives(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Raise if the planner descends a cost that has no derivative by the actions.
+
+        Once per planner and problem. A planner that runs another one asks that one.
+
+        Args:
+            problem: The problem, already checked.
+            state: `[…, S]`.
+
+        Raises:
+            UnsupportedProblemError: the graph between actions and cost is cut.
+        """
+        if self.needs_derivatives:
+            constant = isinstance(self.gradient, Detach) or not torch.is_grad_enabled()
+            name, steps = type(self).__name__, self.horizon
+            require_derivatives(problem, state, steps, needed_by=name, by_hand=constant)
+
     def initial_actions(
         self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
     ) -> Tensor:
         """Return where planning starts: the warm start's actions, else the box centre.
 
         Returns:
-            `[B, T, A]`.
+            Allowed actions `[B, T, A]`.
         """
         if warm_start is not None:
-            return warm_start.actions
-        center = problem.action_space.to(state).center
+            return problem.project(warm_start.actions)
+        center = problem.project(problem.action_space.to(state).center)
         return center.expand(state.shape[0], self.horizon, -1)
 
-    def configure_gradient(self, gradient: GradientStrategy) -> None:
+    def configure_gradient(self, gradient: GradientStrategy | None) -> None:
         """Set the gradient strategy, refusing one that is not supported.
+
+        Args:
+            gradient: None stands for `Unroll()` where it is supported, so that every
+                planner that can be a layer is one unless asked otherwise, and for
+                `Detach()` elsewhere.
 
         Raises:
             UnsupportedGradientError: names the strategies that are.
         """
+        chosen = default_strategy(self.supported_gradients, gradient)
+        self._constant_by_default = gradient is None and isinstance(chosen, Detach)
         self.gradient = require_supported(
-            type(self).__name__, gradient, self.supported_gradients
+            type(self).__name__, chosen, self.supported_gradients
         )
 
     def _answer(
@@ -252,10 +292,9 @@ class Planner(nn.Module, ABC):
             states = state.new_full(shape, torch.nan)
             cost = state.new_full(shape[:1], torch.nan)
         else:
-            if self.checkpoint:
-                states, cost = checkpointed_evaluation(problem, state, actions)
-            else:
-                states, cost = problem.evaluate(state, actions)
+            thrifty = partial(checkpointed_evaluation, problem)
+            follow = thrifty if self.checkpoint else problem.evaluate
+            states, cost = isolated(follow, state, actions, lead=1)
             finite = finite & torch.isfinite(cost)
         status: Tensor | int = int(Status.COMPLETED)
         if solution.status is not None:
@@ -300,6 +339,18 @@ class Planner(nn.Module, ABC):
                 f"differentiate with respect to the planner's own {', '.join(learnt)}: "
                 "call requires_grad_(False) on it, or use Unroll()"
             )
+
+    def _check_graph(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Check once what this planner and the caller need a graph for."""
+        graph = torch.is_grad_enabled()
+        functions = (problem.dynamics, problem.objective)
+        kind = (self, graph, *functions, state.shape, state.dtype, state.device)
+        if kind != problem.differentiated:
+            self.check_derivatives(problem, state)
+            problem.differentiated = kind
+        if graph and self._constant_by_default and state.requires_grad:
+            self._constant_by_default = False
+            tell_of_constants(type(self).__name__)
 
     def _check_warm_start(
         self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None

@@ -35,7 +35,8 @@ class CEM(SamplingPlanner):
         shared_noise: Give all batch elements the same noise, which saves drawing it; a
             plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
-        gradient: `Detach()`.
+        gradient: `Detach()`. If None, a state that requires a gradient is answered
+            with a `ConstantPlanWarning`, once.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -73,7 +74,7 @@ class CEM(SamplingPlanner):
         shared_noise: bool = False,
         epsilon: float = 1e-6,
         chunk_size: int | None = None,
-        gradient: GradientStrategy = Detach(),  # noqa: B008 - immutable
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_sampling(

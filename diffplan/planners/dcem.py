@@ -59,7 +59,7 @@ class DCEM(SamplingPlanner):
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.
-        gradient: `Unroll()`, `Truncated(k)` or `Detach()`.
+        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -109,7 +109,7 @@ class DCEM(SamplingPlanner):
         shared_noise: bool = False,
         chunk_size: int | None = None,
         checkpoint: bool = False,
-        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_sampling(

@@ -25,12 +25,13 @@ from diffplan.gradients import (
     Unroll,
 )
 from diffplan.objectives.base import ResidualObjective
-from diffplan.plan import Plan
+from diffplan.plan import Plan, Status
 from diffplan.planners.base import Solution, standard_normal
-from diffplan.planners.candidates import pick
+from diffplan.planners.candidates import pick, worst_if_failed
+from diffplan.planners.progress import no_worse
 from diffplan.planners.sampling import set_number
-from diffplan.planners.second_order import SecondOrderShooting, increments
-from diffplan.planners.steps import Nominal, Step
+from diffplan.planners.second_order import SecondOrderShooting
+from diffplan.planners.steps import Nominal, Step, increments
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
 
@@ -68,7 +69,7 @@ class ShootingGN(SecondOrderShooting):
         early_exit: See `ILQR`.
         init: Distribution of the starting points: "normal", N(centre, half width²)
             clipped to the box, or "uniform" in the box.
-        gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
+        gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -110,7 +111,7 @@ class ShootingGN(SecondOrderShooting):
         num_starts: int = 1,
         init: str = "normal",
         early_exit: bool | None = None,
-        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_iteration(
@@ -180,7 +181,10 @@ class ShootingGN(SecondOrderShooting):
             damping = self._warm_damping(warm_start, damping)
         starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
         found = self.iterate(problem, starts, box.project(actions), damping)
-        return self._best(*found)
+        middle = None
+        if warm_start is None and self.iterations > 0:
+            middle = self.initial_actions(problem, state, None)
+        return self._best(problem, state, *found, middle)
 
     def gauss_newton_for(self, problem: PlanningProblem) -> bool:  # noqa: ARG002
         """Return True."""
@@ -204,13 +208,40 @@ class ShootingGN(SecondOrderShooting):
         kept = warm_start.memory["damping"][:, :, 0].to(damping).detach()
         return torch.cat([kept, damping[:, 1:]], dim=1)
 
-    def _best(self, found: Solution, cost: Tensor) -> Solution:
+    def _best(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        found: Solution,
+        cost: Tensor,
+        middle: Tensor | None,
+    ) -> Solution:
+        """Return the best start's result; the middle of the box where that is better.
+
+        Args:
+            problem: The problem.
+            state: `[B, S]`.
+            found: From every start.
+            cost: What it costs, `[B, num_starts]`.
+            middle: `[B, T, A]`, or None.
+        """
         best = cost.argmin(dim=1)
         at = best.unsqueeze(1)
+        actions, least = pick(found.actions, best), pick(cost, best)
+        status = cast(Tensor, found.status).gather(1, at).squeeze(1)
+        diagnostics = {k: pick(v, best) for k, v in found.diagnostics.items()}
+        if middle is not None:
+            with torch.no_grad():
+                known = worst_if_failed(problem.cost(state, middle))
+            kept = no_worse(least, known)
+            actions = torch.where(kept[:, None, None], actions, middle)
+            status = torch.where(kept, status, int(Status.DIVERGED))
+            optimality = torch.where(kept, diagnostics["optimality"], torch.inf)
+            diagnostics["optimality"] = optimality
         return Solution(
-            actions=pick(found.actions, best),
-            status=cast(Tensor, found.status).gather(1, at).squeeze(1),
+            actions=actions,
+            status=status,
             iterations=cast(Tensor, found.iterations).gather(1, at).squeeze(1),
-            diagnostics={k: pick(v, best) for k, v in found.diagnostics.items()},
+            diagnostics=diagnostics,
             memory={k: pick(v, best) for k, v in found.memory.items()},
         )

@@ -25,7 +25,7 @@ from diffplan.functional.gaussian import weighted_mean, weighted_std
 from diffplan.gradients import tracked
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution, standard_normal
-from diffplan.planners.candidates import candidate_costs, worst_if_nan
+from diffplan.planners.candidates import candidate_costs, worst_if_failed
 from diffplan.problem import PlanningProblem
 
 NOISE_LIMIT = 2**28
@@ -170,7 +170,7 @@ class SamplingPlanner(Planner):
         cost = candidate_costs(
             problem, state, candidates, self.chunk_size, self.checkpoint
         )
-        cost = worst_if_nan(cost)
+        cost = worst_if_failed(cost)
         weights = self.weigh(cost)
         mean = weighted_mean(candidates, weights)
         trace["cost"].append(weighted_cost(cost, weights))

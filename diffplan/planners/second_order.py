@@ -17,8 +17,9 @@ constant; the actions between them carry the gradient.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -33,22 +34,27 @@ from diffplan.functional.box_lqr import (
     LimitedLaw,
     limited_sweep,
 )
+from diffplan.functional.isolation import finite_rows, may_look, replaced
 from diffplan.functional.limited_stage import Stage, limited_stage
 from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.implicit import differentiate_actions
+from diffplan.planners.progress import has_risen
 from diffplan.planners.quadratic_model import quadratic_model
 from diffplan.planners.steps import (
     Chosen,
     Nominal,
     Step,
+    cheaper,
     follow,
     gradient_norm,
+    increments,
     roll_out,
     search,
 )
+from diffplan.planners.traces import Traces, with_failed
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping, more_damping
 
@@ -67,6 +73,7 @@ class SecondOrderShooting(Planner):
         stage: A step of the backward sweep, once `compile` was called.
     """
 
+    needs_derivatives: ClassVar[bool] = True
     iterations: int
     tolerance: float
     step_sizes: tuple[float, ...]
@@ -166,9 +173,35 @@ class SecondOrderShooting(Planner):
             `optimality` (the gradient norm that `tolerance` judges), and `gains` where
             `feedback` asks for them.
         """
-        rule, traces = self.damping_rule(), Traces()
+        if not torch.is_grad_enabled():
+            return self._iterate(problem, state, actions, damping)
+        with tracked(self.gradient, 0, self.iterations):
+            nominal = roll_out(problem, state, actions)
+        ok = finite_rows((nominal.states, nominal.cost), damping.dim())
+        if self.may_look(ok) and bool(ok.all()):
+            return self._iterate(problem, state, actions, damping, nominal)
+        # Elements that fail where they start have nowhere to go; in their place others
+        # are planned twice, which spoil no gradient.
+        start, first = replaced((state, actions), ok)
+        known = ok.any() if self.may_look(ok) else True
+        with nullcontext() if known else torch.no_grad():
+            solution, cost = self._iterate(problem, start, first, damping)
+        return with_failed(solution, ok, actions), torch.where(ok, cost, torch.inf)
+
+    def _iterate(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        actions: Tensor,
+        damping: Tensor,
+        nominal: Nominal | None = None,
+    ) -> tuple[Solution, Tensor]:
+        """Run the loop, from a trajectory that may be known already."""
+        rule, traces, best = self.damping_rule(), Traces(), None
         ok = torch.ones_like(damping, dtype=torch.bool)
-        nominal, expanded, tracking, iteration = None, None, False, 0
+        expanded, iteration = None, 0
+        with tracked(self.gradient, 0, self.iterations):
+            tracking = nominal is not None and torch.is_grad_enabled()
         while iteration < self.iterations:
             with tracked(self.gradient, iteration, self.iterations):
                 # a trajectory that was rolled out without a graph has none of its own
@@ -177,6 +210,8 @@ class SecondOrderShooting(Planner):
                 if nominal is None or fresh:
                     actions = actions if nominal is None else nominal.actions
                     nominal = roll_out(problem, state, actions)
+                if not isinstance(rule, AdaptiveDamping):
+                    best = nominal if best is None else cheaper(best, nominal)
                 expanded = self._expand(problem, nominal)
                 done = self._done(expanded.norm, iteration)
                 if self.may_look(done) and bool(done.all()):
@@ -192,21 +227,38 @@ class SecondOrderShooting(Planner):
             changed = next_damping(rule, damping, chosen.size > 0, step.ok)
             damping, ok = torch.where(done, damping, changed), step.ok | done
             iteration += 1
-        with torch.no_grad():
-            if nominal is None:
+        if nominal is None:
+            with torch.no_grad():
                 nominal = roll_out(problem, state, actions)
-            if expanded is None:
-                expanded = self._expand(problem, nominal)
-            solution = self._solution(nominal, expanded.norm, ok, damping, traces)
-            if self.feedback or isinstance(self.gradient, Implicit):
-                step = self._step(problem, nominal, expanded, damping)
-                if self.feedback and step.gains is not None:
-                    known = {**solution.diagnostics, "gains": step.gains}
-                    solution = replace(solution, diagnostics=known)
-                if isinstance(self.gradient, Implicit):
-                    # what this step takes off need not be polished away
-                    nominal = self._chosen(problem, nominal, step, step.ok).nominal
-                    solution = replace(solution, actions=nominal.actions)
+        last = nominal.cost
+        if best is not None:
+            nominal, expanded = cheaper(best, nominal), None
+        return self._ended(problem, nominal, expanded, ok, damping, traces, last)
+
+    @torch.no_grad()
+    def _ended(
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        expanded: "Expanded | None",
+        ok: Tensor,
+        damping: Tensor,
+        traces: Traces,
+        last: Tensor,
+    ) -> tuple[Solution, Tensor]:
+        """Return what `iterate` does, about the trajectory of the answer."""
+        if expanded is None:
+            expanded = self._expand(problem, nominal)
+        solution = self._solution(nominal, expanded.norm, ok, damping, traces, last)
+        if self.feedback or isinstance(self.gradient, Implicit):
+            step = self._step(problem, nominal, expanded, damping)
+            if self.feedback and step.gains is not None:
+                known = {**solution.diagnostics, "gains": step.gains}
+                solution = replace(solution, diagnostics=known)
+            if isinstance(self.gradient, Implicit):
+                # what this step takes off need not be polished away
+                nominal = self._chosen(problem, nominal, step, step.ok).nominal
+                solution = replace(solution, actions=nominal.actions)
         return solution, nominal.cost
 
     def _expand(self, problem: PlanningProblem, nominal: Nominal) -> "Expanded":
@@ -262,8 +314,8 @@ class SecondOrderShooting(Planner):
 
     def may_look(self, value: Tensor) -> bool:
         """Whether a number may be looked at from the host, to save work."""
-        free = value.device.type == "cpu" or self.early_exit is True
-        return free and not torch.compiler.is_compiling() and not inside_transform()
+        traced = torch.compiler.is_compiling() or inside_transform()
+        return may_look(value) or (self.early_exit is True and not traced)
 
     def _after_exit(self, iteration: int) -> int:
         """The iteration to go on with when nothing is left to improve.
@@ -281,7 +333,8 @@ class SecondOrderShooting(Planner):
         optimality: Tensor,
         ok: Tensor,
         damping: Tensor,
-        traces: "Traces",
+        traces: Traces,
+        last: Tensor,
     ) -> Solution:
         found = torch.where(
             optimality <= self.tolerance,
@@ -289,6 +342,8 @@ class SecondOrderShooting(Planner):
             int(Status.ITERATION_LIMIT),
         )
         found = torch.where(ok, found, int(Status.FACTORIZATION_FAILED))
+        first = traces.values["cost"][0] if traces.busy else last
+        found = torch.where(has_risen(first, last), int(Status.DIVERGED), found)
         finite = torch.isfinite(nominal.cost)
         diagnostics = {**traces.stacked(nominal.cost), "optimality": optimality}
         return Solution(
@@ -312,40 +367,6 @@ class Expanded(NamedTuple):
     model: IncrementalLQR
     finite: Tensor
     norm: Tensor
-
-
-class Traces:
-    """What is remembered of each iteration, `[…]` per entry."""
-
-    def __init__(self) -> None:
-        names = ("cost", "gradient_norm", "damping", "step_size")
-        self.values: dict[str, list[Tensor]] = {name: [] for name in names}
-        self.busy: list[Tensor] = []
-
-    def add(self, done: Tensor, *entries: Tensor) -> None:
-        """Remember one iteration: who had finished, and a number per trace."""
-        for trace, entry in zip(self.values.values(), entries, strict=True):
-            trace.append(entry.detach())
-        self.busy.append(~done)
-
-    def stacked(self, like: Tensor) -> dict[str, Tensor]:
-        """Return the traces `[…, iterations]`."""
-        return {
-            name: torch.stack(trace, -1) if trace else like.new_zeros(*like.shape, 0)
-            for name, trace in self.values.items()
-        }
-
-    def iterations(self, like: Tensor) -> Tensor:
-        """Return how many iterations each element used `[…]`."""
-        if not self.busy:
-            return torch.zeros_like(like, dtype=torch.long)
-        return torch.stack(self.busy).sum(0)
-
-
-def increments(problem: PlanningProblem, nominal: Nominal) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest increments of the actions, `[…, T, A]`."""
-    box = problem.action_space.to(nominal.actions)
-    return box.low - nominal.actions, box.high - nominal.actions
 
 
 def next_damping(

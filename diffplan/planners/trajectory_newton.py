@@ -23,7 +23,7 @@ References:
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.planners.quadratic_model import quadratic_model, regulator
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.stationary import Minimum, Refuse, free_variables, report
+from diffplan.solvers.stationary import Minimum, free_variables
 
 
 class Extremal(NamedTuple):
@@ -83,18 +83,16 @@ class ActionCost:
         with torch.no_grad():
             return Expansion(self, variables.view(self.shape))
 
-    def differentiable(self, minimum: Minimum) -> Tensor:
+    def differentiable(self, minimum: Minimum) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the minimum `[B, T, A]`, a function of problem, state and bounds.
+
+        And the tensors with a graph that it depends on, for a refusal.
 
         One Newton step from a constant has the right first derivative; a step from
         there has the right second one, as Newton's method doubles what is right.
 
         Args:
             minimum: From `polish`.
-
-        Raises:
-            GradientError: later, in `backward`, for elements without such a
-                derivative, if the strategy says so.
         """
         local = minimum.local
         assert isinstance(local, Expansion)
@@ -120,7 +118,7 @@ class ActionCost:
             point = Extremal(
                 *(at + (s - s.detach()) for at, s in zip(point, steps, strict=True))
             )
-        return _Guard.apply(point.actions, self.strategy, minimum.sound, *depends)
+        return point.actions, tuple(depends)
 
     def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
         """How held actions follow their bounds: zero, with the graph of the bounds."""
@@ -245,28 +243,3 @@ def _held(blocks: LQRProblem, free: Tensor) -> LQRFactor:
             action_jacobian=blocks.action_jacobian * columns,
         )
     )
-
-
-class _Guard(torch.autograd.Function):
-    """The same actions; in backward, a word on elements without a derivative."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        actions: Tensor,
-        strategy: Implicit,
-        sound: Tensor,
-        *depends_on: Tensor,
-    ) -> Tensor:
-        ctx.strategy = strategy
-        ctx.save_for_backward(sound, *depends_on)
-        return actions.clone()
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        sound, *depends_on = ctx.saved_tensors
-        flat = cotangent.flatten(1)
-        kept = report(flat, sound, flat, ctx.strategy.on_failure).view(cotangent.shape)
-        if torch.is_grad_enabled() and ctx.strategy.order == 1:
-            kept = Refuse.apply(kept, *depends_on)
-        return kept, None, None, *(None for _ in depends_on)

@@ -49,7 +49,12 @@ def test_descent_equals_torch_optim(
         with torch.no_grad():
             leaf.clamp_(-1, 1)
     planner = GradMPC(
-        4, iterations=30, num_candidates=1, step_size=0.05, optimizer=optimizer
+        4,
+        iterations=30,
+        num_candidates=1,
+        step_size=0.05,
+        optimizer=optimizer,
+        keep_best=False,
     )
     plan = planner(problem, state, warm_start=start_at(start, state))
     torch.testing.assert_close(plan.actions, leaf.detach(), rtol=0, atol=1e-10,

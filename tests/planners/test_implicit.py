@@ -81,7 +81,7 @@ def test_implicit_equals_unrolled_to_convergence(
     unrolled, expected = gradients(converging(case, dp.Unroll()), problem)
     plan, found = gradients(converging(case, dp.Implicit()), problem)
     torch.testing.assert_close(plan.actions, unrolled.actions, rtol=0, atol=1e-6)
-    assert plan.converged.all()
+    assert plan.succeeded.all()
     assert (plan.diagnostics["stationarity"] < 1e-9).all()
     for name, gradient in found.items():
         scale = max(1.0, float(expected[name].abs().max()))
@@ -135,7 +135,7 @@ def test_an_element_without_a_minimum_is_reported_and_refused() -> None:
     problem = pendulum_near_upright()
     plan = planner(problem.with_values(), problem.state.clone().requires_grad_())
     assert plan.status.tolist() == [int(dp.Status.NOT_STATIONARY)] * 2
-    assert not plan.converged.any()
+    assert not plan.succeeded.any()
     assert "Implicit" in plan.explain()
     with pytest.raises(GradientError, match=r"elements \[0, 1\]"):
         plan.actions.sum().backward()
