@@ -33,6 +33,7 @@ from diffplan.errors import (
     UnsupportedProblemError,
     require_count,
 )
+from diffplan.functional.isolation import guarded_evaluation
 from diffplan.functional.rollout import rollout
 from diffplan.problem import Box, Objective, PlanningProblem, Predictable
 
@@ -209,26 +210,31 @@ class StochasticProblem(PlanningProblem):
             UnsupportedProblemError: the noise is not drawn.
             ShapeError: it was drawn for another batch or horizon.
         """
-        noise, axis = self._noise_for(state, actions)
-        between = (1,) * (state.ndim - 1 - axis)
-        shape = (*noise.shape[: axis + 1], *between, *noise.shape[axis + 1 :])
-        noise = noise.reshape(shape)
-        current = self._per_particle(state, axis)
-        states = [current]
-        for step in range(actions.shape[-2]):
-            action = self._per_particle(actions[..., step, :], axis)
-            following = _predict(self.model, current, action)
-            current = following.mean + following.stddev * noise[..., step, :]
-            states.append(current)
-        return torch.stack(states, dim=-2)
+        return rollout(*self._per_step(state, actions))
 
     def particle_costs(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the cost of every particle `[…, P]`; see `particles`."""
-        states = self.particles(state, actions)
-        axis = self._noise_for(state, actions)[1]
-        shape = (*states.shape[:-2], *actions.shape[-2:])
-        spread = actions.unsqueeze(axis).expand(shape)
-        return self.objective(states, spread).movedim(axis, -1)
+        step, start, moves = self._per_step(state, actions)
+        if self.guarded:
+            costs = guarded_evaluation(step, self.objective, start, moves)[1]
+        else:
+            costs = self.objective(rollout(step, start, moves), moves)
+        return costs.movedim(self._noise_for(state, actions)[1], -1)
+
+    def _per_step(
+        self, state: Tensor, actions: Tensor
+    ) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
+        """The dynamics of one rollout of particles, their states and actions."""
+        noise, axis = self._noise_for(state, actions)
+        between = (1,) * (state.ndim - 1 - axis)
+        shape = (*noise.shape[: axis + 1], *between, *noise.shape[axis + 1 :])
+        each = iter(noise.reshape(shape).unbind(-2))
+
+        def step(current: Tensor, action: Tensor) -> Tensor:
+            following = _predict(self.model, current, action)
+            return following.mean + following.stddev * next(each)
+
+        return step, self._per_particle(state, axis), self._per_particle(actions, axis)
 
     def _cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the risk `[…]` of the cost of actions; see `particles`."""

@@ -80,9 +80,20 @@ def isolated(
     if bool(ok.all()):
         return outputs
     if not bool(ok.any()):
-        return tuple(_Constant.apply(part, *inputs) for part in outputs)
+        return without_gradient(outputs, inputs)
     again = function(*replaced(inputs, ok))
     return select_rows(ok, again, tuple(part.detach() for part in outputs))
+
+
+def without_gradient(
+    values: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Return values as constants that still count as differentiable by `inputs`.
+
+    A loss over a batch that failed as a whole then has the gradient zero instead of
+    none, as one over a batch that failed in part has.
+    """
+    return tuple(_Constant.apply(value, *inputs) for value in values)
 
 
 def finite_rows(values: tuple[Tensor, ...], lead: int) -> Tensor:
@@ -175,11 +186,7 @@ def guarded_evaluation(
 
 
 class _Constant(torch.autograd.Function):
-    """The first argument as a constant that still counts as differentiable.
-
-    A loss over a batch that failed as a whole then has the gradient zero instead of
-    none, as one over a batch that failed in part has.
-    """
+    """The first argument as a constant; see `without_gradient`."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *depends_on: Tensor) -> Tensor:

@@ -147,6 +147,11 @@ class AugmentedLagrangian(Planner):
         self.planner.check_problem(problem.relaxed(problem.objective))
         self.planner._check_learnable()
 
+    def check_derivatives(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Raise what the wrapped planner raises for the problem it will be given."""
+        relaxed = problem.relaxed(problem.objective)
+        self.planner.check_derivatives(relaxed, state)
+
     def draw_noise(
         self,
         problem: PlanningProblem,

@@ -158,6 +158,10 @@ class LatentActions(Planner):
         self.planner.check_problem(self.latent_problem(problem))
         self.planner._check_learnable()
 
+    def check_derivatives(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Raise what the inner planner raises for the problem it will be given."""
+        self.planner.check_derivatives(self.latent_problem(problem), state)
+
     def draw_noise(
         self,
         problem: PlanningProblem,

@@ -15,7 +15,6 @@ from torch import Tensor
 from diffplan.functional.box_lqr import IncrementalLQR
 from diffplan.functional.chain import times
 from diffplan.functional.conjugate_gradients import Solve
-from diffplan.functional.isolation import finite_rows, isolated
 from diffplan.functional.linearize import batched_jacobian, linearize_dynamics
 from diffplan.functional.lqr import lqr_factorize
 from diffplan.objectives.base import Quadratizable, ResidualObjective, StageObjective
@@ -45,15 +44,10 @@ def quadratic_model(
         `[…]` bool. That is only looked at where the model has a graph; it is a constant
         zero where it is not finite then.
     """
-
-    def expand(states: Tensor, actions: Tensor) -> IncrementalLQR:
-        by_state, by_action = _jacobians(problem, states[..., :-1, :], actions)
-        forms = _forms(problem.objective, states, actions, gauss_newton)
-        return IncrementalLQR(by_action, by_state, *forms)
-
-    lead = states.dim() - 2
-    model = IncrementalLQR(*isolated(expand, states, actions, lead=lead))
-    return _finite_or_zero(model, lead)
+    by_state, by_action = _jacobians(problem, states[..., :-1, :], actions)
+    forms = _forms(problem.objective, states, actions, gauss_newton)
+    model = IncrementalLQR(by_action, by_state, *forms)
+    return _finite_or_zero(model, lead=states.dim() - 2)
 
 
 def _forms(
@@ -191,9 +185,11 @@ def _finite_or_zero(model: IncrementalLQR, lead: int) -> tuple[IncrementalLQR, T
     if not graph:
         # what is made of it is looked at, and nothing else can be spoilt
         return model, torch.ones_like(model.end_gradient[..., 0], dtype=torch.bool)
-    finite = finite_rows(model, lead)
+    sums = [tensor.detach().flatten(lead).sum(-1) for tensor in model]
+    finite = torch.isfinite(torch.stack(sums).sum(0))
 
-    # What is made of it by products with others shall be finite.
+    # One NaN would reach the gradient of everybody who shares a parameter, since zero
+    # times NaN is NaN; a constant in its place has nothing to spoil.
     def kept(tensor: Tensor) -> Tensor:
         mask = finite.reshape(*finite.shape, *(1,) * (tensor.dim() - lead))
         return torch.where(mask, tensor, 0.0)

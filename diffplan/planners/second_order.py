@@ -17,7 +17,6 @@ constant; the actions between them carry the gradient.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -34,7 +33,12 @@ from diffplan.functional.box_lqr import (
     LimitedLaw,
     limited_sweep,
 )
-from diffplan.functional.isolation import finite_rows, may_look, replaced
+from diffplan.functional.isolation import (
+    finite_rows,
+    may_look,
+    replaced,
+    without_gradient,
+)
 from diffplan.functional.limited_stage import Stage, limited_stage
 from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
@@ -54,7 +58,7 @@ from diffplan.planners.steps import (
     roll_out,
     search,
 )
-from diffplan.planners.traces import Traces, with_failed
+from diffplan.planners.traces import Traces, in_place_of, never_moved, went_well
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping, more_damping
 
@@ -175,33 +179,31 @@ class SecondOrderShooting(Planner):
         """
         if not torch.is_grad_enabled():
             return self._iterate(problem, state, actions, damping)
-        with tracked(self.gradient, 0, self.iterations):
-            nominal = roll_out(problem, state, actions)
-        ok = finite_rows((nominal.states, nominal.cost), damping.dim())
-        if self.may_look(ok) and bool(ok.all()):
-            return self._iterate(problem, state, actions, damping, nominal)
-        # Elements that fail where they start have nowhere to go; in their place others
-        # are planned twice, which spoil no gradient.
-        start, first = replaced((state, actions), ok)
-        known = ok.any() if self.may_look(ok) else True
-        with nullcontext() if known else torch.no_grad():
-            solution, cost = self._iterate(problem, start, first, damping)
-        return with_failed(solution, ok, actions), torch.where(ok, cost, torch.inf)
+        # What fails spoils the gradient of all (see `diffplan.functional.isolation`):
+        # others are planned in its place, for a second time.
+        if self.may_look(damping):
+            solution, cost = self._iterate(problem, state, actions, damping)
+            ok = went_well(solution, cost)
+            if bool(ok.all()):
+                return solution, cost
+            if not bool(ok.any()):
+                (constant,) = without_gradient((solution.actions,), (state, actions))
+                return replace(solution, actions=constant), cost
+            failed = solution, cost
+        else:
+            with torch.no_grad():
+                nominal = roll_out(problem, state, actions)
+            ok = finite_rows((nominal.states, nominal.cost), damping.dim())
+            failed = never_moved(actions), nominal.cost
+        others = replaced((state, actions, damping), ok)
+        return in_place_of(failed, ok, self._iterate(problem, *others))
 
     def _iterate(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        actions: Tensor,
-        damping: Tensor,
-        nominal: Nominal | None = None,
+        self, problem: PlanningProblem, state: Tensor, actions: Tensor, damping: Tensor
     ) -> tuple[Solution, Tensor]:
-        """Run the loop, from a trajectory that may be known already."""
         rule, traces, best = self.damping_rule(), Traces(), None
         ok = torch.ones_like(damping, dtype=torch.bool)
-        expanded, iteration = None, 0
-        with tracked(self.gradient, 0, self.iterations):
-            tracking = nominal is not None and torch.is_grad_enabled()
+        nominal, expanded, tracking, iteration = None, None, False, 0
         while iteration < self.iterations:
             with tracked(self.gradient, iteration, self.iterations):
                 # a trajectory that was rolled out without a graph has none of its own

@@ -1,12 +1,11 @@
 """What a second-order shooting planner remembers of its iterations."""
 
-from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from diffplan.functional.isolation import select_rows
+from diffplan.functional.isolation import finite_rows, select_rows
 from diffplan.plan import Status
 from diffplan.planners.base import Solution
 
@@ -39,29 +38,51 @@ class Traces:
         return torch.stack(self.busy).sum(0)
 
 
-def with_failed(solution: Solution, ok: Tensor, actions: Tensor) -> Solution:
-    """Say of elements that are not ok that they failed at the actions they began with.
+Outcome = tuple[Solution, Tensor]
+"""A solution of every element, and what it costs `[…]`."""
+
+
+def went_well(solution: Solution, cost: Tensor) -> Tensor:
+    """Return where cost and derivatives were finite throughout, `[…]` bool."""
+    known = solution.diagnostics
+    found = (cost, known["optimality"], known["gradient_norm"])
+    return finite_rows(found, cost.dim())
+
+
+def never_moved(actions: Tensor) -> Solution:
+    """Return the solution of elements that fail at the actions `[…, T, A]`."""
+    lead = actions[..., 0, 0]
+    status = torch.full_like(lead, int(Status.NON_FINITE), dtype=torch.long)
+    return Solution(actions, status, torch.zeros_like(status))
+
+
+def in_place_of(failed: Outcome, ok: Tensor, others: Outcome) -> Outcome:
+    """Return the outcome of others where ok, else that of what failed, as constants.
 
     Args:
-        solution: Of others in their place.
-        ok: `[…]` bool.
-        actions: `[…, T, A]`.
+        failed: The outcome of all; what its solution does not tell is NaN.
+        ok: Which did not fail, `[…]` bool.
+        others: The outcome with others in the place of those that failed.
     """
-    worst = ("cost", "gradient_norm", "optimality")
-    diagnostics = {
-        name: _or_number(ok, value, torch.inf if name in worst else 0.0)
-        for name, value in solution.diagnostics.items()
-    }
-    (kept,) = select_rows(ok, (solution.actions,), (actions.detach(),))
-    status, iterations = cast(Tensor, solution.status), solution.iterations
-    return replace(
-        solution,
-        actions=kept,
-        status=torch.where(ok, status, int(Status.NON_FINITE)),
-        iterations=torch.where(ok, iterations, 0),
-        diagnostics=diagnostics,
+    (before, cost), (after, other_cost) = failed, others
+
+    def chosen(new: Tensor, old: Tensor | None) -> Tensor:
+        old = new.new_full((), torch.nan) if old is None else old.detach()
+        return select_rows(ok, (new,), (old,))[0]
+
+    solution = Solution(
+        actions=chosen(after.actions, before.actions),
+        status=chosen(cast(Tensor, after.status), before.status),
+        iterations=chosen(
+            cast(Tensor, after.iterations), cast(Tensor, before.iterations)
+        ),
+        diagnostics={
+            name: chosen(value, before.diagnostics.get(name))
+            for name, value in after.diagnostics.items()
+        },
+        memory={
+            name: chosen(value, before.memory.get(name, value))
+            for name, value in after.memory.items()
+        },
     )
-
-
-def _or_number(ok: Tensor, value: Tensor, number: float) -> Tensor:
-    return select_rows(ok, (value,), (value.new_full((), number),))[0]
+    return solution, chosen(other_cost, cost)
