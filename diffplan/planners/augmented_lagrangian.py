@@ -127,6 +127,8 @@ class AugmentedLagrangian(Planner):
             )
         self.planner = planner
         self.horizon = planner.horizon
+        self.needs_derivatives = planner.needs_derivatives
+        self.leaves_bounds = planner.leaves_bounds
         self.outer_iterations = require_count("outer_iterations", outer_iterations)
         self.penalty = require_positive("penalty", penalty)
         if not growth >= 1:

@@ -10,7 +10,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
@@ -40,26 +39,11 @@ from diffplan.planners.derivatives import (
     require_derivatives,
     tell_of_constants,
 )
+from diffplan.planners.progress import unless_worse
+from diffplan.planners.solution import Solution
 from diffplan.problem import PlanningProblem
 
-
-@dataclass(frozen=True)
-class Solution:
-    """What `Planner.solve` found, with one batch dimension B.
-
-    Attributes:
-        actions: `[B, T, A]`; `Planner` projects them onto the action space.
-        status: `[B]` integers of `Status`; None means `Status.COMPLETED`.
-        iterations: `[B]` integers, or one number for all.
-        diagnostics: See `Plan.diagnostics`.
-        memory: See `Plan.memory`.
-    """
-
-    actions: Tensor
-    status: Tensor | None = None
-    iterations: Tensor | int = 0
-    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
+__all__ = ["Planner", "Solution", "standard_normal"]
 
 
 class Planner(nn.Module, ABC):
@@ -76,7 +60,8 @@ class Planner(nn.Module, ABC):
     `StochasticProblem`; one that keeps constraints on states declares
     `keeps_state_constraints`. One that cannot move within constrained actions calls
     `problem.refuse_constraints` in `check_problem`. One that descends the cost by its
-    derivative declares `needs_derivatives`. One that offers to save memory sets
+    derivative declares `needs_derivatives`, and one that asks the model about actions
+    outside of the box on its way `leaves_bounds`. One that offers to save memory sets
     `checkpoint`.
 
     References:
@@ -89,7 +74,8 @@ class Planner(nn.Module, ABC):
     learnable_numbers: ClassVar[tuple[str, ...]] = ()
     keeps_state_constraints: ClassVar[bool] = False
     plans_under_noise: ClassVar[bool] = False
-    needs_derivatives: ClassVar[bool] = False
+    needs_derivatives: bool = False
+    leaves_bounds: bool = False
     checkpoint: bool = False
     horizon: int
     gradient: GradientStrategy
@@ -116,8 +102,9 @@ class Planner(nn.Module, ABC):
                 state is never touched.
             evaluate: False leaves out the rollout of the answer, T steps of the
                 dynamics one after the other, for those who want nothing but actions:
-                `plan.states` and `plan.cost` are NaN, and `plan.status` does not tell
-                whether the cost is finite.
+                `plan.states` and `plan.cost` are NaN, `plan.status` does not tell
+                whether the cost is finite, and planners that sample do not compare
+                their answer with the warm start.
 
         Returns:
             A `Plan` with the leading dimensions of `state`.
@@ -294,7 +281,11 @@ class Planner(nn.Module, ABC):
         else:
             thrifty = partial(checkpointed_evaluation, problem)
             follow = thrifty if self.checkpoint else problem.evaluate
-            states, cost = isolated(follow, state, actions, lead=1)
+            if solution.known is None:
+                states, cost = isolated(follow, state, actions, lead=1)
+            else:
+                known = solution.known
+                actions, states, cost = unless_worse(follow, state, actions, known)
             finite = finite & torch.isfinite(cost)
         status: Tensor | int = int(Status.COMPLETED)
         if solution.status is not None:

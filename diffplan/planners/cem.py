@@ -35,6 +35,8 @@ class CEM(SamplingPlanner):
         shared_noise: Give all batch elements the same noise, which saves drawing it; a
             plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
+        keep_best: Answer with the warm start where that costs less than the final mean
+            by more than a hundredth; False always answers with the mean.
         gradient: `Detach()`. If None, a state that requires a gradient is answered
             with a `ConstantPlanWarning`, once.
 
@@ -74,6 +76,7 @@ class CEM(SamplingPlanner):
         shared_noise: bool = False,
         epsilon: float = 1e-6,
         chunk_size: int | None = None,
+        keep_best: bool = True,
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
@@ -85,6 +88,7 @@ class CEM(SamplingPlanner):
             noise_exponent=noise_exponent,
             shared_noise=shared_noise,
             chunk_size=chunk_size,
+            keep_best=keep_best,
         )
         self.num_elites = require_count("num_elites", num_elites, 1)
         if num_elites > num_samples:

@@ -74,7 +74,7 @@ class GradientPlanner(Planner):
 
     learnable_numbers: ClassVar = ("step_size",)
     plans_under_noise: ClassVar[bool] = True
-    needs_derivatives: ClassVar[bool] = True
+    needs_derivatives = True
     num_candidates: int
     iterations: int
     step_size: float | Tensor

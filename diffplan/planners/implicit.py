@@ -124,6 +124,7 @@ def judged(
             "stationarity": minimum.stationarity[:, None],
         },
         memory=solution.memory,
+        known=solution.known,
     )
 
 

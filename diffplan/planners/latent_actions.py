@@ -126,6 +126,7 @@ class LatentActions(Planner):
             latent_space = Box([-1.0] * size, [1.0] * size)
         self.horizon = require_count("horizon", horizon)
         self.planner = planner
+        self.needs_derivatives = planner.needs_derivatives
         self.decoder = decoder
         self.latent_space = latent_space
         # To the order that the inner planner promises for its own strategy.

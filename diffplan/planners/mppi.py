@@ -41,6 +41,8 @@ class MPPI(SamplingPlanner):
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.
+        keep_best: Answer with the warm start where that costs less than the final mean
+            by more than a hundredth; False always answers with the mean.
         gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`.
 
     Raises:
@@ -85,6 +87,7 @@ class MPPI(SamplingPlanner):
         shared_noise: bool = False,
         chunk_size: int | None = None,
         checkpoint: bool = False,
+        keep_best: bool = True,
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
@@ -96,6 +99,7 @@ class MPPI(SamplingPlanner):
             noise_exponent=noise_exponent,
             shared_noise=shared_noise,
             chunk_size=chunk_size,
+            keep_best=keep_best,
             checkpoint=checkpoint,
         )
         set_number(self, "temperature", temperature)

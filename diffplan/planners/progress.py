@@ -4,19 +4,21 @@ An answer is never worse than what was known before: a step that is too long mak
 iterates worse, and what was better is not given up.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from diffplan.functional.isolation import isolated
 from diffplan.plan import Status
-from diffplan.planners.candidates import pick
+from diffplan.planners.candidates import pick, worst_if_failed
 
 ROUNDING = 10.0
 """How many units of rounding a cost may rise and still count as the same."""
 
 _WORSE = 0.01
-"""A descent whose cost has risen by more than this share of it has diverged."""
+"""Costs that rise by more than this share have become worse."""
 
 
 def no_worse(later: Tensor, least: Tensor) -> Tensor:
@@ -26,13 +28,41 @@ def no_worse(later: Tensor, least: Tensor) -> Tensor:
 
 
 def has_risen(first: Tensor, last: Tensor) -> Tensor:
-    """Return where a descent has diverged, `[…]` bool.
+    """Return where costs have risen by more than a hundredth, `[…]` bool.
 
     Args:
-        first: The cost that it began with, infinite for a failure.
-        last: The cost that it ended with, likewise.
+        first: What the search began with, infinite for a failure.
+        last: What it ended with, likewise.
     """
     return last - first > _WORSE * first.abs()  # False if both are infinite
+
+
+Evaluation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`(state […, S], actions […, T, A]) → (states […, T+1, S], cost […])`."""
+
+
+def unless_worse(
+    evaluate: Evaluation, state: Tensor, actions: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Roll out actions and what was known before; keep that where it is better.
+
+    Where it costs less by more than a hundredth. Both are rolled out side by side.
+
+    Args:
+        evaluate: Rolls out.
+        state: `[B, S]`.
+        actions: `[B, T, A]`.
+        known: `[B, T, A]`.
+
+    Returns:
+        Actions `[B, T, A]`, states `[B, T+1, S]` and cost `[B]`.
+    """
+    both = torch.stack((known, actions), dim=1)
+    start = state.unsqueeze(1).expand(-1, 2, -1)
+    states, cost = isolated(evaluate, start, both, lead=2)
+    first, last = worst_if_failed(cost.detach()).unbind(dim=1)
+    index = torch.where(has_risen(first, last), 0, 1)
+    return pick(both, index), pick(states, index), pick(cost, index)
 
 
 class Best(NamedTuple):

@@ -11,6 +11,9 @@ follows from them::
         mean       ← Σ weights · candidates
         std        ← refit_std(candidates, weights, mean, std)
     answer: mean
+
+The mean of soft choices can be worse than each of them, also than the mean that a warm
+start began with: that is the answer where it is better by more than a hundredth.
 """
 
 from abc import abstractmethod
@@ -53,6 +56,7 @@ class SamplingPlanner(Planner):
         shared_noise: Whether all batch elements see the same noise, `[1, iterations,
             N, T, A]`; a plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once; None takes all.
+        keep_best: Whether a warm start that is better is the answer.
     """
 
     plans_under_noise: ClassVar[bool] = True
@@ -61,6 +65,7 @@ class SamplingPlanner(Planner):
     initial_std: float | Tensor | None
     noise_exponent: float
     shared_noise: bool = False
+    keep_best: bool = True
     chunk_size: int | None
 
     def configure_sampling(
@@ -74,6 +79,7 @@ class SamplingPlanner(Planner):
         chunk_size: int | None,
         shared_noise: bool = False,
         checkpoint: bool = False,
+        keep_best: bool = True,
     ) -> None:
         """Check and set the attributes that all sampling planners share.
 
@@ -88,7 +94,7 @@ class SamplingPlanner(Planner):
         if chunk_size is not None:
             require_count("chunk_size", chunk_size, 1)
         self.chunk_size, self.checkpoint = chunk_size, checkpoint
-        self.shared_noise = shared_noise
+        self.shared_noise, self.keep_best = shared_noise, keep_best
 
     @abstractmethod
     def weigh(self, cost: Tensor) -> Tensor:
@@ -136,7 +142,7 @@ class SamplingPlanner(Planner):
     ) -> Solution:
         """Run the loop; see `Planner.solve`."""
         noise = cast(Tensor, noise)
-        mean = self.initial_actions(problem, state, warm_start)
+        mean = start = self.initial_actions(problem, state, warm_start)
         std = self._starting_std(problem, mean)
         trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
         for iteration in range(self.iterations):
@@ -153,6 +159,7 @@ class SamplingPlanner(Planner):
             iterations=self.iterations,
             diagnostics={name: stack_trace(v, state) for name, v in trace.items()},
             memory={"std": std},
+            known=start if self.keep_best and warm_start is not None else None,
         )
 
     def _refit(

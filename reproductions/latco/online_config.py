@@ -137,6 +137,8 @@ class PlannerConfig:
                 iterations=self.iterations,
                 step_size=self.step_size,
                 num_starts=self.num_starts,
+                keep_best=False,
+                gradient=Detach(),
             )
         if self.name == "cem":
             return CEM(

@@ -125,6 +125,8 @@ class LatCo(Planner):
         Detach: CONSTANT,
     }
     learnable_numbers: ClassVar = ("damping",)
+    needs_derivatives = True
+    leaves_bounds = True
     damping: float | Tensor
 
     def __init__(
@@ -206,7 +208,10 @@ class LatCo(Planner):
         residuals = primal_dual.problem.residuals(trajectory)
         progress = primal_dual.observe(trajectory, progress, residuals)
         solution = self._solution(trajectory, progress, report)
-        return self._best_start(problem, repeated, solution)
+        solution = self._best_start(problem, repeated, solution)
+        if warm_start is None:
+            return solution
+        return replace(solution, known=problem.project(warm_start.actions))
 
     def _iterate(
         self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
