@@ -48,9 +48,8 @@ _EXPLANATIONS = {
         "`penalty`, or look whether the constraints have a point in common"
     ),
     Status.DIVERGED: (
-        "ended above what was known before (the start, or the middle of the box; the "
-        "best that was seen is returned): lower `step_size`, raise `iterations` or "
-        "`damping`, or start nearer"
+        "ended above where the descent began (the best that was seen on the way is "
+        "returned): lower `step_size`, raise `damping`, or start nearer"
     ),
 }
 

@@ -23,6 +23,7 @@ from diffplan.errors import (
     require_finite,
 )
 from diffplan.functional.isolation import guarded_copy, isolated
+from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -333,6 +334,8 @@ class Planner(nn.Module, ABC):
 
     def _check_graph(self, problem: PlanningProblem, state: Tensor) -> None:
         """Check once what this planner and the caller need a graph for."""
+        if inside_transform():  # what the problem closes over may be a placeholder
+            return
         graph = torch.is_grad_enabled()
         functions = (problem.dynamics, problem.objective)
         kind = (self, graph, *functions, state.shape, state.dtype, state.device)

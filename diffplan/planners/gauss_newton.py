@@ -25,10 +25,10 @@ from diffplan.gradients import (
     Unroll,
 )
 from diffplan.objectives.base import ResidualObjective
-from diffplan.plan import Plan, Status
+from diffplan.plan import Plan
 from diffplan.planners.base import Solution, standard_normal
-from diffplan.planners.candidates import pick, worst_if_failed
-from diffplan.planners.progress import no_worse
+from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
+from diffplan.planners.progress import with_cheaper_last
 from diffplan.planners.sampling import set_number
 from diffplan.planners.second_order import SecondOrderShooting
 from diffplan.planners.steps import Nominal, Step, increments
@@ -65,7 +65,8 @@ class ShootingGN(SecondOrderShooting):
         step_sizes: Fractions of the step that are tried, above 0 and at most 1; the
             best is taken.
         num_starts: Starting points that are optimised side by side; the best result is
-            taken. With a warm start the first one is that plan.
+            taken. With a warm start the first one is that plan; without, one is the
+            middle of the box where that is cheaper than all.
         early_exit: See `ILQR`.
         init: Distribution of the starting points: "normal", N(centre, half width²)
             clipped to the box, or "uniform" in the box.
@@ -179,12 +180,11 @@ class ShootingGN(SecondOrderShooting):
         if warm_start is not None:
             actions = torch.cat([warm_start.actions.unsqueeze(1), actions[:, 1:]], 1)
             damping = self._warm_damping(warm_start, damping)
-        starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
-        found = self.iterate(problem, starts, box.project(actions), damping)
-        middle = None
+        actions = box.project(actions)
         if warm_start is None and self.iterations > 0:
-            middle = self.initial_actions(problem, state, None)
-        return self._best(problem, state, *found, middle)
+            actions = self._with_middle(problem, state, actions)
+        starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
+        return self._best(*self.iterate(problem, starts, actions, damping))
 
     def gauss_newton_for(self, problem: PlanningProblem) -> bool:  # noqa: ARG002
         """Return True."""
@@ -208,40 +208,27 @@ class ShootingGN(SecondOrderShooting):
         kept = warm_start.memory["damping"][:, :, 0].to(damping).detach()
         return torch.cat([kept, damping[:, 1:]], dim=1)
 
-    def _best(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        found: Solution,
-        cost: Tensor,
-        middle: Tensor | None,
-    ) -> Solution:
-        """Return the best start's result; the middle of the box where that is better.
+    def _with_middle(
+        self, problem: PlanningProblem, state: Tensor, actions: Tensor
+    ) -> Tensor:
+        """Put the middle of the box in the place of a start, if it is cheaper than all.
 
-        Args:
-            problem: The problem.
-            state: `[B, S]`.
-            found: From every start.
-            cost: What it costs, `[B, num_starts]`.
-            middle: `[B, T, A]`, or None.
+        A descent ends no higher then than there.
         """
+        middle = self.initial_actions(problem, state, None).unsqueeze(1)
+        tried = torch.cat((actions, middle), dim=1)
+        with torch.no_grad():
+            cost = worst_if_failed(candidate_costs(problem, state, tried))
+            index = with_cheaper_last(cost)
+        return tried.gather(1, index[:, :, None, None].expand_as(actions))
+
+    def _best(self, found: Solution, cost: Tensor) -> Solution:
         best = cost.argmin(dim=1)
         at = best.unsqueeze(1)
-        actions, least = pick(found.actions, best), pick(cost, best)
-        status = cast(Tensor, found.status).gather(1, at).squeeze(1)
-        diagnostics = {k: pick(v, best) for k, v in found.diagnostics.items()}
-        if middle is not None:
-            with torch.no_grad():
-                known = worst_if_failed(problem.cost(state, middle))
-            kept = no_worse(least, known)
-            actions = torch.where(kept[:, None, None], actions, middle)
-            status = torch.where(kept, status, int(Status.DIVERGED))
-            optimality = torch.where(kept, diagnostics["optimality"], torch.inf)
-            diagnostics["optimality"] = optimality
         return Solution(
-            actions=actions,
-            status=status,
+            actions=pick(found.actions, best),
+            status=cast(Tensor, found.status).gather(1, at).squeeze(1),
             iterations=cast(Tensor, found.iterations).gather(1, at).squeeze(1),
-            diagnostics=diagnostics,
+            diagnostics={k: pick(v, best) for k, v in found.diagnostics.items()},
             memory={k: pick(v, best) for k, v in found.memory.items()},
         )

@@ -48,7 +48,7 @@ from diffplan.planners.candidates import (
     worst_if_failed,
 )
 from diffplan.planners.checkpointing import checkpointed_gradient
-from diffplan.planners.progress import Best, Progress
+from diffplan.planners.progress import Best, Progress, with_cheaper_last
 from diffplan.planners.sampling import set_number, stack_trace
 from diffplan.problem import PlanningProblem
 
@@ -125,11 +125,14 @@ class GradientPlanner(Planner):
         candidates = self._starting_points(problem, noise, warm_start)
         start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1).contiguous()
         moments, progress = start_moments(candidates), Progress()
+        seeks_middle = self.keep_best and warm_start is None
 
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
-                slope = partial(self._slope, problem)
-                gradient, cost = isolated(slope, start, candidates, lead=2)
+                if iteration == 0 and seeks_middle:
+                    candidates, gradient, cost = self._first(problem, state, candidates)
+                else:
+                    gradient, cost = self._slopes(problem, start, candidates)
                 ok = finite_rows((gradient, cost), lead=2)
                 progress.add(candidates, worst_if_failed(cost.detach()), ok)
                 if not (may_look(ok) and bool(ok.all())):
@@ -141,10 +144,30 @@ class GradientPlanner(Planner):
                 direction, moments = self.rule.direction(gradient, moments)
                 candidates = candidates - self.step_size * direction
                 candidates = problem.project(candidates)
-        middle = None
-        if warm_start is None and self.keep_best and self.iterations > 0:
-            middle = self.initial_actions(problem, state, None)
-        return self._choose(problem, state, candidates, progress, middle)
+        return self._choose(problem, state, candidates, progress)
+
+    def _first(
+        self, problem: PlanningProblem, state: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first candidates, their gradients and their costs.
+
+        Where the middle of the box is cheaper than all of them, it takes the place of
+        the dearest: a descent ends no higher than there, and has begun there.
+        """
+        middle = self.initial_actions(problem, state, None).unsqueeze(1)
+        tried = torch.cat((candidates, middle), dim=1)
+        start = state.unsqueeze(1).expand(-1, tried.shape[1], -1).contiguous()
+        gradient, cost = self._slopes(problem, start, tried)
+        index = with_cheaper_last(worst_if_failed(cost.detach()))
+        whole = index[:, :, None, None].expand_as(candidates)
+        return tried.gather(1, whole), gradient.gather(1, whole), cost.gather(1, index)
+
+    def _slopes(
+        self, problem: PlanningProblem, start: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        slope = partial(self._slope, problem)
+        gradient, cost = isolated(slope, start, candidates, lead=2)
+        return gradient, cost
 
     def _slope(
         self, problem: PlanningProblem, start: Tensor, candidates: Tensor
@@ -188,17 +211,7 @@ class GradientPlanner(Planner):
         state: Tensor,
         candidates: Tensor,
         progress: Progress,
-        middle: Tensor | None,
     ) -> Solution:
-        """Return the answer.
-
-        Args:
-            problem: The problem.
-            state: `[B, S]`.
-            candidates: The last ones.
-            progress: Of the iterations.
-            middle: Actions `[B, T, A]` that are an answer too, or None.
-        """
         with torch.no_grad():
             cost = worst_if_failed(candidate_costs(problem, state, candidates))
         last = Best.of(candidates, cost)
@@ -207,12 +220,6 @@ class GradientPlanner(Planner):
             first = progress.costs[0].amin(dim=-1)
         if self.keep_best and progress.best is not None:
             best = progress.best.or_later(last)
-        if middle is not None:
-            with torch.no_grad():
-                known = candidate_costs(problem, state, middle.unsqueeze(1))
-            known = worst_if_failed(known[:, 0])
-            first = torch.minimum(first, known)
-            best = Best(middle, best.candidate, known).or_later(best)
         chosen = [pick(costs, best.candidate) for costs in progress.costs]
         cheapest = [costs.amin(dim=-1) for costs in progress.costs]
         return Solution(
@@ -238,11 +245,13 @@ class ShootingGD(GradientPlanner):
         iterations: Adam steps (LatCo: 500 on Meta-World, 100 on DeepMind Control).
         step_size: Adam's step size, a number or a learnable tensor.
         num_starts: Random restarts that descend side by side; the best one is taken.
+            Where the middle of the box is cheaper than all, it is one of them.
         init: Distribution of the starting points: "normal", N(centre, half width²) as
             LatCo's released code, or "uniform" in the box as its paper says.
         checkpoint: Let derivatives compute rollouts again instead of keeping them:
             memory grows with √T instead of T, for one more forward pass.
-        keep_best: Return the cheapest iterate; else the last one, as the paper does.
+        keep_best: Return the cheapest iterate; False returns the last one, and starts
+            at nothing but random points and the warm start, as the paper does.
         gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`. Where the best
             iterate comes before the last k, `Truncated(k)` has the gradient zero.
 
@@ -299,7 +308,8 @@ class GradMPC(GradientPlanner):
     """Gradient-based planning: many candidates descend, the best one is taken.
 
     The starting points are N(centre, half width²), brought into the box; with a warm
-    start the first one is that plan. A plan is differentiated through every gradient
+    start the first one is that plan, without one of them is the middle of the box where
+    that is cheaper than all. A plan is differentiated through every gradient
     step, second derivatives included; which candidate is best is piecewise constant and
     carries no gradient.
 
@@ -315,7 +325,8 @@ class GradMPC(GradientPlanner):
         clip: Largest norm of the gradient of one action; None leaves it as it is.
         checkpoint: Let derivatives compute rollouts again instead of keeping them:
             memory grows with √T instead of T, for one more forward pass.
-        keep_best: Return the cheapest iterate; else the last one, as the paper does.
+        keep_best: Return the cheapest iterate; False returns the last one, and starts
+            at nothing but random points and the warm start, as the paper does.
         gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`. Where the best
             iterate comes before the last k, `Truncated(k)` has the gradient zero.
 

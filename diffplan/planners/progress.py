@@ -37,6 +37,23 @@ def has_risen(first: Tensor, last: Tensor) -> Tensor:
     return last - first > _WORSE * first.abs()  # False if both are infinite
 
 
+def with_cheaper_last(cost: Tensor) -> Tensor:
+    """Return indices `[B, N]` of what to go on with, of N + 1 candidates.
+
+    The first N; but where the last one is cheaper than all of them, it is in the place
+    of the dearest.
+
+    Args:
+        cost: `[B, N + 1]`, never NaN.
+    """
+    count = cost.shape[1] - 1
+    others, last = cost[:, :count], cost[:, count:]
+    index = torch.arange(count, device=cost.device)
+    replaced = index == others.argmax(dim=1, keepdim=True)
+    cheaper = last < others.amin(dim=1, keepdim=True)
+    return torch.where(replaced & cheaper, count, index)
+
+
 Evaluation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(state […, S], actions […, T, A]) → (states […, T+1, S], cost […])`."""
 

@@ -26,7 +26,7 @@ from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.gaussian import weighted_mean, weighted_std
 from diffplan.gradients import tracked
-from diffplan.plan import Plan
+from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner, Solution, standard_normal
 from diffplan.planners.candidates import candidate_costs, worst_if_failed
 from diffplan.problem import PlanningProblem
@@ -156,6 +156,7 @@ class SamplingPlanner(Planner):
                 )
         return Solution(
             actions=mean,
+            status=_status(trace["best_cost"]),
             iterations=self.iterations,
             diagnostics={name: stack_trace(v, state) for name, v in trace.items()},
             memory={"std": std},
@@ -202,6 +203,14 @@ class SamplingPlanner(Planner):
         shape = (batch, self.num_samples, *mean.shape[1:])
         white = standard_normal(shape, mean, generator)
         return colour_noise(white, self.noise_exponent)
+
+
+def _status(cheapest: list[Tensor]) -> Tensor | None:
+    """NON_FINITE where no candidate of any iteration had a finite cost."""
+    if not cheapest:
+        return None
+    seen = torch.stack(cheapest).detach().amin(dim=0) < torch.inf
+    return torch.where(seen, int(Status.COMPLETED), int(Status.NON_FINITE))
 
 
 def weighted_cost(cost: Tensor, weights: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def test_starts_lie_in_the_box(init: str) -> None:
 
 def test_the_damping_may_be_learnt() -> None:
     damping = nn.Parameter(torch.tensor(0.5))
-    planner = ShootingGN(3, 10, damping=damping)
+    planner = ShootingGN(3, 1, damping=damping)
     assert list(planner.parameters()) == [damping]
     plan = planner(free_pendulum(), states_of(1))
     (gradient,) = torch.autograd.grad(plan.actions.square().sum(), damping)

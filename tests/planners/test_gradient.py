@@ -66,9 +66,16 @@ def test_descent_equals_torch_optim(
 
 def test_shooting_is_adam_from_normal_starts() -> None:
     problem, state = pendulum(), states_of(2)
-    planner = ShootingGD(4, iterations=25, num_starts=1)
+    planner = ShootingGD(4, iterations=25, num_starts=1, keep_best=False)
     start = planner.draw_noise(problem, state, None)[:, 0]
-    twin = GradMPC(4, iterations=25, num_candidates=1, step_size=0.05, optimizer="adam")
+    twin = GradMPC(
+        4,
+        iterations=25,
+        num_candidates=1,
+        step_size=0.05,
+        optimizer="adam",
+        keep_best=False,
+    )
     expected = twin(problem, state, warm_start=start_at(start, state))
     assert torch.equal(planner(problem, state).actions, expected.actions)
 
