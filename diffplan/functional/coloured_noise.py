@@ -31,7 +31,7 @@ def colour_noise(
         >>> colour_noise(torch.ones(4, 1), exponent=0.0).flatten()
         tensor([1., 1., 1., 1.])
     """
-    if exponent == 0:
+    if exponent == 0 or white.numel() == 0:  # nothing has no spectrum
         return white
     steps = white.shape[-2]
     gain = _amplitudes(steps, exponent, white)

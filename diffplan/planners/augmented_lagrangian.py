@@ -141,8 +141,7 @@ class AugmentedLagrangian(Planner):
         self.supported_gradients = {Detach: CONSTANT}  # type: ignore[misc]
         if promise.order > 0:
             self.supported_gradients = {Unroll: promise, Detach: CONSTANT}  # type: ignore[misc]
-        default: GradientStrategy = Unroll() if promise.order > 0 else Detach()
-        self.configure_gradient(default if gradient is None else gradient)
+        self.configure_gradient(gradient, planner)
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise what the wrapped planner raises for the problem it will be given."""

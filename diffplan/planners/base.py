@@ -245,19 +245,25 @@ class Planner(nn.Module, ABC):
         center = problem.project(problem.action_space.to(state).center)
         return center.expand(state.shape[0], self.horizon, -1)
 
-    def configure_gradient(self, gradient: GradientStrategy | None) -> None:
+    def configure_gradient(
+        self, gradient: GradientStrategy | None, inner: "Planner | None" = None
+    ) -> None:
         """Set the gradient strategy, refusing one that is not supported.
 
         Args:
             gradient: None stands for `Unroll()` where it is supported, so that every
                 planner that can be a layer is one unless asked otherwise, and for
                 `Detach()` elsewhere.
+            inner: The planner that this one runs, if it does.
 
         Raises:
             UnsupportedGradientError: names the strategies that are.
         """
         chosen = default_strategy(self.supported_gradients, gradient)
-        self._constant_by_default = gradient is None and isinstance(chosen, Detach)
+        nobody_chose = gradient is None and (
+            inner is None or inner._constant_by_default
+        )
+        self._constant_by_default = nobody_chose and isinstance(chosen, Detach)
         self.gradient = require_supported(
             type(self).__name__, chosen, self.supported_gradients
         )

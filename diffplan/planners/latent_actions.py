@@ -135,8 +135,7 @@ class LatentActions(Planner):
         if order > 0:
             promises = {Unroll: replace(DECODED, order=order), **promises}
         self.supported_gradients = promises  # type: ignore[misc]
-        default: GradientStrategy = Unroll() if order > 0 else Detach()
-        self.configure_gradient(default if gradient is None else gradient)
+        self.configure_gradient(gradient, planner)
 
     def decode(self, problem: PlanningProblem, latent: Tensor) -> Tensor:
         """Return the allowed actions `[…, T, A]` of latent points `[…, d]`.
