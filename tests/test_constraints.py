@@ -2,7 +2,6 @@
 
 import builtins
 import math
-import os
 import sys
 from collections.abc import Callable
 
@@ -357,10 +356,7 @@ def test_vmap_over_states_equals_a_loop(planner: dp.Planner) -> None:
         torch.testing.assert_close(mapped[index], plan_from(state))
 
 
-@pytest.mark.skipif(
-    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
-    reason="needs DIFFPLAN_TYPECHECK=0: torch.compile does not pass the shape checks",
-)
+@pytest.mark.compiled
 def test_solve_compiles_into_one_graph() -> None:
     problem, state = problem_with(Ball(0.9)), draw(2, 3)
     planner = dp.GradMPC(2, iterations=2, num_candidates=2)

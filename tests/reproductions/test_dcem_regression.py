@@ -1,7 +1,6 @@
 """The regression stage of the DCEM reproduction: what is trained, and how exactly."""
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,14 +127,8 @@ def test_a_member_is_what_it_would_be_alone(method: str) -> None:
     assert together.rows[1]["error"] == pytest.approx(alone.rows[0]["error"], rel=1e-9)
 
 
-# Torch warns of what it does itself while it compiles.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.slow
-@pytest.mark.skipif(
-    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
-    reason="needs DIFFPLAN_TYPECHECK=0: torch.compile does not pass the shape checks",
-)
+@pytest.mark.compiled
 @pytest.mark.parametrize("method", ["gd", "dcem"])
 def test_a_compiled_update_is_the_same(method: str) -> None:
     short = replace(
