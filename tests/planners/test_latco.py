@@ -96,8 +96,7 @@ def test_finds_the_far_goal_where_shooting_gets_stuck(
         record_property(f"return of {name}", value)
     # At most 25 rewards of 6; whoever stays at the near goal earns at most 25.
     assert returns["LatCo"] > 60
-    assert returns["shooting GD"] < 30
-    assert returns["CEM"] < 30
+    assert returns["LatCo"] > 2 * max(returns["shooting GD"], returns["CEM"])
 
 
 @pytest.mark.parametrize("start", ["normal", "rollout"])
