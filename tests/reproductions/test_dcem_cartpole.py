@@ -261,7 +261,7 @@ def test_improvement_factors_of_known_costs(tmp_path: Path) -> None:
     assert honest is not None
     assert honest.value == pytest.approx((0.5 + 0.75) / 2)
     assert cell.final_cost().value == pytest.approx((-17 / 3 - 22 / 3) / 2)
-    assert cell.share == "300 of 100,000"
+    assert cartpole_report.share(300) == "300 of 100,000"
 
 
 def test_the_papers_numbers_are_complete() -> None:
@@ -282,6 +282,10 @@ def test_the_papers_numbers_are_complete() -> None:
         ["--seeds", "a"],
         ["cartpole.training.update=3"],
         ["regression.training.updates=150"],
+        ["report", "--stages", "cartpole"],
+        ["report", "--seeds", "3"],
+        ["report", "cartpole.latents=2"],
+        ["--settings", "--workers", "3"],
     ],
 )
 def test_wrong_arguments_end_with_a_sentence(

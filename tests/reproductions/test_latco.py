@@ -93,7 +93,16 @@ def test_wrong_names_of_the_stages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--preset", "gpu"], ["--stages", "onlin"], ["--seeds", "a"], ["onlin.seed=1"]],
+    [
+        ["--preset", "gpu"],
+        ["--stages", "onlin"],
+        ["--seeds", "a"],
+        ["onlin.seed=1"],
+        ["--preset", "paper", "seed=3"],
+        ["--preset", "paper", "--stages", "online"],
+        ["--stages", "pixels", "--seeds", "3"],
+        ["report", "--seeds", "3"],
+    ],
 )
 def test_wrong_arguments_end_with_a_sentence(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -102,6 +111,18 @@ def test_wrong_arguments_end_with_a_sentence(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
+
+
+def test_every_seed_is_run(tmp_path: Path) -> None:
+    """The command line chooses; nothing that it says is left out."""
+    work = COMMAND.work("paper", ["task=push", "planner=cem"])
+    names = [unit.name for unit in work.units(None, [3, 4], tmp_path)]
+    assert names == ["paper/push/cem/seed_3", "paper/push/cem/seed_4"]
+    assert [u.name for u in work.units(None, None, tmp_path)] == [
+        "paper/push/cem/seed_0"
+    ]
+    units = COMMAND.work("smoke", []).units(["online"], [3, 4], tmp_path)
+    assert [unit.name for unit in units] == ["online/seed_3", "online/seed_4"]
 
 
 def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
