@@ -55,14 +55,21 @@ def summary(records: Iterable[dict[str, Any]]) -> str:
         for record in records
     )
     sources = _distinct(_source(record["source"]) for record in records)
-    dirty = sum(bool(record["source"]["dirty"]) for record in records)
-    unknown = sum(record["source"]["commit"] is None for record in records)
+    marked = {
+        f"from a tree with changes that no commit holds ({CHANGED})": sum(
+            bool(record["source"]["dirty"]) for record in records
+        ),
+        "outside of a repository (unknown)": sum(
+            record["source"]["commit"] is None for record in records
+        ),
+    }
+    parts = [f"{count} {where}" for where, count in marked.items() if count]
+    ran = f". Of {len(records)} units ran {', '.join(parts)}" if parts else ""
     machines = _distinct(_machine(record["hardware"]) for record in records)
     seconds = sum(record["wall_seconds"] for record in records)
     return (
         f"- Versions: {versions}\n"
-        f"- Source: {sources}. Of {len(records)} units {dirty} ran from a tree with "
-        f"changes that no commit holds ({CHANGED}), {unknown} outside of a repository\n"
+        f"- Source: {sources}{ran}\n"
         f"- Hardware: {machines}\n"
         f"- Wall time: {seconds / 60:.1f} min summed over {len(records)} units of one "
         f"process each ({_by_stage(records)})\n"

@@ -319,6 +319,7 @@ def _paper_training(task: str) -> OnlineConfig:
         episodes_per_round=1,
         pretrain_updates=100,
         updates_per_round=updates,
+        sequence_length=49,  # actions: windows of 50 observations, as released
         skip_last_step=True,
         action_repeat=repeat,
         evaluate_every=round(EVALUATION_STEPS / length),

@@ -48,6 +48,7 @@ def test_schedules_of_the_paper(
     assert (run.planner.horizon, run.planner.execute) == (horizon, execute)
     assert (training.seed_episodes, training.updates_per_round) == (prefill, updates)
     assert training.pretrain_updates == 100
+    assert (training.batch_size, training.sequence_length + 1) == (50, 50)
     length = 1000 if task == "cheetah-run" else 150
     played = (training.seed_episodes + training.rounds) * length
     assert steps - length < played <= steps
@@ -177,6 +178,9 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
     assert row.test is not None
     assert row.test.value == pytest.approx(float(lines[-1].split(",")[7]))
     assert row.cost["seconds_per_plan"] > 0
+    # What is published makes the same line.
+    again = online_report.write(tmp_path / "none", tmp_path / "out", "online")
+    assert [repr(each) for each in again] == [repr(row)]
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ class LatCo(Planner):
     limits are soft while it iterates; the plan holds the projected actions, and
     `plan.states` and `plan.cost` are their rollout, as for every planner.
 
-    `plan.diagnostics`: `planned_states` `[…, T+1, S]` and `raw_actions` `[…, T, A]`,
+    `plan.diagnostics`: `planned_states` `[…, T, S]` and `raw_actions` `[…, T, A]`,
     the variables themselves; traces after each iteration `[…, iterations]`: `cost` (of
     the planned states, which may still violate the dynamics), `dynamics_violation` and
     `action_violation` (means over steps of squared norms), `dynamics_multiplier` and
