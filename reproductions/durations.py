@@ -6,8 +6,10 @@ The only place with such numbers: other pages link to it. A test fails when the 
 not what this script writes.
 """
 
+import importlib
 import json
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,15 +17,10 @@ from reproductions.common.command import WORKERS, Reproduction
 from reproductions.common.provenance import RECORDS
 from reproductions.common.stages import Unit
 from reproductions.common.tables import markdown_table
-from reproductions.dcem.__main__ import COMMAND as DCEM
-from reproductions.latco.__main__ import COMMAND as LATCO
 
-PAGE = Path(__file__).with_name("README.md")
+HERE = Path(__file__).parent
+PAGE = HERE / "README.md"
 BLOCK = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
-REPRODUCTIONS = {
-    LATCO: "[LatCo](latco/README.md), Rybkin et al., ICML 2021",
-    DCEM: "[DCEM](dcem/README.md), Amos and Yarats, ICML 2020",
-}
 MINUTE = 60.0
 
 
@@ -54,28 +51,28 @@ def schedule(
 
 
 def table() -> str:
-    """Return the table in Markdown."""
-    rows = []
-    for command, title in REPRODUCTIONS.items():
-        units = command.work("cpu", []).units(None, None, Path("runs"))
-        records = _records(command)
-        seconds = {u.name: records[u.name]["wall_seconds"] for u in units}
-        rows.append(
-            [
-                title,
-                f"`nox -s reproduce_{command.name}`",
-                f"{schedule(units, seconds) / MINUTE:.0f} minutes",
-                f"{sum(seconds.values()) / MINUTE:.0f} minutes",
-            ]
-        )
+    """Return the table in Markdown, a line per paper that has results."""
+    rows = [
+        _row(path.parents[2])
+        for path in sorted(HERE.glob(f"*/results/cpu/{RECORDS}"), reverse=True)
+    ]
     header = ["paper", "command", "on two cores", "summed over its units"]
     return markdown_table(header, rows)
 
 
-def _records(command: Reproduction) -> dict[str, dict[str, float]]:
-    path = PAGE.parent / command.name / "results" / "cpu" / RECORDS
-    records: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
-    return records
+def _row(folder: Path) -> list[str]:
+    module = importlib.import_module(f"reproductions.{folder.name}.__main__")
+    command: Reproduction = module.COMMAND
+    paper = tomllib.loads((folder / "paper.toml").read_text(encoding="utf-8"))
+    records = json.loads((folder / "results" / "cpu" / RECORDS).read_text("utf-8"))
+    units = command.work("cpu", []).units(None, None, Path("runs"))
+    seconds = {unit.name: records[unit.name]["wall_seconds"] for unit in units}
+    return [
+        f"{paper['title']} ({paper['authors']}; {paper['venue']})",
+        f"`nox -s reproduce_{command.name}`",
+        f"{schedule(units, seconds) / MINUTE:.0f} minutes",
+        f"{sum(seconds.values()) / MINUTE:.0f} minutes",
+    ]
 
 
 def page_with_table(page: str) -> str:
