@@ -67,7 +67,8 @@ def tests_portable(session: nox.Session) -> None:
     which sum in another order.
     """
     python = shared_environment(session)
-    chosen = session.posargs or NUMERIC_TESTS
+    named = any(argument.startswith("tests/") for argument in session.posargs)
+    chosen = (*(() if named else NUMERIC_TESTS), *session.posargs)
     statuses = [
         pytest(
             session,
@@ -179,22 +180,16 @@ def run_tests(
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", default=selection)
     given, others = parser.parse_known_args(session.posargs)
-    judge(
-        session,
-        *(
-            pytest(
-                session,
-                python,
-                "-n",
-                "2",
-                "-m",
-                f"({given.m}) and {kind}",
-                *others,
-                env=env,
-            )
-            for kind, env in (("not compiled", {}), ("compiled", WITHOUT_CHECKS))
-        ),
-    )
+    statuses = [
+        pytest(
+            session,
+            python,
+            *("-n", "2", "-m", f"({given.m}) and {kind}", *others),
+            env=environment,
+        )
+        for kind, environment in (("not compiled", {}), ("compiled", WITHOUT_CHECKS))
+    ]
+    judge(session, *statuses)
 
 
 def pytest(
