@@ -17,24 +17,29 @@ References:
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from diffplan.capabilities import model_behind
 from diffplan.constraints.base import ActionConstraint
+from diffplan.constraints.box import BoxLike
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import (
-    ArgumentError,
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
+    describe,
     require_count,
+    require_positive,
+    require_result,
+    require_share,
 )
 from diffplan.functional.rollout import rollout
-from diffplan.problem import Box, Objective, PlanningProblem, Predictable
+from diffplan.problem import Objective, PlanningProblem, Predictable
 
 RiskMeasure = Callable[[Tensor], Tensor]
 """`costs of particles […, P] → cost […]`, differentiable almost everywhere."""
@@ -83,10 +88,8 @@ class CVaR:
     alpha: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ArgumentError(
-                f"alpha: expected above 0 and at most 1, got {self.alpha}"
-            )
+        require_positive("alpha", self.alpha)
+        require_share("alpha", self.alpha)
 
     def __call__(self, costs: Tensor) -> Tensor:
         """Return the mean `[…]` of the worst share of `costs` `[…, P]`."""
@@ -143,13 +146,13 @@ class StochasticProblem(PlanningProblem):
         self,
         dynamics: object,
         objective: Objective,
-        action_space: Box,
+        action_space: BoxLike,
         *,
         num_particles: int = 20,
         risk: RiskMeasure = Mean(),
-        constraints: Sequence[ActionConstraint | StateConstraint] = (),
+        constraints: Iterable[ActionConstraint | StateConstraint] = (),
     ) -> None:
-        model = _owner(dynamics)
+        model = model_behind(dynamics)
         if not isinstance(model, Predictable):
             raise UnsupportedProblemError(
                 "dynamics: StochasticProblem needs dynamics with the method `predict`, "
@@ -161,9 +164,11 @@ class StochasticProblem(PlanningProblem):
                 "constraints: StochasticProblem takes constraints on actions only; a "
                 "constraint on random states would hold for no plan for certain"
             )
-        if not callable(risk):
+        if not callable(risk) or isinstance(risk, type):
+            given = "the class " if isinstance(risk, type) else ""
             raise TensorTypeError(
-                f"risk: expected a callable, got {type(risk).__name__}"
+                "risk: expected a function of costs, such as Mean() or CVaR(0.1), got "
+                f"{given}{describe(risk)}"
             )
         self.model = model
         self.num_particles = require_count("num_particles", num_particles)
@@ -228,15 +233,17 @@ class StochasticProblem(PlanningProblem):
         axis = self._noise_for(state, actions)[1]
         shape = (*states.shape[:-2], *actions.shape[-2:])
         spread = actions.unsqueeze(axis).expand(shape)
-        return self.objective(states, spread).movedim(axis, -1)
+        return self.trajectory_cost(states, spread).movedim(axis, -1)
 
     def _cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the risk `[…]` of the cost of actions; see `particles`."""
-        return self.risk(self.particle_costs(state, actions))
+        costs = self.particle_costs(state, actions)
+        risk = self.risk(costs)
+        return require_result("risk:", self.risk, risk, costs.shape[:-1], like=costs)
 
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states by the mean dynamics `[…, T+1, S]`, and the risk `[…]`."""
-        states = rollout(self.dynamics, state, actions)
+        states = rollout(self.step, state, actions)
         return states, self.cost(state, actions)
 
     def refuse_noise(self, needed_by: str) -> None:
@@ -295,11 +302,6 @@ def _predict(model: Predictable, state: Tensor, action: Tensor) -> Normal:
             "dynamics: expected `predict` to return torch.distributions.Normal, got "
             f"{type(following).__name__}"
         )
+    for part in (following.mean, following.stddev):
+        require_result("dynamics:", "predict", part, state.shape, like=state)
     return following
-
-
-def _owner(dynamics: object) -> object:
-    # `model` and `model.step` mean the same dynamics, as in `PlanningProblem.find`.
-    if getattr(dynamics, "__name__", "") == "step" and hasattr(dynamics, "__self__"):
-        return dynamics.__self__
-    return dynamics

@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "diffplan").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
 
-CORE = ("errors", "constraints", "gradients", "plan", "problem")
+CORE = (
+    "errors",
+    "border",
+    "capabilities",
+    "constraints",
+    "gradients",
+    "plan",
+    "problem",
+)
 MATHS = (*CORE, "functional")
 BASES = ("models.base", "objectives", "planners.base")
 
@@ -24,8 +32,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gradients": ("errors",),
     "plan": ("errors",),
     "constraints": ("errors", "functional"),
-    "problem": ("errors", "constraints", "functional"),
-    "stochastic": ("errors", "constraints", "functional", "problem"),
+    "capabilities": ("errors",),
+    "border": ("errors", "constraints"),
+    "checked_model": ("errors", "capabilities", "functional"),
+    "problem_data": ("errors",),
+    "problem": (
+        *("errors", "constraints", "functional"),
+        *("border", "capabilities", "checked_model", "problem_data"),
+    ),
+    "stochastic": ("errors", "capabilities", "constraints", "functional", "problem"),
     "functional": ("errors",),
     "solvers": MATHS,
     "objectives": MATHS,

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.errors import ArgumentError, TensorTypeError, sequence
 from diffplan.objectives.base import ResidualObjective, StageObjective
 
 
@@ -21,7 +21,7 @@ class SumOfResiduals(ResidualObjective):
         TensorTypeError: a term is no `ResidualObjective`.
     """
 
-    def __init__(self, terms: Sequence[ResidualObjective]) -> None:
+    def __init__(self, terms: Iterable[ResidualObjective]) -> None:
         super().__init__()
         self.terms = _checked(terms, ResidualObjective)
         self.time_invariant = all(term.time_invariant for term in terms)
@@ -57,17 +57,17 @@ class WeightedSum(StageObjective):
     """
 
     def __init__(
-        self, terms: Sequence[StageObjective], weights: Sequence[float]
+        self, terms: Iterable[StageObjective], weights: Iterable[float]
     ) -> None:
         super().__init__()
         self.terms = _checked(terms, StageObjective)
         self.time_invariant = all(term.time_invariant for term in terms)
-        if len(weights) != len(self.terms):
+        self.weights = sequence("weights", weights)
+        if len(self.weights) != len(self.terms):
             raise ArgumentError(
                 f"weights: expected one per term ({len(self.terms)}), "
-                f"got {len(weights)}"
+                f"got {len(self.weights)}"
             )
-        self.weights = tuple(weights)
 
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the weighted sum of running costs `[…]`."""
@@ -91,7 +91,8 @@ class WeightedSum(StageObjective):
         return torch.stack(weighted).sum(dim=0)
 
 
-def _checked(terms: Sequence[nn.Module], kind: type[nn.Module]) -> nn.ModuleList:
+def _checked(terms: Iterable[nn.Module], kind: type[nn.Module]) -> nn.ModuleList:
+    terms = sequence("terms", terms)
     if not terms:
         raise ArgumentError("terms: expected at least one objective, got none")
     for index, term in enumerate(terms):

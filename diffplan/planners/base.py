@@ -16,11 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffplan.border import full_precision
 from diffplan.errors import (
     ShapeError,
+    TensorTypeError,
     UnsupportedGradientError,
     is_traced,
     require_finite,
+    require_shape,
+    require_tensor,
 )
 from diffplan.gradients import (
     CONSTANT,
@@ -66,7 +70,9 @@ class Planner(nn.Module, ABC):
     ones by `problem.project` and judges them by `problem.cost`. A planner that does the
     latter throughout declares `plans_under_noise`, or it is given no
     `StochasticProblem`; one that keeps constraints on states declares
-    `keeps_state_constraints`. One that cannot move within constrained actions calls
+    `keeps_state_constraints`. `candidate_dimensions` counts the dimensions that it adds
+    to the batch when it calls the model (candidates, starts …): those are tried once,
+    before any work is done. One that cannot move within constrained actions calls
     `problem.refuse_constraints` in `check_problem`. One that offers to save memory sets
     `checkpoint`.
 
@@ -80,6 +86,7 @@ class Planner(nn.Module, ABC):
     learnable_numbers: ClassVar[tuple[str, ...]] = ()
     keeps_state_constraints: ClassVar[bool] = False
     plans_under_noise: ClassVar[bool] = False
+    candidate_dimensions: ClassVar[int] = 1
     checkpoint: bool = False
     horizon: int
     gradient: GradientStrategy
@@ -115,13 +122,24 @@ class Planner(nn.Module, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
+        if not isinstance(problem, PlanningProblem):
+            swapped = isinstance(state, PlanningProblem)
+            hint = ": planner(problem, state), in this order" if swapped else ""
+            raise TensorTypeError(
+                f"problem: expected a PlanningProblem, got {type(problem).__name__}"
+                f"{hint}"
+            )
+        require_tensor("state", state)
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
-            problem.check_state(state)
             self._refuse(problem)
+            problem.check_state(state, self.horizon, self.candidate_dimensions)
             self.check_problem(problem)
             self._check_learnable()
             self._check_warm_start(problem, state, warm_start)
+        problem = problem.for_batch(state.shape[:-1])
+        if warm_start is not None:
+            warm_start = warm_start.to(state)
         if state.ndim == 2:
             return self._plan(problem, state, warm_start, generator, evaluate)
         batch_shape, flat = state.shape[:-1], state.reshape(-1, state.shape[-1])
@@ -139,9 +157,10 @@ class Planner(nn.Module, ABC):
         generator: torch.Generator | None,
         evaluate: bool,
     ) -> Plan:
-        problem = problem.realize(state, self.horizon, generator)
-        noise = self.draw_noise(problem, state, generator)
-        return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
+        with full_precision(state):
+            problem = problem.realize(state, self.horizon, generator)
+            noise = self.draw_noise(problem, state, generator)
+            return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
 
     def plan_with_noise(
         self,
@@ -311,8 +330,23 @@ class Planner(nn.Module, ABC):
                 f"warm_start: expected the state's batch shape "
                 f"{list(state.shape[:-1])}, got {list(warm_start.batch_shape)}"
             )
-        problem.check_actions("warm_start.actions", warm_start.actions, self.horizon)
-        require_finite("warm_start.actions", warm_start.actions)
+        warm = warm_start.to(state)
+        problem.check_actions("warm_start.actions", warm.actions, self.horizon)
+        require_finite("warm_start.actions", warm.actions)
+        require_shape(
+            "warm_start.states",
+            warm.states,
+            (self.horizon + 1, state.shape[-1]),
+            "must be [horizon + 1, state size]",
+        )
+        parts = {"actions": warm.actions, "states": warm.states}
+        parts |= {f"memory[{name!r}]": value for name, value in warm.memory.items()}
+        for name, value in parts.items():
+            if value.shape[: state.ndim - 1] != state.shape[:-1]:
+                raise ShapeError(
+                    f"warm_start.{name}: expected the leading dimensions "
+                    f"{list(state.shape[:-1])} of the state, got {list(value.shape)}"
+                )
 
 
 def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffplan.errors import ShapeError
 from diffplan.objectives.base import StageObjective
 from diffplan.planners.checkpointing import checkpointed_cost, is_stagewise
 from diffplan.problem import PlanningProblem
@@ -31,9 +30,6 @@ def candidate_costs(
             None takes all.
         checkpoint: Whether to bound the memory of a gradient too, see
             `diffplan.planners.checkpointing`.
-
-    Raises:
-        ShapeError: the objective does not return one cost per trajectory.
     """
     chunks = (candidates,) if chunk_size is None else candidates.split(chunk_size, 1)
     costs = []
@@ -41,15 +37,9 @@ def candidate_costs(
         # Copied, for a product of matrices takes a far slower way for expanded ones.
         start = state.unsqueeze(1).expand(-1, chunk.shape[1], -1).contiguous()
         if checkpoint:
-            cost = checkpointed_cost(problem, start, chunk)
+            costs.append(checkpointed_cost(problem, start, chunk))
         else:
-            cost = _cost(problem, start, chunk)
-        if cost.shape != chunk.shape[:2]:
-            raise ShapeError(
-                f"objective: expected one cost per trajectory "
-                f"{list(chunk.shape[:2])}, got {list(cost.shape)}"
-            )
-        costs.append(cost)
+            costs.append(_cost(problem, start, chunk))
     return torch.cat(costs, dim=1) if len(costs) > 1 else costs[0]
 
 
@@ -68,10 +58,10 @@ def _cost_by_step(problem: PlanningProblem, state: Tensor, actions: Tensor) -> T
     objective = problem.require_objective(StageObjective, "a sum over steps")
     by_time = actions.movedim(-2, 0).contiguous().unbind(0)
     cost = objective.initial_cost(state, by_time[0])
-    state = problem.dynamics(state, by_time[0])
+    state = problem.step(state, by_time[0])
     for action in by_time[1:]:
         cost = cost + objective.running_cost(state, action)
-        state = problem.dynamics(state, action)
+        state = problem.step(state, action)
     return cost + objective.terminal_cost(state)
 
 

@@ -61,8 +61,8 @@ def checkpointed_evaluation(
     if not _is_plain(problem):
         return recomputed(problem.evaluate, state, actions)
     length = segment_length(actions.shape[-2])
-    states = rollout(problem.dynamics, state, actions, length)
-    return states, recomputed(problem.objective, states, actions)
+    states = rollout(problem.step, state, actions, length)
+    return states, recomputed(problem.trajectory_cost, states, actions)
 
 
 def checkpointed_gradient(
@@ -123,7 +123,7 @@ def _stages(
 ) -> tuple[Tensor, Tensor]:
     """Roll a segment out; return its last state and the cost of its steps."""
     objective = problem.require_objective(StageObjective, "a segment")
-    states = rollout(problem.dynamics, state, actions)
+    states = rollout(problem.step, state, actions)
     before, after = states[..., :-1, :], states[..., -1, :]
     cost = torch.zeros_like(state[..., 0])
     if first:

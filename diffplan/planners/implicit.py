@@ -55,7 +55,7 @@ def differentiate_actions(
 
     def precondition(flat: Tensor) -> Solve:
         actions = flat.view(shape)
-        states = rollout(problem.dynamics, state.detach(), actions)
+        states = rollout(problem.step, state.detach(), actions)
         return regulator(problem, states, actions)
 
     large = Minimization(cost, precondition, strategy, low, high)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from diffplan.errors import (
     ArgumentError,
-    ShapeError,
     TensorTypeError,
     require_count,
+    require_result,
     require_shape,
 )
 from diffplan.gradients import (
@@ -141,16 +141,11 @@ class LatentActions(Planner):
         """Return the allowed actions `[…, T, A]` of latent points `[…, d]`.
 
         Raises:
-            ShapeError: the decoder returns another shape.
+            ShapeError, TensorTypeError: the decoder returns another shape or dtype.
         """
         actions = self.decoder(latent)
         expected = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
-        if not isinstance(actions, Tensor) or actions.shape != expected:
-            raise ShapeError(
-                f"decoder: expected actions {list(expected)} [..., horizon, "
-                f"action_space.dim] of latent points {list(latent.shape)}, got "
-                f"{list(getattr(actions, 'shape', []))}"
-            )
+        require_result("decoder:", self.decoder, actions, expected, like=latent)
         return problem.project(actions)
 
     def check_problem(self, problem: PlanningProblem) -> None:

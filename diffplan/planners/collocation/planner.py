@@ -191,6 +191,7 @@ class LatCo(Planner):
     ) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
         repeated = state.repeat_interleave(self.num_starts, dim=0)
+        problem = problem.repeated(self.num_starts)
         start, multipliers = self._start(problem, repeated, noise, warm_start)
         primal_dual = PrimalDual(
             problem=TrajectoryProblem(problem, repeated, self.action_violation),
@@ -275,7 +276,7 @@ class LatCo(Planner):
         trajectory = Trajectory(flat[..., :size], flat[..., size:])
         if self.initialization == "rollout":
             actions = problem.project(trajectory.actions)
-            states = rollout(problem.dynamics, state, actions)[:, 1:]
+            states = rollout(problem.step, state, actions)[:, 1:]
             trajectory = Trajectory(states, actions)
         ones = torch.ones_like(flat[..., 0])
         multipliers = Multipliers(
@@ -355,8 +356,8 @@ class LatCo(Planner):
             return solution
         with torch.no_grad():
             actions = problem.project(solution.actions)
-            states = rollout(problem.dynamics, state, actions)
-            cost = problem.objective(states, actions).nan_to_num(nan=torch.inf)
+            states = rollout(problem.step, state, actions)
+            cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
         best = cost.reshape(-1, self.num_starts).argmin(dim=1)
         chosen = best + self.num_starts * torch.arange(len(best), device=best.device)
         assert solution.status is not None  # set by _solution; narrows the type
