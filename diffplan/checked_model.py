@@ -21,12 +21,23 @@ from diffplan.capabilities import (
 from diffplan.errors import (
     TensorTypeError,
     UnsupportedProblemError,
+    call,
     describe,
     require_result,
 )
 from diffplan.functional.linearize import linearize_dynamics
 
 CapabilityT = TypeVar("CapabilityT")
+
+ANY_LEAD = (
+    "dynamics take any leading dimensions; a model that needs 2-D input does so by "
+    "model(state.flatten(0, -2), action.flatten(0, -2)).unflatten(0, state.shape[:-1])"
+)
+ALIGNED = (
+    "objectives take any leading dimensions, such as candidates [B, N]; data of each "
+    "problem need their place, as in GoalDistance(goal), or goal[:, None] before "
+    "candidates"
+)
 
 Dynamics = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions."""
@@ -75,9 +86,13 @@ class CheckedModel:
             action: `[…, A]`, with the state's leading dimensions.
 
         Raises:
-            ShapeError, TensorTypeError: not the shape or dtype of the state.
+            ShapeError, TensorTypeError: not the shape or dtype of the state, or the
+                dynamics fail.
         """
-        following = self.dynamics(state, action)
+        # A state of another size is the commonest reason: the message begins with it.
+        following = call(
+            "state: dynamics", self.dynamics, state, action, advice=ANY_LEAD
+        )
         return require_result(
             "dynamics:", self.dynamics, following, state.shape, like=state
         )
@@ -91,9 +106,9 @@ class CheckedModel:
 
         Raises:
             ShapeError, TensorTypeError: not one cost per trajectory, or of another
-                dtype than the states.
+                dtype than the states, or the objective fails.
         """
-        cost = self.objective(states, actions)
+        cost = call("objective:", self.objective, states, actions, advice=ALIGNED)
         lead = states.shape[:-2]
         return require_result("objective:", self.objective, cost, lead, like=states)
 
@@ -113,7 +128,7 @@ class CheckedModel:
         found = self.find(Linearizable)
         if found is None:
             return linearize_dynamics(self.step, state, action)
-        parts = found.linearize(state, action)
+        parts = call("dynamics:", found.linearize, state, action, advice=ANY_LEAD)
         if not isinstance(parts, tuple) or len(parts) != 3:
             raise TensorTypeError(
                 "dynamics: expected linearize to return a tuple of the next state and "
@@ -122,7 +137,7 @@ class CheckedModel:
         sizes = ((), state.shape[-1:], action.shape[-1:])
         for part, size in zip(parts, sizes, strict=True):
             shape = (*state.shape, *size)
-            require_result("dynamics:", "linearize", part, shape, like=state)
+            require_result("dynamics:", found.linearize, part, shape, like=state)
         return parts
 
     def find(self, capability: type[CapabilityT]) -> CapabilityT | None:

@@ -6,13 +6,14 @@ exception that Python programmers would catch (`ValueError`, `TypeError` …).
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
-from typing import SupportsIndex, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
 
 ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 class DiffplanError(Exception):
@@ -257,6 +258,18 @@ def require_share(name: str, value: float) -> float:
     return value
 
 
+def require_number(name: str, value: float) -> float:
+    """Return `value` if it is one finite number, or a scalar tensor, else raise.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    scalar = isinstance(value, Tensor) and value.ndim == 0
+    if not scalar and not math.isfinite(_number(value)):
+        raise ArgumentError(f"{name}: expected a finite number, got {value!r}")
+    return value
+
+
 def _number(value: object) -> float:
     """The value as a number; NaN, which no comparison accepts, if it is none."""
     if isinstance(value, bool | str):
@@ -265,6 +278,38 @@ def _number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return math.nan
+
+
+def call(
+    begins: str, function: Callable[..., ResultT], *inputs: Any, advice: str
+) -> ResultT:
+    """Call a function of the user, and say in our words if it fails.
+
+    Args:
+        begins: How the message begins: what the function was handed over as.
+        function: The function.
+        inputs: What it is given.
+        advice: What it should do, for the message.
+
+    Raises:
+        ShapeError: it raised an error as those of operations on tensors. Others, those
+            of diffplan and a lack of memory pass as they are.
+    """
+    if torch.compiler.is_compiling():
+        return function(*inputs)
+    try:
+        return function(*inputs)
+    except (DiffplanError, torch.OutOfMemoryError):
+        raise  # world models name the argument themselves
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        given = " and ".join(
+            f"{list(value.shape)} ({value.dtype}, {value.device})"
+            for value in inputs
+            if isinstance(value, Tensor)
+        )
+        raise ShapeError(
+            f"{begins} {describe(function)} fails on inputs {given}: {error} ({advice})"
+        ) from error
 
 
 def require_result(
@@ -301,7 +346,7 @@ def require_result(
     if not fits and expected and expected[-1] == -1:
         fits = len(shape) == len(expected) and shape[:-1] == tuple(expected[:-1])
     if not fits:
-        words = f"got {list(shape)}: {_guess(list(shape), list(expected))}"
+        words = f"got {list(shape)}: {_guess(list(shape), list(expected), like)}"
         raise ShapeError(_expectation(begins, function, expected) + words)
     if result.dtype != like.dtype or result.device != like.device:
         raise TensorTypeError(_other_dtype(begins, function, result, like))
@@ -332,10 +377,13 @@ def _not_a_tensor(result: object) -> str:
     return words
 
 
-def _guess(got: list[int], expected: list[int]) -> str:
+def _guess(got: list[int], expected: list[int], like: Tensor) -> str:
     """Say what probably happened to a result of another shape."""
     features = bool(expected) and expected[-1] == -1
     lead = expected[:-1] if features else expected
+    stays = "leading dimensions stay as they are, whatever they are"
+    if not features and len(expected) >= like.ndim:
+        return stays
     if features and got == lead:
         return "it lost its last dimension: use keepdim=True, or .unsqueeze(-1)"
     if len(got) < len(expected):
@@ -352,8 +400,8 @@ def _guess(got: list[int], expected: list[int]) -> str:
             ".sum((-1, -2)) over both"
         )
     return (
-        "leading dimensions must stay as they are; a tensor inside that has data of "
-        "each problem may not line up with them"
+        f"{stays}; a tensor inside that holds something for each problem may not line "
+        "up with them"
     )
 
 

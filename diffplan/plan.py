@@ -218,7 +218,7 @@ class Plan:
         whole = _batch_index(index, self.batch_shape)
         try:
             return self.map(lambda value: value[whole])  # type: ignore[index]
-        except IndexError as error:
+        except (IndexError, TypeError) as error:
             raise BatchIndexError(
                 f"plan[…]: the batch of shape {list(self.batch_shape)} has no "
                 f"{index!r}: {error}"

@@ -121,6 +121,28 @@ class PlanningProblem(CheckedModel):
             inside = inside & constraint.contains(actions, tolerance)
         return inside
 
+    def rollout(
+        self, state: Tensor, actions: Tensor, segment: int | None = None
+    ) -> Tensor:
+        """Return the states `[…, T+1, S]` that actions lead to, the given one first.
+
+        Args:
+            state: `[…, S]`.
+            actions: `[…, T, A]`, with the state's leading dimensions.
+            segment: See `diffplan.functional.rollout`.
+
+        Raises:
+            ShapeError: leading dimensions or the size of the actions differ.
+        """
+        lead = state.shape[:-1]
+        if actions.shape[:-2] != lead or actions.shape[-1] != self.action_space.dim:
+            expected = ", ".join(map(str, (*lead, "T", self.action_space.dim)))
+            raise ShapeError(
+                f"actions: expected [{expected}] for states {list(state.shape)}, got "
+                f"{list(actions.shape)}"
+            )
+        return rollout(self.step, state, actions, segment)
+
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states `[…, T+1, S]` that actions lead to, and their cost `[…]`.
 
@@ -128,7 +150,7 @@ class PlanningProblem(CheckedModel):
             state: `[…, S]`.
             actions: `[…, T, A]`, with the state's leading dimensions.
         """
-        states = rollout(self.step, state, actions)
+        states = self.rollout(state, actions)
         return states, self.trajectory_cost(states, actions)
 
     def cost(self, state: Tensor, actions: Tensor) -> Tensor:

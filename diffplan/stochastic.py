@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from diffplan.capabilities import model_behind
+from diffplan.checked_model import ANY_LEAD
 from diffplan.constraints.base import ActionConstraint
 from diffplan.constraints.box import BoxLike
 from diffplan.constraints.state import StateConstraint
@@ -32,13 +33,13 @@ from diffplan.errors import (
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
+    call,
     describe,
     require_count,
     require_positive,
     require_result,
     require_share,
 )
-from diffplan.functional.rollout import rollout
 from diffplan.problem import Objective, PlanningProblem, Predictable
 
 RiskMeasure = Callable[[Tensor], Tensor]
@@ -238,12 +239,12 @@ class StochasticProblem(PlanningProblem):
     def _cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the risk `[…]` of the cost of actions; see `particles`."""
         costs = self.particle_costs(state, actions)
-        risk = self.risk(costs)
+        risk = call("risk:", self.risk, costs, advice="it sums up the last dimension")
         return require_result("risk:", self.risk, risk, costs.shape[:-1], like=costs)
 
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states by the mean dynamics `[…, T+1, S]`, and the risk `[…]`."""
-        states = rollout(self.step, state, actions)
+        states = self.rollout(state, actions)
         return states, self.cost(state, actions)
 
     def refuse_noise(self, needed_by: str) -> None:
@@ -296,12 +297,12 @@ class _MeanDynamics(nn.Module):
 
 
 def _predict(model: Predictable, state: Tensor, action: Tensor) -> Normal:
-    following = model.predict(state, action)
+    following = call("dynamics:", model.predict, state, action, advice=ANY_LEAD)
     if not isinstance(following, Normal):
         raise TensorTypeError(
             "dynamics: expected `predict` to return torch.distributions.Normal, got "
             f"{type(following).__name__}"
         )
     for part in (following.mean, following.stddev):
-        require_result("dynamics:", "predict", part, state.shape, like=state)
+        require_result("dynamics:", model.predict, part, state.shape, like=state)
     return following

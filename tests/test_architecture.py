@@ -13,13 +13,8 @@ FILES = sorted((ROOT / "diffplan").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
 
 CORE = (
-    "errors",
-    "border",
-    "capabilities",
-    "constraints",
-    "gradients",
-    "plan",
-    "problem",
+    *("errors", "border", "capabilities", "checked_model", "constraints"),
+    *("gradients", "plan", "problem"),
 )
 MATHS = (*CORE, "functional")
 BASES = ("models.base", "objectives", "planners.base")
@@ -40,7 +35,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("errors", "constraints", "functional"),
         *("border", "capabilities", "checked_model", "problem_data"),
     ),
-    "stochastic": ("errors", "capabilities", "constraints", "functional", "problem"),
+    "stochastic": (
+        *("errors", "constraints", "functional"),
+        *("capabilities", "checked_model", "problem"),
+    ),
     "functional": ("errors",),
     "solvers": MATHS,
     "objectives": MATHS,

@@ -120,12 +120,12 @@ class Box:
 
     def project(self, actions: Tensor) -> Tensor:
         """Return the nearest allowed actions, same shape `[…, A]`."""
-        box = self.to(actions)
+        box = self._for(actions)
         return actions.clamp(box.low, box.high)
 
     def contains(self, actions: Tensor) -> Tensor:
         """Return where actions `[…, A]` are allowed, exactly; booleans `[…]`."""
-        box = self.to(actions)
+        box = self._for(actions)
         return ((actions >= box.low) & (actions <= box.high)).all(dim=-1)
 
     def excess(self, actions: Tensor) -> Tensor:
@@ -135,6 +135,14 @@ class Box:
         LatCo's action constraint `max(0, |a| - a_m)²` (paper, Eq. 8) for any box.
         """
         return actions - self.project(actions)
+
+    def _for(self, actions: Tensor) -> "Box":
+        if actions.shape[-1:] != self.low.shape:
+            raise ShapeError(
+                f"actions: expected […, {self.dim}] for {self}, got "
+                f"{list(actions.shape)}"
+            )
+        return self.to(actions)
 
     def __repr__(self) -> str:
         return f"Box(low={self.low.tolist()}, high={self.high.tolist()})"

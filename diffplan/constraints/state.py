@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffplan.errors import TensorTypeError, describe, require_result
+from diffplan.errors import TensorTypeError, call, describe, require_result
 
 StageFunction = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → g […, C]`, for any leading dimensions."""
@@ -63,7 +63,7 @@ class StateConstraint:
             ShapeError, TensorTypeError: `function` returns other leading dimensions or
                 another dtype.
         """
-        return _checked("function", self.function, self.function(state, action), state)
+        return _checked("function", self.function, state, action)
 
     def start(self, state: Tensor, action: Tensor) -> Tensor:
         """Return g `[…, C]` at t = 0; -inf, kept by any margin, without `initial`."""
@@ -74,7 +74,7 @@ class StateConstraint:
         """Return the terminal g `[…, C']` of states `[…, S]`; `[…, 0]` without one."""
         if self.terminal is None:
             return state[..., :0]
-        return _checked("terminal", self.terminal, self.terminal(state), state)
+        return _checked("terminal", self.terminal, state)
 
     def stages(self, states: Tensor, actions: Tensor) -> Tensor:
         """Return g of all steps `[…, T, C]`.
@@ -93,6 +93,8 @@ class StateConstraint:
         return f"StateConstraint({describe(self.function)}, initial={self.initial})"
 
 
-def _checked(name: str, function: object, value: Tensor, state: Tensor) -> Tensor:
-    begins, lead = f"{name}: StateConstraint", (*state.shape[:-1], -1)
-    return require_result(begins, function, value, lead, like=state)
+def _checked(name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    begins = f"{name}: StateConstraint"
+    value = call(begins, function, *inputs, advice="it takes any leading dimensions")
+    lead = (*inputs[0].shape[:-1], -1)
+    return require_result(begins, function, value, lead, like=inputs[0])

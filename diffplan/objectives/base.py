@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffplan.capabilities import Quadratizable as Quadratizable
-from diffplan.errors import ShapeError, require_result
+from diffplan.checked_model import ALIGNED
+from diffplan.errors import ShapeError, call, require_result
 
 Term = Callable[..., Tensor]
 
@@ -37,9 +38,10 @@ def _checked(term: Term) -> Term:
 
     @functools.wraps(term)
     def checked(
-        self: "StageObjective", state: Tensor, *action: Tensor, **named: Tensor
+        self: "StageObjective", state: Tensor, action: Tensor | None = None
     ) -> Tensor:
-        result = term(self, state, *action, **named)
+        inputs = (state,) if action is None else (state, action)
+        result = call("objective:", term, self, *inputs, advice=ALIGNED)
         lead = (*state.shape[:-1], *features)
         return require_result("objective:", checked, result, lead, like=state)
 

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError, TensorTypeError, sequence
+from diffplan.errors import ArgumentError, TensorTypeError, require_number, sequence
 from diffplan.objectives.base import ResidualObjective, StageObjective
 
 
@@ -63,6 +63,8 @@ class WeightedSum(StageObjective):
         self.terms = _checked(terms, StageObjective)
         self.time_invariant = all(term.time_invariant for term in terms)
         self.weights = sequence("weights", weights)
+        for index, weight in enumerate(self.weights):
+            require_number(f"weights[{index}]", weight)
         if len(self.weights) != len(self.terms):
             raise ArgumentError(
                 f"weights: expected one per term ({len(self.terms)}), "

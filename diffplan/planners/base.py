@@ -330,6 +330,18 @@ class Planner(nn.Module, ABC):
                 f"warm_start: expected the state's batch shape "
                 f"{list(state.shape[:-1])}, got {list(warm_start.batch_shape)}"
             )
+        parts = {"actions": warm_start.actions, "states": warm_start.states}
+        parts |= {f"memory[{k!r}]": value for k, value in warm_start.memory.items()}
+        for name, value in parts.items():
+            if value.is_complex():
+                raise TensorTypeError(
+                    f"warm_start.{name}: expected real numbers, got {value.dtype}"
+                )
+            if value.shape[: state.ndim - 1] != state.shape[:-1]:
+                raise ShapeError(
+                    f"warm_start.{name}: expected the leading dimensions "
+                    f"{list(state.shape[:-1])} of the state, got {list(value.shape)}"
+                )
         warm = warm_start.to(state)
         problem.check_actions("warm_start.actions", warm.actions, self.horizon)
         require_finite("warm_start.actions", warm.actions)
@@ -339,14 +351,6 @@ class Planner(nn.Module, ABC):
             (self.horizon + 1, state.shape[-1]),
             "must be [horizon + 1, state size]",
         )
-        parts = {"actions": warm.actions, "states": warm.states}
-        parts |= {f"memory[{name!r}]": value for name, value in warm.memory.items()}
-        for name, value in parts.items():
-            if value.shape[: state.ndim - 1] != state.shape[:-1]:
-                raise ShapeError(
-                    f"warm_start.{name}: expected the leading dimensions "
-                    f"{list(state.shape[:-1])} of the state, got {list(value.shape)}"
-                )
 
 
 def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:

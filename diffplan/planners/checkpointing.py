@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffplan.functional.rollout import recomputed, rollout
+from diffplan.functional.rollout import recomputed
 from diffplan.objectives.base import StageObjective
 from diffplan.problem import PlanningProblem
 
@@ -61,7 +61,7 @@ def checkpointed_evaluation(
     if not _is_plain(problem):
         return recomputed(problem.evaluate, state, actions)
     length = segment_length(actions.shape[-2])
-    states = rollout(problem.step, state, actions, length)
+    states = problem.rollout(state, actions, length)
     return states, recomputed(problem.trajectory_cost, states, actions)
 
 
@@ -123,7 +123,7 @@ def _stages(
 ) -> tuple[Tensor, Tensor]:
     """Roll a segment out; return its last state and the cost of its steps."""
     objective = problem.require_objective(StageObjective, "a segment")
-    states = rollout(problem.step, state, actions)
+    states = problem.rollout(state, actions)
     before, after = states[..., :-1, :], states[..., -1, :]
     cost = torch.zeros_like(state[..., 0])
     if first:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.conjugate_gradients import Solve
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.objectives.base import StageObjective
 from diffplan.plan import Status
@@ -55,7 +54,7 @@ def differentiate_actions(
 
     def precondition(flat: Tensor) -> Solve:
         actions = flat.view(shape)
-        states = rollout(problem.step, state.detach(), actions)
+        states = problem.rollout(state.detach(), actions)
         return regulator(problem, states, actions)
 
     large = Minimization(cost, precondition, strategy, low, high)

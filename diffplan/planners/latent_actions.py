@@ -15,6 +15,7 @@ from torch import Tensor
 from diffplan.errors import (
     ArgumentError,
     TensorTypeError,
+    call,
     require_count,
     require_result,
     require_shape,
@@ -143,7 +144,8 @@ class LatentActions(Planner):
         Raises:
             ShapeError, TensorTypeError: the decoder returns another shape or dtype.
         """
-        actions = self.decoder(latent)
+        advice = "a decoder takes any leading dimensions"
+        actions = call("decoder:", self.decoder, latent, advice=advice)
         expected = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
         require_result("decoder:", self.decoder, actions, expected, like=latent)
         return problem.project(actions)

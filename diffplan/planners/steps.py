@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.functional.rollout import rollout
 from diffplan.planners.candidates import worst_if_nan
 from diffplan.problem import Box, PlanningProblem
 
@@ -66,7 +65,7 @@ class Chosen(NamedTuple):
 
 def roll_out(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Nominal:
     """Return the trajectory of actions `[…, T, A]`."""
-    states = rollout(problem.step, state, actions)
+    states = problem.rollout(state, actions)
     with torch.no_grad():
         cost = worst_if_nan(problem.trajectory_cost(states, actions))
     return Nominal(states, actions, cost)
@@ -92,7 +91,7 @@ def trial(
     start = nominal.states[..., :1, :].expand(*wanted.shape[:-2], -1)
     if step.gains is None:
         actions = box.project(wanted)
-        return rollout(problem.step, start, actions), actions
+        return problem.rollout(start, actions), actions
     states, actions_taken = [start], []
     for before, action, gain in zip(
         nominal.states[..., :-1, :].split(1, -2),

@@ -33,7 +33,6 @@ from diffplan.functional.conjugate_gradients import LinearSolution
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
 from diffplan.functional.lqr_kkt import Vectors
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.planners.quadratic_model import quadratic_model, regulator
 from diffplan.problem import PlanningProblem
@@ -141,7 +140,7 @@ class Expansion:
 
     def __init__(self, cost: ActionCost, actions: Tensor) -> None:
         problem, state = cost.problem, cost.state.detach()
-        states = rollout(problem.step, state, actions)
+        states = problem.rollout(state, actions)
         blocks, _ = quadratic_model(problem, states, actions, gauss_newton=False)
         costates = blocks.costates()
         self.problem = problem

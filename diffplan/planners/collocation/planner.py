@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -276,7 +275,7 @@ class LatCo(Planner):
         trajectory = Trajectory(flat[..., :size], flat[..., size:])
         if self.initialization == "rollout":
             actions = problem.project(trajectory.actions)
-            states = rollout(problem.step, state, actions)[:, 1:]
+            states = problem.rollout(state, actions)[:, 1:]
             trajectory = Trajectory(states, actions)
         ones = torch.ones_like(flat[..., 0])
         multipliers = Multipliers(
@@ -356,7 +355,7 @@ class LatCo(Planner):
             return solution
         with torch.no_grad():
             actions = problem.project(solution.actions)
-            states = rollout(problem.step, state, actions)
+            states = problem.rollout(state, actions)
             cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
         best = cost.reshape(-1, self.num_starts).argmin(dim=1)
         chosen = best + self.num_starts * torch.arange(len(best), device=best.device)
