@@ -49,6 +49,12 @@ def _checked(term: Term) -> Term:
     return checked
 
 
+def unchecked(term: Term) -> Term:
+    """Leave out the check of a term whose shape follows from terms that are checked."""
+    term.is_checked = True  # type: ignore[attr-defined]
+    return term
+
+
 TERMS = tuple(
     f"{when}_{what}"
     for what in ("cost", "residual")
@@ -93,7 +99,7 @@ class StageObjective(nn.Module, ABC):
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return the cost `[…]` of ending in `state` `[…, S]`."""
 
-    @_checked
+    @unchecked
     def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the cost `[…]` of the first action, taken in the given state."""
         return self.running_cost(state, action)
@@ -129,18 +135,22 @@ class ResidualObjective(StageObjective):
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return the residual `[…, R]` of ending in `state`."""
 
+    @unchecked
     def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the residual `[…, R]` of the first action (default: running)."""
         return self.running_residual(state, action)
 
+    @unchecked
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return ½‖running residual‖² `[…]`."""
         return half_square(self.running_residual(state, action))
 
+    @unchecked
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return ½‖terminal residual‖² `[…]`."""
         return half_square(self.terminal_residual(state))
 
+    @unchecked
     def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return ½‖initial residual‖² `[…]`."""
         return half_square(self.initial_residual(state, action))

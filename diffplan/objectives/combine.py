@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.errors import ArgumentError, TensorTypeError, require_number, sequence
-from diffplan.objectives.base import ResidualObjective, StageObjective
+from diffplan.objectives.base import (
+    ResidualObjective,
+    StageObjective,
+    unchecked,
+)
 
 
 class SumOfResiduals(ResidualObjective):
@@ -26,15 +30,18 @@ class SumOfResiduals(ResidualObjective):
         self.terms = _checked(terms, ResidualObjective)
         self.time_invariant = all(term.time_invariant for term in terms)
 
+    @unchecked
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return all running residuals `[…, R₁ + R₂ + …]`."""
         parts = [term.running_residual(state, action) for term in self._terms()]
         return torch.cat(parts, dim=-1)
 
+    @unchecked
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return all terminal residuals `[…, R₁ + R₂ + …]`."""
         return torch.cat([term.terminal_residual(state) for term in self._terms()], -1)
 
+    @unchecked
     def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return all initial residuals `[…, R₁ + R₂ + …]`."""
         parts = [term.initial_residual(state, action) for term in self._terms()]

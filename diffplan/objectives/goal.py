@@ -72,14 +72,14 @@ class GoalDistance(ResidualObjective):
         # dimensions.
         goal = self.goal.to(state.dtype)
         lead, size = goal.shape[:-1], goal.shape[-1]
+        if not lead and size == state.shape[-1]:
+            return goal
         if size != state.shape[-1] or state.shape[:-1][: len(lead)] != lead:
             raise ShapeError(
                 f"goal: expected [{state.shape[-1]}], or […, {state.shape[-1]}] with "
                 f"the first dimensions of the states {list(state.shape)}, got "
                 f"{list(goal.shape)}"
             )
-        if not lead:
-            return goal
         return goal.reshape(*lead, *(1,) * (state.ndim - goal.ndim), size)
 
 
