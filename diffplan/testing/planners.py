@@ -17,6 +17,12 @@ from diffplan.plan import Plan
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, PlanningProblem
 from diffplan.testing.assertions import close, fail, refusal, same, same_plan
+from diffplan.testing.border import (
+    check_dtypes,
+    check_goals,
+    check_wrong_dynamics,
+    check_wrong_objectives,
+)
 
 PlannerCheck = Callable[[Planner, PlanningProblem, Tensor], None]
 
@@ -221,5 +227,9 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_errors,
     check_gradient,
     check_copies,
+    check_wrong_objectives,
+    check_wrong_dynamics,
+    check_dtypes,
+    check_goals,
 )
 """What every planner promises, one promise per function."""
