@@ -61,7 +61,7 @@ def try_problem(
             spread: list[int] = []
             for _ in range(between):
                 spread.append(unlike([*taken, *spread]))
-            wide = state.detach().reshape(len(state), *(1,) * between, -1)
+            wide = state.detach().reshape(len(state), *(1,) * between, state.shape[1])
             starts.append(wide.expand(-1, *spread, -1).contiguous())
         for start in starts:
             problem.step(start, action.expand(*start.shape[:-1], -1).contiguous())
