@@ -21,11 +21,10 @@ from diffplan.capabilities import (
 from diffplan.errors import (
     TensorTypeError,
     UnsupportedProblemError,
-    call,
     describe,
-    require_result,
 )
 from diffplan.functional.linearize import linearize_dynamics
+from diffplan.user_functions import call, require_result
 
 CapabilityT = TypeVar("CapabilityT")
 

@@ -37,6 +37,7 @@ from diffplan.errors import (
 )
 from diffplan.functional.rollout import inside_transform, rollout
 from diffplan.problem_data import with_one_batch_dimension, with_repeated_problems
+from diffplan.user_functions import require_result
 
 
 class PlanningProblem(CheckedModel):
@@ -106,7 +107,10 @@ class PlanningProblem(CheckedModel):
         if not self.action_constraints:
             return self.action_space.project(actions)
         box = self.action_space.to(actions)
-        return project_onto_all(actions, self.action_constraints, box.low, box.high)
+        constraints = self.action_constraints
+        nearest = project_onto_all(actions, constraints, box.low, box.high)
+        kinds = ", ".join(type(constraint).__name__ for constraint in constraints)
+        return require_result("constraints:", kinds, nearest, actions.shape, actions)
 
     def contains(self, actions: Tensor, tolerance: float | None = None) -> Tensor:
         """Return where actions `[…, A]` keep box and constraints; booleans `[…]`.
@@ -357,6 +361,10 @@ class PlanningProblem(CheckedModel):
             constraint.check_dim(name, box.dim)
             with torch.no_grad():
                 nearest = constraint.project_within(box.center, box.low, box.high)
+                begins, project = f"{name}:", constraint.project
+                require_result(begins, project, nearest, (box.dim,), box.low)
+                beyond = constraint.excess(nearest)
+                require_result(begins, constraint.excess, beyond, (-1,), box.low)
                 met = constraint.contains(nearest)
             if not is_traced(met) and not met:
                 raise ArgumentError(

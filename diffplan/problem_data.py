@@ -91,10 +91,13 @@ def _copied(
     children = {name: pair for name, pair in children.items() if pair[0] is not pair[1]}
     if not data and not children:
         return module
-    copied = copy.copy(module)
     # Its own tables: what is replaced in the copy must stay in the original.
-    for table in ("_parameters", "_buffers", "_modules"):
-        object.__setattr__(copied, table, dict(getattr(module, table)))
+    copied = object.__new__(type(module))
+    tables = {
+        name: dict(vars(module)[name])
+        for name in ("_parameters", "_buffers", "_modules")
+    }
+    vars(copied).update({**vars(module), **tables})
     for name, value in data.items():
         copied._parameters.pop(name, None)  # no parameter any more, but made of one
         copied._buffers[name] = value

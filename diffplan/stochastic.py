@@ -33,14 +33,13 @@ from diffplan.errors import (
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
-    call,
     describe,
     require_count,
     require_positive,
-    require_result,
     require_share,
 )
 from diffplan.problem import Objective, PlanningProblem, Predictable
+from diffplan.user_functions import call, require_result
 
 RiskMeasure = Callable[[Tensor], Tensor]
 """`costs of particles […, P] → cost […]`, differentiable almost everywhere."""

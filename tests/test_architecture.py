@@ -14,7 +14,7 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FI
 
 CORE = (
     *("errors", "border", "capabilities", "checked_model", "constraints"),
-    *("gradients", "plan", "problem"),
+    *("gradients", "plan", "problem", "user_functions"),
 )
 MATHS = (*CORE, "functional")
 BASES = ("models.base", "objectives", "planners.base")
@@ -26,10 +26,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "files": ("errors",),
     "gradients": ("errors",),
     "plan": ("errors",),
-    "constraints": ("errors", "functional"),
+    "user_functions": ("errors",),
+    "constraints": ("errors", "functional", "user_functions"),
     "capabilities": ("errors",),
     "border": ("errors", "constraints"),
-    "checked_model": ("errors", "capabilities", "functional"),
+    "checked_model": ("errors", "capabilities", "functional", "user_functions"),
     "problem_data": ("errors",),
     "problem": (
         *("errors", "constraints", "functional"),
@@ -37,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "stochastic": (
         *("errors", "constraints", "functional"),
-        *("capabilities", "checked_model", "problem"),
+        *("capabilities", "checked_model", "problem", "user_functions"),
     ),
     "functional": ("errors",),
     "solvers": MATHS,

@@ -15,9 +15,9 @@ from diffplan.errors import (
     require_at_least,
     require_count,
     require_positive,
-    require_result,
     require_share,
 )
+from diffplan.user_functions import require_result
 
 
 @pytest.mark.parametrize(

@@ -92,14 +92,14 @@ class Box:
             return self
         # Not checked again: the comparisons would break torch.compile and vmap.
         moved = Box.__new__(Box)
-        moved.low, moved.high = self.low.to(like), self.high.to(like)
-        if self.low.dtype == torch.float64 and like.dtype == torch.float32:
-            low, high = self.low.to(like.device), self.high.to(like.device)
+        low, high = self.low.to(like.device), self.high.to(like.device)
+        moved.low, moved.high = low.to(like.dtype), high.to(like.dtype)
+        if low.dtype == torch.float64 and like.dtype == torch.float32:
             inside_low = _stepped(moved.low, low, 1)
             inside_high = _stepped(moved.high, high, -1)
             # Between neighbours there may be none: then the nearest.
             empty = inside_low > inside_high
-            middle = ((low + high) / 2).to(like)
+            middle = ((low + high) / 2).to(like.dtype)
             moved.low = torch.where(empty, middle, inside_low)
             moved.high = torch.where(empty, middle, inside_high)
         return moved

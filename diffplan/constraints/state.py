@@ -5,7 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffplan.errors import TensorTypeError, call, describe, require_result
+from diffplan.errors import (
+    TensorTypeError,
+    describe,
+)
+from diffplan.user_functions import call, require_result
 
 StageFunction = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → g […, C]`, for any leading dimensions."""

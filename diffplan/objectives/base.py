@@ -27,7 +27,10 @@ from torch import Tensor, nn
 
 from diffplan.capabilities import Quadratizable as Quadratizable
 from diffplan.checked_model import ALIGNED
-from diffplan.errors import ShapeError, call, require_result
+from diffplan.errors import (
+    ShapeError,
+)
+from diffplan.user_functions import call, require_result
 
 Term = Callable[..., Tensor]
 

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from diffplan.constraints.state import StateConstraint
-from diffplan.errors import ShapeError, require_result
+from diffplan.errors import (
+    ShapeError,
+)
 from diffplan.objectives.base import ResidualObjective, StageObjective
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.problem import Objective
+from diffplan.user_functions import require_result
 
 
 @dataclass(frozen=True)

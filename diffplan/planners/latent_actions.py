@@ -15,9 +15,7 @@ from torch import Tensor
 from diffplan.errors import (
     ArgumentError,
     TensorTypeError,
-    call,
     require_count,
-    require_result,
     require_shape,
 )
 from diffplan.gradients import (
@@ -31,6 +29,7 @@ from diffplan.objectives.base import StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution
 from diffplan.problem import Box, PlanningProblem
+from diffplan.user_functions import call, require_result
 
 DECODED = Derivatives(
     order=2, wrt=("dynamics", "objective", "state", "bounds", "planner")

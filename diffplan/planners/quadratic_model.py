@@ -12,7 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import TensorTypeError, require_result
+from diffplan.errors import (
+    TensorTypeError,
+)
 from diffplan.functional.box_lqr import IncrementalLQR
 from diffplan.functional.chain import times
 from diffplan.functional.conjugate_gradients import Solve
@@ -20,6 +22,7 @@ from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import lqr_factorize
 from diffplan.objectives.base import Quadratizable, ResidualObjective, StageObjective
 from diffplan.problem import Objective, PlanningProblem
+from diffplan.user_functions import require_result
 
 Forms = tuple[Tensor, Tensor, Tensor, Tensor]
 """Hessian and gradient of the cost of a step by (u, x), and of the end by x."""
