@@ -12,7 +12,6 @@ They are looked for in the whole objective, and changed in a copy of the modules
 have them; parameters and graphs are shared with the original.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 

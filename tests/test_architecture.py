@@ -35,6 +35,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "problem": (
         *("errors", "constraints", "functional"),
         *("border", "capabilities", "checked_model", "problem_data"),
+        "user_functions",
     ),
     "stochastic": (
         *("errors", "constraints", "functional"),

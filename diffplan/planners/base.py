@@ -18,13 +18,8 @@ from torch import Tensor, nn
 
 from diffplan.border import full_precision
 from diffplan.errors import (
-    ShapeError,
-    TensorTypeError,
     UnsupportedGradientError,
     is_traced,
-    require_finite,
-    require_shape,
-    require_tensor,
 )
 from diffplan.gradients import (
     CONSTANT,
@@ -35,6 +30,7 @@ from diffplan.gradients import (
     require_supported,
 )
 from diffplan.plan import Plan, Status
+from diffplan.planners.arguments import require_problem, require_warm_start
 from diffplan.planners.checkpointing import checkpointed_evaluation
 from diffplan.problem import PlanningProblem
 
@@ -104,7 +100,8 @@ class Planner(nn.Module, ABC):
 
         Args:
             problem: Dynamics, objective and action space.
-            state: The given planning state `[…, S]`, any leading dimensions.
+            state: The given planning state `[…, S]`, any leading dimensions; float32
+                or float64, which decides the dtype of the plan, also under autocast.
             warm_start: An earlier plan of the same batch and horizon, usually
                 `plan.shifted(k)`; None starts afresh.
             generator: Source of all randomness; None stands for a new generator
@@ -122,21 +119,15 @@ class Planner(nn.Module, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
-        if not isinstance(problem, PlanningProblem):
-            swapped = isinstance(state, PlanningProblem)
-            hint = ": planner(problem, state), in this order" if swapped else ""
-            raise TensorTypeError(
-                f"problem: expected a PlanningProblem, got {type(problem).__name__}"
-                f"{hint}"
-            )
-        require_tensor("state", state)
+        require_problem(problem, state)
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
             self._refuse(problem)
             problem.check_state(state, self.horizon, self.candidate_dimensions)
             self.check_problem(problem)
             self._check_learnable()
-            self._check_warm_start(problem, state, warm_start)
+            if warm_start is not None:
+                require_warm_start(problem, state, warm_start, self.horizon)
         problem = problem.for_batch(state.shape[:-1])
         if warm_start is not None:
             warm_start = warm_start.to(state)
@@ -319,38 +310,6 @@ class Planner(nn.Module, ABC):
                 f"differentiate with respect to the planner's own {', '.join(learnt)}: "
                 "call requires_grad_(False) on it, or use Unroll()"
             )
-
-    def _check_warm_start(
-        self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
-    ) -> None:
-        if warm_start is None:
-            return
-        if warm_start.batch_shape != state.shape[:-1]:
-            raise ShapeError(
-                f"warm_start: expected the state's batch shape "
-                f"{list(state.shape[:-1])}, got {list(warm_start.batch_shape)}"
-            )
-        parts = {"actions": warm_start.actions, "states": warm_start.states}
-        parts |= {f"memory[{k!r}]": value for k, value in warm_start.memory.items()}
-        for name, value in parts.items():
-            if value.is_complex():
-                raise TensorTypeError(
-                    f"warm_start.{name}: expected real numbers, got {value.dtype}"
-                )
-            if value.shape[: state.ndim - 1] != state.shape[:-1]:
-                raise ShapeError(
-                    f"warm_start.{name}: expected the leading dimensions "
-                    f"{list(state.shape[:-1])} of the state, got {list(value.shape)}"
-                )
-        warm = warm_start.to(state)
-        problem.check_actions("warm_start.actions", warm.actions, self.horizon)
-        require_finite("warm_start.actions", warm.actions)
-        require_shape(
-            "warm_start.states",
-            warm.states,
-            (self.horizon + 1, state.shape[-1]),
-            "must be [horizon + 1, state size]",
-        )
 
 
 def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:
