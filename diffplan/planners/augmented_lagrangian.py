@@ -187,7 +187,9 @@ class AugmentedLagrangian(Planner):
             warm_start = plan
             values = _values(problem, plan)
             violation = values.largest()
-            trace["cost"].append(problem.objective(plan.states, plan.actions).detach())
+            trace["cost"].append(
+                problem.trajectory_cost(plan.states, plan.actions).detach()
+            )
             trace["constraint_violation"].append(violation)
             trace["constraint_penalty"].append(multipliers.penalty[:, 0, 0])
             unmet = values.unmet(multipliers)
@@ -309,7 +311,7 @@ def _solution(
 ) -> Solution:
     inner = {f"planner_{name}": value for name, value in plan.diagnostics.items()}
     if not traces:
-        cost = problem.objective(plan.states, plan.actions).detach()
+        cost = problem.trajectory_cost(plan.states, plan.actions).detach()
         traces = {"cost": cost[:, None]}
     return Solution(
         actions=plan.actions,

@@ -16,11 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffplan.border import full_precision
 from diffplan.errors import (
-    ShapeError,
     UnsupportedGradientError,
     is_traced,
-    require_finite,
 )
 from diffplan.functional.isolation import guarded_copy, isolated
 from diffplan.functional.rollout import inside_transform
@@ -34,6 +33,7 @@ from diffplan.gradients import (
     require_supported,
 )
 from diffplan.plan import Plan, Status
+from diffplan.planners.arguments import require_problem, require_warm_start
 from diffplan.planners.checkpointing import checkpointed_evaluation
 from diffplan.planners.derivatives import (
     refuse_inference_mode,
@@ -59,7 +59,9 @@ class Planner(nn.Module, ABC):
     ones by `problem.project` and judges them by `problem.cost`. A planner that does the
     latter throughout declares `plans_under_noise`, or it is given no
     `StochasticProblem`; one that keeps constraints on states declares
-    `keeps_state_constraints`. One that cannot move within constrained actions calls
+    `keeps_state_constraints`. `candidate_dimensions` counts the dimensions that it adds
+    to the batch when it calls the model (candidates, starts …): those are tried once,
+    before any work is done. One that cannot move within constrained actions calls
     `problem.refuse_constraints` in `check_problem`. One that descends the cost by its
     derivative declares `needs_derivatives`, and one that asks the model about actions
     outside of the box on its way `leaves_bounds`. One that offers to save memory sets
@@ -77,6 +79,7 @@ class Planner(nn.Module, ABC):
     plans_under_noise: ClassVar[bool] = False
     needs_derivatives: bool = False
     leaves_bounds: bool = False
+    candidate_dimensions: ClassVar[int] = 1
     checkpoint: bool = False
     horizon: int
     gradient: GradientStrategy
@@ -95,7 +98,8 @@ class Planner(nn.Module, ABC):
 
         Args:
             problem: Dynamics, objective and action space.
-            state: The given planning state `[…, S]`, any leading dimensions.
+            state: The given planning state `[…, S]`, any leading dimensions; float32
+                or float64, which decides the dtype of the plan, also under autocast.
             warm_start: An earlier plan of the same batch and horizon, usually
                 `plan.shifted(k)`; None starts afresh.
             generator: Source of all randomness; None stands for a new generator
@@ -114,14 +118,19 @@ class Planner(nn.Module, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
+        require_problem(problem, state)
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
-            problem.check_state(state)
             self._refuse(problem)
+            problem.check_state(state, self.horizon, self.candidate_dimensions)
             self.check_problem(problem)
             self._check_learnable()
-            self._check_warm_start(problem, state, warm_start)
+            if warm_start is not None:
+                require_warm_start(problem, state, warm_start, self.horizon)
             self._check_graph(problem, state)
+        problem = problem.for_batch(state.shape[:-1])
+        if warm_start is not None:
+            warm_start = warm_start.to(state)
         if state.ndim == 2:
             return self._plan(problem, state, warm_start, generator, evaluate)
         batch_shape, flat = state.shape[:-1], state.reshape(-1, state.shape[-1])
@@ -139,9 +148,10 @@ class Planner(nn.Module, ABC):
         generator: torch.Generator | None,
         evaluate: bool,
     ) -> Plan:
-        problem = problem.realize(state, self.horizon, generator)
-        noise = self.draw_noise(problem, state, generator)
-        return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
+        with full_precision(state):
+            problem = problem.realize(state, self.horizon, generator)
+            noise = self.draw_noise(problem, state, generator)
+            return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
 
     def plan_with_noise(
         self,
@@ -351,19 +361,6 @@ class Planner(nn.Module, ABC):
         if graph and self._constant_by_default and state.requires_grad:
             self._constant_by_default = False
             tell_of_constants(type(self).__name__)
-
-    def _check_warm_start(
-        self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
-    ) -> None:
-        if warm_start is None:
-            return
-        if warm_start.batch_shape != state.shape[:-1]:
-            raise ShapeError(
-                f"warm_start: expected the state's batch shape "
-                f"{list(state.shape[:-1])}, got {list(warm_start.batch_shape)}"
-            )
-        problem.check_actions("warm_start.actions", warm_start.actions, self.horizon)
-        require_finite("warm_start.actions", warm_start.actions)
 
 
 def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:

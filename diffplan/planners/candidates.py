@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffplan.errors import ShapeError
 from diffplan.functional.isolation import isolated
 from diffplan.objectives.base import StageObjective
 from diffplan.planners.checkpointing import checkpointed_cost, is_stagewise
@@ -36,9 +35,6 @@ def candidate_costs(
             None takes all.
         checkpoint: Whether to bound the memory of a gradient too, see
             `diffplan.planners.checkpointing`.
-
-    Raises:
-        ShapeError: the objective does not return one cost per trajectory.
     """
     costs_of = partial(row_costs, problem, checkpoint)
     chunks = (candidates,) if chunk_size is None else candidates.split(chunk_size, 1)
@@ -53,19 +49,9 @@ def candidate_costs(
 def row_costs(
     problem: PlanningProblem, checkpoint: bool, start: Tensor, chunk: Tensor
 ) -> tuple[Tensor]:
-    """Return the cost `[B, N]` of candidates from states `[B, N, S]`, in a tuple.
-
-    Raises:
-        ShapeError: the objective does not return one cost per trajectory.
-    """
+    """Return the cost `[B, N]` of candidates from states `[B, N, S]`, in a tuple."""
     evaluated = checkpointed_cost if checkpoint else _cost
-    cost = evaluated(problem, start, chunk)
-    if cost.shape != chunk.shape[:2]:
-        raise ShapeError(
-            f"objective: expected one cost per trajectory "
-            f"{list(chunk.shape[:2])}, got {list(cost.shape)}"
-        )
-    return (cost,)
+    return (evaluated(problem, start, chunk),)
 
 
 def _cost(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
@@ -84,10 +70,10 @@ def _cost_by_step(problem: PlanningProblem, state: Tensor, actions: Tensor) -> T
     objective = problem.require_objective(StageObjective, "a sum over steps")
     by_time = actions.movedim(-2, 0).contiguous().unbind(0)
     cost = objective.initial_cost(state, by_time[0])
-    state = problem.dynamics(state, by_time[0])
+    state = problem.step(state, by_time[0])
     for action in by_time[1:]:
         cost = cost + objective.running_cost(state, action)
-        state = problem.dynamics(state, action)
+        state = problem.step(state, action)
     return cost + objective.terminal_cost(state)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.isolation import guarded_rollout
-from diffplan.functional.rollout import recomputed, rollout
+from diffplan.functional.rollout import recomputed
 from diffplan.objectives.base import StageObjective
 from diffplan.problem import PlanningProblem
 
@@ -62,8 +62,8 @@ def checkpointed_evaluation(
     if problem.guarded or not _is_plain(problem):
         return recomputed(problem.evaluate, state, actions)
     length = segment_length(actions.shape[-2])
-    states = rollout(problem.dynamics, state, actions, length)
-    return states, recomputed(problem.objective, states, actions)
+    states = problem.rollout(state, actions, length)
+    return states, recomputed(problem.trajectory_cost, states, actions)
 
 
 def checkpointed_gradient(
@@ -126,9 +126,9 @@ def _stages(
     objective = problem.require_objective(StageObjective, "a segment")
     known = None
     if problem.guarded:
-        states, known = guarded_rollout(problem.dynamics, state, actions)
+        states, known = guarded_rollout(problem.step, state, actions)
     else:
-        states = rollout(problem.dynamics, state, actions)
+        states = problem.rollout(state, actions)
     before, after = states[..., :-1, :], states[..., -1, :]
     cost = torch.zeros_like(state[..., 0])
     if first:

@@ -99,6 +99,7 @@ class ShootingGN(SecondOrderShooting):
         Detach: CONSTANT,
     }
     learnable_numbers: ClassVar = ("damping",)
+    candidate_dimensions: ClassVar[int] = 2  # starts, and fractions of a step
     damping: AdaptiveDamping | Tensor | float
 
     def __init__(

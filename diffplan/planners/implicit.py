@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffplan.functional.conjugate_gradients import Solve
 from diffplan.functional.isolation import replaced
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.objectives.base import StageObjective
 from diffplan.plan import Status
@@ -93,7 +92,7 @@ def _matrix_free(
 
     def precondition(flat: Tensor) -> Solve:
         actions = flat.view(shape)
-        states = rollout(problem.dynamics, state.detach(), actions)
+        states = problem.rollout(state.detach(), actions)
         return regulator(problem, states, actions)
 
     return Minimization(cost, precondition, strategy, low, high)

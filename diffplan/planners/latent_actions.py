@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffplan.errors import (
     ArgumentError,
-    ShapeError,
     TensorTypeError,
     require_count,
     require_shape,
@@ -30,6 +29,7 @@ from diffplan.objectives.base import StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution
 from diffplan.problem import Box, PlanningProblem
+from diffplan.user_functions import call, require_result
 
 DECODED = Derivatives(
     order=2, wrt=("dynamics", "objective", "state", "bounds", "planner")
@@ -141,16 +141,12 @@ class LatentActions(Planner):
         """Return the allowed actions `[…, T, A]` of latent points `[…, d]`.
 
         Raises:
-            ShapeError: the decoder returns another shape.
+            ShapeError, TensorTypeError: the decoder returns another shape or dtype.
         """
-        actions = self.decoder(latent)
+        advice = "a decoder takes any leading dimensions"
+        actions = call("decoder:", self.decoder, latent, advice=advice)
         expected = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
-        if not isinstance(actions, Tensor) or actions.shape != expected:
-            raise ShapeError(
-                f"decoder: expected actions {list(expected)} [..., horizon, "
-                f"action_space.dim] of latent points {list(latent.shape)}, got "
-                f"{list(getattr(actions, 'shape', []))}"
-            )
+        require_result("decoder:", self.decoder, actions, expected, like=latent)
         return problem.project(actions)
 
     def check_problem(self, problem: PlanningProblem) -> None:

@@ -92,7 +92,7 @@ class SamplingPlanner(Planner):
         set_number(self, "initial_std", initial_std)
         self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0.0)
         if chunk_size is not None:
-            require_count("chunk_size", chunk_size, 1)
+            chunk_size = require_count("chunk_size", chunk_size, 1)
         self.chunk_size, self.checkpoint = chunk_size, checkpoint
         self.shared_noise, self.keep_best = shared_noise, keep_best
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.isolation import select_rows
-from diffplan.functional.rollout import rollout
 from diffplan.planners.candidates import worst_if_failed
 from diffplan.planners.progress import ROUNDING, no_worse
 from diffplan.problem import Box, PlanningProblem
@@ -65,9 +64,9 @@ class Chosen(NamedTuple):
 
 def roll_out(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Nominal:
     """Return the trajectory of actions `[…, T, A]`."""
-    states = rollout(problem.dynamics, state, actions)
+    states = problem.rollout(state, actions)
     with torch.no_grad():
-        cost = worst_if_failed(problem.objective(states, actions))
+        cost = worst_if_failed(problem.trajectory_cost(states, actions))
     return Nominal(states, actions, cost)
 
 
@@ -103,7 +102,7 @@ def trial(
     start = nominal.states[..., :1, :].expand(*wanted.shape[:-2], -1)
     if step.gains is None:
         actions = box.project(wanted)
-        return rollout(problem.dynamics, start, actions), actions
+        return problem.rollout(start, actions), actions
     states, actions_taken = [start], []
     for before, action, gain in zip(
         nominal.states[..., :-1, :].split(1, -2),
@@ -113,7 +112,7 @@ def trial(
     ):
         action = box.project(action + (states[-1] - before) @ gain)
         actions_taken.append(action)
-        states.append(problem.dynamics(states[-1], action))
+        states.append(problem.step(states[-1], action))
     return torch.stack(states, -2), torch.stack(actions_taken, -2)
 
 
@@ -180,7 +179,9 @@ def _tried(
 ) -> Nominal:
     """Roll out several fractions of a step, `[…, n]` trajectories."""
     states, actions = trial(problem, nominal, step, _filled(sizes, nominal.cost))
-    return Nominal(states, actions, worst_if_failed(problem.objective(states, actions)))
+    return Nominal(
+        states, actions, worst_if_failed(problem.trajectory_cost(states, actions))
+    )
 
 
 def _filled(sizes: tuple[float, ...], like: Tensor) -> Tensor:

@@ -33,7 +33,6 @@ from diffplan.functional.conjugate_gradients import LinearSolution
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
 from diffplan.functional.lqr_kkt import Vectors
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.planners.quadratic_model import quadratic_model, regulator
 from diffplan.problem import PlanningProblem
@@ -139,7 +138,7 @@ class Expansion:
 
     def __init__(self, cost: ActionCost, actions: Tensor) -> None:
         problem, state = cost.problem, cost.state.detach()
-        states = rollout(problem.dynamics, state, actions)
+        states = problem.rollout(state, actions)
         blocks, _ = quadratic_model(problem, states, actions, gauss_newton=False)
         costates = blocks.costates()
         self.problem = problem
@@ -176,9 +175,9 @@ def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> Vecto
             at if at.requires_grad else at.detach().requires_grad_()
             for at in (point.states, point.actions)
         )
-        following = problem.dynamics(states[:, :-1], actions)
+        following = problem.step(states[:, :-1], actions)
         defect = following - states[:, 1:]
-        lagrangian = problem.objective(states, actions).sum()
+        lagrangian = problem.trajectory_cost(states, actions).sum()
         lagrangian = lagrangian + (point.costates * defect).sum()
         by_state, by_action = torch.autograd.grad(
             lagrangian, (states, actions), create_graph=True, materialize_grads=True
@@ -216,7 +215,7 @@ def _with_dynamics(
     width = point.actions.shape[-1]
 
     def pushed(points: Tensor) -> Tensor:
-        following = problem.dynamics(points[..., width:], points[..., :width])
+        following = problem.step(points[..., width:], points[..., :width])
         return (point.costates * following).sum()
 
     points = torch.cat((point.actions, point.states[:, :-1]), -1)

@@ -30,6 +30,12 @@ from diffplan.testing.assertions import (
     same,
     same_plan,
 )
+from diffplan.testing.border import (
+    check_dtypes,
+    check_goals,
+    check_wrong_dynamics,
+    check_wrong_objectives,
+)
 
 PlannerCheck = Callable[[Planner, PlanningProblem, Tensor], None]
 
@@ -239,5 +245,9 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_questions,
     check_failed_element,
     check_cut_graph,
+    check_wrong_objectives,
+    check_wrong_dynamics,
+    check_dtypes,
+    check_goals,
 )
 """What every planner promises, one promise per function."""

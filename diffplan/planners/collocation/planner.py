@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -193,6 +192,7 @@ class LatCo(Planner):
     ) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
         repeated = state.repeat_interleave(self.num_starts, dim=0)
+        problem = problem.repeated(self.num_starts)
         start, multipliers = self._start(problem, repeated, noise, warm_start)
         primal_dual = PrimalDual(
             problem=TrajectoryProblem(problem, repeated, self.action_violation),
@@ -280,7 +280,7 @@ class LatCo(Planner):
         trajectory = Trajectory(flat[..., :size], flat[..., size:])
         if self.initialization == "rollout":
             actions = problem.project(trajectory.actions)
-            states = rollout(problem.dynamics, state, actions)[:, 1:]
+            states = problem.rollout(state, actions)[:, 1:]
             trajectory = Trajectory(states, actions)
         ones = torch.ones_like(flat[..., 0])
         multipliers = Multipliers(
@@ -360,8 +360,8 @@ class LatCo(Planner):
             return solution
         with torch.no_grad():
             actions = problem.project(solution.actions)
-            states = rollout(problem.dynamics, state, actions)
-            cost = problem.objective(states, actions).nan_to_num(nan=torch.inf)
+            states = problem.rollout(state, actions)
+            cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
         best = cost.reshape(-1, self.num_starts).argmin(dim=1)
         chosen = best + self.num_starts * torch.arange(len(best), device=best.device)
         assert solution.status is not None  # set by _solution; narrows the type
