@@ -13,6 +13,7 @@ from torch import Tensor
 from diffplan.errors import (
     ConstantPlanWarning,
     DiffplanError,
+    ShapeError,
     UnsupportedGradientError,
     UnsupportedProblemError,
 )
@@ -85,12 +86,14 @@ def _require(
         result = function(*leaves)
         if isinstance(result, Tensor) and result.requires_grad:
             found = torch.autograd.grad(result.sum(), leaves, allow_unused=True)
-    except DiffplanError:
-        raise
-    except (RuntimeError, TypeError) as error:
+    except (ShapeError, RuntimeError, TypeError) as error:
+        if isinstance(error, DiffplanError) and not isinstance(error, ShapeError):
+            raise
+        # It passed the border without a graph: a shape is not what is wrong with it.
+        told = error.__cause__ if isinstance(error, ShapeError) else error
         raise UnsupportedProblemError(
             f"{name}: {needed_by} differentiates it, and it fails for {arguments} that "
-            f"require a gradient: {error}. {advice}"
+            f"require a gradient: {told or error}. {advice}"
         ) from error
     if all(gradient is None for gradient in found):
         raise UnsupportedProblemError(
