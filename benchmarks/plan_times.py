@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import diffplan as dp
+from diffplan.functional.random import fold, standard_normal
 from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn, SoftplusReward
+from diffplan.planners.randomness import noise_keys
 
 RESULTS = Path(__file__).parent / "results"
 ACTIONS = 4
@@ -150,7 +153,7 @@ def floor(
     counts = []
     for iterations in (1, 2):  # the difference is that of one iteration
         short.iterations = iterations
-        noise = short.draw_noise(contender.problem, state, None)
+        noise = short.draw_noise(contender.problem, state, noise_keys(state))
         with Flops() as counter:
             short.plan_with_noise(contender.problem, state, noise, None, evaluate=False)
         counts.append(counter.total)
@@ -164,7 +167,7 @@ def floor(
 
 
 def prepare(contender: Contender, state: Tensor, mode: str) -> Callable[[], object]:
-    """Return what is timed: `solve` on noise that lies ready."""
+    """Return what is timed: `solve` on noise that lies ready, if not compiled."""
     planner, problem = contender.planner, contender.problem
     noise = given_noise(planner, problem, state)
 
@@ -172,9 +175,9 @@ def prepare(contender: Contender, state: Tensor, mode: str) -> Callable[[], obje
         with torch.no_grad():
             return planner.plan_with_noise(problem, state, noise, None, evaluate=False)
 
-    if mode == "compiled":
+    if mode == "compiled":  # all of a call, and so its noise too
         planner.compile()
-        return solve
+        return torch.no_grad()(partial(planner, problem, state, evaluate=False))
     if mode == "graph":
         return captured(solve)
     return solve
@@ -183,19 +186,14 @@ def prepare(contender: Contender, state: Tensor, mode: str) -> Callable[[], obje
 def given_noise(
     planner: dp.Planner, problem: dp.PlanningProblem, state: Tensor
 ) -> Tensor | None:
-    """Draw all noise as numbers: a graph cannot draw from seeds."""
-    noise = planner.draw_noise(problem, state, torch.Generator(state.device))
+    """Draw all noise ahead, also where a planner would draw it in each iteration."""
+    noise = planner.draw_noise(problem, state, noise_keys(state))
     if noise is None or noise.is_floating_point():
         return noise
     assert isinstance(planner, dp.CEM)
-    shape = (
-        state.shape[0],
-        planner.iterations,
-        planner.num_samples,
-        planner.horizon,
-        problem.action_space.dim,
-    )
-    return torch.randn(shape, device=state.device, dtype=state.dtype)
+    iterations = torch.arange(planner.iterations, device=state.device)
+    shape = (planner.num_samples, planner.horizon, problem.action_space.dim)
+    return standard_normal(fold(noise[:, None], iterations), shape, state)
 
 
 def captured(solve: Callable[[], object]) -> Callable[[], object]:

@@ -253,6 +253,17 @@ def compiling(results: Results) -> list[str]:
     return table(header, rows)
 
 
+def random_numbers(results: Results) -> list[str]:
+    """What drawing noise costs, beside torch's and beside planning."""
+    first = next(iter(results.values()))["median_seconds"]
+    rows = [
+        (name, f"{1000 * found['median_seconds']:.0f}", f"{ratio:.1f}")
+        for name, found in results.items()
+        for ratio in [found["median_seconds"] / first]
+    ]
+    return table(("", "ms", "times `torch.randn`"), rows)
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "latco_iteration": (
         "One LatCo iteration at the size of the paper's RSSM",
@@ -294,6 +305,11 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         "40 steps of 1,000 candidates, an RSSM update on 50 x 50 frames; iLQR with ten "
         "iterations of a horizon of 20 on pendulums.",
         gpu,
+    ),
+    "random_numbers": (
+        "Random numbers",
+        "For 1,000 problems, 300 candidates of 12 steps with 6 actions, on one thread.",
+        random_numbers,
     ),
     "compiling": (
         "Compiling",

@@ -74,7 +74,9 @@ class Plan:
         diagnostics: Traces `[…, iterations]` (cost, violation …) and other tensors
             that explain the result; never needed to go on.
         memory: What a warm start needs beside the actions (spread, multipliers …),
-            each `[…, T, k]`, or `[…, 1, k]` for what does not belong to a time step.
+            each `[…, T, k]`, or `[…, 1, k]` for what does not belong to a time step;
+            and `plan_index` `[…, 1, 1]`, how many plans this one is the last of, so
+            that the next one draws fresh noise.
 
     Example:
         >>> plan = Plan(torch.zeros(3, 5, 2), torch.zeros(3, 6, 4), torch.zeros(3))
@@ -133,25 +135,32 @@ class Plan:
                 lines.append(f"{count} of {total} plans {_EXPLANATIONS[code]}.")
         return "\n".join(lines)
 
-    def shifted(self, steps: int = 1) -> "Plan":
+    def shifted(self, steps: int = 1, *, detach: bool = True) -> "Plan":
         """Return this plan moved `steps` ahead in time, to warm-start the next one.
 
         The tail is filled by repeating the last entry. Cost and diagnostics belong to
         the old plan and are kept as they are.
 
+        Args:
+            steps: How many actions were executed, at least 0.
+            detach: Whether to leave the graph behind, as a loop that goes on for ever
+                must: a graph would keep that of every plan before. False lets a loss
+                of the next plan be differentiated through this one.
+
         Raises:
             ArgumentError: `steps` is no whole number of at least 0.
         """
         steps = require_count("steps", steps, 0)
+        plan = self.detach() if detach else self
         if steps == 0:
-            return self
+            return plan
         return replace(
-            self,
-            actions=_shift(self.actions, steps),
-            states=_shift(self.states, steps),
+            plan,
+            actions=_shift(plan.actions, steps),
+            states=_shift(plan.states, steps),
             memory={
                 name: value if value.shape[-2] == 1 else _shift(value, steps)
-                for name, value in self.memory.items()
+                for name, value in plan.memory.items()
             },
         )
 
@@ -278,18 +287,21 @@ def _combine(
     plan: Plan, other: Plan, function: Callable[[Tensor, Tensor], Tensor]
 ) -> Plan:
     values: dict[str, object] = {}
-    for item in fields(Plan):
-        mine, theirs = getattr(plan, item.name), getattr(other, item.name)
+    for field_name in _FIELDS:
+        mine, theirs = getattr(plan, field_name), getattr(other, field_name)
         if isinstance(mine, dict):
-            values[item.name] = {
+            values[field_name] = {
                 name: function(value, theirs[name])
                 for name, value in mine.items()
                 if name in theirs
             }
         else:
-            values[item.name] = function(mine, theirs)
+            values[field_name] = function(mine, theirs)
     return Plan(**values)  # type: ignore[arg-type]
 
+
+# Listed here, for torch.compile does not look into `fields`.
+_FIELDS = tuple(item.name for item in fields(Plan))
 
 torch.export.register_dataclass(Plan, serialized_type_name="diffplan.Plan")
 torch.serialization.add_safe_globals([Plan])

@@ -209,14 +209,14 @@ class PlanningProblem(CheckedModel):
         self,
         state: Tensor,  # noqa: ARG002
         horizon: int,  # noqa: ARG002
-        generator: torch.Generator | None = None,  # noqa: ARG002
+        keys: Tensor | None = None,  # noqa: ARG002
     ) -> "PlanningProblem":
         """Return this problem with its noise drawn for one plan; here: itself.
 
         Args:
             state: The states to plan from `[…, S]`.
             horizon: T.
-            generator: Source of the noise.
+            keys: Of the noise, int64 `[…]`, one for each problem.
         """
         return self
 

@@ -20,7 +20,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -39,6 +38,7 @@ from diffplan.errors import (
     require_share,
 )
 from diffplan.functional.isolation import guarded_evaluation
+from diffplan.functional.random import fold, standard_normal, stream_keys
 from diffplan.functional.rollout import rollout
 from diffplan.problem import Objective, PlanningProblem, Predictable
 from diffplan.user_functions import call, require_result
@@ -46,11 +46,8 @@ from diffplan.user_functions import call, require_result
 RiskMeasure = Callable[[Tensor], Tensor]
 """`costs of particles […, P] → cost […]`, differentiable almost everywhere."""
 
-NOISE_SEED = 1
-"""Seed of the dynamics' noise without a generator.
-
-Planners take seed 0 for theirs: equal seeds would make both draw the same numbers.
-"""
+_PARTICLES = -1
+"""Folded into the keys of the dynamics' noise, which is not a planner's own."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,9 @@ class StochasticProblem(PlanningProblem):
     Any shooting planner plans for it (CEM, MPPI, GradMPC, ShootingGD …): its
     candidates are judged by the risk of their cost over particles. `plan.cost` is that
     risk for the planned actions; `plan.states` is their rollout by the mean of the
-    dynamics. `problem.realize(state, horizon, generator).particles(state, actions)`
-    gives the particles themselves. Planners of one trajectory (collocation,
-    Gauss-Newton, iLQR) refuse it.
+    dynamics. `problem.realize(state, horizon).particles(state, actions)` gives the
+    particles themselves. Planners of one trajectory (collocation, Gauss-Newton, iLQR)
+    refuse it.
 
     Args:
         dynamics: With a method `predict(state, action) → Normal`, see `Predictable`; a
@@ -178,27 +175,22 @@ class StochasticProblem(PlanningProblem):
         self.noise: Tensor | None = None
 
     def realize(
-        self, state: Tensor, horizon: int, generator: torch.Generator | None = None
+        self, state: Tensor, horizon: int, keys: Tensor | None = None
     ) -> "StochasticProblem":
         """Return this problem with the noise of one plan, `[…, P, T, S]`.
 
         Args:
             state: The states to plan from `[…, S]`.
             horizon: T.
-            generator: Source of the noise; None stands for a new generator with seed
-                `NOISE_SEED`. The global random state is never touched.
+            keys: Of the noise, int64 `[…]`; None stands for those of a planner that
+                is called without generator, keys and warm start.
         """
-        if generator is None:
-            generator = torch.Generator(state.device).manual_seed(NOISE_SEED)
         *lead, size = state.shape
-        drawn = torch.randn(
-            (*lead, self.num_particles, horizon, size),
-            generator=generator,
-            dtype=state.dtype,
-            device=generator.device,
-        )
+        if keys is None:
+            keys = stream_keys(tuple(lead), state.device)
+        shape = (self.num_particles, horizon, size)
         realized = copy.copy(self)
-        realized.noise = drawn.to(state.device)
+        realized.noise = standard_normal(fold(keys, _PARTICLES), shape, state)
         return realized
 
     def particles(self, state: Tensor, actions: Tensor) -> Tensor:
@@ -275,7 +267,7 @@ class StochasticProblem(PlanningProblem):
         if noise is None:
             raise UnsupportedProblemError(
                 "problem: a StochasticProblem has no cost before its noise is drawn; "
-                "call realize(state, horizon, generator) first"
+                "call realize(state, horizon) first"
             )
         axis = noise.ndim - 3
         fits = noise.shape[:axis] == state.shape[:axis] and state.ndim > axis

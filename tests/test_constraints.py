@@ -31,6 +31,7 @@ from diffplan.errors import (
     TensorTypeError,
     UnsupportedProblemError,
 )
+from diffplan.planners.randomness import noise_keys
 
 DOUBLE = torch.float64
 
@@ -361,7 +362,7 @@ def test_vmap_over_states_equals_a_loop(planner: dp.Planner) -> None:
 def test_solve_compiles_into_one_graph() -> None:
     problem, state = problem_with(Ball(0.9)), draw(2, 3)
     planner = dp.GradMPC(2, iterations=2, num_candidates=2)
-    noise = planner.draw_noise(problem, state, None)
+    noise = planner.draw_noise(problem, state, noise_keys(state))
     compiled = torch.compile(planner.solve, fullgraph=True, backend="aot_eager")
     expected = planner.solve(problem, state, noise, None)
     got = compiled(problem, state, noise, None)

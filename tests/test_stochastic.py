@@ -23,7 +23,7 @@ from diffplan.errors import (
 )
 from diffplan.models import RSSM
 from diffplan.planners.candidates import candidate_costs
-from diffplan.stochastic import NOISE_SEED
+from diffplan.planners.randomness import noise_keys
 
 DOUBLE = torch.float64
 
@@ -291,9 +291,9 @@ def test_noise_of_planner_and_dynamics_differ() -> None:
     state = torch.zeros(1, 2, dtype=DOUBLE)
     planner = dp.CEM(4, num_samples=5, num_elites=2, iterations=1)
     problem = problem_of(num_particles=5)
-    for generator in (None, torch.Generator().manual_seed(NOISE_SEED)):
-        realized = problem.realize(state, 4, generator)
-        own = planner.draw_noise(realized, state, generator)
+    for keys in (noise_keys(state), torch.tensor([7])):
+        realized = problem.realize(state, 4, keys)
+        own = planner.draw_noise(realized, state, keys)
         assert own.numel() == realized.noise.numel()
         assert not torch.equal(own.flatten(), realized.noise.flatten())
         shared = np.intersect1d(own.numpy(), realized.noise.numpy())

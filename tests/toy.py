@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.envs.vector import VectorEnv
+from diffplan.functional.random import standard_normal
 from diffplan.gradients import Detach
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.plan import Plan
-from diffplan.planners.base import Planner, Solution, standard_normal
+from diffplan.planners.base import Planner, Solution
 from diffplan.problem import Box, PlanningProblem
 
 BOX = Box([-1.0], [1.0])
@@ -118,11 +119,11 @@ class GreedyPlanner(Planner):
         self,
         problem: PlanningProblem,
         state: Tensor,
-        generator: torch.Generator | None,
+        keys: Tensor,
     ) -> Tensor | None:
         if not self.noise:
             return None
-        return standard_normal((len(state), self.horizon, 1), state, generator)
+        return standard_normal(keys, (self.horizon, 1), state)
 
     def solve(
         self,

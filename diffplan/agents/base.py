@@ -11,7 +11,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan.errors import ShapeError
+from diffplan.errors import ShapeError, TensorTypeError
+from diffplan.functional.random import stream_keys, wrapped
 from diffplan.plan import Plan
 from diffplan.problem import Box
 
@@ -31,7 +32,11 @@ class AgentState:
         plan: The present plans, without their diagnostics; None before the first.
         age: `[B]` integers: how many actions of its plan each environment has
             executed, `NO_PLAN` where there is none.
-        generator_state: Of the `torch.Generator` behind all the agent's randomness.
+        seed: int64 `[]`, of all the agent's randomness.
+        keys: int64 `[B]`, of the environments or their episodes: together with the
+            seed and the count of decisions they give all random numbers, so that an
+            environment gets the same ones whatever others act beside it.
+        decision: int64 `[B]`, how many decisions were made with these keys.
 
     Example:
         >>> import diffplan.agents
@@ -45,25 +50,36 @@ class AgentState:
     action: Tensor
     plan: Plan | None
     age: Tensor
-    generator_state: Tensor
+    seed: Tensor
+    keys: Tensor
+    decision: Tensor
 
     @classmethod
-    def start(cls, state: Tensor, action_dim: int, seed: int) -> "AgentState":
+    def start(
+        cls, state: Tensor, action_dim: int, seed: int, keys: Tensor | None = None
+    ) -> "AgentState":
         """Return the memory before the first observation.
 
         Args:
             state: `[B, S]`, the planning states before it.
             action_dim: A.
             seed: Determines all randomness of the agent from here on.
+            keys: Of the environments, int64 `[B]`; None stands for 0 … B - 1.
+
+        Raises:
+            ShapeError, TensorTypeError: the keys are not int64 `[B]`.
         """
-        generator = torch.Generator(state.device).manual_seed(seed)
-        batch = state.shape[0]
+        batch, device = state.shape[0], state.device
+        if keys is None:
+            keys = torch.arange(batch, device=device)
         return cls(
             state=state,
             action=state.new_zeros(batch, action_dim),
             plan=None,
-            age=torch.full((batch,), NO_PLAN, device=state.device),
-            generator_state=generator.get_state(),
+            age=torch.full((batch,), NO_PLAN, device=device),
+            seed=torch.tensor(wrapped(seed), device=device),
+            keys=_checked(keys, batch).to(device),
+            decision=torch.zeros(batch, dtype=torch.int64, device=device),
         )
 
     @property
@@ -71,30 +87,49 @@ class AgentState:
         """Number of environments B."""
         return self.state.shape[0]
 
-    def generator(self) -> torch.Generator:
-        """Return a generator that goes on where the agent's randomness stopped."""
-        generator = torch.Generator(self.state.device)
-        generator.set_state(self.generator_state.cpu())
-        return generator
+    def noise_keys(self) -> Tensor:
+        """Return the keys of this decision's random numbers, int64 `[B]`.
 
-    def restarted(self, mask: Tensor, state: Tensor) -> "AgentState":
+        For `diffplan.functional.random`; whoever draws folds in a number of its own.
+        """
+        return stream_keys(
+            self.keys.shape,
+            self.keys.device,
+            seed=self.seed,
+            keys=self.keys,
+            count=self.decision,
+        )
+
+    def restarted(
+        self, mask: Tensor, state: Tensor, keys: Tensor | None = None
+    ) -> "AgentState":
         """Return this memory, at the start of an episode where `mask` holds.
 
         Args:
             mask: `[B]` booleans.
             state: `[B, S]`, the planning states at an episode's start.
+            keys: Of the episodes that start, int64 `[B]`; what it holds elsewhere does
+                not count. None keeps the keys, and their random numbers go on.
 
         Raises:
-            ShapeError: the mask is not `[B]`.
+            ShapeError: the mask or the keys are not `[B]`.
+            TensorTypeError: the keys are not int64.
         """
         if mask.shape != self.age.shape:
             raise ShapeError(
                 f"mask: expected [{self.batch_size}], one for each environment, got "
                 f"{list(mask.shape)}"
             )
-        column = mask[:, None]
+        column, memory = mask[:, None], self
+        if keys is not None:
+            keys = _checked(keys, self.batch_size).to(self.keys.device)
+            memory = replace(
+                self,
+                keys=torch.where(mask, keys, self.keys),
+                decision=self.decision.masked_fill(mask, 0),
+            )
         return replace(
-            self,
+            memory,
             state=torch.where(column, state, self.state),
             action=self.action.masked_fill(column, 0.0),
             age=self.age.masked_fill(mask, NO_PLAN),
@@ -110,7 +145,9 @@ class Agent(Protocol):
         """The box that every action lies in."""
         ...
 
-    def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
+    def initial_state(
+        self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
+    ) -> AgentState:
         """Return the memory for `batch_size` environments that were just reset."""
         ...
 
@@ -129,9 +166,23 @@ class Agent(Protocol):
         """
         ...
 
-    def reset(self, agent_state: AgentState, mask: Tensor) -> AgentState:
+    def reset(
+        self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
+    ) -> AgentState:
         """Forget the episode of each environment where `mask [B]` holds."""
         ...
+
+
+def _checked(keys: object, batch: int) -> Tensor:
+    if not isinstance(keys, Tensor) or keys.dtype != torch.int64:
+        kind = keys.dtype if isinstance(keys, Tensor) else type(keys).__name__
+        raise TensorTypeError(f"keys: expected an int64 tensor, got {kind}")
+    if keys.shape != (batch,):
+        raise ShapeError(
+            f"keys: expected [{batch}], one for each environment, got "
+            f"{list(keys.shape)}"
+        )
+    return keys
 
 
 torch.export.register_dataclass(AgentState, serialized_type_name="diffplan.AgentState")

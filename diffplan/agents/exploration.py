@@ -8,10 +8,14 @@ from torch import Tensor
 
 from diffplan.agents.base import AgentState
 from diffplan.errors import ArgumentError
+from diffplan.functional.random import standard_normal, uniform
 from diffplan.problem import Box
 
-Exploration = Callable[[Tensor, Box, torch.Generator], Tensor]
-"""`(actions [B, A], action_space, generator) → actions [B, A]` in the action space."""
+Exploration = Callable[[Tensor, Box, Tensor], Tensor]
+"""`(actions [B, A], action_space, keys [B]) → actions [B, A]` in the action space.
+
+The keys are for `diffplan.functional.random`: one stream per environment and decision.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,7 @@ class GaussianNoise:
 
     Example:
         >>> noise = GaussianNoise(0.3)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> noise(torch.zeros(4, 1), Box([-1.0], [1.0]), generator).shape
+        >>> noise(torch.zeros(4, 1), Box([-1.0], [1.0]), torch.arange(4)).shape
         torch.Size([4, 1])
     """
 
@@ -39,17 +42,10 @@ class GaussianNoise:
         if not self.std >= 0:
             raise ArgumentError(f"std: expected at least 0, got {self.std}")
 
-    def __call__(
-        self, action: Tensor, action_space: Box, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, action: Tensor, action_space: Box, keys: Tensor) -> Tensor:
         """Return noisy actions of the same shape."""
-        noise = torch.randn(
-            action.shape,
-            generator=generator,
-            dtype=action.dtype,
-            device=generator.device,
-        )
-        return action_space.project(action + self.std * noise.to(action.device))
+        noise = standard_normal(keys, action.shape[1:], action)
+        return action_space.project(action + self.std * noise)
 
 
 class UniformAgent:
@@ -77,10 +73,12 @@ class UniformAgent:
             )
         self.action_space = action_space
 
-    def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
+    def initial_state(
+        self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
+    ) -> AgentState:
         """Return a memory that holds nothing but randomness."""
         empty = torch.zeros(batch_size, 0, device=self.action_space.low.device)
-        return AgentState.start(empty, self.action_space.dim, seed)
+        return AgentState.start(empty, self.action_space.dim, seed, keys)
 
     def act(
         self,
@@ -90,16 +88,14 @@ class UniformAgent:
         explore: bool = False,  # noqa: ARG002
     ) -> tuple[Tensor, AgentState]:
         """Draw actions `[B, A]`; the observation is not looked at."""
-        generator = agent_state.generator()
         box = self.action_space.to(agent_state.action)
-        share = torch.rand(
-            agent_state.action.shape, generator=generator, device=generator.device
-        )
+        share = uniform(agent_state.noise_keys(), (box.dim,), agent_state.action)
         action = box.project(box.low + (box.high - box.low) * share)
-        return action, replace(
-            agent_state, action=action, generator_state=generator.get_state()
-        )
+        decision = agent_state.decision + 1
+        return action, replace(agent_state, action=action, decision=decision)
 
-    def reset(self, agent_state: AgentState, mask: Tensor) -> AgentState:
+    def reset(
+        self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
+    ) -> AgentState:
         """Start new episodes where `mask [B]` holds."""
-        return agent_state.restarted(mask, agent_state.state)
+        return agent_state.restarted(mask, agent_state.state, keys)

@@ -13,10 +13,14 @@ from torch import Tensor
 from diffplan.agents.base import NO_PLAN, AgentState
 from diffplan.agents.exploration import Exploration
 from diffplan.errors import ArgumentError, ShapeError
+from diffplan.functional.random import fold, standard_normal
 from diffplan.models.base import WorldModel
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Objective, PlanningProblem
+
+# Folded into the keys of a decision, one for each thing that is random about it.
+_POSTERIOR, _PLANNING, _EXPLORATION = range(3)
 
 
 class PlanningAgent:
@@ -91,15 +95,20 @@ class PlanningAgent:
         """The box that every action lies in."""
         return self.problem.action_space
 
-    def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
+    def initial_state(
+        self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
+    ) -> AgentState:
         """Return the memory for `batch_size` environments that were just reset.
 
         Args:
             batch_size: At least 1.
             seed: Of planning, sampling and exploration.
+            keys: Of the environments or their episodes, int64 `[B]`; None stands for
+                0 … B - 1. An environment with the same key draws the same random
+                numbers in any batch.
         """
         state = self.model.initial_state((batch_size,)).detach()
-        return AgentState.start(state, self.action_space.dim, seed)
+        return AgentState.start(state, self.action_space.dim, seed, keys)
 
     @torch.no_grad()
     def act(
@@ -123,36 +132,45 @@ class PlanningAgent:
                 f"observation: expected [{agent_state.batch_size}, …] as in "
                 f"agent_state, got {list(observation.shape)}"
             )
-        generator = agent_state.generator()
-        state = self._filter(observation, agent_state, generator)
-        plan, age = self._renew(state, agent_state, generator)
+        keys = agent_state.noise_keys()
+        state = self._filter(observation, agent_state, fold(keys, _POSTERIOR))
+        plan, age = self._renew(state, agent_state, fold(keys, _PLANNING))
         action = plan.actions[torch.arange(len(age), device=age.device), age]
         if explore and self.exploration is not None:
-            action = self.exploration(action, self.action_space, generator)
-        memory = AgentState(state, action, plan, age + 1, generator.get_state())
+            key = fold(keys, _EXPLORATION)
+            action = self.exploration(action, self.action_space, key)
+        memory = replace(
+            agent_state,
+            state=state,
+            action=action,
+            plan=plan,
+            age=age + 1,
+            decision=agent_state.decision + 1,
+        )
         return action, memory
 
-    def reset(self, agent_state: AgentState, mask: Tensor) -> AgentState:
-        """Forget belief, last action and plan where `mask [B]` holds."""
-        start = self.model.initial_state((agent_state.batch_size,)).detach()
-        return agent_state.restarted(mask, start)
+    def reset(
+        self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
+    ) -> AgentState:
+        """Forget belief, last action and plan where `mask [B]` holds.
 
-    def _filter(
-        self, observation: Tensor, memory: AgentState, generator: torch.Generator
-    ) -> Tensor:
+        Args:
+            agent_state: The memory; it is not changed.
+            mask: `[B]` booleans.
+            keys: See `AgentState.restarted`.
+        """
+        start = self.model.initial_state((agent_state.batch_size,)).detach()
+        return agent_state.restarted(mask, start, keys)
+
+    def _filter(self, observation: Tensor, memory: AgentState, keys: Tensor) -> Tensor:
         noise = None
         if self.posterior == "sample":
-            size = (memory.batch_size, int(self.model.state_size))  # type: ignore[arg-type]
-            noise = torch.randn(
-                size,
-                generator=generator,
-                dtype=memory.state.dtype,
-                device=generator.device,
-            )
+            size = int(self.model.state_size)  # type: ignore[arg-type]
+            noise = standard_normal(keys, (size,), memory.state)
         return self.model.observe(memory.state, memory.action, observation, noise)
 
     def _renew(
-        self, state: Tensor, memory: AgentState, generator: torch.Generator
+        self, state: Tensor, memory: AgentState, keys: Tensor
     ) -> tuple[Plan, Tensor]:
         """Plan for the environments whose cache is empty; return all plans and ages.
 
@@ -166,7 +184,7 @@ class PlanningAgent:
             warm = due & (age != NO_PLAN) & _usable(plan)
         for group, start in ((due & ~warm, None), (warm, plan)):
             if group.any():
-                fresh = self._plan(state, group, start, generator)
+                fresh = self._plan(state, group, start, keys)
                 plan = _merge(plan, fresh, group)
         assert plan is not None  # Without one, every environment was due.
         return plan, age.masked_fill(due, 0)
@@ -176,12 +194,12 @@ class PlanningAgent:
         state: Tensor,
         group: Tensor,
         start: Plan | None,
-        generator: torch.Generator,
+        keys: Tensor,
     ) -> Plan:
         if start is not None:
             start = start[group].shifted(self.replan_every)
         plan = self.planner(
-            self.problem, state[group], warm_start=start, generator=generator
+            self.problem, state[group], warm_start=start, keys=keys[group]
         )
         # Diagnostics are never needed to go on, and their length may change.
         return replace(plan.detach(), diagnostics={})

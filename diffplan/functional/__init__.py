@@ -29,6 +29,7 @@ from diffplan.functional.projections import (
     project_intersection,
     project_simplex,
 )
+from diffplan.functional.random import fold, standard_normal, uniform
 from diffplan.functional.returns import generalized_advantages
 from diffplan.functional.riccati import RiccatiFactor, riccati_factorize, riccati_step
 from diffplan.functional.rollout import rollout
@@ -50,6 +51,7 @@ __all__ = [
     "batched_jacobian",
     "box_qp",
     "colour_noise",
+    "fold",
     "generalized_advantages",
     "hard_top_k",
     "limited_rollout",
@@ -66,4 +68,6 @@ __all__ = [
     "riccati_factorize",
     "riccati_step",
     "rollout",
+    "standard_normal",
+    "uniform",
 ]

@@ -1,8 +1,15 @@
 """Noise that is correlated over time, with a power spectrum 1/frequency^exponent."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from diffplan.errors import is_traced
+
+CACHED = 2**15
+"""Numbers that are filtered at once: about what a processor's cache holds."""
 
 
 def colour_noise(
@@ -33,16 +40,42 @@ def colour_noise(
     """
     if exponent == 0 or white.numel() == 0:  # nothing has no spectrum
         return white
-    steps = white.shape[-2]
-    gain = _amplitudes(steps, exponent, white)
-    spectrum = torch.fft.rfft(white, dim=-2) * gain.unsqueeze(-1)
-    return torch.fft.irfft(spectrum, n=steps, dim=-2)
+    steps, width = white.shape[-2:]
+    rows, gains = white.reshape(-1, steps, width), _gains(steps, float(exponent))
+    # A compiler finds its own order of work.
+    size = rows.shape[0] if is_traced(white) else CACHED // max(1, steps * width)
+    parts = [_filtered(part, gains) for part in rows.split(max(1, size))]
+    return torch.cat(parts).reshape(white.shape)
 
 
-def _amplitudes(steps: int, exponent: float, like: Tensor) -> Tensor:
+def _filtered(white: Tensor, gains: tuple[float, ...]) -> Tensor:
+    # One product or one sum after the other, on whole sequences: a transform or a
+    # product of matrices rounds by the size of the batch, and noise must not.
+    by_time = white.movedim(1, 0)
+    twice, steps = torch.cat([by_time, by_time]), len(by_time)
+    total = twice[:steps] * gains[0]
+    for lag in range(1, (steps + 1) // 2):
+        pair = twice[lag : lag + steps] + twice[steps - lag : 2 * steps - lag]
+        total += pair.mul_(gains[lag])
+    if steps % 2 == 0:
+        total += twice[steps // 2 : steps // 2 + steps] * gains[steps // 2]
+    return total.movedim(0, 1)
+
+
+@torch.compiler.assume_constant_result
+def _gains(steps: int, exponent: float) -> tuple[float, ...]:
+    """The filter's answer to a single pulse, after 0 … T // 2 steps; it is symmetric.
+
+    Numbers of Python, which are the same on every device.
+    """
     # Frequency 0 gets the power of the lowest other frequency, where 1/f is finite.
-    two_sided = torch.fft.fftfreq(steps, dtype=like.dtype, device=like.device).abs()
-    gain = two_sided.clamp_min(1 / steps) ** (-exponent / 2)
+    indices = [max(1, min(f, steps - f)) for f in range(steps)]
+    gain = [(f / steps) ** (-exponent / 2) for f in indices]
     # White noise has equal power at all T frequencies, and the variance of the answer
     # is their mean power; dividing by its root makes that one exactly.
-    return (gain / gain.square().mean().sqrt())[: steps // 2 + 1]
+    scale = steps * math.sqrt(math.fsum(g * g for g in gain) / steps)
+    waves = [math.cos(2 * math.pi * turn / steps) for turn in range(steps)]
+    return tuple(
+        math.fsum(g * waves[f * lag % steps] for f, g in enumerate(gain)) / scale
+        for lag in range(steps // 2 + 1)
+    )

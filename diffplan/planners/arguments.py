@@ -13,11 +13,14 @@ from diffplan.plan import Plan
 from diffplan.problem import PlanningProblem
 
 
-def require_problem(problem: PlanningProblem, state: Tensor) -> None:
-    """Check that a problem and a state are given, in this order.
+def require_kinds(
+    problem: PlanningProblem, state: Tensor, warm_start: Plan | None
+) -> None:
+    """Check that a problem and a state are given, in this order, and a plan or None.
 
     Raises:
-        TensorTypeError: the first is no problem, or the second no tensor.
+        TensorTypeError: the first is no problem, the second no tensor, or the third
+            something else.
     """
     if not isinstance(problem, PlanningProblem):
         swapped = isinstance(state, PlanningProblem)
@@ -26,6 +29,11 @@ def require_problem(problem: PlanningProblem, state: Tensor) -> None:
             f"problem: expected a PlanningProblem, got {type(problem).__name__}{hint}"
         )
     require_tensor("state", state)
+    if warm_start is not None and not isinstance(warm_start, Plan):
+        raise TensorTypeError(
+            "warm_start: expected a diffplan.Plan, such as plan.shifted(), got "
+            f"{type(warm_start).__name__}"
+        )
 
 
 def require_warm_start(

@@ -18,7 +18,7 @@ References:
     Optimization*, algorithm 4.1, for the rule of the penalty.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -154,13 +154,19 @@ class AugmentedLagrangian(Planner):
         self.planner.check_derivatives(relaxed, state)
 
     def draw_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        generator: torch.Generator | None,
+        self, problem: PlanningProblem, state: Tensor, keys: Tensor
     ) -> Tensor | None:
         """Draw the wrapped planner's noise, which all outer iterations share."""
-        return self.planner.draw_noise(problem, state, generator)
+        return self.planner.draw_noise(problem, state, keys)
+
+    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+        """Return where the wrapped planner starts, with the first multipliers."""
+        inner = self.planner.cold_start(problem, state, keys)
+        if not problem.state_constraints:
+            return inner
+        return replace(
+            inner, memory=inner.memory | _named(self._start(problem, state, None))
+        )
 
     def solve(
         self,
@@ -195,12 +201,7 @@ class AugmentedLagrangian(Planner):
             unmet = values.unmet(multipliers)
             multipliers = self._update(multipliers, values, violation, unmet, before)
             before = unmet
-        memory = {
-            **plan.memory,
-            "constraint_multipliers": multipliers.stage,
-            "terminal_multipliers": multipliers.terminal,
-            "constraint_penalty": multipliers.penalty,
-        }
+        memory = plan.memory | _named(multipliers)
         status = self._status(plan.status, violation)
         traces = {name: stack_trace(values, state) for name, values in trace.items()}
         return _solution(plan, problem, status, memory, traces)
@@ -280,6 +281,14 @@ class _ConstraintValues:
         ]
         values = torch.cat([part.flatten(1) for part in parts], dim=1)
         return _largest(values.detach().abs())
+
+
+def _named(multipliers: ConstraintMultipliers) -> dict[str, Tensor]:
+    return {
+        "constraint_multipliers": multipliers.stage,
+        "terminal_multipliers": multipliers.terminal,
+        "constraint_penalty": multipliers.penalty,
+    }
 
 
 def _values(problem: PlanningProblem, plan: Plan) -> _ConstraintValues:

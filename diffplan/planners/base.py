@@ -14,11 +14,10 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffplan.border import full_precision
 from diffplan.errors import (
-    UnsupportedGradientError,
     is_traced,
 )
 from diffplan.functional.isolation import guarded_copy, isolated
@@ -33,21 +32,24 @@ from diffplan.gradients import (
     require_supported,
 )
 from diffplan.plan import Plan, Status
-from diffplan.planners.arguments import require_problem, require_warm_start
+from diffplan.planners.arguments import require_kinds, require_warm_start
 from diffplan.planners.checkpointing import checkpointed_evaluation
+from diffplan.planners.compiling import CompilableCore, start_plan
 from diffplan.planners.derivatives import (
     refuse_inference_mode,
     require_derivatives,
+    require_promised,
     tell_of_constants,
 )
 from diffplan.planners.progress import unless_worse
+from diffplan.planners.randomness import check_randomness, counted, noise_keys
 from diffplan.planners.solution import Solution
 from diffplan.problem import PlanningProblem
 
-__all__ = ["Planner", "Solution", "standard_normal"]
+__all__ = ["Planner", "Solution"]
 
 
-class Planner(nn.Module, ABC):
+class Planner(CompilableCore, ABC):
     """Base of all planners: `plan = planner(problem, state)`.
 
     A concrete planner sets `horizon` and `gradient` in its own `__init__`, declares in
@@ -92,9 +94,14 @@ class Planner(nn.Module, ABC):
         *,
         warm_start: Plan | None = None,
         generator: torch.Generator | None = None,
+        keys: Tensor | None = None,
         evaluate: bool = True,
     ) -> Plan:
         """Plan from `state`.
+
+        What is random about a plan depends on a seed, on the key of its problem and on
+        the number of plans before it, which a warm start remembers: neither on the
+        place in the batch, nor on the batch, nor on how the work is split.
 
         Args:
             problem: Dynamics, objective and action space.
@@ -102,9 +109,12 @@ class Planner(nn.Module, ABC):
                 or float64, which decides the dtype of the plan, also under autocast.
             warm_start: An earlier plan of the same batch and horizon, usually
                 `plan.shifted(k)`; None starts afresh.
-            generator: Source of all randomness; None stands for a new generator
-                with seed 0, so that equal calls give equal plans. The global random
-                state is never touched.
+            generator: Gives the seed of this call, and so advances; None stands for
+                seed 0, so that equal calls give equal plans. The global random state
+                is never touched.
+            keys: Of the problems, int64 with the leading dimensions of `state`, such
+                as the numbers of episodes; None stands for the index in the batch.
+                Problems with equal keys get equal noise.
             evaluate: False leaves out the rollout of the answer, T steps of the
                 dynamics one after the other, for those who want nothing but actions:
                 `plan.states` and `plan.cost` are NaN, `plan.status` does not tell
@@ -118,7 +128,7 @@ class Planner(nn.Module, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
-        require_problem(problem, state)
+        require_kinds(problem, state, warm_start)
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
             self._refuse(problem)
@@ -128,30 +138,36 @@ class Planner(nn.Module, ABC):
             if warm_start is not None:
                 require_warm_start(problem, state, warm_start, self.horizon)
             self._check_graph(problem, state)
+        check_randomness(state, generator, keys)
         problem = problem.for_batch(state.shape[:-1])
         if warm_start is not None:
             warm_start = warm_start.to(state)
-        if state.ndim == 2:
-            return self._plan(problem, state, warm_start, generator, evaluate)
-        batch_shape, flat = state.shape[:-1], state.reshape(-1, state.shape[-1])
-        if warm_start is not None:
-            count = len(batch_shape)
-            warm_start = warm_start.map(lambda value: _flatten(value, count))
-        plan = self._plan(problem, flat, warm_start, generator, evaluate)
-        return plan.map(lambda value: value.reshape(batch_shape + value.shape[1:]))
+        drawn_from = noise_keys(state, warm_start, generator, keys)
+        lead, start = state.shape[:-1], warm_start
+        if len(lead) != 1:
+            batch = lead.numel()
+            state = state.reshape(batch, state.shape[-1])
+            drawn_from = drawn_from.reshape(batch)
+            if start is not None:
+                start = start.map(lambda value: _flattened(value, lead))
+        with full_precision(state):
+            problem = _moved(problem, state)
+            plan = self._run(problem, state, drawn_from, start, evaluate)
+        if len(lead) != 1:
+            plan = plan.map(lambda value: value.reshape(lead + value.shape[1:]))
+        return counted(plan, warm_start)
 
     def _plan(
         self,
         problem: PlanningProblem,
         state: Tensor,
+        keys: Tensor,
         warm_start: Plan | None,
-        generator: torch.Generator | None,
         evaluate: bool,
     ) -> Plan:
-        with full_precision(state):
-            problem = problem.realize(state, self.horizon, generator)
-            noise = self.draw_noise(problem, state, generator)
-            return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
+        problem = problem.realize(state, self.horizon, keys)
+        noise = self.draw_noise(problem, state, keys)
+        return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
 
     def plan_with_noise(
         self,
@@ -217,10 +233,28 @@ class Planner(nn.Module, ABC):
         self,
         problem: PlanningProblem,  # noqa: ARG002
         state: Tensor,  # noqa: ARG002
-        generator: torch.Generator | None,  # noqa: ARG002
+        keys: Tensor,  # noqa: ARG002
     ) -> Tensor | None:
-        """Draw all random numbers of one plan, before the pure core (default: none)."""
+        """Draw all random numbers of one plan, before the pure core (default: none).
+
+        By `diffplan.functional.random`, from nothing but the keys: each problem then
+        gets the same numbers in any batch.
+
+        Args:
+            problem: The problem.
+            state: `[B, S]`.
+            keys: int64 `[B]`, one stream of random numbers for each problem's plan.
+        """
         return None
+
+    def cold_start(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        keys: Tensor,  # noqa: ARG002
+    ) -> Plan:
+        """Return `initial_actions` as a plan; see `CompilableCore.cold_start`."""
+        return start_plan(state, self.initial_actions(problem, state, None))
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if the problem lacks a refinement or capability (default: none)."""
@@ -333,20 +367,8 @@ class Planner(nn.Module, ABC):
             problem.refuse_noise(type(self).__name__)
 
     def _check_learnable(self) -> None:
-        if isinstance(self.gradient, Detach) or not torch.is_grad_enabled():
-            return
-        promised = next(
-            derivatives.wrt
-            for kind, derivatives in self.supported_gradients.items()
-            if isinstance(self.gradient, kind)
-        )
-        learnt = [n for n, p in self.named_parameters() if p.requires_grad]
-        if learnt and "planner" not in promised:
-            raise UnsupportedGradientError(
-                f"gradient: {self.gradient} of {type(self).__name__} does not "
-                f"differentiate with respect to the planner's own {', '.join(learnt)}: "
-                "call requires_grad_(False) on it, or use Unroll()"
-            )
+        if torch.is_grad_enabled():
+            require_promised(self, self.gradient, self.supported_gradients)
 
     def _check_graph(self, problem: PlanningProblem, state: Tensor) -> None:
         """Check once what this planner and the caller need a graph for."""
@@ -373,24 +395,5 @@ def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:
     return moved
 
 
-def standard_normal(
-    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Draw N(0, 1) numbers in the dtype and on the device of `like`.
-
-    Args:
-        shape: The shape to draw.
-        like: Gives dtype and device.
-        generator: Its device is where the numbers are drawn; None stands for a new
-            generator with seed 0 on the device of `like`.
-    """
-    if generator is None:
-        generator = torch.Generator(like.device).manual_seed(0)
-    drawn = torch.randn(
-        shape, generator=generator, dtype=like.dtype, device=generator.device
-    )
-    return drawn.to(like.device)
-
-
-def _flatten(value: Tensor, count: int) -> Tensor:
-    return value.reshape(-1, *value.shape[count:])
+def _flattened(value: Tensor, lead: torch.Size) -> Tensor:
+    return value.reshape(lead.numel(), *value.shape[len(lead) :])

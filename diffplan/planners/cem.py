@@ -32,8 +32,8 @@ class CEM(SamplingPlanner):
         noise_exponent: Colour of the noise over time: 0 is white, larger is smoother
             (iCEM; 2 to 4 suits inertial systems).
         epsilon: Added to the variance after each refit.
-        shared_noise: Give all batch elements the same noise, which saves drawing it; a
-            plan then does not depend on the batch it is made in.
+        shared_noise: Give all problems of a batch the noise of the first one, which
+            saves drawing and keeping the others'.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         keep_best: Answer with the warm start where that costs less than the final mean
             by more than a hundredth; False always answers with the mean.

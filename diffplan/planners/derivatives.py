@@ -5,10 +5,10 @@ A graph that is cut (dynamics under `torch.no_grad`, an objective through numpy,
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffplan.errors import (
     ConstantPlanWarning,
@@ -17,8 +17,40 @@ from diffplan.errors import (
     UnsupportedGradientError,
     UnsupportedProblemError,
 )
+from diffplan.gradients import Derivatives, Detach, GradientStrategy
 from diffplan.objectives.base import Quadratizable
 from diffplan.problem import Linearizable, PlanningProblem
+
+
+def require_promised(
+    planner: nn.Module,
+    gradient: GradientStrategy,
+    supported: Mapping[type[GradientStrategy], Derivatives],
+) -> None:
+    """Refuse a planner that learns numbers which its gradient does not reach.
+
+    Args:
+        planner: Whose parameters they are.
+        gradient: Its strategy.
+        supported: What its strategies promise.
+
+    Raises:
+        UnsupportedGradientError: names the parameters.
+    """
+    if isinstance(gradient, Detach):
+        return
+    promised = next(
+        derivatives.wrt
+        for kind, derivatives in supported.items()
+        if isinstance(gradient, kind)
+    )
+    learnt = [name for name, p in planner.named_parameters() if p.requires_grad]
+    if learnt and "planner" not in promised:
+        raise UnsupportedGradientError(
+            f"gradient: {gradient} of {type(planner).__name__} does not differentiate "
+            f"with respect to the planner's own {', '.join(learnt)}: call "
+            "requires_grad_(False) on it, or use Unroll()"
+        )
 
 
 def require_derivatives(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
+from diffplan.functional.random import standard_normal
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -26,8 +27,9 @@ from diffplan.gradients import (
 )
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan
-from diffplan.planners.base import Solution, standard_normal
+from diffplan.planners.base import Solution
 from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
+from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners.progress import with_cheaper_last
 from diffplan.planners.sampling import set_number
 from diffplan.planners.second_order import SecondOrderShooting
@@ -149,15 +151,17 @@ class ShootingGN(SecondOrderShooting):
         return self.damping
 
     def draw_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        generator: torch.Generator | None,
+        self, problem: PlanningProblem, state: Tensor, keys: Tensor
     ) -> Tensor:
         """Draw the N(0, 1) numbers of the starting points `[B, num_starts, T, A]`."""
-        width = problem.action_space.dim
-        shape = (state.shape[0], self.num_starts, self.horizon, width)
-        return standard_normal(shape, state, generator)
+        shape = (self.num_starts, self.horizon, problem.action_space.dim)
+        return standard_normal(keys, shape, state)
+
+    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+        """Return the first of the random starts, with the first damping."""
+        noise = self.draw_noise(problem, state, keys)[:, :1]
+        memory = {"damping": self._first_damping(noise)[..., None]}
+        return start_plan(state, self._starts(problem, noise)[:, 0], memory)
 
     def solve(
         self,
@@ -169,21 +173,15 @@ class ShootingGN(SecondOrderShooting):
         """Run the loop from every start and keep the best; see `Planner.solve`."""
         box = problem.action_space.to(state)
         noise = cast(Tensor, noise)
-        spread = 2 * torch.special.ndtr(noise) - 1 if self.init == "uniform" else noise
-        actions = box.center + box.scale * spread
-        first = self.damping
-        if isinstance(first, AdaptiveDamping):
-            first = first.initial
-        # A number is filled on the device: a copy from the host would be waited for.
-        if not isinstance(first, Tensor):
-            first = state.new_full((), first)
-        damping = first.to(state).expand(noise.shape[:2])
+        actions = self._starts(problem, noise)
+        damping = self._first_damping(noise)
         if warm_start is not None:
             actions = torch.cat([warm_start.actions.unsqueeze(1), actions[:, 1:]], 1)
             damping = self._warm_damping(warm_start, damping)
         actions = box.project(actions)
-        if warm_start is None and self.iterations > 0:
-            actions = self._with_middle(problem, state, actions)
+        afresh = starts_afresh(warm_start, state)
+        if self.iterations > 0 and any_afresh(afresh):
+            actions = self._with_middle(problem, state, actions, afresh)
         starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
         return self._best(*self.iterate(problem, starts, actions, damping))
 
@@ -202,6 +200,22 @@ class ShootingGN(SecondOrderShooting):
         moves = limited_rollout(model, law, *increments(problem, nominal))
         return Step(moves, None, law.decrease, law.ok)
 
+    def _starts(self, problem: PlanningProblem, noise: Tensor) -> Tensor:
+        """Return the random starts `[B, num_starts, T, A]`."""
+        box = problem.action_space.to(noise)
+        spread = 2 * torch.special.ndtr(noise) - 1 if self.init == "uniform" else noise
+        return box.center + box.scale * spread
+
+    def _first_damping(self, noise: Tensor) -> Tensor:
+        """Return the first damping of each start `[B, num_starts]`."""
+        first = self.damping
+        if isinstance(first, AdaptiveDamping):
+            first = first.initial
+        # A number is filled on the device: a copy from the host would be waited for.
+        if not isinstance(first, Tensor):
+            first = noise.new_full((), first)
+        return first.to(noise).expand(noise.shape[:2])
+
     def _warm_damping(self, warm_start: Plan, damping: Tensor) -> Tensor:
         adaptive = isinstance(self.damping, AdaptiveDamping)
         if not adaptive or "damping" not in warm_start.memory:
@@ -210,17 +224,21 @@ class ShootingGN(SecondOrderShooting):
         return torch.cat([kept, damping[:, 1:]], dim=1)
 
     def _with_middle(
-        self, problem: PlanningProblem, state: Tensor, actions: Tensor
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        actions: Tensor,
+        afresh: Tensor,
     ) -> Tensor:
         """Put the middle of the box in the place of a start, if it is cheaper than all.
 
-        A descent ends no higher then than there.
+        A descent that starts afresh ends no higher then than there.
         """
         middle = self.initial_actions(problem, state, None).unsqueeze(1)
         tried = torch.cat((actions, middle), dim=1)
         with torch.no_grad():
             cost = worst_if_failed(candidate_costs(problem, state, tried))
-            index = with_cheaper_last(cost)
+            index = with_cheaper_last(cost, afresh)
         return tried.gather(1, index[:, :, None, None].expand_as(actions))
 
     def _best(self, found: Solution, cost: Tensor) -> Solution:

@@ -29,6 +29,7 @@ from diffplan.functional.first_order import (
     start_moments,
 )
 from diffplan.functional.isolation import finite_rows, isolated, may_look
+from diffplan.functional.random import standard_normal
 from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import (
     CONSTANT,
@@ -40,7 +41,7 @@ from diffplan.gradients import (
     tracked,
 )
 from diffplan.plan import Plan
-from diffplan.planners.base import Planner, Solution, standard_normal
+from diffplan.planners.base import Planner, Solution
 from diffplan.planners.candidates import (
     candidate_costs,
     pick,
@@ -48,6 +49,7 @@ from diffplan.planners.candidates import (
     worst_if_failed,
 )
 from diffplan.planners.checkpointing import checkpointed_gradient
+from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners.progress import Best, Progress, with_cheaper_last
 from diffplan.planners.sampling import set_number, stack_trace
 from diffplan.problem import PlanningProblem
@@ -103,15 +105,16 @@ class GradientPlanner(Planner):
         self.rule, self.keep_best = rule, keep_best
 
     def draw_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        generator: torch.Generator | None,
+        self, problem: PlanningProblem, state: Tensor, keys: Tensor
     ) -> Tensor:
         """Draw the N(0, 1) numbers of the starting points `[B, N, T, A]`."""
-        count, steps = self.num_candidates, self.horizon
-        shape = (state.shape[0], count, steps, problem.action_space.dim)
-        return standard_normal(shape, state, generator)
+        shape = (self.num_candidates, self.horizon, problem.action_space.dim)
+        return standard_normal(keys, shape, state)
+
+    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+        """Return the first of the random starting points."""
+        noise = self.draw_noise(problem, state, keys)
+        return start_plan(state, self._starting_points(problem, noise, None)[:, 0])
 
     def solve(
         self,
@@ -125,12 +128,14 @@ class GradientPlanner(Planner):
         candidates = self._starting_points(problem, noise, warm_start)
         start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1).contiguous()
         moments, progress = start_moments(candidates), Progress()
-        seeks_middle = self.keep_best and warm_start is None
+        afresh = starts_afresh(warm_start, state)
+        seeks_middle = self.keep_best and any_afresh(afresh)
 
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
                 if iteration == 0 and seeks_middle:
-                    candidates, gradient, cost = self._first(problem, state, candidates)
+                    first = self._first(problem, state, candidates, afresh)
+                    candidates, gradient, cost = first
                 else:
                     gradient, cost = self._slopes(problem, start, candidates)
                 ok = finite_rows((gradient, cost), lead=2)
@@ -147,18 +152,22 @@ class GradientPlanner(Planner):
         return self._choose(problem, state, candidates, progress)
 
     def _first(
-        self, problem: PlanningProblem, state: Tensor, candidates: Tensor
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        candidates: Tensor,
+        afresh: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the first candidates, their gradients and their costs.
 
         Where the middle of the box is cheaper than all of them, it takes the place of
-        the dearest: a descent ends no higher than there, and has begun there.
+        the dearest of a fresh start: the descent has begun there and ends no higher.
         """
         middle = self.initial_actions(problem, state, None).unsqueeze(1)
         tried = torch.cat((candidates, middle), dim=1)
         start = state.unsqueeze(1).expand(-1, tried.shape[1], -1).contiguous()
         gradient, cost = self._slopes(problem, start, tried)
-        index = with_cheaper_last(worst_if_failed(cost.detach()))
+        index = with_cheaper_last(worst_if_failed(cost.detach()), afresh)
         whole = index[:, :, None, None].expand_as(candidates)
         return tried.gather(1, whole), gradient.gather(1, whole), cost.gather(1, index)
 

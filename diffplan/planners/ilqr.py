@@ -25,6 +25,7 @@ from diffplan.gradients import (
 from diffplan.objectives.base import ResidualObjective, StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Solution
+from diffplan.planners.compiling import start_plan
 from diffplan.planners.second_order import SecondOrderShooting
 from diffplan.planners.steps import Nominal, Step
 from diffplan.problem import PlanningProblem
@@ -151,6 +152,12 @@ class ILQR(SecondOrderShooting):
     def damping_rule(self) -> AdaptiveDamping:
         """Return how the damping changes."""
         return self.damping
+
+    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+        """Return the centre of the box, with the first damping."""
+        actions = super().cold_start(problem, state, keys).actions
+        damping = torch.full_like(state[:, :1, None], self.damping.initial)
+        return start_plan(state, actions, {"damping": damping})
 
     def solve(
         self,

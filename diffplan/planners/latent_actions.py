@@ -28,6 +28,7 @@ from diffplan.gradients import (
 from diffplan.objectives.base import StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution
+from diffplan.planners.compiling import start_plan
 from diffplan.problem import Box, PlanningProblem
 from diffplan.user_functions import call, require_result
 
@@ -159,13 +160,16 @@ class LatentActions(Planner):
         self.planner.check_derivatives(self.latent_problem(problem), state)
 
     def draw_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        generator: torch.Generator | None,
+        self, problem: PlanningProblem, state: Tensor, keys: Tensor
     ) -> Tensor | None:
         """Draw the noise of the inner planner."""
-        return self.planner.draw_noise(self.latent_problem(problem), state, generator)
+        return self.planner.draw_noise(self.latent_problem(problem), state, keys)
+
+    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+        """Return the plan of the latent point that the inner planner starts from."""
+        inner = self.planner.cold_start(self.latent_problem(problem), state, keys)
+        memory = {**inner.memory, "latent": inner.actions}
+        return start_plan(state, self.decode(problem, inner.action), memory)
 
     def solve(
         self,

@@ -36,8 +36,8 @@ class MPPI(SamplingPlanner):
             parameter); None stands for half the width of the action space.
         fixed_std: Keep `initial_std` in all iterations, as in the first papers.
         noise_exponent: Colour of the noise over time: 0 is white, larger is smoother.
-        shared_noise: Give all batch elements the same noise, which saves drawing it; a
-            plan then does not depend on the batch it is made in.
+        shared_noise: Give all problems of a batch the noise of the first one, which
+            saves drawing and keeping the others'.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.

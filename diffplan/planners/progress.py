@@ -37,20 +37,21 @@ def has_risen(first: Tensor, last: Tensor) -> Tensor:
     return last - first > _WORSE * first.abs()  # False if both are infinite
 
 
-def with_cheaper_last(cost: Tensor) -> Tensor:
+def with_cheaper_last(cost: Tensor, wanted: Tensor) -> Tensor:
     """Return indices `[B, N]` of what to go on with, of N + 1 candidates.
 
-    The first N; but where the last one is cheaper than all of them, it is in the place
-    of the dearest.
+    The first N; but where the last one is wanted and cheaper than all of them, it is
+    in the place of the dearest.
 
     Args:
         cost: `[B, N + 1]`, never NaN.
+        wanted: `[B]` bool.
     """
     count = cost.shape[1] - 1
     others, last = cost[:, :count], cost[:, count:]
     index = torch.arange(count, device=cost.device)
     replaced = index == others.argmax(dim=1, keepdim=True)
-    cheaper = last < others.amin(dim=1, keepdim=True)
+    cheaper = wanted[:, None] & (last < others.amin(dim=1, keepdim=True))
     return torch.where(replaced & cheaper, count, index)
 
 

@@ -16,6 +16,7 @@ The mean of soft choices can be worse than each of them, also than the mean that
 start began with: that is the answer where it is better by more than a hundredth.
 """
 
+import math
 from abc import abstractmethod
 from typing import ClassVar, cast
 
@@ -25,14 +26,16 @@ from torch import Tensor, nn
 from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.gaussian import weighted_mean, weighted_std
+from diffplan.functional.random import fold, standard_normal
 from diffplan.gradients import tracked
 from diffplan.plan import Plan, Status
-from diffplan.planners.base import Planner, Solution, standard_normal
+from diffplan.planners.base import Planner, Solution
 from diffplan.planners.candidates import candidate_costs, worst_if_failed
+from diffplan.planners.compiling import known_before, start_plan
 from diffplan.problem import PlanningProblem
 
 NOISE_LIMIT = 2**28
-"""Bytes of noise drawn ahead of a plan; beyond, seeds are drawn instead (see below)."""
+"""Bytes of noise drawn ahead of a plan; beyond, iterations draw theirs (see below)."""
 
 
 class SamplingPlanner(Planner):
@@ -43,9 +46,8 @@ class SamplingPlanner(Planner):
     planner differentiable.
 
     All noise is drawn before the loop, `[B, iterations, N, T, A]`. Where that would
-    take more than `NOISE_LIMIT` bytes (256 MiB), one seed per iteration is drawn
-    instead and each iteration draws its noise from its seed: as repeatable, but not
-    compilable in one graph.
+    take more than `NOISE_LIMIT` bytes (256 MiB), each iteration draws the same numbers
+    when it needs them.
 
     Attributes:
         num_samples: N, candidates per iteration.
@@ -53,8 +55,8 @@ class SamplingPlanner(Planner):
         initial_std: Spread of the first candidates, a number or `[A]`; None stands for
             half the width of the action space.
         noise_exponent: Colour of the noise over time, see `colour_noise`.
-        shared_noise: Whether all batch elements see the same noise, `[1, iterations,
-            N, T, A]`; a plan then does not depend on the batch it is made in.
+        shared_noise: Whether all problems see the noise of the first one,
+            `[1, iterations, N, T, A]`, which saves drawing and keeping the others'.
         chunk_size: Candidates rolled out at once; None takes all.
         keep_best: Whether a warm start that is better is the answer.
     """
@@ -118,20 +120,23 @@ class SamplingPlanner(Planner):
         return weighted_std(candidates, weights, mean)
 
     def draw_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        generator: torch.Generator | None,
+        self, problem: PlanningProblem, state: Tensor, keys: Tensor
     ) -> Tensor:
-        """Draw the noise of all iterations, or one seed per iteration if too large."""
-        batch = 1 if self.shared_noise else state.shape[0]
-        one = (batch, self.num_samples, self.horizon, problem.action_space.dim)
-        count = self.iterations * torch.Size(one).numel()
+        """Draw the noise of all iterations, or return its keys `[B]` if too large."""
+        keys = keys[:1] if self.shared_noise else keys
+        one = (self.num_samples, self.horizon, problem.action_space.dim)
+        count = keys.shape[0] * self.iterations * math.prod(one)
         if count * state.element_size() > NOISE_LIMIT:
-            return draw_seeds(self.iterations, state, generator)
-        shape = (one[0], self.iterations, *one[1:])
-        white = standard_normal(shape, state, generator)
+            return keys
+        iterations = torch.arange(self.iterations, device=keys.device)
+        white = standard_normal(fold(keys[:, None], iterations), one, state)
         return colour_noise(white, self.noise_exponent)
+
+    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+        """Return the centre of the box, with the first spread."""
+        plan = super().cold_start(problem, state, keys)
+        std = self._starting_std(problem, plan.actions)
+        return start_plan(state, plan.actions, {"std": std})
 
     def solve(
         self,
@@ -154,13 +159,16 @@ class SamplingPlanner(Planner):
                     self._noise_of(noise, iteration, mean),
                     trace,
                 )
+        known = None
+        if self.keep_best and warm_start is not None:
+            known = known_before(warm_start, mean, start)
         return Solution(
             actions=mean,
             status=_status(trace["best_cost"]),
             iterations=self.iterations,
             diagnostics={name: stack_trace(v, state) for name, v in trace.items()},
             memory={"std": std},
-            known=start if self.keep_best and warm_start is not None else None,
+            known=known,
         )
 
     def _refit(
@@ -198,10 +206,8 @@ class SamplingPlanner(Planner):
     def _noise_of(self, noise: Tensor, iteration: int, mean: Tensor) -> Tensor:
         if noise.is_floating_point():
             return noise[:, iteration]
-        generator = torch.Generator(mean.device).manual_seed(int(noise[iteration]))
-        batch = 1 if self.shared_noise else mean.shape[0]
-        shape = (batch, self.num_samples, *mean.shape[1:])
-        white = standard_normal(shape, mean, generator)
+        shape = (self.num_samples, *mean.shape[1:])
+        white = standard_normal(fold(noise, iteration), shape, mean)
         return colour_noise(white, self.noise_exponent)
 
 
@@ -223,14 +229,6 @@ def stack_trace(values: list[Tensor], state: Tensor) -> Tensor:
     if not values:
         return state.new_zeros(state.shape[0], 0)
     return torch.stack(values, dim=-1).detach()
-
-
-def draw_seeds(count: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw `count` seeds, integers on the CPU."""
-    if generator is None:
-        generator = torch.Generator(like.device).manual_seed(0)
-    drawn = torch.randint(2**62, (count,), generator=generator, device=generator.device)
-    return drawn.cpu()
 
 
 def set_number(

@@ -30,6 +30,7 @@ from diffplan.testing.assertions import (
     same,
     same_plan,
 )
+from diffplan.testing.batches import check_batches, check_loop, check_seeds
 from diffplan.testing.border import (
     check_dtypes,
     check_goals,
@@ -249,5 +250,8 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_wrong_dynamics,
     check_dtypes,
     check_goals,
+    check_batches,
+    check_seeds,
+    check_loop,
 )
 """What every planner promises, one promise per function."""

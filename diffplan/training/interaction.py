@@ -50,7 +50,7 @@ def run_episodes(
     """Run one whole episode for each seed.
 
     Episodes run in batches of `environments.num_envs`. An episode depends on its own
-    seed, on `agent_seed` and on the batch that it is in.
+    seed and on `agent_seed`; on the batch only by rounding.
 
     Args:
         agent: Acts in the whole batch at once.
@@ -68,7 +68,7 @@ def run_episodes(
     size = environments.num_envs
     for first in range(0, len(seeds), size):
         batch = _Batch(environments, seeds[first : first + size], timing)
-        memory = agent.initial_state(size, seed=derive_seed(agent_seed, "batch", first))
+        memory = agent.initial_state(size, seed=agent_seed, keys=batch.keys)
         device = memory.action.device
         while batch.running.any():
             with timing("planning"):
@@ -97,6 +97,8 @@ class _Batch:
         # A resting environment is reset too, so that the agent sees a valid
         # observation there; its actions go nowhere.
         padded = [*seeds, *[seeds[-1]] * (size - len(seeds))]
+        # Whatever a seed is, its hash is an int64 number.
+        self.keys = torch.tensor([derive_seed(seed, "episode") for seed in padded])
         with timing("environment"):
             self.observations, infos = environments.reset(padded)
         self.infos = [_numbers(info) for info in infos]

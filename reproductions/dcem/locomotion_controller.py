@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.agents.base import AgentState
+from diffplan.functional.random import fold, standard_normal
 from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn
@@ -121,9 +122,9 @@ class EmbeddedController(nn.Module):
         }
         return [p for module in modules[name] for p in module.parameters()]
 
-    def draw_noise(self, belief: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_noise(self, belief: Tensor, keys: Tensor) -> Tensor:
         """Draw the search's noise `[B, iterations, N, 1, d]` for beliefs `[B, S]`."""
-        noise = self.planner.draw_noise(self.problem, belief, generator)
+        noise = self.planner.draw_noise(self.problem, belief, keys)
         assert noise is not None
         return noise
 
@@ -186,31 +187,31 @@ class ControllerAgent:
         """The box that every action lies in."""
         return self.controller.problem.action_space
 
-    def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
+    def initial_state(
+        self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
+    ) -> AgentState:
         """Return the memory for environments that were just reset."""
         state = self.controller.model.initial_state((batch_size,)).detach()
-        return AgentState.start(state, self.action_space.dim, seed)
+        return AgentState.start(state, self.action_space.dim, seed, keys)
 
     @torch.no_grad()
     def act(
         self, observation: Tensor, agent_state: AgentState, *, explore: bool = False
     ) -> tuple[Tensor, AgentState]:
         """Filter the newest observations `[B, D]` and choose actions `[B, A]`."""
-        generator = agent_state.generator()
+        keys = agent_state.noise_keys()
         model, drawn = self.controller.model, None
         if self.posterior == "sample":
-            size = (agent_state.batch_size, model.state_size)
-            drawn = torch.randn(size, generator=generator, device=generator.device)
+            size = (model.state_size,)
+            drawn = standard_normal(fold(keys, 0), size, agent_state.state)
         belief = model.observe(
             agent_state.state, agent_state.action, observation, drawn
         )
-        noise = self.controller.draw_noise(belief, generator)
+        noise = self.controller.draw_noise(belief, fold(keys, 1))
         mean = self.controller.plan(belief, noise)[:, 0]
         action = mean
         if explore:
-            white = torch.randn(
-                mean.shape, generator=generator, device=generator.device
-            )
+            white = standard_normal(fold(keys, 2), mean.shape[1:], mean)
             action = mean + self.std() * white
         if self.record is not None:
             self.record(Decision(belief, noise, mean, action))
@@ -219,15 +220,17 @@ class ControllerAgent:
             agent_state,
             state=belief,
             action=executed,
-            generator_state=generator.get_state(),
+            decision=agent_state.decision + 1,
         )
         return executed, memory
 
-    def reset(self, agent_state: AgentState, mask: Tensor) -> AgentState:
+    def reset(
+        self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
+    ) -> AgentState:
         """Forget the episode where `mask [B]` holds."""
         size = (agent_state.batch_size,)
         start = self.controller.model.initial_state(size).detach()
-        return agent_state.restarted(mask, start)
+        return agent_state.restarted(mask, start, keys)
 
 
 class DecoderTraining:
@@ -255,7 +258,13 @@ class DecoderTraining:
     def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Make one update; return the cost before it and the norm of its gradient."""
         belief = self._states(batch.to(self.generator.device))
-        noise = self.controller.draw_noise(belief, self.generator)
+        seeds = torch.randint(
+            2**63 - 1,
+            (len(belief),),
+            generator=self.generator,
+            device=self.generator.device,
+        )
+        noise = self.controller.draw_noise(belief, seeds)
         with held_fixed(self.controller.model):
             cost = self.controller.cost(belief, noise).mean()
             gradients = torch.autograd.grad(cost, self.learnt)

@@ -11,7 +11,7 @@ from toy import BOX, GreedyPlanner, LinearModel
 import diffplan.agents.planning as planning_file
 from diffplan.agents import Agent, AgentState, GaussianNoise, PlanningAgent
 from diffplan.agents.base import NO_PLAN
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.plan import Plan, Status
 
@@ -95,7 +95,7 @@ def test_exploration_noise_has_its_deviation_and_stays_in_the_box() -> None:
 def test_act_changes_neither_memory_nor_the_global_random_state() -> None:
     agent = make_agent(GreedyPlanner(noise=0.5), exploration=GaussianNoise(0.3))
     memory = agent.initial_state(2, seed=3)
-    copy = replace(memory, generator_state=memory.generator_state.clone())
+    copy = replace(memory, keys=memory.keys.clone())
     before = torch.get_rng_state()
     first, _ = agent.act(observations(1, 2)[0], memory, explore=True)
     again, _ = agent.act(observations(1, 2)[0], copy, explore=True)
@@ -240,3 +240,53 @@ def test_wrong_batch_sizes_are_refused() -> None:
         agent.act(torch.zeros(3, 1), memory)
     with pytest.raises(ShapeError, match=r"mask: expected \[2\]"):
         agent.reset(memory, torch.tensor([True]))
+
+
+def noisy_agent() -> PlanningAgent:
+    """Random in all that can be: planner, posterior and exploration."""
+    return make_agent(
+        GreedyPlanner(noise=0.3),
+        replan_every=2,
+        exploration=GaussianNoise(0.3),
+        posterior="sample",
+    )
+
+
+def test_an_environment_with_its_key_acts_alike_in_any_batch() -> None:
+    agent, seen = noisy_agent(), observations(5, 6)
+    keys = torch.tensor([5, 3, 2**62, 8, -1, 0])
+    together, _ = play(agent, seen, agent.initial_state(6, keys=keys), explore=True)
+    for index in ([0], [4], [2, 1], [5, 4, 3, 2, 1, 0]):
+        memory = agent.initial_state(len(index), keys=keys[index])
+        alone, _ = play(agent, seen[:, index], memory, explore=True)
+        torch.testing.assert_close(alone, together[:, index])
+    other, _ = play(agent, seen, agent.initial_state(6), explore=True)
+    assert (other != together).any(dim=0).all()
+
+
+def test_a_reset_with_a_key_begins_that_episode_and_one_without_goes_on() -> None:
+    agent, seen = noisy_agent(), observations(4, 2)
+    start = agent.initial_state(2, keys=torch.tensor([1, 2]))
+    first, memory = play(agent, seen, start, explore=True)
+    mask, keys = torch.tensor([True, False]), torch.tensor([9, 9])
+    fresh = agent.reset(memory, mask, keys=keys)
+    assert fresh.keys.tolist() == [9, 2]
+    assert fresh.decision.tolist() == [0, 4]
+    second, _ = play(agent, seen, fresh, explore=True)
+    memory = agent.initial_state(1, keys=torch.tensor([9]))
+    alone, _ = play(agent, seen[:, :1], memory, explore=True)
+    torch.testing.assert_close(second[:, :1], alone)
+    _, memory = play(agent, seen, start, explore=True)
+    again, _ = play(agent, seen, agent.reset(memory, mask), explore=True)
+    assert (again[:, 0] != first[:, 0]).any()
+
+
+def test_keys_of_another_kind_are_refused() -> None:
+    agent = make_agent()
+    with pytest.raises(ShapeError, match=r"keys: expected \[2\]"):
+        agent.initial_state(2, keys=torch.arange(3))
+    with pytest.raises(TensorTypeError, match="keys: expected an int64 tensor"):
+        agent.initial_state(2, keys=torch.zeros(2))
+    memory = agent.initial_state(2)
+    with pytest.raises(ShapeError, match=r"keys: expected \[2\]"):
+        agent.reset(memory, torch.ones(2, dtype=torch.bool), keys=torch.arange(1))

@@ -162,7 +162,7 @@ def test_a_planner_without_the_border_is_found_out() -> None:
             self, problem: dp.PlanningProblem, state: Tensor, **_: object
         ) -> object:
             flat = state.reshape(-1, state.shape[-1])
-            noise = self.draw_noise(problem, flat, None)
+            noise = self.draw_noise(problem, flat, torch.arange(len(flat)))
             plan = self.plan_with_noise(problem, flat, noise, None)
             return plan.map(
                 lambda value: value.reshape(*state.shape[:-1], *value.shape[1:])

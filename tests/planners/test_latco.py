@@ -21,6 +21,7 @@ from diffplan.objectives import NegativeReturn, SoftplusReward
 from diffplan.planners import DualAscent, FixedMultiplier, LogarithmicRule
 from diffplan.planners.collocation.primal_dual import PrimalDual, Progress
 from diffplan.planners.collocation.residuals import TrajectoryProblem
+from diffplan.planners.randomness import noise_keys
 from diffplan.solvers import BlockCholeskySolver, RiccatiSolver
 from diffplan.solvers.least_squares import Trajectory
 
@@ -91,12 +92,14 @@ def test_finds_the_far_goal_where_shooting_gets_stuck(
 ) -> None:
     from examples.two_goals import run
 
-    returns = run(seeds=8)
+    returns = run(seeds=24)
     for name, value in returns.items():
         record_property(f"return of {name}", value)
-    # At most 25 rewards of 6; whoever stays at the near goal earns at most 25.
+    # At most 25 rewards of 6; whoever stays at the near goal earns at most 25. Shooting
+    # starts from random actions, of which about one in four lead far enough.
     assert returns["LatCo"] > 60
-    assert returns["LatCo"] > 2 * max(returns["shooting GD"], returns["CEM"])
+    assert returns["LatCo"] > 1.5 * returns["shooting GD"]
+    assert returns["CEM"] < 30
 
 
 @pytest.mark.parametrize("start", ["normal", "rollout"])
@@ -295,7 +298,7 @@ def test_more_starts_never_cost_more_than_their_first() -> None:
     problem = reward_problem(small_rssm())
     state = torch.randn(2, 7, dtype=torch.float64)
     many = dp.LatCo(6, 20, num_starts=5)(problem, state)
-    noise = dp.LatCo(6, 20, num_starts=5).draw_noise(problem, state, None)
+    noise = dp.LatCo(6, 20, num_starts=5).draw_noise(problem, state, noise_keys(state))
     for index in range(5):
         single = dp.LatCo(6, 20)
         one = single.solve(problem, state, noise[:, index : index + 1], None)
@@ -337,12 +340,7 @@ def test_an_element_that_diverges_is_reported_and_infects_nobody() -> None:
         step, dp.objectives.GoalDistance(torch.ones(1)), dp.Box([-1.0], [1.0])
     )
     both = dp.LatCo(4, 30)(problem, torch.tensor([[0.0], [3.0]]))
-    alone = dp.LatCo(4, 30).solve(
-        problem,
-        torch.zeros(1, 1),
-        dp.LatCo(4).draw_noise(problem, torch.zeros(2, 1), None)[:1],
-        None,
-    )
+    alone = dp.LatCo(4, 30)(problem, torch.zeros(1, 1))
     assert both.succeeded.tolist() == [True, False]
     assert both.status[1] in (dp.Status.NON_FINITE, dp.Status.FACTORIZATION_FAILED)
     assert torch.isfinite(both.actions).all()

@@ -193,7 +193,7 @@ def test_training_the_decoder_through_the_search_lowers_the_cost() -> None:
     planner = LatentActions(DCEM(1, **SMALL), Decoder(2, 6), 2, horizon=6)
     before = planner(problem, state).cost.mean()
     optimizer = torch.optim.Adam(planner.decoder.parameters(), lr=0.02)
-    for _ in range(25):
+    for _ in range(50):
         optimizer.zero_grad()
         planner(problem, state).cost.mean().backward()
         optimizer.step()

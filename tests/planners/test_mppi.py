@@ -8,6 +8,7 @@ from torch import nn
 from diffplan.errors import ArgumentError
 from diffplan.planners import MPPI
 from diffplan.planners.candidates import candidate_costs
+from diffplan.planners.randomness import noise_keys
 
 
 def one_round(temperature: float, **arguments: object) -> tuple[torch.Tensor, ...]:
@@ -16,7 +17,7 @@ def one_round(temperature: float, **arguments: object) -> tuple[torch.Tensor, ..
     planner = MPPI(
         3, num_samples=30, iterations=1, temperature=temperature, **arguments
     )
-    noise = planner.draw_noise(problem, state, None)
+    noise = planner.draw_noise(problem, state, noise_keys(state))
     candidates = noise[:, 0].clamp(-1, 1)
     found = planner.solve(problem, state, noise, None)
     cost = candidate_costs(problem, state, candidates)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import diffplan as dp
 from diffplan.planners import LatentActions
+from diffplan.planners.randomness import noise_keys
 from diffplan.planners.second_order import SecondOrderShooting
 
 aten = torch.ops.aten
@@ -91,7 +92,7 @@ def test_solve_never_reads_a_number(
     monkeypatch.setattr(SecondOrderShooting, "may_look", lambda *_: False)
     problem, state = double_integrator(limit=1.0), states_of(2).requires_grad_()
     planner = case.build(horizon=4, iterations=3, gradient=gradient_of(case))
-    noise = planner.draw_noise(problem, state, None)
+    noise = planner.draw_noise(problem, state, noise_keys(state))
     warm_start = planner(problem, state).detach()
     with NoSynchronization():
         for start in (None, warm_start):
@@ -104,7 +105,7 @@ def test_solve_never_reads_a_number(
 def test_solve_stays_on_its_device(case: PlannerCase) -> None:
     host, state = double_integrator(limit=1.0), states_of(2)
     planner = case.build(horizon=4, iterations=3, gradient=gradient_of(case))
-    noise = planner.draw_noise(host, state, None)
+    noise = planner.draw_noise(host, state, noise_keys(state))
     state = state.to("meta").requires_grad_()
     box = host.action_space.to(state)
     problem = dp.PlanningProblem.__new__(dp.PlanningProblem)

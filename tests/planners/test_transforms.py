@@ -7,8 +7,11 @@ import torch
 from planner_cases import CASES, PlannerCase, each_planner_that
 from problems import double_integrator, states_of
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 import diffplan as dp
+from diffplan.errors import ShapeError, TensorTypeError
+from diffplan.planners.randomness import noise_keys
 
 each_vmapped = each_planner_that(lambda case: case.vmapped)
 
@@ -22,8 +25,8 @@ def test_vmap_over_states_equals_a_loop(case: PlannerCase) -> None:
         plan = planner(problem, state)
         return plan.actions, plan.cost, plan.status
 
-    # "same": each element gets the noise of an unbatched call.
-    mapped = torch.func.vmap(plan_from, randomness="same")(states)
+    # Each element gets the noise of an unbatched call.
+    mapped = torch.func.vmap(plan_from)(states)
     for index, state in enumerate(states):
         for got, expected in zip(mapped, plan_from(state), strict=True):
             torch.testing.assert_close(got[index], expected)
@@ -33,7 +36,7 @@ def test_vmap_over_states_equals_a_loop(case: PlannerCase) -> None:
 def test_vmap_returns_a_plan() -> None:
     problem, states = double_integrator(limit=1.0), states_of(3)
     planner = CASES[0].build(horizon=3, iterations=2)
-    mapped = torch.func.vmap(lambda x: planner(problem, x), randomness="same")(states)
+    mapped = torch.func.vmap(lambda x: planner(problem, x))(states)
     assert isinstance(mapped, dp.Plan)
     assert mapped.batch_shape == (3,)
     assert mapped.diagnostics["cost"].shape == (3, 2)
@@ -53,7 +56,7 @@ def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
         )
         return planner(problem, state).actions
 
-    mapped = torch.func.vmap(plan_with, randomness="same")(gains)
+    mapped = torch.func.vmap(plan_with)(gains)
     for index, gain in enumerate(gains):
         torch.testing.assert_close(mapped[index], plan_with(gain))
 
@@ -64,10 +67,9 @@ def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
 )
 @each_planner_that(lambda case: case.compiled)
 def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
-    # The noise is drawn outside: a generator cannot be part of a graph.
     problem, state = double_integrator(limit=1.0), states_of(2)
     planner = case.build(horizon=2, iterations=2)
-    noise = planner.draw_noise(problem, state, None)
+    noise = planner.draw_noise(problem, state, noise_keys(state))
     compiled = torch.compile(planner.solve, fullgraph=True, backend=backend)
     expected = planner.solve(problem, state, noise, None)
     got = compiled(problem, state, noise, None)
@@ -77,8 +79,7 @@ def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
 
 @pytest.mark.compiled
 def test_a_compiled_planner_plans_alike() -> None:
-    # `nn.Module.compile`: the graph breaks where the noise is drawn, and nowhere else
-    # than around `solve`.
+    # A generator gives the seed outside of the graph, which begins with the noise.
     problem, state = double_integrator(limit=1.0), states_of(2)
     case = next(case for case in CASES if case.name == "MPPI")
     plain, compiled = (case.build(horizon=3, iterations=2) for _ in range(2))
@@ -117,10 +118,66 @@ def test_gradients_pass_a_compiled_and_checkpointed_planner() -> None:
     gradients = []
     for checkpoint in (False, True):
         planner = dp.MPPI(4, num_samples=8, iterations=2, checkpoint=checkpoint)
-        noise = planner.draw_noise(problem, state, None)
+        noise = planner.draw_noise(problem, state, noise_keys(state))
         solve = planner.solve
         if checkpoint:
             solve = torch.compile(solve, fullgraph=True, backend="aot_eager")
         actions = solve(problem, state, noise, None).actions
         gradients += torch.autograd.grad(actions.sin().sum(), state)
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.compiled
+@each_planner_that(lambda case: case.compiled)
+def test_a_compiled_loop_compiles_at_its_first_step_only(case: PlannerCase) -> None:
+    # A robot cannot wait at its second step, when there is a warm start.
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    plain, compiled = (case.build(horizon=2, iterations=1) for _ in range(2))
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled.compile(backend=counter)
+    plans: list[dp.Plan | None] = [None, None]
+    for step in range(3):
+        for index, planner in enumerate((plain, compiled)):
+            last = plans[index]
+            start = None if last is None else last.shifted()
+            plans[index] = planner(problem, state + 0.1 * step, warm_start=start)
+        first = counter.frame_count if step == 0 else first
+        assert first > 0
+        assert counter.frame_count == first
+        torch.testing.assert_close(plans[1].actions, plans[0].actions)
+        assert plans[1].memory.keys() == plans[0].memory.keys()
+
+
+@pytest.mark.compiled
+def test_a_whole_call_compiles_into_one_graph_noise_included() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(6).reshape(2, 3, 2)
+    planner = dp.MPPI(3, num_samples=10, iterations=2, noise_exponent=1.0)
+    compiled = torch.compile(planner, fullgraph=True, backend="aot_eager")
+    keys = torch.arange(6).reshape(2, 3) + 4
+    plan = expected = None
+    for _ in range(2):
+        plan = compiled(problem, state, keys=keys, warm_start=plan and plan.shifted())
+        expected = planner(
+            problem, state, keys=keys, warm_start=expected and expected.shifted()
+        )
+        torch.testing.assert_close(plan.actions, expected.actions)
+        assert torch.equal(plan.memory["plan_index"], expected.memory["plan_index"])
+
+
+@pytest.mark.compiled
+def test_first_mistakes_are_answered_in_our_words() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    planner = dp.MPPI(3, num_samples=10, iterations=2)
+    for wrong in (0, 7, torch.tensor(1)):
+        with pytest.raises(TensorTypeError, match=r"generator: .*manual_seed\(0\).*"):
+            planner(problem, state, generator=wrong)
+    plan = planner(problem, state)
+    for wrong in (plan.actions, [plan], plan.cost.detach().numpy()):
+        with pytest.raises(TensorTypeError, match=r"warm_start: .*plan\.shifted\(\)"):
+            planner(problem, state, warm_start=wrong)
+    for wrong in (0, [0, 1], torch.ones(2), torch.arange(2).int()):
+        with pytest.raises(TensorTypeError, match="keys: expected an int64 tensor"):
+            planner(problem, state, keys=wrong)
+    with pytest.raises(ShapeError, match=r"keys: expected \[2\].* got \[2, 1\]"):
+        planner(problem, state, keys=torch.zeros(2, 1, dtype=torch.int64))

@@ -102,6 +102,30 @@ def test_batches_of_any_size_give_the_same_noise_free_episodes() -> None:
         np.testing.assert_allclose(apart.returns, together.returns, rtol=1e-6)
 
 
+def test_episodes_draw_the_same_noise_together_or_one_by_one() -> None:
+    model = LinearModel()
+    agent = PlanningAgent(
+        model,
+        GreedyPlanner(noise=0.3),
+        NegativeReturn(model.reward),
+        BOX,
+        replan_every=2,
+        exploration=GaussianNoise(0.3),
+        posterior="sample",
+    )
+    seeds = [3, 1, 2**31 - 1, 8, 5]
+    for each in (agent, UniformAgent(BOX)):
+        together = run_episodes(each, make_envs(5), seeds, explore=True)
+        again = run_episodes(each, make_envs(2), seeds[::-1], explore=True)[::-1]
+        alone = [run_episodes(each, make_envs(1), [s], explore=True)[0] for s in seeds]
+        other = run_episodes(each, make_envs(5), seeds, explore=True, agent_seed=1)
+        for index, episode in enumerate(together):
+            for found in (again[index], alone[index]):
+                np.testing.assert_allclose(found.actions, episode.actions, rtol=1e-5)
+                np.testing.assert_allclose(found.rewards, episode.rewards, rtol=1e-5)
+            assert (other[index].actions != episode.actions).any()
+
+
 def test_episodes_of_different_length_end_by_themselves() -> None:
     environments = VectorEnv([lambda: PointEnv(3), lambda: PointEnv(7)])
     episodes = run_episodes(UniformAgent(BOX), environments, [1, 2, 3])

@@ -1,5 +1,6 @@
 """Evaluation videos show reality and, beside it, what the plan had imagined."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,7 @@ def small_model() -> RSSM:
 
 def memory_of(model: RSSM, plan: Plan | None, age: int) -> AgentState:
     start = AgentState.start(model.initial_state((2,)), 2, seed=0)
-    return AgentState(
-        start.state, start.action, plan, torch.tensor([age, age]), start.generator_state
-    )
+    return replace(start, plan=plan, age=torch.tensor([age, age]))
 
 
 def test_each_moment_is_beside_the_state_planned_for_it(tmp_path: Path) -> None:

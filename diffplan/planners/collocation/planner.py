@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.functional.random import standard_normal
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -33,7 +34,7 @@ from diffplan.gradients import (
 )
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan, Status
-from diffplan.planners.base import Planner, Solution, standard_normal
+from diffplan.planners.base import Planner, Solution
 from diffplan.planners.collocation.multipliers import LogarithmicRule, MultiplierRule
 from diffplan.planners.collocation.primal_dual import (
     Multipliers,
@@ -42,6 +43,7 @@ from diffplan.planners.collocation.primal_dual import (
 )
 from diffplan.planners.collocation.residuals import TrajectoryProblem
 from diffplan.planners.collocation.stationary import differentiate_trajectory
+from diffplan.planners.compiling import known_before, start_plan
 from diffplan.planners.implicit import judged
 from diffplan.planners.sampling import set_number
 from diffplan.problem import PlanningProblem
@@ -173,15 +175,19 @@ class LatCo(Planner):
         problem.require_objective(ResidualObjective, "LatCo")
 
     def draw_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        generator: torch.Generator | None,
+        self, problem: PlanningProblem, state: Tensor, keys: Tensor
     ) -> Tensor:
         """Draw the initial states and actions `[B, num_starts, T, S + A]`."""
         width = state.shape[-1] + problem.action_space.dim
-        shape = (state.shape[0], self.num_starts, self.horizon, width)
-        return standard_normal(shape, state, generator)
+        shape = (self.num_starts, self.horizon, width)
+        return standard_normal(keys, shape, state)
+
+    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+        """Return the first of the random starts, with its multipliers."""
+        noise = self.draw_noise(problem, state, keys)[:, :1]
+        start, multipliers = self._start(problem, state, noise, None)
+        memory = {"states": start.states, "multipliers": multipliers.stacked()}
+        return start_plan(state, start.actions, memory)
 
     def solve(
         self,
@@ -211,7 +217,8 @@ class LatCo(Planner):
         solution = self._best_start(problem, repeated, solution)
         if warm_start is None:
             return solution
-        return replace(solution, known=problem.project(warm_start.actions))
+        known = known_before(warm_start, solution.actions, warm_start.actions)
+        return replace(solution, known=problem.project(known))
 
     def _iterate(
         self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
@@ -337,9 +344,7 @@ class LatCo(Planner):
             diagnostics=diagnostics,
             memory={
                 "states": trajectory.states,
-                "multipliers": torch.stack(
-                    [multipliers.dynamics, multipliers.action], dim=-1
-                ),
+                "multipliers": multipliers.stacked(),
             },
         )
 

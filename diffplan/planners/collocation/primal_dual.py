@@ -27,6 +27,10 @@ class Multipliers:
     dynamics: Tensor
     action: Tensor
 
+    def stacked(self) -> Tensor:
+        """Return both, `[B, T, 2]`."""
+        return torch.stack([self.dynamics, self.action], dim=-1)
+
     def root_mean(self) -> Tensor:
         """Return mean_t √λ + mean_t √ν, `[B]`."""
         # The floor keeps √ differentiable where dual ascent drove a multiplier to zero.

@@ -1,0 +1,280 @@
+"""Random numbers by counters: how they are distributed, and what decides them."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from diffplan.functional import random
+from diffplan.functional.random import (
+    fold,
+    standard_normal,
+    stream_keys,
+    uniform,
+    wrapped,
+)
+
+LIKE = torch.zeros(())
+MANY = 2**20
+
+
+def keys_of(count: int, seed: int = 0) -> Tensor:
+    return stream_keys((count,), torch.device("cpu"), seed=seed)
+
+
+def as_unsigned(value: Tensor) -> np.ndarray:
+    return value.numpy().view(np.uint64)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+# Distribution
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda: standard_normal(torch.tensor([5]), (MANY,), LIKE),
+        lambda: standard_normal(keys_of(MANY), (1,), LIKE),
+        lambda: standard_normal(torch.arange(MANY), (1,), LIKE),
+        lambda: standard_normal(keys_of(2**10)[:, None], (2, 2**9), LIKE),
+        lambda: standard_normal(fold(torch.tensor(0), torch.arange(MANY)), (3,), LIKE),
+    ],
+    ids=["one stream", "first numbers", "small keys", "rectangle", "folded"],
+)
+def test_normal_numbers_have_the_normal_distribution(
+    drawn: Callable[[], Tensor],
+) -> None:
+    values = drawn().double().numpy().ravel()
+    count = len(values)
+    # The k-th sample moment has variance (μ_2k - μ_k²) / n: five standard errors.
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        error = 5 * math.sqrt(variance / count)
+        assert abs((values**power).mean() - moment) < error
+    assert stats.kstest(values, "norm").pvalue > 1e-3
+    # Tails: how many lie beyond 4 is Poisson distributed.
+    expected = 2 * stats.norm.sf(4) * count
+    assert stats.poisson.sf((np.abs(values) > 4).sum() - 1, expected) > 1e-3
+    assert stats.poisson.cdf((np.abs(values) > 4).sum(), expected) > 1e-3
+
+
+def test_uniform_numbers_have_the_uniform_distribution() -> None:
+    values = uniform(keys_of(4), (MANY // 4,), LIKE)
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert stats.kstest(values.numpy().ravel(), "uniform").pvalue > 1e-3
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """In standard errors."""
+    a, b = a.double().flatten(), b.double().flatten()
+    return float((a * b).mean() * math.sqrt(len(a)))
+
+
+@pytest.mark.parametrize("squares", [False, True])
+def test_neighbours_are_independent(squares: bool) -> None:
+    keys = torch.arange(2048)
+
+    def draw(from_keys: Tensor) -> Tensor:
+        values = standard_normal(from_keys, (512,), LIKE)
+        return (values.square() - 1) / math.sqrt(2) if squares else values
+
+    values, first, second = draw(keys), draw(fold(keys, 0)), draw(fold(keys, 1))
+    pairs = {
+        "keys": (values[1:], values[:-1]),
+        "numbers": (values[:, 1:], values[:, :-1]),
+        "numbers with one radius": (values[:, :256], values[:, 256:]),
+        "a key and its fold": (values, first),
+        "folds": (first, second),
+        "folds of neighbours": (first[1:], second[:-1]),
+        "numbers of folds": (first[:, 1:], second[:, :-1]),
+    }
+    for name, (a, b) in pairs.items():
+        assert abs(correlation(a, b)) < 5, name
+
+
+def test_every_bit_of_a_key_changes_half_of_the_bits() -> None:
+    keys = fold(torch.tensor(3), torch.arange(4096))
+    for bit in range(64):
+        changed = keys ^ wrapped(1 << bit)
+        for of in (lambda key: fold(key, 1), lambda key: fold(torch.tensor(1), key)):
+            flipped = as_unsigned(of(keys) ^ of(changed))
+            share = np.unpackbits(flipped.view(np.uint8)).mean()
+            assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(64 * 4096)
+
+
+def test_the_finaliser_is_that_of_splitmix64() -> None:
+    # The first outputs of the reference implementation (Vigna, splitmix64.c) that is
+    # seeded with 1234567, computed here in Python's whole numbers.
+    def mix(z: int) -> int:
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        return z ^ (z >> 31)
+
+    expected = [mix((1234567 + i * 0x9E3779B97F4A7C15) % 2**64) for i in range(1, 6)]
+    assert expected[0] == 6457827717110365317  # as published with it
+    found = random._bits(torch.tensor([[1234567]]), 0, 5)
+    assert as_unsigned(found)[0].tolist() == expected
+
+
+def test_logarithm_and_sine_are_those_of_numpy() -> None:
+    words = torch.from_numpy(
+        np.random.default_rng(0).integers(-(2**31), 2**31, 200_000).astype(np.int32)
+    )
+    edges = [0, 1, -1, 2, -(2**31), 2**31 - 1, 2**30, -(2**30)]
+    words = torch.cat([words, torch.tensor(edges, dtype=torch.int32)])
+    radius = random._signed_radius(words)
+    # What is asked for is the root of -2 log u for u as it is rounded to float32.
+    u = np.abs((words.numpy() | 1).astype(np.float32)).astype(float) / 2**31
+    expected = np.sqrt(-2 * np.log(u))
+    assert np.array_equal(np.signbit(radius.numpy()), (words.numpy() | 1) < 0)
+    np.testing.assert_allclose(np.abs(radius.numpy()), expected, rtol=4e-7, atol=1e-9)
+    # A pair of numbers of one counter: radius · (cos, sin) of an angle in ±π/2.
+    half = words[: len(words) // 2 * 2].reshape(1, -1)
+    turned = random._turned(torch.ones(half.shape), half)
+    angle = half.numpy().astype(float) * np.pi / 2**32
+    np.testing.assert_allclose(turned[0].numpy(), np.cos(angle), rtol=0, atol=3e-7)
+    np.testing.assert_allclose(turned[1].numpy(), np.sin(angle), rtol=3e-7, atol=1e-12)
+
+
+# Invariance
+
+SHAPE = (7, 3, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 64])
+def test_numbers_depend_on_the_key_alone(size: int, dtype: torch.dtype) -> None:
+    like, keys = LIKE.to(dtype), keys_of(64)[torch.randperm(64)]
+    for draw in (standard_normal, uniform):
+        whole = draw(keys, SHAPE, like)
+        assert whole.dtype == dtype
+        assert whole.shape == (64, *SHAPE)
+        parts = [draw(part, SHAPE, like) for part in keys.split(size)]
+        assert torch.equal(torch.cat(parts), whole)
+        square = draw(keys.reshape(4, 16), SHAPE, like)
+        assert torch.equal(square.flatten(0, 1), whole)
+        assert torch.equal(draw(keys, SHAPE, LIKE).to(dtype), whole)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 11, 64, 1003])
+@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
+def test_chunks_change_nothing(
+    size: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = standard_normal(torch.arange(9), (size,), LIKE)
+    assert len(set(expected.flatten().tolist())) > 0.99 * expected.numel()
+    monkeypatch.setattr(random, "CACHED", chunk)
+    assert torch.equal(standard_normal(torch.arange(9), (size,), LIKE), expected)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_change_nothing() -> None:
+    keys = torch.arange(40)
+    two = standard_normal(keys, (5001,), LIKE)
+    torch.set_num_threads(1)
+    assert torch.equal(standard_normal(keys, (5001,), LIKE), two)
+
+
+def test_numbers_are_the_same_on_every_processor_and_for_ever() -> None:
+    # Integers, and + - · / √ of float32, are prescribed to the last bit.
+    found = standard_normal(torch.tensor([0, 1]), (4,), LIKE)
+    assert found.tolist() == [
+        [a / 2**27 for a in (15055033, -48874112, -34276260, -223688656)],
+        [a / 2**27 for a in (-16348986, -50053048, -48602972, 51397552)],
+    ]
+
+
+@pytest.mark.gpu
+def test_numbers_are_the_same_on_a_gpu() -> None:
+    keys = keys_of(100)
+    for draw in (standard_normal, uniform):
+        expected = draw(keys, (501,), LIKE)
+        assert torch.equal(draw(keys.cuda(), (501,), LIKE).cpu(), expected)
+
+
+def test_numbers_are_box_and_mullers_of_splitmix64() -> None:
+    # Oracle: the same in numpy's float64, from bits that are tested above.
+    keys = torch.arange(50)
+    found = standard_normal(keys, (24,), LIKE).double().numpy()
+    words = as_unsigned(random._bits(keys[:, None], 0, 12)).view(np.int32)
+    first, second = words[:, :12], words[:, 12:].astype(float)
+    u = np.abs(first | 1).astype(float) / 2**31
+    radius = np.sign(first | 1) * np.sqrt(-2 * np.log(u))
+    angle = np.pi * second / 2**32
+    expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+def test_mapped_and_transformed_numbers_are_the_same() -> None:
+    keys = torch.arange(6)
+    expected = standard_normal(keys, SHAPE, LIKE)
+    mapped = torch.func.vmap(lambda key: standard_normal(key, SHAPE, LIKE))(keys)
+    assert torch.equal(mapped, expected)
+    mapped = torch.func.vmap(lambda key: fold(key, 2), in_dims=0)(keys)
+    assert torch.equal(mapped, fold(keys, 2))
+
+    def scaled(scale: Tensor) -> Tensor:
+        return (scale * standard_normal(keys, SHAPE, scale)).sum()
+
+    slope = torch.func.grad(scaled)(torch.tensor(2.0))
+    torch.testing.assert_close(slope, expected.sum())
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compiled_numbers_are_the_same(backend: str) -> None:
+    def draw(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        folded = fold(keys[:, None], torch.arange(3))
+        drawn = standard_normal(folded, SHAPE, LIKE)
+        return folded, drawn, uniform(keys, SHAPE, LIKE)
+
+    keys = torch.arange(5)
+    compiled = torch.compile(draw, fullgraph=True, backend=backend)(keys)
+    for found, expected in zip(compiled, draw(keys), strict=True):
+        # A compiler may join a product and a sum, and round once for both.
+        near = {"rtol": 0, "atol": 5e-7 if backend == "inductor" else 0}
+        torch.testing.assert_close(found, expected, **near)
+
+
+def test_equal_keys_give_equal_numbers_and_none_gives_none() -> None:
+    keys = torch.tensor([4, 4, 5])
+    drawn = standard_normal(keys, (10,), LIKE)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert standard_normal(keys[:0], (10,), LIKE).shape == (0, 10)
+    assert standard_normal(keys, (0, 3), LIKE).shape == (3, 0, 3)
+    assert standard_normal(keys[0], (), LIKE).shape == ()
+    assert uniform(keys[:0], (10,), LIKE).shape == (0, 10)
+
+
+def test_seed_key_and_count_all_decide() -> None:
+    device = torch.device("cpu")
+    every = [
+        stream_keys((2, 2), device, seed=seed, keys=keys, count=count)
+        for seed in (0, 1, -1, 2**63 - 1, 2**64 - 2)
+        for keys in (None, torch.arange(4, 8).reshape(2, 2))
+        for count in (0, torch.arange(2, 6).reshape(2, 2))
+    ]
+    assert len(set(torch.stack(every).flatten().tolist())) == 4 * len(every)
+    same = stream_keys((2, 2), device, seed=torch.tensor(1), count=torch.tensor(0))
+    assert torch.equal(same, stream_keys((4,), device, seed=1).reshape(2, 2))
+    assert torch.equal(
+        stream_keys((3,), device, seed=-1), stream_keys((3,), device, seed=2**64 - 1)
+    )
+    # Not the sum of the three, as it would be for a single hash of it.
+    assert not torch.equal(
+        stream_keys((3,), device, seed=1)[:2], stream_keys((3,), device)[1:]
+    )
