@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffplan.constraints.box import Box
 from diffplan.constraints.state import StateConstraint
+from diffplan.errors import DiffplanError
 
 
 @runtime_checkable
@@ -55,19 +56,28 @@ def try_problem(
     # Contiguous, as planners have them: a model may call `view`.
     with torch.no_grad(), full_precision(state):
         action = problem.project(problem.action_space.to(state).center)
-        starts = [state.detach()]
-        if horizon is not None:
-            taken = [1, *state.shape, len(action), horizon, horizon + 1]
-            spread: list[int] = []
-            for _ in range(between):
-                spread.append(unlike([*taken, *spread]))
-            wide = state.detach().reshape(len(state), *(1,) * between, state.shape[1])
-            starts.append(wide.expand(-1, *spread, -1).contiguous())
-        for start in starts:
-            problem.step(start, action.expand(*start.shape[:-1], -1).contiguous())
-        if horizon is not None:
-            for start in starts:
-                _try_objective(problem, start, action, horizon)
+        state = state.detach()
+        if horizon is None:
+            _try_step(problem, state, action)
+            return
+        taken = [1, *state.shape, len(action), horizon, horizon + 1]
+        spread: list[int] = []
+        for _ in range(between):
+            spread.append(unlike([*taken, *spread]))
+        wide = state.reshape(len(state), *(1,) * between, state.shape[1])
+        wide = wide.expand(-1, *spread, -1).contiguous()
+        try:
+            _try_step(problem, wide, action)
+        except DiffplanError:
+            # Where the given states fail as well, the message is about them.
+            _try_step(problem, state, action)
+            raise
+        for start in (state, wide):
+            _try_objective(problem, start, action, horizon)
+
+
+def _try_step(problem: Triable, state: Tensor, action: Tensor) -> None:
+    problem.step(state, action.expand(*state.shape[:-1], -1).contiguous())
 
 
 def _try_objective(

@@ -160,6 +160,7 @@ def test_starts_lie_in_the_box(init: str) -> None:
     problem = dp.PlanningProblem(lambda x, u: x + u, goal, box)
     plan = ShootingGN(40, 0, init=init)(problem, torch.zeros(20, 2))
     assert box.contains(plan.actions).all()
+    box = box.to(plan.actions)
     middle, half = plan.actions.mean((0, 1)), plan.actions.std((0, 1))
     torch.testing.assert_close(middle, box.center, rtol=0, atol=0.1)
     spread = {"normal": 0.72, "uniform": 3**-0.5}[init]  # N(0, 1) clipped to [-1, 1]
