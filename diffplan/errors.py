@@ -4,6 +4,7 @@ A user meets these before any work is lost. Each class also derives from the bui
 exception that Python programmers would catch (`ValueError`, `TypeError` …).
 """
 
+import functools
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -287,6 +288,8 @@ def describe(value: object) -> str:
     """Return what messages call a function, a class or an object."""
     if isinstance(value, str):
         return value
+    while isinstance(value, functools.partial):
+        value = value.func
     name = getattr(value, "__qualname__", None)
     return name if isinstance(name, str) else type(value).__name__
 

@@ -41,10 +41,10 @@ def _checked(term: Term) -> Term:
 
     @functools.wraps(term)
     def checked(
-        self: "StageObjective", state: Tensor, action: Tensor | None = None
+        self: "StageObjective", state: Tensor, *others: Any, **named: Any
     ) -> Tensor:
-        inputs = (state,) if action is None else (state, action)
-        result = call("objective:", term, self, *inputs, advice=ALIGNED)
+        function = functools.partial(term, **named) if named else term
+        result = call("objective:", function, self, state, *others, advice=ALIGNED)
         lead = (*state.shape[:-1], *features)
         return require_result("objective:", checked, result, lead, like=state)
 

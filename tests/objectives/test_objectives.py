@@ -268,6 +268,22 @@ def test_a_term_is_checked_wherever_it_is_called() -> None:
         assert objective.terminal_cost(states[0, -1]).shape == ()
 
 
+def test_a_term_may_have_arguments_of_its_own() -> None:
+    class Cost(StageObjective):
+        def running_cost(
+            self, state: Tensor, action: Tensor, scale: float = 1.0
+        ) -> Tensor:
+            return scale * action.square().sum(-1)
+
+        def terminal_cost(self, state: Tensor) -> Tensor:
+            return self.running_cost(state, state, scale=2.0)
+
+    states, actions = trajectory(3)
+    doubled = Cost().running_cost(states[:, 0], actions[:, 0], 2.0)
+    torch.testing.assert_close(doubled, 2 * actions[:, 0].square().sum(-1))
+    assert Cost()(states, actions).shape == (3,)
+
+
 def test_a_term_that_fails_is_named_with_its_shapes() -> None:
     class Cost(StageObjective):
         def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
