@@ -12,6 +12,7 @@ Numbers may only be looked at from the host where that is free (`may_look`): els
 """
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -74,11 +75,9 @@ def isolated(
     """
     outputs = function(*inputs)
     tracked = torch.is_grad_enabled() and any(part.requires_grad for part in outputs)
-    if not tracked or not may_look(outputs[0]):
+    if not tracked or known_finite(outputs) or not may_look(outputs[0]):
         return outputs
     ok = finite_rows(outputs, lead)
-    if bool(ok.all()):
-        return outputs
     if not bool(ok.any()):
         return without_gradient(outputs, inputs)
     again = function(*replaced(inputs, ok))
@@ -94,6 +93,13 @@ def without_gradient(
     none, as one over a batch that failed in part has.
     """
     return tuple(_Constant.apply(value, *inputs) for value in values)
+
+
+def known_finite(values: tuple[Tensor, ...]) -> bool:
+    """Whether numbers may be looked at, and all are finite (and so is their sum)."""
+    if not may_look(values[0]):
+        return False
+    return math.isfinite(sum(float(value.detach().sum()) for value in values))
 
 
 def finite_rows(values: tuple[Tensor, ...], lead: int) -> Tensor:

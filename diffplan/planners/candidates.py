@@ -83,7 +83,7 @@ def worst_if_failed(cost: Tensor) -> Tensor:
     `topk`, `argmin` and `min` of PyTorch rank NaN first, and a cost that overflowed
     downwards is as little of a cost.
     """
-    return torch.where(torch.isfinite(cost), cost, torch.inf)
+    return torch.where(cost.abs() < torch.inf, cost, torch.inf)
 
 
 def pick(

@@ -28,7 +28,7 @@ from diffplan.functional.first_order import (
     clip_norm,
     start_moments,
 )
-from diffplan.functional.isolation import finite_rows, isolated, may_look
+from diffplan.functional.isolation import finite_rows, isolated, known_finite
 from diffplan.functional.random import standard_normal
 from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import (
@@ -138,10 +138,11 @@ class GradientPlanner(Planner):
                     candidates, gradient, cost = first
                 else:
                     gradient, cost = self._slopes(problem, start, candidates)
-                ok = finite_rows((gradient, cost), lead=2)
-                progress.add(candidates, worst_if_failed(cost.detach()), ok)
-                if not (may_look(ok) and bool(ok.all())):
+                ok = None
+                if not known_finite((gradient, cost)):
+                    ok = finite_rows((gradient, cost), lead=2)
                     gradient = torch.where(ok[..., None, None], gradient, 0.0)
+                progress.add(candidates, cost.detach(), ok)
                 if self.clip is not None:
                     gradient = clip_norm(gradient, self.clip)
                 if problem.action_constraints:

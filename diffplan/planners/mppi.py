@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.gaussian import weighted_std
+from diffplan.functional.isolation import known_finite
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -111,6 +112,8 @@ class MPPI(SamplingPlanner):
 
         One of infinite cost weighs nothing; if none is finite, all weigh the same.
         """
+        if known_finite((cost,)):
+            return torch.softmax(cost / -self.temperature, dim=-1)
         finite = cost < torch.inf
         # An infinite cost would make the derivative by the temperature NaN.
         score = torch.where(finite, cost, 0.0) / -self.temperature

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.functional.isolation import isolated
+from diffplan.functional.isolation import isolated, may_look
 from diffplan.plan import Status
 from diffplan.planners.candidates import pick, worst_if_failed
 
@@ -23,8 +23,8 @@ _WORSE = 0.01
 
 def no_worse(later: Tensor, least: Tensor) -> Tensor:
     """Return where a later cost is no higher than the least so far, up to rounding."""
-    size = torch.where(torch.isfinite(least), least.abs(), 0.0)
-    return later <= least + ROUNDING * torch.finfo(least.dtype).eps * size
+    slack = ROUNDING * torch.finfo(least.dtype).eps
+    return later <= torch.add(least, least.abs(), alpha=slack)
 
 
 def has_risen(first: Tensor, last: Tensor) -> Tensor:
@@ -107,12 +107,17 @@ class Best(NamedTuple):
             candidates: `[B, N, T, A]`.
             cost: `[B, N]`, never NaN.
         """
-        index = cost.argmin(dim=-1)
-        return cls(pick(candidates, index), index, pick(cost, index))
+        if cost.shape[1] == 1:
+            only = torch.zeros_like(cost[:, 0], dtype=torch.long)
+            return cls(candidates.squeeze(1), only, cost.squeeze(1))
+        least, index = cost.min(dim=-1)
+        return cls(pick(candidates, index), index, least)
 
     def or_later(self, other: "Best") -> "Best":
         """Return the best of both; what came later, `other`, wins a tie."""
         better = no_worse(other.least, self.least)
+        if may_look(better) and bool(better.all()):
+            return other._replace(least=torch.minimum(self.least, other.least))
         return Best(
             torch.where(better[:, None, None], other.actions, self.actions),
             torch.where(better, other.candidate, self.candidate),
@@ -126,7 +131,7 @@ class Progress:
     Attributes:
         costs: Of each iteration's candidates, `[B, N]`.
         best: The cheapest so far, or None.
-        descended: Where some candidate had a derivative, `[B]` bool, or None.
+        descended: Where some candidate had a derivative, `[B]` bool; None for all.
     """
 
     def __init__(self) -> None:
@@ -134,18 +139,26 @@ class Progress:
         self.best: Best | None = None
         self.descended: Tensor | None = None
 
-    def add(self, candidates: Tensor, cost: Tensor, ok: Tensor) -> None:
+    def add(self, candidates: Tensor, cost: Tensor, ok: Tensor | None) -> None:
         """Remember an iteration.
 
         Args:
             candidates: `[B, N, T, A]`.
             cost: `[B, N]`, without a graph.
-            ok: Whether cost and gradient are finite, `[B, N]` bool.
+            ok: Whether cost and gradient are finite, `[B, N]` bool; None if all are.
         """
-        self.costs.append(cost)
-        found, could = Best.of(candidates, cost), ok.any(dim=-1)
+        could = None
+        if ok is not None:
+            cost, could = worst_if_failed(cost), ok.any(dim=-1)
+        if not self.costs:
+            self.descended = could
+        elif could is None or self.descended is None:
+            self.descended = None
+        else:
+            self.descended = self.descended | could
+        found = Best.of(candidates, cost)
         self.best = found if self.best is None else self.best.or_later(found)
-        self.descended = could if self.descended is None else self.descended | could
+        self.costs.append(cost)
 
     def status(self, first: Tensor, last: Tensor) -> Tensor:
         """Return how the descent ended, `[B]`.
@@ -155,7 +168,9 @@ class Progress:
             last: The lowest cost that it ended with, `[B]`.
         """
         status = torch.full_like(first, int(Status.COMPLETED), dtype=torch.long)
-        if self.descended is None:
+        if not self.costs:
             return status
         status = torch.where(has_risen(first, last), int(Status.DIVERGED), status)
+        if self.descended is None:
+            return status
         return torch.where(self.descended, status, int(Status.NON_FINITE))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.gaussian import weighted_mean, weighted_std
+from diffplan.functional.isolation import known_finite
 from diffplan.functional.random import fold, standard_normal
 from diffplan.gradients import tracked
 from diffplan.plan import Plan, Status
@@ -213,7 +214,7 @@ class SamplingPlanner(Planner):
 
 def _status(cheapest: list[Tensor]) -> Tensor | None:
     """NON_FINITE where no candidate of any iteration had a finite cost."""
-    if not cheapest:
+    if not cheapest or known_finite((cheapest[-1],)):
         return None
     seen = torch.stack(cheapest).detach().amin(dim=0) < torch.inf
     return torch.where(seen, int(Status.COMPLETED), int(Status.NON_FINITE))
