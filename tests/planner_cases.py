@@ -277,7 +277,6 @@ CASES = [
         {"iterations": 60, **LATCO},
         gradients=ALL,
         learnable=(("damping", 1e-2),),
-        vmapped=False,
         feasible_throughout=False,
     ),
     case(
@@ -286,7 +285,6 @@ CASES = [
         {"iterations": 60, "solver": BlockCholeskySolver(), **LATCO},
         gradients=ALL,
         learnable=(("damping", 1e-2),),
-        vmapped=False,
         feasible_throughout=False,
     ),
     case(

@@ -147,10 +147,16 @@ def bounded_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) ->
     right += [np.zeros(horizon * width)]
     low = np.tile(problem.action_space.low.numpy(), horizon)
     high = np.tile(problem.action_space.high.numpy(), horizon)
-    found = lsq_linear(
-        np.vstack(rows), np.concatenate(right), bounds=(low, high), tol=1e-14
-    )
-    return torch.as_tensor(found.x.reshape(horizon, width))
+    matrix, right, free = np.vstack(rows), np.concatenate(right), low < high
+    actions = low.astype(float)
+    if free.any():  # scipy wants low < high: what is fixed moves to the right side
+        actions[free] = lsq_linear(
+            matrix[:, free],
+            right - matrix[:, ~free] @ low[~free],
+            bounds=(low[free], high[free]),
+            tol=1e-14,
+        ).x
+    return torch.as_tensor(actions.reshape(horizon, width))
 
 
 def cost_of(problem: dp.PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:

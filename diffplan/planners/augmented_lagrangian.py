@@ -31,6 +31,7 @@ from diffplan.errors import (
     require_count,
     require_positive,
 )
+from diffplan.functional.isolation import isolated
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -193,9 +194,9 @@ class AugmentedLagrangian(Planner):
             warm_start = plan
             values = _values(problem, plan)
             violation = values.largest()
-            trace["cost"].append(
-                problem.trajectory_cost(plan.states, plan.actions).detach()
-            )
+            with torch.no_grad():
+                cost = problem.trajectory_cost(plan.states, plan.actions)
+            trace["cost"].append(cost)
             trace["constraint_violation"].append(violation)
             trace["constraint_penalty"].append(multipliers.penalty[:, 0, 0])
             unmet = values.unmet(multipliers)
@@ -292,11 +293,14 @@ def _named(multipliers: ConstraintMultipliers) -> dict[str, Tensor]:
 
 
 def _values(problem: PlanningProblem, plan: Plan) -> _ConstraintValues:
-    states, actions = plan.states, plan.actions
     constraints = problem.state_constraints
-    stage = torch.cat([c.stages(states, actions) for c in constraints], dim=-1)
-    terminal = torch.cat([c.end(states[:, -1:]) for c in constraints], dim=-1)
-    return _ConstraintValues(stage, terminal)
+
+    def evaluate(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        stage = torch.cat([c.stages(states, actions) for c in constraints], dim=-1)
+        terminal = torch.cat([c.end(states[:, -1:]) for c in constraints], dim=-1)
+        return stage, terminal
+
+    return _ConstraintValues(*isolated(evaluate, plan.states, plan.actions, lead=1))
 
 
 def _ascend(multiplier: Tensor, penalty: Tensor, value: Tensor) -> Tensor:
@@ -320,7 +324,8 @@ def _solution(
 ) -> Solution:
     inner = {f"planner_{name}": value for name, value in plan.diagnostics.items()}
     if not traces:
-        cost = problem.trajectory_cost(plan.states, plan.actions).detach()
+        with torch.no_grad():
+            cost = problem.trajectory_cost(plan.states, plan.actions)
         traces = {"cost": cost[:, None]}
     return Solution(
         actions=plan.actions,

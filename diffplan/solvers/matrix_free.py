@@ -109,6 +109,8 @@ class _Solution:
         self.problem = problem
         self.minimum = minimum
         self.free = minimum.local.free
+        zero = problem.strategy.on_failure == "zero"
+        self.without_derivative = zero and not bool(minimum.sound.any())
 
     def attached(self, order: int) -> Tensor:
         """The minimum, a function of everything that the cost closes over.
@@ -164,8 +166,11 @@ class _MinusInverse(torch.autograd.Function):
         return torch.zeros_like(residual)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
-        return -ctx.solution.solve(cotangent), None
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, None]:
+        step = -ctx.solution.solve(cotangent)
+        if ctx.solution.without_derivative:
+            return None, None  # zeros would meet what is not finite on their way
+        return step, None
 
 
 def _gradient(cost: Cost, point: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from diffplan.solvers.least_squares import (
     Linearize,
     Report,
     Trajectory,
+    levenberg_marquardt,
     more_damping,
 )
 from diffplan.solvers.theseus_import import LinearSolver, th
@@ -215,12 +216,18 @@ def theseus_levenberg_marquardt(
         raise ArgumentError(
             f"damping: the theseus engine takes FixedDamping, got {damping!r}"
         )
+    if iterations == 0 or not start.states.shape[0]:
+        # nothing to iterate, or nobody: Theseus takes no empty batch
+        return levenberg_marquardt(
+            linearize,
+            start,
+            carry,
+            iterations=iterations,
+            damping=damping,
+            solver=solver,
+        )
     layout = Layout(start)
-    batch = start.states[:, 0, 0].detach()
-    never = torch.zeros_like(batch, dtype=torch.bool)
-    amount = damping.start(batch)
-    if iterations == 0:
-        return start, carry, Report(never, never, torch.zeros_like(batch), amount)
+    amount = damping.start(start.states[:, 0, 0].detach())
     vector = layout.flatten(start.states, start.actions)
     variable = th.Vector(tensor=vector, name="trajectory")
     residuals = TrajectoryCost(variable, layout, linearize, carry, amount, rows=1)

@@ -37,6 +37,11 @@ from diffplan.testing.border import (
     check_wrong_dynamics,
     check_wrong_objectives,
 )
+from diffplan.testing.degenerate import (
+    check_constant_objective,
+    check_empty_batch,
+    check_fixed_actions,
+)
 
 PlannerCheck = Callable[[Planner, PlanningProblem, Tensor], None]
 
@@ -253,5 +258,8 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_batches,
     check_seeds,
     check_loop,
+    check_empty_batch,
+    check_fixed_actions,
+    check_constant_objective,
 )
 """What every planner promises, one promise per function."""

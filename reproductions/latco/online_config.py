@@ -126,6 +126,7 @@ class PlannerConfig:
             dynamics_tolerance=self.tolerance,
             action_tolerance=self.tolerance,
             num_starts=self.num_starts,
+            fall_back=False,
             engine=self.engine,
             gradient=Detach(),
         )

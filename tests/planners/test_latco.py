@@ -393,7 +393,9 @@ def test_the_first_iterate_takes_no_dual_step() -> None:
         torch.zeros(1, 2, 1, dtype=torch.float64),
     )
     damping = torch.ones(1, dtype=torch.float64)
-    _, first = primal_dual.linearize(start, Progress(multipliers), damping)
+    _, first = primal_dual.linearize(
+        start, Progress(multipliers, problem.all_sound), damping
+    )
     assert torch.equal(first.multipliers.dynamics, multipliers.dynamics)
     _, second = primal_dual.linearize(start, first, damping)
     assert not torch.equal(second.multipliers.dynamics, multipliers.dynamics)

@@ -42,8 +42,11 @@ from diffplan.planners.collocation.primal_dual import (
     Progress,
 )
 from diffplan.planners.collocation.residuals import TrajectoryProblem
+from diffplan.planners.collocation.starts import Starts
 from diffplan.planners.collocation.stationary import differentiate_trajectory
+from diffplan.planners.collocation.units import ActionUnits
 from diffplan.planners.compiling import known_before, start_plan
+from diffplan.planners.failures import where_sound, with_value
 from diffplan.planners.implicit import judged
 from diffplan.planners.sampling import set_number
 from diffplan.problem import PlanningProblem
@@ -64,16 +67,28 @@ class LatCo(Planner):
     """Latent collocation with Levenberg-Marquardt.
 
     Needs a `ResidualObjective` (for rewards: `SoftplusReward`). Dynamics with an
-    analytic Jacobian (`Linearizable`, such as `RSSM`) are several times faster. Action
-    limits are soft while it iterates; the plan holds the projected actions, and
-    `plan.states` and `plan.cost` are their rollout, as for every planner.
+    analytic Jacobian (`Linearizable`, such as `RSSM`) are several times faster.
 
-    `plan.diagnostics`: `planned_states` `[…, T, S]` and `raw_actions` `[…, T, A]`,
-    the variables themselves; traces after each iteration `[…, iterations]`: `cost` (of
-    the planned states, which may still violate the dynamics), `dynamics_violation` and
-    `action_violation` (means over steps of squared norms), `dynamics_multiplier` and
-    `action_multiplier` (means); with `record=True` also `trace_states`
-    `[…, iterations, T, S]`.
+    While it iterates it asks the model about more than a shooting planner would: states
+    are variables, so that no actions need lead to them, and action limits are soft, so
+    that actions may lie outside their box. A model must be defined there; one with a
+    square root, a logarithm or a table gives NaN, and an element that meets NaN stays
+    where it is (NON_FINITE). The answer is like every planner's: the actions lie in the
+    box exactly, and `plan.states` and `plan.cost` are their rollout.
+
+    That rollout may cost more than the planned states promised, by what the tolerance
+    of the dynamics is worth over T steps. Where it costs over a hundredth more than
+    that of the warm start's actions, or without one of the box's centre, these are the
+    answer (`fall_back`).
+
+    Actions are moved in units of about half the width of their box, see `units.py`.
+
+    `plan.diagnostics`: `planned_states` `[…, T, S]` (x_1 … x_T) and `raw_actions`
+    `[…, T, A]`, the variables themselves; traces after each
+    iteration `[…, iterations]`: `cost` (of the planned states, which may still violate
+    the dynamics), `dynamics_violation` and `action_violation` (means over steps of
+    squared norms), `dynamics_multiplier` and `action_multiplier` (means); with
+    `record=True` also `trace_states` `[…, iterations, T, S]`.
 
     `plan.memory`: `states` `[…, T, S]` and `multipliers` `[…, T, 2]`.
 
@@ -88,10 +103,14 @@ class LatCo(Planner):
         initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1).
         normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does.
         action_violation: "released" or "paper", see `TrajectoryProblem`.
-        initialization: "normal" draws states and actions from N(0, 1); "rollout" draws
-            the actions only and starts feasible.
+        initialization: "normal" draws states and actions from N(0, 1), actions about
+            the box's centre in the units above; "rollout" draws the actions only and
+            starts feasible.
         num_starts: Initialisations optimised in parallel; the one whose rollout costs
             least is returned.
+        fall_back: Whether to answer with the actions that were given where the plan's
+            rollout costs more (not with `Implicit()`, whose plan is a minimum, nor
+            unevaluated). The paper does not: False is its definition.
         keep_multipliers: Whether a warm start also goes on with its multipliers.
         solver: Linear solver of the chain (`RiccatiSolver`, `BlockCholeskySolver`).
         engine: "native", or "theseus" to let Theseus' Levenberg-Marquardt drive it.
@@ -144,6 +163,7 @@ class LatCo(Planner):
         action_violation: str = "released",
         initialization: str = "normal",
         num_starts: int = 1,
+        fall_back: bool = True,
         keep_multipliers: bool = False,
         solver: ChainSolver | None = None,
         engine: str = "native",
@@ -164,6 +184,7 @@ class LatCo(Planner):
         self.action_violation = action_violation
         self.initialization = _one_of("initialization", initialization, INITIALIZATIONS)
         self.num_starts = require_count("num_starts", num_starts, 1)
+        self.fall_back = fall_back
         self.keep_multipliers = keep_multipliers
         self.solver = solver or RiccatiSolver()
         self.engine = _one_of("engine", engine, ENGINES)
@@ -185,9 +206,11 @@ class LatCo(Planner):
     def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
         """Return the first of the random starts, with its multipliers."""
         noise = self.draw_noise(problem, state, keys)[:, :1]
-        start, multipliers = self._start(problem, state, noise, None)
-        memory = {"states": start.states, "multipliers": multipliers.stacked()}
-        return start_plan(state, start.actions, memory)
+        collocation = TrajectoryProblem(problem, state, self.action_violation)
+        start, progress = self._start(collocation, noise, None)
+        multipliers = progress.multipliers.stacked()
+        memory = {"states": start.states, "multipliers": multipliers}
+        return start_plan(state, collocation.units.actions(start.actions), memory)
 
     def solve(
         self,
@@ -198,27 +221,31 @@ class LatCo(Planner):
     ) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
         repeated = state.repeat_interleave(self.num_starts, dim=0)
-        problem = problem.repeated(self.num_starts)
-        start, multipliers = self._start(problem, repeated, noise, warm_start)
+        collocation = TrajectoryProblem(
+            problem.repeated(self.num_starts), repeated, self.action_violation
+        )
+        start, progress = self._start(collocation, noise, warm_start)
         primal_dual = PrimalDual(
-            problem=TrajectoryProblem(problem, repeated, self.action_violation),
+            problem=collocation,
             rule=self.multiplier_rule,
             dynamics_tolerance=self.dynamics_tolerance,
             action_tolerance=self.action_tolerance,
             normalize=self.normalize,
             keep_states=self.record,
         )
-        trajectory, progress, report = self._iterate(
-            primal_dual, start, Progress(multipliers)
-        )
-        residuals = primal_dual.problem.residuals(trajectory)
-        progress = primal_dual.observe(trajectory, progress, residuals)
-        solution = self._solution(trajectory, progress, report)
-        solution = self._best_start(problem, repeated, solution)
-        if warm_start is None:
+        trajectory, progress, report = self._iterate(primal_dual, start, progress)
+        progress = primal_dual.observe(trajectory, progress)
+        constant = Trajectory(trajectory.states.detach(), trajectory.actions.detach())
+        trajectory = trajectory.where(progress.sound, constant)
+        solution = self._solution(collocation.units, trajectory, progress, report)
+        solution = self._best_start(collocation.problem, repeated, solution)
+        if not self.fall_back or isinstance(self.gradient, Implicit):
             return solution
-        known = known_before(warm_start, solution.actions, warm_start.actions)
-        return replace(solution, known=problem.project(known))
+        known = self.initial_actions(problem, state, None)
+        if warm_start is not None:
+            given = self.initial_actions(problem, state, warm_start)
+            known = known_before(warm_start, known, given)
+        return replace(solution, known=known)
 
     def _iterate(
         self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
@@ -236,9 +263,8 @@ class LatCo(Planner):
         with torch.no_grad():
             cut = self.iterations - kept
             trajectory, progress, _ = engine(trajectory, progress, iterations=cut)
-            residuals = primal_dual.problem.residuals(trajectory)
-            progress = primal_dual.observe(trajectory, progress, residuals)
-        goes_on = Progress(progress.multipliers)
+            progress = primal_dual.observe(trajectory, progress)
+        goes_on = replace(progress, records=())
         trajectory, later, report = engine(trajectory, goes_on, iterations=kept)
         # both parts have recorded the iterate between them
         records = (*progress.records[:-1], *later.records)
@@ -252,75 +278,59 @@ class LatCo(Planner):
         That of `stationary.py`: multipliers stay as they are.
         """
         strategy = cast(Implicit, self.gradient)
+        collocation = TrajectoryProblem(problem, state, self.action_violation)
+        units = collocation.units
         planned = Trajectory(
-            solution.memory["states"], solution.diagnostics["raw_actions"]
+            solution.memory["states"],
+            units.variables(solution.diagnostics["raw_actions"]).detach(),
         )
         multipliers = solution.memory["multipliers"]
         trajectory, minimum = differentiate_trajectory(
-            TrajectoryProblem(problem, state, self.action_violation),
+            collocation,
             planned,
             Multipliers(multipliers[..., 0], multipliers[..., 1]),
             float(torch.as_tensor(self.damping).detach()),
             strategy,
         )
-        judgement = judged(solution, minimum, trajectory.actions)
+        actions = units.actions(trajectory.actions)
+        # An action that failed outside the box would be cut off from `on_failure`.
+        inside = with_value(problem.project(actions).detach(), actions)
+        actions = where_sound(minimum.sound, actions, inside)
+        judgement = judged(solution, minimum, actions)
         return replace(
             judgement,
             diagnostics={
                 **judgement.diagnostics,
                 "planned_states": trajectory.states,
-                "raw_actions": trajectory.actions,
+                "raw_actions": actions,
             },
             memory={**solution.memory, "states": trajectory.states},
         )
 
     def _start(
         self,
-        problem: PlanningProblem,
-        state: Tensor,
+        collocation: TrajectoryProblem,
         noise: Tensor | None,
         warm_start: Plan | None,
-    ) -> tuple[Trajectory, Multipliers]:
+    ) -> tuple[Trajectory, Progress]:
+        starts = Starts(
+            rolled_out=self.initialization == "rollout",
+            count=self.num_starts,
+            multipliers=self.initial_multipliers,
+            keep_multipliers=self.keep_multipliers,
+        )
         assert noise is not None  # drawn by draw_noise; narrows the type
-        size = state.shape[-1]
-        flat = noise.flatten(0, 1)
-        trajectory = Trajectory(flat[..., :size], flat[..., size:])
-        if self.initialization == "rollout":
-            actions = problem.project(trajectory.actions)
-            states = problem.rollout(state, actions)[:, 1:]
-            trajectory = Trajectory(states, actions)
-        ones = torch.ones_like(flat[..., 0])
-        multipliers = Multipliers(
-            self.initial_multipliers[0] * ones, self.initial_multipliers[1] * ones
-        )
+        start = starts.cold(collocation, noise.flatten(0, 1))
         if warm_start is not None:
-            trajectory, multipliers = self._warm(warm_start, trajectory, multipliers)
-        return trajectory, multipliers
-
-    def _warm(
-        self, warm_start: Plan, trajectory: Trajectory, multipliers: Multipliers
-    ) -> tuple[Trajectory, Multipliers]:
-        """Put the warm start in the place of each problem's first start."""
-        states = warm_start.memory.get("states", warm_start.states[:, 1:])
-        warm = Trajectory(
-            states.repeat_interleave(self.num_starts, dim=0),
-            warm_start.actions.repeat_interleave(self.num_starts, dim=0),
-        )
-        count = trajectory.states.shape[0]
-        index = torch.arange(count, device=trajectory.states.device)
-        first = index % self.num_starts == 0
-        trajectory = warm.where(first, trajectory)
-        if self.keep_multipliers and "multipliers" in warm_start.memory:
-            kept = warm_start.memory["multipliers"]
-            kept = kept.repeat_interleave(self.num_starts, dim=0)
-            multipliers = Multipliers(
-                torch.where(first[:, None], kept[..., 0], multipliers.dynamics),
-                torch.where(first[:, None], kept[..., 1], multipliers.action),
-            )
-        return trajectory, multipliers
+            start = starts.warm(collocation, warm_start, *start)
+        return start[0], Progress(start[1], collocation.all_sound)
 
     def _solution(
-        self, trajectory: Trajectory, progress: Progress, report: Report
+        self,
+        units: ActionUnits,
+        trajectory: Trajectory,
+        progress: Progress,
+        report: Report,
     ) -> Solution:
         diagnostics = {
             name: progress.trace(name)[:, 1:]
@@ -335,11 +345,11 @@ class LatCo(Planner):
         if self.record:
             diagnostics["trace_states"] = progress.trace("states")[:, 1:]
         diagnostics["planned_states"] = trajectory.states
-        diagnostics["raw_actions"] = trajectory.actions
+        diagnostics["raw_actions"] = units.actions(trajectory.actions)
         multipliers = progress.multipliers
         return Solution(
-            actions=trajectory.actions,
-            status=self._status(progress.records[-1].dynamics_violation, report),
+            actions=diagnostics["raw_actions"],
+            status=self._status(progress, report),
             iterations=self.iterations,
             diagnostics=diagnostics,
             memory={
@@ -348,14 +358,18 @@ class LatCo(Planner):
             },
         )
 
-    def _status(self, violation: Tensor, report: Report) -> Tensor:
-        # The logarithmic rule settles near its tolerance; twice that is "feasible".
+    def _status(self, progress: Progress, report: Report) -> Tensor:
+        # The logarithmic rule settles near its tolerance; twice that is "feasible",
+        # but nothing is claimed of a start that no step has improved.
+        violation = progress.records[-1].dynamics_violation
         feasible = violation <= 2 * self.dynamics_tolerance
+        feasible = feasible & (self.iterations > 0)
         status = torch.where(
             feasible, int(Status.CONVERGED), int(Status.ITERATION_LIMIT)
         )
         status = torch.where(report.failed, int(Status.FACTORIZATION_FAILED), status)
-        return torch.where(report.non_finite, int(Status.NON_FINITE), status)
+        broken = report.non_finite | ~progress.sound
+        return torch.where(broken, int(Status.NON_FINITE), status)
 
     def _best_start(
         self, problem: PlanningProblem, state: Tensor, solution: Solution

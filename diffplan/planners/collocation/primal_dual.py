@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from diffplan.functional.isolation import finite_rows
 from diffplan.planners.collocation.multipliers import MultiplierRule
 from diffplan.planners.collocation.residuals import Residuals, TrajectoryProblem
+from diffplan.planners.failures import where_sound
 from diffplan.solvers.blocks import ChainBlocks
 from diffplan.solvers.least_squares import Trajectory
 
@@ -56,10 +58,13 @@ class Progress:
 
     Attributes:
         multipliers: The current ones.
+        sound: Which elements have not failed, `[B]` bool. One that has stays where it
+            is, with its multipliers.
         records: One per iterate that was linearised or observed, the start first.
     """
 
     multipliers: Multipliers
+    sound: Tensor
     records: tuple[Record, ...] = ()
 
     def trace(self, name: str) -> Tensor:
@@ -92,43 +97,58 @@ class PrimalDual:
         self, trajectory: Trajectory, progress: Progress, damping: Tensor
     ) -> tuple[ChainBlocks, Progress]:
         """Return the damped Gauss-Newton subproblem after the pending dual step."""
-        linearization = self.problem.linearize(trajectory)
-        progress = self.observe(trajectory, progress, linearization.residuals)
+        linearization, sound = self.problem.sound_linearization(
+            trajectory, progress.sound
+        )
+        progress = replace(progress, sound=sound)
+        progress = self._observe(trajectory, progress, linearization.residuals)
         multipliers = progress.multipliers
         if self.normalize:
             # Dividing all residuals by c multiplies the damping by c²: the damping
             # rides on the multipliers, and the weights stay as they are.
             damping = damping * (multipliers.root_mean() + 1).square()
         weights = multipliers.dynamics, multipliers.action
+        # a system that cannot be factorised: no step, and nothing flows back from it
+        damping = where_sound(progress.sound, damping, torch.nan)
         return linearization.weigh(*weights, damping), progress
 
-    def observe(
+    def observe(self, trajectory: Trajectory, progress: Progress) -> Progress:
+        """Take the dual step that the last iterate calls for, and record it."""
+        residuals, sound = self.problem.sound_residuals(trajectory, progress.sound)
+        progress = replace(progress, sound=sound)
+        return self._observe(trajectory, progress, residuals)
+
+    def _observe(
         self, trajectory: Trajectory, progress: Progress, residuals: Residuals
     ) -> Progress:
-        """Take the dual step that `residuals` call for, and record the iterate."""
-        multipliers = progress.multipliers
         if progress.records:  # the start has no primal step behind it
-            multipliers = self._dual_step(multipliers, residuals)
+            progress = self._dual_step(progress, residuals)
+        multipliers, sound = progress.multipliers, progress.sound
+
+        def known(value: Tensor) -> Tensor:
+            return where_sound(sound, value.detach(), torch.nan)
+
         record = Record(
-            cost=residuals.cost.detach(),
-            dynamics_violation=residuals.dynamics_violation.detach().mean(dim=1),
-            action_violation=residuals.action_violation.detach().mean(dim=1),
+            cost=known(residuals.cost),
+            dynamics_violation=known(residuals.dynamics_violation.mean(dim=1)),
+            action_violation=known(residuals.action_violation.mean(dim=1)),
             dynamics_multiplier=multipliers.dynamics.detach().mean(dim=1),
             action_multiplier=multipliers.action.detach().mean(dim=1),
             states=trajectory.states.detach() if self.keep_states else None,
         )
-        return replace(
-            progress, multipliers=multipliers, records=(*progress.records, record)
-        )
+        return replace(progress, records=(*progress.records, record))
 
-    def _dual_step(self, multipliers: Multipliers, residuals: Residuals) -> Multipliers:
-        return Multipliers(
+    def _dual_step(self, progress: Progress, residuals: Residuals) -> Progress:
+        old = progress.multipliers
+        new = (
             self.rule(
-                multipliers.dynamics,
-                residuals.dynamics_violation,
-                self.dynamics_tolerance,
+                old.dynamics, residuals.dynamics_violation, self.dynamics_tolerance
             ),
-            self.rule(
-                multipliers.action, residuals.action_violation, self.action_tolerance
-            ),
+            self.rule(old.action, residuals.action_violation, self.action_tolerance),
         )
+        sound = progress.sound & finite_rows(new, 1)
+        multipliers = Multipliers(
+            where_sound(sound, new[0], old.dynamics.detach()),
+            where_sound(sound, new[1], old.action.detach()),
+        )
+        return replace(progress, multipliers=multipliers, sound=sound)

@@ -9,9 +9,13 @@ where excess is how far an action lies outside its box and ρ the residuals of t
 objective (LatCo, Eq. 8 as a sum of squares, section 4). Further constraints on actions
 add how far an action breaks them to the second sum. Residuals couple neighbouring steps
 only, so everything is handed out as the blocks of a chain.
+
+Actions are moved in the units of `units.py`. Elements whose residuals or Jacobians are
+not finite are handled as in `planners/failures.py`.
 """
 
-from dataclasses import dataclass
+import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +24,8 @@ from torch.nn.functional import pad
 from diffplan.errors import ArgumentError
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.objectives.base import ResidualObjective, half_square
+from diffplan.planners.collocation.units import ActionUnits
+from diffplan.planners.failures import evaluate_soundly, stand_ins, with_value
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainBlocks
 from diffplan.solvers.least_squares import Trajectory
@@ -27,13 +33,13 @@ from diffplan.solvers.least_squares import Trajectory
 ACTION_VIOLATIONS = ("released", "paper")
 
 
-@dataclass(frozen=True)
-class Residuals:
+class Residuals(NamedTuple):
     """Residuals at a trajectory; what multipliers and diagnostics need.
 
     Attributes:
         defect: x_{t+1} - f(x_t, u_t), `[B, T, S]`.
-        excess: Signed distance of the actions from their box, `[B, T, A]`.
+        excess: Signed distance of the actions' variables from their limits, and those
+            that are pinned by themselves, `[B, T, A]`.
         breach: How far they break further constraints on actions, `[B, T, K]`; see
             `ActionConstraint.excess`.
         dynamics_violation: ‖defect‖² per step, `[B, T]`.
@@ -49,8 +55,7 @@ class Residuals:
     cost: Tensor
 
 
-@dataclass(frozen=True)
-class Linearization:
+class Linearization(NamedTuple):
     """Residuals at a trajectory together with their Jacobians, without any weights."""
 
     residuals: Residuals
@@ -61,6 +66,7 @@ class Linearization:
     stage_action_jacobian: Tensor
     terminal_residual: Tensor
     terminal_jacobian: Tensor
+    limit_slope: Tensor
     breach_jacobian: Tensor
 
     def weigh(
@@ -73,7 +79,6 @@ class Linearization:
             action_weight: ν `[B, T]`, likewise.
             damping: `[B]`, added to the diagonal of JᵀJ.
         """
-        excess = self.residuals.excess
         stage = (
             self.stage_residual,
             self.stage_state_jacobian,
@@ -91,8 +96,8 @@ class Linearization:
             stage_action_jacobian=stage[2],
             terminal_residual=self.terminal_residual,
             terminal_jacobian=self.terminal_jacobian,
-            limit_residual=excess,
-            limit_slope=(excess != 0).to(excess.dtype),
+            limit_residual=self.residuals.excess,
+            limit_slope=self.limit_slope,
             limit_weight=action_weight,
             damping=damping,
         )
@@ -115,6 +120,8 @@ class Linearization:
 
 class TrajectoryProblem:
     """A planning problem seen by collocation, for states `[B, S]`.
+
+    The actions of its trajectories are variables, see `units`.
 
     Args:
         problem: With a `ResidualObjective`; dynamics that are `Linearizable` are asked
@@ -142,47 +149,93 @@ class TrajectoryProblem:
             )
         self.objective = problem.require_objective(ResidualObjective, "collocation")
         self.problem = problem
-        self.box = problem.action_space.to(state)
+        self.units = ActionUnits.of(problem.action_space.to(state))
         self.constraints = problem.action_constraints
         self.state = state
         self.action_violation = action_violation
 
+    @property
+    def all_sound(self) -> Tensor:
+        """No element has failed, `[B]` bool."""
+        return torch.ones_like(self.state[:, 0], dtype=torch.bool)
+
+    def standing_in(self, sound: Tensor, linked: bool) -> "TrajectoryProblem":
+        """Return this problem with a sound element's state for those that are not.
+
+        Args:
+            sound: Which are, `[B]` bool.
+            linked: Whether what flows back to a stand-in reaches the element's state.
+        """
+        changed = copy.copy(self)
+        (changed.state,) = stand_ins((self.state,), sound)
+        if linked:
+            changed.state = with_value(changed.state.detach(), self.state)
+        return changed
+
     def residuals(self, trajectory: Trajectory) -> Residuals:
         """Evaluate the residuals alone; cheaper than `linearize`."""
-        following = self.problem.step(self._previous(trajectory), trajectory.actions)
-        states = torch.cat([self.state[:, None], trajectory.states], dim=1)
-        cost = self.problem.trajectory_cost(states, trajectory.actions)
-        breach = self._breach(trajectory.actions)
-        return self._residuals(trajectory, following, cost, breach)
+        return self._evaluate(self.state, trajectory.states, trajectory.actions)
 
     def linearize(self, trajectory: Trajectory) -> Linearization:
         """Evaluate residuals and Jacobians."""
-        previous = self._previous(trajectory)
-        following, by_state, by_action = self.problem.linearize(
-            previous, trajectory.actions
-        )
-        stage, stage_by_state, stage_by_action = self._stages(
-            previous, trajectory.actions
-        )
+        return self._linearize(self.state, trajectory.states, trajectory.actions)
+
+    def sound_residuals(
+        self, trajectory: Trajectory, sound: Tensor
+    ) -> tuple[Residuals, Tensor]:
+        """Evaluate the residuals so that failed elements have no part in backward.
+
+        Args:
+            trajectory: Where.
+            sound: Which elements have not failed before, `[B]` bool.
+
+        Returns:
+            The residuals, and which elements are sound.
+        """
+        inputs = (self.state, trajectory.states, trajectory.actions)
+        return evaluate_soundly(self._evaluate, inputs, sound)
+
+    def sound_linearization(
+        self, trajectory: Trajectory, sound: Tensor
+    ) -> tuple[Linearization, Tensor]:
+        """Do with `linearize` what `sound_residuals` does with `residuals`."""
+        inputs = (self.state, trajectory.states, trajectory.actions)
+        return evaluate_soundly(self._linearize, inputs, sound)
+
+    def _evaluate(self, state: Tensor, states: Tensor, variables: Tensor) -> Residuals:
+        visited = torch.cat([state[:, None], states], dim=1)
+        actions = self.units.actions(variables)
+        following = self.problem.step(visited[:, :-1], actions)
+        cost = self.problem.trajectory_cost(visited, actions)
+        breach = self._breach(actions)
+        return self._residuals(states - following, variables, cost, breach)
+
+    def _linearize(
+        self, state: Tensor, states: Tensor, variables: Tensor
+    ) -> Linearization:
+        previous = torch.cat([state[:, None], states[:, :-1]], dim=1)
+        actions, unit = self.units.actions(variables), self.units.unit
+        following, by_state, by_action = self.problem.linearize(previous, actions)
+        stage, stage_by_state, stage_by_action = self._stages(previous, actions)
         terminal, (terminal_by_state,) = batched_jacobian(
-            self.objective.terminal_residual, trajectory.states[:, -1]
+            self.objective.terminal_residual, states[:, -1]
         )
-        breach, breach_by_action = self._linearized_breach(trajectory.actions)
+        breach, breach_by_action = self._linearized_breach(actions)
         cost = half_square(stage).sum(dim=-1) + half_square(terminal)
+        residuals = self._residuals(states - following, variables, cost, breach)
+        active = self.units.pinned | (residuals.excess != 0)
         return Linearization(
-            residuals=self._residuals(trajectory, following, cost, breach),
+            residuals=residuals,
             state_jacobian=by_state,
-            action_jacobian=by_action,
+            action_jacobian=by_action * unit,
             stage_residual=stage,
             stage_state_jacobian=stage_by_state,
-            stage_action_jacobian=stage_by_action,
+            stage_action_jacobian=stage_by_action * unit,
             terminal_residual=terminal,
             terminal_jacobian=terminal_by_state,
-            breach_jacobian=breach_by_action,
+            limit_slope=active.to(variables.dtype),
+            breach_jacobian=breach_by_action * unit,
         )
-
-    def _previous(self, trajectory: Trajectory) -> Tensor:
-        return torch.cat([self.state[:, None], trajectory.states[:, :-1]], dim=1)
 
     def _breach(self, actions: Tensor) -> Tensor:
         parts = [constraint.excess(actions) for constraint in self.constraints]
@@ -202,19 +255,16 @@ class TrajectoryProblem:
         return torch.cat(breach, dim=-1), torch.cat(by_action, dim=-2)
 
     def _residuals(
-        self, trajectory: Trajectory, following: Tensor, cost: Tensor, breach: Tensor
+        self, defect: Tensor, variables: Tensor, cost: Tensor, breach: Tensor
     ) -> Residuals:
-        defect = trajectory.states - following
-        excess = self.box.excess(trajectory.actions)
+        excess = self.units.excess(variables)
+        action_violation = excess.square()
         if self.action_violation == "released":
             # An open side has no width to measure by: there the excess serves.
-            bounded = torch.isfinite(self.box.low) & torch.isfinite(self.box.high)
-            scaled = (trajectory.actions - self.box.center) / self.box.scale
-            beyond = torch.where(bounded, scaled.square() - 1, excess.square())
-            outside = torch.where(excess != 0, beyond, torch.zeros_like(beyond))
-            action_violation = outside.sum(dim=-1)
-        else:
-            action_violation = excess.square().sum(dim=-1)
+            scaled, limited = self.units.relative(variables)
+            beyond = torch.where(limited, scaled.square() - 1, action_violation)
+            action_violation = torch.where(excess != 0, beyond, 0.0)
+        action_violation = action_violation.sum(dim=-1)
         return Residuals(
             defect=defect,
             excess=excess,

@@ -10,6 +10,8 @@ multipliers held fixed; the larger they are, the nearer it is to the solution of
 constrained problem, whose dynamics hold exactly.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from diffplan.functional.conjugate_gradients import Solve
 from diffplan.gradients import Implicit
 from diffplan.planners.collocation.primal_dual import Multipliers
 from diffplan.planners.collocation.residuals import TrajectoryProblem
+from diffplan.planners.failures import stand_ins, with_value
 from diffplan.solvers.blocks import RiccatiSolver
 from diffplan.solvers.least_squares import Layout, Trajectory
 from diffplan.solvers.matrix_free import Minimization, differentiable
@@ -41,25 +44,41 @@ def differentiate_trajectory(
 
     Returns:
         The minimum, a function of dynamics, objective, state and bounds; and how far
-        it is from one.
+        it is from one. An element that fails stays where it was and has no derivative.
     """
     layout = Layout(trajectory)
     frozen = Multipliers(multipliers.dynamics.detach(), multipliers.action.detach())
 
-    def cost(vector: Tensor) -> Tensor:
-        residuals = problem.residuals(layout.unflatten(vector))
-        dynamics = residuals.defect.square().sum(dim=-1) * frozen.dynamics
-        limits = residuals.excess.square().sum(dim=-1)
-        limits = (limits + residuals.breach.square().sum(dim=-1)) * frozen.action
-        return 2 * residuals.cost + (dynamics + limits).sum(dim=-1)
+    def minimization(sound: Tensor) -> Minimization:
+        finite = problem.standing_in(sound, linked=strategy.on_failure == "nan")
 
-    def precondition(vector: Tensor) -> Solve:
-        return _gauss_newton(problem, layout, vector, frozen, damping)
+        def cost(vector: Tensor) -> Tensor:
+            residuals = finite.residuals(layout.unflatten(vector))
+            dynamics = residuals.defect.square().sum(dim=-1) * frozen.dynamics
+            limits = residuals.excess.square().sum(dim=-1)
+            limits = (limits + residuals.breach.square().sum(dim=-1)) * frozen.action
+            return 2 * residuals.cost + (dynamics + limits).sum(dim=-1)
 
-    minimization = Minimization(cost, precondition, strategy)
+        def precondition(vector: Tensor) -> Solve:
+            return _gauss_newton(finite, layout, vector, frozen, damping)
+
+        return Minimization(cost, precondition, strategy)
+
+    with torch.no_grad():
+        _, sound = problem.sound_linearization(trajectory, problem.all_sound)
     start = layout.flatten(trajectory.states, trajectory.actions)
-    minimum = polish(minimization, start)
-    return layout.unflatten(differentiable(minimization, minimum)), minimum
+    minimum = polish(minimization(sound), *stand_ins((start,), sound))
+    sound = sound & torch.isfinite(minimum.stationarity)
+    (point,) = stand_ins((minimum.variables,), sound)
+    minimum = replace(
+        minimum,
+        variables=point,
+        stationary=minimum.stationary & sound,
+        stationarity=torch.where(sound, minimum.stationarity, torch.inf),
+    )
+    found = differentiable(minimization(sound), minimum)
+    value = torch.where(sound[:, None], found.detach(), start)
+    return layout.unflatten(with_value(value, found)), minimum
 
 
 def _gauss_newton(
