@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffplan.functional.rollout import inside_transform
+
 
 class ChainSystem(NamedTuple):
     """The matrices of a chain's least-squares step (see the module's formula).
@@ -57,7 +59,13 @@ class ChainSystem(NamedTuple):
     def flattened(self) -> "ChainSystem":
         """The same system with all leading batch dimensions as one."""
         lead = self.damping.dim()
-        return ChainSystem(*(flatten_batch(tensor, lead) for tensor in self))
+        tensors = tuple(self)
+        if inside_transform():
+            # sweeps write in place, and what vmap maps cannot be written into what it
+            # does not: a zero that is mapped if any tensor is
+            zero = sum(tensor.flatten()[:0].sum() for tensor in tensors)
+            tensors = tuple(tensor + zero for tensor in tensors)
+        return ChainSystem(*(flatten_batch(tensor, lead) for tensor in tensors))
 
     def to(self, dtype: torch.dtype) -> "ChainSystem":
         """The same system in another precision."""
