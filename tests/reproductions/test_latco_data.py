@@ -82,9 +82,9 @@ def test_outcomes_are_counted_by_noise_and_detour() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_papers_preset_draws_faithfully_unless_asked(task: str) -> None:
-    assert paper_config([f"task={task}"]).run.render_preset == "faithful"
+    assert paper_config([f"task={task}"]).render_preset == "faithful"
     fast = paper_config([f"task={task}", "render_preset=fast"])
-    assert fast.run.render_preset == "fast"
+    assert fast.render_preset == "fast"
     assert stages_config("cpu").pixels.render_preset == "fast"
 
 
