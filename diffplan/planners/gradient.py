@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.functional.derivatives import inside_transform
 from diffplan.functional.first_order import (
     RULES,
     FirstOrderRule,
     clip_norm,
     start_moments,
 )
-from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
