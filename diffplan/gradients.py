@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
-
 from diffplan.errors import (
     ArgumentError,
     UnsupportedGradientError,
     require_count,
     require_positive,
 )
+from diffplan.functional.derivatives import constants
 
 ARGUMENTS = ("dynamics", "objective", "state", "bounds", "warm start", "planner")
 """What a plan can be differentiated with respect to.
@@ -187,8 +186,9 @@ def tracked(
         iterations: How many there are.
 
     Returns:
-        `torch.no_grad()` for an iteration that `Truncated` cuts off, else nothing.
+        One without derivatives, of reverse and forward mode, for an iteration that
+        `Truncated` cuts off; else nothing.
     """
     if isinstance(gradient, Truncated) and iteration < iterations - gradient.iterations:
-        return torch.no_grad()
+        return constants()
     return nullcontext()

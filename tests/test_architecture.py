@@ -20,7 +20,7 @@ BASES = ("models.base", "objectives", "planners.base")
 # siblings that never see each other; agents and trainers receive both.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "gradients": ("errors",),
+    "gradients": ("errors", "functional"),
     "plan": ("errors",),
     "constraints": ("errors", "functional"),
     "problem": ("errors", "constraints", "functional"),

@@ -341,7 +341,8 @@ def _normal_blocks(system: ChainSystem) -> tuple[Tensor, Tensor]:
     )
     batch, horizon, size, actions = by_action.shape
     width = actions + size
-    diagonal = by_action.new_zeros(batch, horizon, width, width)
+    seed = system.seed()
+    diagonal = seed.new_zeros(batch, horizon, width, width)
     weighted = weight * by_action
     diagonal[..., :actions, :actions] = (
         by_action.mT @ weighted + stage_action.mT @ stage_action
@@ -359,7 +360,7 @@ def _normal_blocks(system: ChainSystem) -> tuple[Tensor, Tensor]:
     main = diagonal.diagonal(dim1=-2, dim2=-1)
     main[..., :actions].add_(system.action_curvature)
     main.add_(system.damping[:, None, None])
-    lower = by_action.new_zeros(batch, horizon - 1, width, width)
+    lower = seed.new_zeros(batch, horizon - 1, width, width)
     lower[..., :actions, actions:] = (
         by_action[:, 1:].mT @ weighted_state
         + stage_action[:, 1:].mT @ stage_state[:, 1:]

@@ -65,6 +65,13 @@ class ChainSystem(NamedTuple):
         """The same system in another precision."""
         return ChainSystem(*(tensor.to(dtype) for tensor in self))
 
+    def seed(self) -> Tensor:
+        """No number at all, made from every tensor: mapped by `vmap` if any of them is.
+
+        Tensors made from it can be written into.
+        """
+        return sum((tensor.flatten()[:0] for tensor in self), self.damping[:0])
+
     def detach(self) -> "ChainSystem":
         """The same numbers without their history."""
         return ChainSystem(*(tensor.detach() for tensor in self))

@@ -39,7 +39,7 @@ def is_followed(*tensors: Tensor) -> bool:
             itself, where torch drops the outer tangents inside a node.
     """
     if torch.compiler.is_compiling() and _is_transformed():
-        if torch.is_grad_enabled() or _has_level():
+        if torch.is_grad_enabled() or in_forward_mode():
             raise UnsupportedGradientError(
                 "gradient: a linear solve inside torch.func transforms cannot be "
                 "differentiated by torch.compile; compile what is inside the "
@@ -49,13 +49,13 @@ def is_followed(*tensors: Tensor) -> bool:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return True
     if inside_transform():
-        if _has_level() and _forward_levels() > 1:
+        if levels(TransformType.Jvp) > 1:
             raise UnsupportedGradientError(
                 "gradient: forward mode inside forward mode is not supported through "
                 "a linear solve; use forward over reverse mode, as torch.func.hessian"
             )
         return True
-    return _has_level() and any(_has_tangent(tensor) for tensor in tensors)
+    return in_forward_mode() and any(_has_tangent(tensor) for tensor in tensors)
 
 
 def apply(
@@ -77,7 +77,7 @@ def apply(
 def keep(ctx: Any, *tensors: Tensor) -> None:
     """Save tensors of a node for both modes."""
     ctx.save_for_backward(*tensors)
-    if not torch.compiler.is_compiling() and _has_level():
+    if not torch.compiler.is_compiling() and in_forward_mode():
         ctx.save_for_forward(*tensors)
 
 
@@ -97,7 +97,7 @@ def constants() -> Iterator[None]:
 
     `torch.no_grad()` alone lets the tangents of forward mode through.
     """
-    if _has_level():
+    if in_forward_mode():
         with torch.no_grad(), forward_mode._set_fwd_grad_enabled(False):
             yield
     else:
@@ -105,18 +105,29 @@ def constants() -> Iterator[None]:
             yield
 
 
+def is_mapped(tensor: Tensor) -> bool:
+    """Return whether `torch.func.vmap` maps over a tensor, whose numbers are hidden."""
+    wrapping = torch._C._functorch
+    while wrapping.is_functorch_wrapped_tensor(tensor):
+        if wrapping.is_batchedtensor(tensor):
+            return True
+        tensor = wrapping.get_unwrapped(tensor)
+    return False
+
+
 def _is_transformed() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return torch._C._are_functorch_transforms_active()
 
 
-def _has_level() -> bool:
-    """Whether forward mode is on, here or further out."""
-    return forward_mode._current_level >= 0
-
-
-def _forward_levels() -> int:
+def levels(*kinds: TransformType) -> int:
+    """Return how many transforms of `torch.func` of these kinds this runs inside."""
     stack = torch._C._functorch.get_interpreter_stack() or ()
-    return sum(level.key() == TransformType.Jvp for level in stack)
+    return sum(level.key() in kinds for level in stack)
+
+
+def in_forward_mode() -> bool:
+    """Return whether forward mode is on, here or further out."""
+    return forward_mode._current_level >= 0
 
 
 def _has_tangent(tensor: Tensor) -> bool:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError
+from diffplan.functional.derivatives import constants
 
 Projection = Callable[[Tensor], Tensor]
 """`point […, A] → nearest point of a closed convex set […, A]`."""
@@ -110,7 +111,7 @@ def project_simplex(point: Tensor, total: Tensor, low: Tensor, high: Tensor) -> 
     # No coordinate can exceed what the lower bounds of the others leave to it: finite.
     room = (total - low.sum(dim=-1, keepdim=True)).clamp_min(0)
     high = torch.minimum(high, low + room)
-    with torch.no_grad():
+    with constants():
         ends = torch.cat([point - low, point - high], dim=-1)
         shift = _bracket(
             ends,
@@ -163,7 +164,7 @@ def project_ball_within(
         found = project(center + share * offset) - center
         return found.square().sum(dim=-1, keepdim=True) - radius.square()
 
-    with torch.no_grad():
+    with constants():
         one = torch.ones_like(point[..., :1])
         inside = excess(one) <= 0
         share = torch.where(inside, one, _root(excess, torch.zeros_like(one), one))
@@ -222,7 +223,7 @@ def _project_round_ball(
         used = (center + share * offset).clamp(low, high) - center
         return radius.square() - used.square().sum(dim=-1, keepdim=True)
 
-    with torch.no_grad():
+    with constants():
         step = torch.where(offset == 0, torch.ones_like(offset), offset)
         ends = torch.cat([(low - center) / step, (high - center) / step], dim=-1)
         edge = torch.zeros_like(point[..., :1])
@@ -254,7 +255,7 @@ def _project_diamond(
         used = (shrunk.clamp(low, high) - center).abs()
         return used.sum(dim=-1, keepdim=True) - radius
 
-    with torch.no_grad():
+    with constants():
         # 0 · inf, of a coordinate at the centre, is no end.
         to_low = (size - sign * (low - center)).nan_to_num(0.0)
         to_high = (size - sign * (high - center)).nan_to_num(0.0)

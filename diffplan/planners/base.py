@@ -22,6 +22,7 @@ from diffplan.errors import (
     is_traced,
     require_finite,
 )
+from diffplan.functional.derivatives import constants
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -164,7 +165,7 @@ class Planner(nn.Module, ABC):
         """
         problem = _moved(problem, state)
         untracked = isinstance(self.gradient, Detach | Implicit)
-        with torch.no_grad() if untracked else nullcontext():
+        with constants() if untracked else nullcontext():
             solution = self.solve(problem, state, noise, warm_start)
         if isinstance(self.gradient, Implicit):
             solution = self.differentiate(problem, state, solution)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from diffplan.functional.chain import times
 from diffplan.functional.conjugate_gradients import LinearSolution
+from diffplan.functional.derivatives import constants, is_followed, keep
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
 from diffplan.functional.lqr_kkt import Vectors
@@ -37,7 +38,7 @@ from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.planners.quadratic_model import quadratic_model, regulator
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.stationary import Minimum, Refuse, free_variables, report
+from diffplan.solvers.stationary import Minimum, free_variables, refusing, report
 
 
 class Extremal(NamedTuple):
@@ -80,7 +81,7 @@ class ActionCost:
 
     def local(self, variables: Tensor) -> "Expansion":
         """Return the expansion about actions `[B, T·A]`."""
-        with torch.no_grad():
+        with constants():
             return Expansion(self, variables.view(self.shape))
 
     def differentiable(self, minimum: Minimum) -> Tensor:
@@ -100,14 +101,14 @@ class ActionCost:
         assert isinstance(local, Expansion)
         free = local.free.view(self.shape)
         point, blocks, factor = local.point, local.blocks, local.factor
-        depends: list[Tensor] = []
+        depends, sound = [], minimum.sound
         for order in range(1, self.strategy.order + 1):
             if order > 1:
                 blocks = _blocks(self.problem, point)
                 factor = _held(blocks, free)
             residual = _residual(self.problem, self.state, point)
-            depends += [part for part in residual if part.requires_grad]
-            if self.low.requires_grad or self.high.requires_grad:
+            depends += residual
+            if is_followed(self.low, self.high):
                 moves = self._moves(point.actions, free)
                 residual = _moved(residual, blocks, moves, free)
             else:
@@ -115,17 +116,22 @@ class ActionCost:
                     action_linear=residual.action_linear * free
                 )
             found = factor.solve(*residual)
+            sound = sound & found.ok
             steps = (found.states, found.actions, found.costates)
             # the value stays where it was polished to, inside the bounds exactly
             point = Extremal(
                 *(at + (s - s.detach()) for at, s in zip(point, steps, strict=True))
             )
-        return _Guard.apply(point.actions, self.strategy, minimum.sound, *depends)
+        if not is_followed(*depends):
+            return point.actions
+        return _Guard.apply(point.actions, self.strategy, sound, *depends)
 
     def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
         """How held actions follow their bounds: zero, with the graph of the bounds."""
         low, high = (bound.view(self.shape[1:]) for bound in (self.low, self.high))
-        return (1 - free) * (torch.where(actions <= low, low, high) - actions)
+        held = torch.where(actions <= low, low, high)
+        # masked before the difference: an open side is infinite
+        return torch.where(free > 0, actions, held) - actions
 
 
 class Expansion:
@@ -155,7 +161,7 @@ class Expansion:
 
     def solve(self, rhs: Tensor) -> LinearSolution:
         """Solve with the exact Hessian, one sweep over the horizon; see `Local`."""
-        with torch.no_grad():
+        with constants():
             states, actions = self.point.states, self.point.actions
             zeros = torch.zeros_like(states)
             linear = -(rhs * self.free).view(actions.shape)
@@ -164,7 +170,7 @@ class Expansion:
 
     def descend(self, slope: Tensor) -> Tensor:
         """Solve with the curvature that is left without that of the dynamics."""
-        with torch.no_grad():
+        with constants():
             return regulator(self.problem, self.point.states, self.point.actions)(slope)
 
 
@@ -173,19 +179,15 @@ def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> Vecto
 
     With the graph of everything.
     """
-    with torch.enable_grad():
-        states, actions = (
-            at if at.requires_grad else at.detach().requires_grad_()
-            for at in (point.states, point.actions)
-        )
-        following = problem.dynamics(states[:, :-1], actions)
-        defect = following - states[:, 1:]
-        lagrangian = problem.objective(states, actions).sum()
-        lagrangian = lagrangian + (point.costates * defect).sum()
-        by_state, by_action = torch.autograd.grad(
-            lagrangian, (states, actions), create_graph=True, materialize_grads=True
-        )
-    return Vectors(by_state, by_action, defect, state - states[:, 0])
+
+    def lagrangian(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        defect = problem.dynamics(states[:, :-1], actions) - states[:, 1:]
+        pull = (point.costates * defect).sum()
+        return problem.objective(states, actions).sum() + pull, defect
+
+    differentiate = torch.func.grad(lagrangian, argnums=(0, 1), has_aux=True)
+    (by_state, by_action), defect = differentiate(point.states, point.actions)
+    return Vectors(by_state, by_action, defect, state - point.states[:, 0])
 
 
 def _moved(
@@ -248,25 +250,42 @@ def _held(blocks: LQRProblem, free: Tensor) -> LQRFactor:
 
 
 class _Guard(torch.autograd.Function):
-    """The same actions; in backward, a word on elements without a derivative."""
+    """The same actions; when differentiated, a word on elements without a derivative.
+
+    Arguments: the actions `[B, T, A]`, the strategy, where the theorem applies `[B]`,
+    and the tensors that the actions depend on.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        actions: Tensor,
-        strategy: Implicit,
-        sound: Tensor,
-        *depends_on: Tensor,
-    ) -> Tensor:
-        ctx.strategy = strategy
-        ctx.save_for_backward(sound, *depends_on)
+    def forward(actions: Tensor, *rest: Any) -> Tensor:
+        del rest
         return actions.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.strategy = inputs[1]
+        keep(ctx, *inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         sound, *depends_on = ctx.saved_tensors
-        flat = cotangent.flatten(1)
-        kept = report(flat, sound, flat, ctx.strategy.on_failure).view(cotangent.shape)
-        if torch.is_grad_enabled() and ctx.strategy.order == 1:
-            kept = Refuse.apply(kept, *depends_on)
+        kept = _guarded(cotangent, ctx.strategy, sound, depends_on)
         return kept, None, None, *(None for _ in depends_on)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        sound, *depends_on = ctx.saved_tensors
+        return _guarded(tangent, ctx.strategy, sound, depends_on)
+
+
+def _guarded(
+    derivative: Tensor, strategy: Implicit, sound: Tensor, depends_on: list[Tensor]
+) -> Tensor:
+    flat = derivative.flatten(1)
+    kept = report(flat, sound, flat, strategy.on_failure).view(derivative.shape)
+    if strategy.order > 1:
+        return kept
+    return refusing(kept, lambda: tuple(depends_on))

@@ -224,9 +224,7 @@ def along(name: str) -> Callable[[Tensor], Tensor]:
             a + torch.tensordot(lengths, way, 1)
             for a, way in zip(arguments, ways, strict=True)
         ]
-        answer = layer(*moved)
-        parts = (answer,) if isinstance(answer, Tensor) else answer
-        return torch.cat([part.flatten() for part in parts])
+        return torch.cat([part.flatten() for part in parts_of(layer(*moved))])
 
     return flat
 
@@ -313,6 +311,25 @@ def test_first_derivatives_agree_in_every_mode(name: str) -> None:
         torch.testing.assert_close(
             got, expected, rtol=1e-6, atol=1e-7, msg=lambda text, m=mode: f"{m}: {text}"
         )
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_any_argument_alone_may_be_mapped(name: str) -> None:
+    layer, arguments = LAYERS[name]
+    for index, argument in enumerate(arguments):
+        pair = torch.stack([argument, 0.9 * argument])
+        mapped = vmap(
+            layer, tuple(0 if i == index else None for i, _ in enumerate(arguments))
+        )
+        given = [pair if i == index else a for i, a in enumerate(arguments)]
+        single = [0.9 * a if i == index else a for i, a in enumerate(arguments)]
+        got, expected = parts_of(mapped(*given)), parts_of(layer(*single))
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one[1], other)
+
+
+def parts_of(answer: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (answer,) if isinstance(answer, Tensor) else answer
 
 
 @pytest.mark.parametrize("name", LAYERS)

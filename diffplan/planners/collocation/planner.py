@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.functional.derivatives import constants
 from diffplan.functional.rollout import rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -221,7 +222,7 @@ class LatCo(Planner):
         if not isinstance(self.gradient, Truncated):
             return engine(trajectory, progress, iterations=self.iterations)
         kept = min(self.iterations, self.gradient.iterations)
-        with torch.no_grad():
+        with constants():
             cut = self.iterations - kept
             trajectory, progress, _ = engine(trajectory, progress, iterations=cut)
             residuals = primal_dual.problem.residuals(trajectory)
