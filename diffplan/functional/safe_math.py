@@ -17,3 +17,17 @@ def safe_sqrt(value: Tensor) -> Tensor:
     positive = value > 0
     root = torch.where(positive, value, torch.ones_like(value)).sqrt()
     return torch.where(positive, root, torch.zeros_like(value))
+
+
+def safe_norm(value: Tensor) -> Tensor:
+    """Return the Euclidean norms `[…, 1]` of vectors `[…, n]`, of any scale.
+
+    Squares of numbers below 1e-23 or above 1e19 leave float32; in units of the largest
+    entry nothing does. The gradient is zero where the norm is.
+
+    Args:
+        value: `[…, n]`.
+    """
+    unit = value.detach().abs().amax(dim=-1, keepdim=True)
+    unit = torch.where(unit > 0, unit, 1.0)
+    return unit * safe_sqrt((value / unit).square().sum(dim=-1, keepdim=True))
