@@ -1,8 +1,12 @@
 """Noise that is correlated over time, with a power spectrum 1/frequency^exponent."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from diffplan.errors import ArgumentError, require_at_least
 
 
 def colour_noise(
@@ -16,11 +20,14 @@ def colour_noise(
 
     Args:
         white: `[…, T, A]`, independent N(0, 1) numbers.
-        exponent: 0 leaves the noise white, 1 is pink, 2 is red; at least zero.
+        exponent: 0 leaves the noise white, 1 is pink, 2 is red; at least zero, finite.
 
     Returns:
         `[…, T, A]`, Gaussian, mean 0, variance 1, independent between action
         dimensions.
+
+    Raises:
+        ArgumentError: the exponent is negative, infinite or NaN.
 
     References:
         Timmer and König (1995), "On generating power law noise"; used for planning by
@@ -31,7 +38,10 @@ def colour_noise(
         >>> colour_noise(torch.ones(4, 1), exponent=0.0).flatten()
         tensor([1., 1., 1., 1.])
     """
-    if exponent == 0:
+    require_at_least("exponent", exponent, 0.0)
+    if math.isinf(exponent):
+        raise ArgumentError(f"exponent: expected a finite number, got {exponent}")
+    if exponent == 0 or white.numel() == 0:
         return white
     steps = white.shape[-2]
     gain = _amplitudes(steps, exponent, white)
@@ -42,7 +52,8 @@ def colour_noise(
 def _amplitudes(steps: int, exponent: float, like: Tensor) -> Tensor:
     # Frequency 0 gets the power of the lowest other frequency, where 1/f is finite.
     two_sided = torch.fft.fftfreq(steps, dtype=like.dtype, device=like.device).abs()
-    gain = two_sided.clamp_min(1 / steps) ** (-exponent / 2)
+    # In units of the lowest one no power of a frequency is too large.
+    gain = (steps * two_sided).clamp_min(1.0) ** (-exponent / 2)
     # White noise has equal power at all T frequencies, and the variance of the answer
     # is their mean power; dividing by its root makes that one exactly.
     return (gain / gain.square().mean().sqrt())[: steps // 2 + 1]

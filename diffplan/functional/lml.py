@@ -30,6 +30,7 @@ from diffplan.errors import (
     require_tensor,
 )
 from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
+from diffplan.functional.safe_math import nan_unless_positive
 
 NEWTON_STEPS = {torch.float32: 4, torch.float64: 5}
 MANY = 1024
@@ -60,7 +61,9 @@ def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:
             entries of +inf or more, make their row NaN, as in `torch.softmax`.
         k: How many to choose, 0 … N.
         temperature: τ, divides x: a number above zero, or a tensor of such numbers
-            with one for all rows `[]` or one per row `[…, 1]`.
+            with one for all rows `[]` or one per row `[…, 1]`. An infinite one gives
+            all available entries the same weight. A number of a tensor that is not
+            above zero makes its row NaN: nobody waits to look at it.
 
     Returns:
         `[…, N]`, in the dtype of x.
@@ -87,6 +90,7 @@ def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:
     scores = x if x.dtype in NEWTON_STEPS else x.float()
     given = (scores,)
     if isinstance(temperature, Tensor):
+        temperature = nan_unless_positive(temperature)
         temperature = temperature.to(scores).expand(*x.shape[:-1], 1)
         given = (scores, temperature)
     if _needs_node(*given):
@@ -188,7 +192,10 @@ def _project(x: Tensor, k: int, temperature: float | Tensor) -> Tensor:
     # differences of large scores are taken before the division rounds them.
     middle = 0.5 * best.amin(-1, keepdim=True) + 0.5 * rest.amax(-1, keepdim=True)
     middle = middle.clamp_min(torch.finfo(x.dtype).min)
-    best, rest = (best - middle) / temperature, (rest - middle) / temperature
+    # an infinite score stays one at an infinite temperature
+    known = torch.isfinite(middle)
+    best = torch.where(best.isposinf() & known, best, (best - middle) / temperature)
+    rest = torch.where(rest.isneginf(), rest, (rest - middle) / temperature)
     shift = _solve(best, rest, NEWTON_STEPS[x.dtype] + (x.shape[-1] > MANY))
     weights = torch.sigmoid_(rest + shift)
     return weights.scatter(-1, order, torch.sigmoid_(best + shift))

@@ -331,7 +331,7 @@ def symmetric(matrix: Tensor) -> Tensor:
     """Return the symmetric part of matrices `[…, n, n]`; one, expanded, stays one."""
     small = matrix
     for dim in range(matrix.dim() - 2):
-        if matrix.stride(dim) == 0:
+        if matrix.stride(dim) == 0 and matrix.shape[dim] > 1:
             small = small.narrow(dim, 0, 1)
     return torch.lerp(small, small.mT, 0.5).expand_as(matrix)
 

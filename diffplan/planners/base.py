@@ -33,6 +33,7 @@ from diffplan.gradients import (
 )
 from diffplan.plan import Plan, Status
 from diffplan.planners.checkpointing import checkpointed_evaluation
+from diffplan.planners.numbers import check_numbers, numbers_in_range
 from diffplan.problem import PlanningProblem
 
 
@@ -245,6 +246,9 @@ class Planner(nn.Module, ABC):
         raw = solution.actions
         finite = torch.isfinite(raw).all(dim=-1).all(dim=-1)
         safe = torch.where(finite[:, None, None], raw, torch.zeros_like(raw))
+        in_range = numbers_in_range(self)
+        if in_range is not None:
+            finite = finite & in_range
         actions = problem.project(safe)
         if isinstance(self.gradient, Detach):
             actions = actions.detach()  # also from bounds and constraints
@@ -287,6 +291,7 @@ class Planner(nn.Module, ABC):
             problem.refuse_noise(type(self).__name__)
 
     def _check_learnable(self) -> None:
+        check_numbers(self)
         if isinstance(self.gradient, Detach) or not torch.is_grad_enabled():
             return
         promised = next(

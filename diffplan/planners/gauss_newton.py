@@ -28,7 +28,7 @@ from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Solution, standard_normal
 from diffplan.planners.candidates import pick
-from diffplan.planners.sampling import set_number
+from diffplan.planners.numbers import set_number
 from diffplan.planners.second_order import SecondOrderShooting, increments
 from diffplan.planners.steps import Nominal, Step
 from diffplan.problem import PlanningProblem

@@ -38,7 +38,8 @@ from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution, standard_normal
 from diffplan.planners.candidates import candidate_costs, pick, worst_if_nan
 from diffplan.planners.checkpointing import checkpointed_gradient
-from diffplan.planners.sampling import set_number, stack_trace
+from diffplan.planners.numbers import set_number
+from diffplan.planners.sampling import stack_trace
 from diffplan.problem import PlanningProblem
 
 DESCENT = {

@@ -45,7 +45,7 @@ from diffplan.planners.collocation.primal_dual import (
 from diffplan.planners.collocation.residuals import TrajectoryProblem
 from diffplan.planners.collocation.stationary import differentiate_trajectory
 from diffplan.planners.implicit import judged
-from diffplan.planners.sampling import set_number
+from diffplan.planners.numbers import set_number
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainSolver, RiccatiSolver
 from diffplan.solvers.least_squares import (
