@@ -27,8 +27,7 @@ from diffplan.errors import (
     require_shape,
     require_tensor,
 )
-from diffplan.functional.derivatives import inside_transform
-from diffplan.functional.rollout import rollout
+from diffplan.functional.rollout import inside_transform, rollout
 
 Dynamics = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions."""

@@ -145,10 +145,10 @@ def _nearest(actions: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
         rounding=8 * min(torch.finfo(actions.dtype).eps, single),
     )
     if not found.found.all():
-        index = int(found.found.to(torch.uint8).argmin())
+        first = int(found.found.to(torch.uint8).argmin())
         raise ArgumentError(
             "constraints: the polytope has no action inside the box (or they meet in "
-            f"less than rounding), seen from {given[index].tolist()}"
+            f"less than rounding), seen from {given[first].tolist()}"
         )
     solved = along_sides(found.points, given, matrix, offset, found.tight)
     index = outside.nonzero().expand(-1, points.shape[-1])

@@ -113,10 +113,11 @@ def _flat_box_qp(
     start: Tensor,
     iterations: int,
 ) -> BoxQPSolution:
-    fixed = tuple(value.detach() for value in (hessian, linear, low, high))
-    lower, upper = fixed[2:]
-    point, free = active_set(*fixed, start.detach().clamp(lower, upper), iterations)
-    ok = torch.linalg.cholesky_ex(fixed[0]).info == 0
+    form, slope = hessian.detach(), linear.detach()
+    lower, upper = low.detach(), high.detach()
+    begin = start.detach().clamp(lower, upper)
+    point, free = active_set(form, slope, lower, upper, begin, iterations)
+    ok = torch.linalg.cholesky_ex(form).info == 0
     ok = ok & (lower <= upper).all(-1)
     at_low = point <= lower
     held = torch.where(free, 0.0, torch.where(at_low, low, high))
@@ -124,7 +125,7 @@ def _flat_box_qp(
     found, solved = solve_free(hessian, wanted.unsqueeze(-1), free.unsqueeze(-1))
     raw, ok = found.squeeze(-1), ok & solved
     nearest = torch.zeros_like(linear).clamp(lower, upper)
-    converged = ok & _is_optimal(*fixed, raw.detach(), free)
+    converged = ok & _is_optimal(form, slope, lower, upper, raw.detach(), free)
     solution = torch.where(ok[:, None], raw.clamp(low, high), nearest)
     return BoxQPSolution(solution, free, converged, ok)
 

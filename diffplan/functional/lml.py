@@ -88,7 +88,7 @@ def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:
     """
     _check(x, k, temperature)
     scores = x if x.dtype in NEWTON_STEPS else x.float()
-    given = (scores,)
+    given: tuple[Tensor, ...] = (scores,)
     if isinstance(temperature, Tensor):
         temperature = nan_unless_positive(temperature)
         temperature = temperature.to(scores).expand(*x.shape[:-1], 1)

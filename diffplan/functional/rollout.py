@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from diffplan.functional.derivatives import inside_transform
+from diffplan.functional.derivatives import inside_transform as inside_transform
 
 ResultT = TypeVar("ResultT")
 

@@ -101,7 +101,8 @@ class ActionCost:
         assert isinstance(local, Expansion)
         free = local.free.view(self.shape)
         point, blocks, factor = local.point, local.blocks, local.factor
-        depends, sound = [], minimum.sound
+        depends: list[Tensor] = []
+        sound = minimum.sound
         for order in range(1, self.strategy.order + 1):
             if order > 1:
                 blocks = _blocks(self.problem, point)

@@ -74,10 +74,9 @@ class MatrixFree:
     def __init__(self, problem: Minimization, variables: Tensor) -> None:
         self.strategy = problem.strategy
         with constants():
-            self.gradient, pullback = torch.func.vjp(_slope_of(problem.cost), variables)
+            self.gradient, pullback = _with_pullback(problem.cost, variables)
             self.descend = problem.precondition(variables)
-        # H is symmetric: a backward pass through the gradient multiplies with it
-        self.product: Solve = lambda vector: pullback(vector)[0]
+        self.product = pullback
         self.free = free_variables(variables, self.gradient, problem.low, problem.high)
 
     def solve(self, rhs: Tensor) -> LinearSolution:
@@ -153,9 +152,8 @@ class _Solution:
         if not torch.is_grad_enabled() and not in_forward_mode():
             return solution
         # H w = rhs defines w as ∇F = 0 defines z: the same theorem once more
-        _, pullback = torch.func.vjp(slope, self.attached(order=1))
-        (image,) = pullback(solution)
-        left = torch.where(sound[:, None], image - rhs, 0.0)
+        _, product = _with_pullback(self.problem.cost, self.attached(order=1))
+        left = torch.where(sound[:, None], product(solution) - rhs, 0.0)
         return solution + _MinusInverse.apply(left * free, self)
 
     def _on_bounds(self) -> Tensor:
@@ -195,3 +193,14 @@ class _MinusInverse(torch.autograd.Function):
 def _slope_of(cost: Cost) -> Callable[[Tensor], Tensor]:
     """∇F as a function, with a graph to everything that the cost closes over."""
     return torch.func.grad(lambda point: cost(point).sum())
+
+
+def _with_pullback(cost: Cost, point: Tensor) -> tuple[Tensor, Solve]:
+    """∇F and v → H v at a point; H is symmetric, so that a backward pass multiplies."""
+    gradient, pullback = torch.func.vjp(_slope_of(cost), point)  # type: ignore[misc]
+
+    def product(vector: Tensor) -> Tensor:
+        (image,) = pullback(vector)
+        return image
+
+    return gradient, product
