@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diffplan.errors import (
     ShapeError,
     UnsupportedGradientError,
+    UnsupportedProblemError,
     is_traced,
     require_finite,
 )
@@ -69,8 +70,9 @@ class Planner(nn.Module, ABC):
     latter throughout declares `plans_under_noise`, or it is given no
     `StochasticProblem`; one that keeps constraints on states declares
     `keeps_state_constraints`. One that cannot move within constrained actions calls
-    `problem.refuse_constraints` in `check_problem`. One that offers to save memory sets
-    `checkpoint`.
+    `problem.refuse_constraints` in `check_problem`. One that differentiates while it
+    plans, which `torch.export` cannot trace, is not `exportable`. One that offers to
+    save memory sets `checkpoint`.
 
     References:
         The signature follows "a problem at call time, a record as the answer".
@@ -82,6 +84,7 @@ class Planner(nn.Module, ABC):
     learnable_numbers: ClassVar[tuple[str, ...]] = ()
     keeps_state_constraints: ClassVar[bool] = False
     plans_under_noise: ClassVar[bool] = False
+    exportable: ClassVar[bool] = True
     checkpoint: bool = False
     horizon: int
     gradient: GradientStrategy
@@ -117,6 +120,7 @@ class Planner(nn.Module, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
+        self._check_export()
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
             problem.check_state(state)
@@ -289,6 +293,17 @@ class Planner(nn.Module, ABC):
             problem.refuse_state_constraints(type(self).__name__)
         if not self.plans_under_noise:
             problem.refuse_noise(type(self).__name__)
+
+    def _check_export(self) -> None:
+        if not torch.compiler.is_exporting():
+            return
+        for planner in self.modules():
+            if isinstance(planner, Planner) and not planner.exportable:
+                raise UnsupportedProblemError(
+                    f"torch.export: {type(planner).__name__} differentiates while it "
+                    "plans, which torch.export cannot trace; use torch.compile, or "
+                    "export a planner that samples (CEM, DCEM, MPPI)"
+                )
 
     def _check_learnable(self) -> None:
         check_numbers(self)

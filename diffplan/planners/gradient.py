@@ -63,6 +63,7 @@ class GradientPlanner(Planner):
 
     learnable_numbers: ClassVar = ("step_size",)
     plans_under_noise: ClassVar[bool] = True
+    exportable: ClassVar[bool] = False
     num_candidates: int
     iterations: int
     step_size: float | Tensor

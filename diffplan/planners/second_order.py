@@ -18,7 +18,7 @@ constant; the actions between them carry the gradient.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class SecondOrderShooting(Planner):
         stage: A step of the backward sweep, once `compile` was called.
     """
 
+    exportable: ClassVar[bool] = False
     iterations: int
     tolerance: float
     step_sizes: tuple[float, ...]

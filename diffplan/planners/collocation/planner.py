@@ -126,6 +126,7 @@ class LatCo(Planner):
         Detach: CONSTANT,
     }
     learnable_numbers: ClassVar = ("damping",)
+    exportable: ClassVar[bool] = False
     damping: float | Tensor
 
     def __init__(
