@@ -336,8 +336,9 @@ def _bracket(ends: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
     lower = ends.amin(dim=-1, keepdim=True)
     upper = ends.amax(dim=-1, keepdim=True)
     for end in ends.split(1, dim=-1):
-        positive = value(end) > 0
-        lower = torch.where(positive, torch.maximum(lower, end), lower)
-        upper = torch.where(positive, upper, torch.minimum(upper, end))
+        # Of a flat root the right end: left of it the pieces of far points collapse.
+        before = value(end) >= 0
+        lower = torch.where(before, torch.maximum(lower, end), lower)
+        upper = torch.where(before, upper, torch.minimum(upper, end))
     # Where all values have one sign, both are the outermost end.
     return lower + (upper - lower) / 2

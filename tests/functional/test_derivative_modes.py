@@ -210,12 +210,12 @@ LAYERS: Mapping[str, tuple[Layer, tuple[Tensor, ...]]] = {
     "generalized_advantages": (generalized_advantages, (draw(3), draw(4, seed=2))),
 }
 
-WAYS = 3
+WAYS = 2
 """Directions, in all arguments at once, along which layers are differentiated."""
 
 
 def along(name: str) -> Callable[[Tensor], Tensor]:
-    """The layer as a function of how far to go along each direction, `[3] → [m]`."""
+    """The layer as a function of how far to go along each direction, `[2] → [m]`."""
     layer, arguments = LAYERS[name]
     ways = [0.1 * draw(WAYS, *a.shape, seed=20 + i) for i, a in enumerate(arguments)]
 
@@ -230,7 +230,7 @@ def along(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def differences(function: Callable[[Tensor], Tensor], step: float = 1e-5) -> Tensor:
-    """The Jacobian at zero by central differences, `[…, 3]`."""
+    """The Jacobian at zero by central differences, `[…, 2]`."""
     with torch.no_grad():
         return torch.stack(
             [

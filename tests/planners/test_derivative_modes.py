@@ -1,4 +1,4 @@
-"""Forward mode, `torch.func` and `torch.export`: right, or refused, for each planner."""
+"""Forward mode, `torch.func`, `torch.export`: right, or refused, for each planner."""
 
 from collections.abc import Callable
 from functools import partial
@@ -166,6 +166,25 @@ def test_implicit_gradients_of_the_first_order_refuse_a_second_in_any_mode() -> 
     ):
         with pytest.raises(UnsupportedGradientError, match="no second derivative"):
             twice()
+
+
+@pytest.mark.parametrize("name", ["ILQR", "ShootingGN"])
+def test_large_states_have_the_same_implicit_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By conjugate gradients instead of by a regulator.
+    case = next(case for case in CASES if case.name == name)
+    function, at = line(case, dp.Implicit), torch.zeros((), dtype=torch.float64)
+    expected = torch.autograd.functional.jacobian(function, at)
+    monkeypatch.setattr("diffplan.planners.implicit._FEW", 0)
+    for found in (
+        torch.autograd.functional.jacobian(function, at),
+        by_duals(function, at),
+        by_jvp(function, at),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    with pytest.raises(UnsupportedGradientError, match="one transform of torch"):
+        torch.func.jacfwd(torch.func.jacrev(function))(at)
 
 
 @each_planner
