@@ -7,11 +7,14 @@ file changes; deleting `.nox` starts over. What follows `--` reaches the program
 a session: `nox -s tests -- tests/planners -k cem`.
 """
 
+import argparse
 import hashlib
+import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nox
@@ -26,9 +29,17 @@ THESEUS_NEEDS = (
     *("omegaconf", "urdf_parser_py", "pybind11"),
 )
 PYTHON = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
-COMPILE_TESTS = (
-    "tests/planners/test_transforms.py",
-    "tests/test_compiled_problem.py",
+DEFAULT_TESTS = "not slow and not gpu"
+NOTHING_COLLECTED = 5  # pytest's exit status
+WITHOUT_CHECKS = {"DIFFPLAN_TYPECHECK": "0"}
+PLAINEST_KERNELS = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "MKL_CBWR": "COMPATIBLE",  # also where MKL does not know the processor
+}
+NUMERIC_TESTS = (
+    *("tests/functional", "tests/solvers", "tests/planners", "tests/models"),
+    *("tests/objectives", "tests/test_constraints.py", "tests/test_stochastic.py"),
 )
 WHEEL_CHECK = """
 import torch, diffplan as dp
@@ -46,6 +57,28 @@ nox.options.reuse_existing_virtualenvs = True
 def tests(session: nox.Session) -> None:
     """Run the default tests; pass pytest's arguments after `--`."""
     run_tests(session, shared_environment(session))
+
+
+@nox.session(venv_backend="none", default=False)
+def tests_portable(session: nox.Session) -> None:
+    """Run the numeric tests with the plainest kernels, on one thread and on two.
+
+    What they demand must hold on every processor: another one takes other kernels,
+    which sum in another order.
+    """
+    python = shared_environment(session)
+    named = any(argument.startswith("tests/") for argument in session.posargs)
+    chosen = (*(() if named else NUMERIC_TESTS), *session.posargs)
+    statuses = [
+        pytest(
+            session,
+            python,
+            *("-n", "2", "-m", f"{DEFAULT_TESTS} and not compiled", *chosen),
+            env={**PLAINEST_KERNELS, "OMP_NUM_THREADS": threads},
+        )
+        for threads in ("1", "2")
+    ]
+    judge(session, *statuses)
 
 
 @nox.session(python=list(SUPPORTED), default=False)
@@ -88,15 +121,6 @@ def docs(session: nox.Session) -> None:
     python = shared_environment(session, "docs")
     build = ("-m", "sphinx", "-q", "-E", "-W", "--keep-going")
     run(session, python, *build, "docs", "docs/_build")
-
-
-@nox.session(venv_backend="none", default=False)
-def tests_compile(session: nox.Session) -> None:
-    """Run the tests of torch.compile, which cannot see through the shape checks."""
-    python = shared_environment(session)
-    command = (python, "-m", "pytest", "-n", "2", "-m", "not slow and not gpu")
-    without_checks = {"DIFFPLAN_TYPECHECK": "0"}
-    run(session, *command, *COMPILE_TESTS, *session.posargs, env=without_checks)
 
 
 @nox.session(venv_backend="none", default=False)
@@ -146,11 +170,42 @@ def run(session: nox.Session, *command: str, **options: object) -> None:
 
 
 def run_tests(
-    session: nox.Session, python: str, selection: str = "not slow and not gpu"
+    session: nox.Session, python: str, selection: str = DEFAULT_TESTS
 ) -> None:
-    """Run the selected tests on two processes; arguments after `--` win."""
-    command = (python, "-m", "pytest", "-n", "2", "-m", selection)
-    run(session, *command, *session.posargs)
+    """Run the selected tests on two processes; arguments after `--` win.
+
+    Those of torch.compile, which cannot see through the shape checks, come second, in
+    a run without them. Arguments reach both runs; `-m` chooses within each.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", default=selection)
+    given, others = parser.parse_known_args(session.posargs)
+    statuses = [
+        pytest(
+            session,
+            python,
+            *("-n", "2", "-m", f"({given.m}) and {kind}", *others),
+            env=environment,
+        )
+        for kind, environment in (("not compiled", {}), ("compiled", WITHOUT_CHECKS))
+    ]
+    judge(session, *statuses)
+
+
+def pytest(
+    session: nox.Session, python: str, *arguments: str, env: Mapping[str, str]
+) -> int:
+    """Run pytest and return its exit status, so that another run can follow."""
+    settings = "".join(f"{name}={value} " for name, value in env.items())
+    session.log(f"{settings}pytest {shlex.join(arguments)}")
+    command = (python, "-m", "pytest", *arguments)
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **env}).returncode
+
+
+def judge(session: nox.Session, *statuses: int) -> None:
+    """Fail if a run of pytest failed, or if none of them found a test."""
+    if set(statuses) - {0, NOTHING_COLLECTED} or 0 not in statuses:
+        session.error(f"pytest ended with {', '.join(map(str, statuses))}")
 
 
 def own_python(session: nox.Session) -> str:

@@ -1,13 +1,18 @@
-"""Errors and border checks: every message names argument, expectation and gift.
+"""Errors and border checks: a message names the argument, what was expected and given.
 
 A user meets these before any work is lost. Each class also derives from the built-in
 exception that Python programmers would catch (`ValueError`, `TypeError` …).
 """
 
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
+
+ItemT = TypeVar("ItemT")
 
 
 class DiffplanError(Exception):
@@ -24,6 +29,10 @@ class ShapeError(ArgumentError):
 
 class TensorTypeError(DiffplanError, TypeError):
     """A tensor has the wrong dtype, device or is no tensor at all."""
+
+
+class NotATensorError(ShapeError, TensorTypeError):
+    """A function returned what is no tensor, and so has neither shape nor dtype."""
 
 
 class NonFiniteError(ArgumentError):
@@ -46,6 +55,10 @@ class UnsupportedProblemError(DiffplanError, TypeError):
     """A problem lacks the refinement or capability that a planner needs."""
 
 
+class BatchIndexError(DiffplanError, IndexError):
+    """A batch has no such element or dimension."""
+
+
 class UnknownNameError(DiffplanError, LookupError):
     """A task, preset or planner name that does not exist."""
 
@@ -54,24 +67,56 @@ class MissingDependencyError(DiffplanError, ImportError):
     """An optional package (or system library) is needed and absent."""
 
 
+class FileError(ArgumentError):
+    """A file is missing, damaged, or holds something else than what was asked for."""
+
+
+class WorkerError(DiffplanError, RuntimeError):
+    """An environment in a worker process failed, or the worker itself."""
+
+
 class NumericsWarning(UserWarning):
     """A computation lost accuracy or had to be repaired."""
+
+
+class ConstantPlanWarning(UserWarning):
+    """A plan is a constant although what it was made from requires a gradient."""
 
 
 def require_tensor(name: str, value: object) -> Tensor:
     """Return `value` if it is a floating-point tensor, else raise.
 
     Raises:
-        TensorTypeError: `value` is no tensor, or holds integers.
+        TensorTypeError: `value` is no tensor, or holds integers or complex numbers.
     """
     if not isinstance(value, Tensor):
+        hint = ""
+        if hasattr(value, "__array__") or isinstance(value, list | tuple):
+            hint = ": convert it, torch.as_tensor(value, dtype=torch.float32)"
         raise TensorTypeError(
             f"{name}: expected a floating-point torch.Tensor, got "
-            f"{type(value).__name__}"
+            f"{type(value).__name__}{hint}"
         )
     if not value.is_floating_point():
         raise TensorTypeError(
             f"{name}: expected a floating-point torch.Tensor, got dtype {value.dtype}"
+        )
+    return value
+
+
+def require_precision(name: str, value: Tensor) -> Tensor:
+    """Return `value` if it is in float32 or float64, else raise.
+
+    Half precision has no factorisations, and too few digits for a line search.
+
+    Raises:
+        TensorTypeError: it is in float16, bfloat16 or another dtype.
+    """
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TensorTypeError(
+            f"{name}: expected torch.float32 or torch.float64, got {value.dtype}: "
+            f"call .float() on it (under torch.autocast, what a network returns is in "
+            "half precision)"
         )
     return value
 
@@ -117,27 +162,84 @@ def require_shape(
     return value
 
 
-def require_count(name: str, value: int, minimum: int = 1) -> int:
-    """Return `value` if it is a whole number of at least `minimum`, else raise.
+def require_leading(
+    name: str, value: Tensor, trailing: Sequence[int], state: Tensor
+) -> Tensor:
+    """Return `value […, *trailing]` if it has the leading dimensions of the states.
+
+    Args:
+        name: The argument's name, for the message.
+        value: A tensor whose last dimensions are right.
+        trailing: Those.
+        state: `[…, S]`.
 
     Raises:
-        ArgumentError: it is a fraction, no number, or smaller.
+        ShapeError: the leading dimensions differ; they would be broadcast.
     """
-    if not isinstance(value, int) or value < minimum:
+    expected = [*state.shape[:-1], *trailing]
+    if list(value.shape) != expected:
+        raise ShapeError(
+            f"{name}: expected {expected}, got {list(value.shape)}: leading dimensions "
+            "must equal the state's"
+        )
+    return value
+
+
+def sequence(name: str, values: Iterable[ItemT]) -> tuple[ItemT, ...]:
+    """Return all values at once: an iterator could be read only once.
+
+    Raises:
+        TensorTypeError: there are none to read, such as one object without its tuple.
+    """
+    if not isinstance(values, Iterable):
+        raise TensorTypeError(
+            f"{name}: expected a sequence, such as ({describe(values)}(…),), got one "
+            f"{type(values).__name__}"
+        )
+    return tuple(values)
+
+
+LARGEST_COUNT = 10**9
+"""The most that `require_count` accepts: nothing that is counted further would end."""
+
+
+def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
+    """Return `value` as an `int` if it is a whole number in range, else raise.
+
+    Whole numbers of numpy and of torch count, `True` and `False` do not.
+
+    Args:
+        name: The argument's name, for the message.
+        value: The number.
+        minimum: The least that is accepted; the most is `LARGEST_COUNT`.
+
+    Raises:
+        ArgumentError: it is a fraction, no number, or out of range.
+    """
+    whole = None
+    boolean = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+    if not boolean:
+        try:
+            whole = operator.index(value)
+        except (TypeError, ValueError, RuntimeError):  # a fraction, a word, a vector
+            whole = None
+    if whole is None or whole < minimum:
         raise ArgumentError(
             f"{name}: expected a whole number of at least {minimum}, got {value!r}"
         )
-    return value
+    if whole > LARGEST_COUNT:
+        raise ArgumentError(f"{name}: expected at most {LARGEST_COUNT}, got {whole}")
+    return whole
 
 
 def require_at_least(name: str, value: float, minimum: float) -> float:
     """Return `value` if it is at least `minimum`, else raise.
 
     Raises:
-        ArgumentError: `value` is below `minimum` or NaN.
+        ArgumentError: `value` is below `minimum`, NaN or no number.
     """
-    if not value >= minimum:
-        raise ArgumentError(f"{name}: expected at least {minimum}, got {value}")
+    if not _number(value) >= minimum:
+        raise ArgumentError(f"{name}: expected at least {minimum}, got {value!r}")
     return value
 
 
@@ -145,10 +247,10 @@ def require_positive(name: str, value: float) -> float:
     """Return `value` if it is greater than zero, else raise.
 
     Raises:
-        ArgumentError: `value` is not positive or NaN.
+        ArgumentError: `value` is not positive, NaN or no number.
     """
-    if not value > 0:
-        raise ArgumentError(f"{name}: expected a number above 0, got {value}")
+    if not _number(value) > 0:
+        raise ArgumentError(f"{name}: expected a number above 0, got {value!r}")
     return value
 
 
@@ -158,9 +260,39 @@ def require_share(name: str, value: float) -> float:
     Raises:
         ArgumentError: names it.
     """
-    if not 0 <= value <= 1:
-        raise ArgumentError(f"{name}: expected 0 … 1, got {value}")
+    if not 0 <= _number(value) <= 1:
+        raise ArgumentError(f"{name}: expected 0 … 1, got {value!r}")
     return value
+
+
+def require_number(name: str, value: float) -> float:
+    """Return `value` if it is one finite number, or a scalar tensor, else raise.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    scalar = isinstance(value, Tensor) and value.ndim == 0
+    if not scalar and not math.isfinite(_number(value)):
+        raise ArgumentError(f"{name}: expected a finite number, got {value!r}")
+    return value
+
+
+def _number(value: object) -> float:
+    """The value as a number; NaN, which no comparison accepts, if it is none."""
+    if isinstance(value, bool | str):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
+
+
+def describe(value: object) -> str:
+    """Return what messages call a function, a class or an object."""
+    if isinstance(value, str):
+        return value
+    name = getattr(value, "__qualname__", None)
+    return name if isinstance(name, str) else type(value).__name__
 
 
 def is_traced(value: Tensor) -> bool:

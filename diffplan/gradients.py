@@ -164,6 +164,18 @@ class Detach(GradientStrategy):
     """
 
 
+def default_strategy(
+    supported: Iterable[type[GradientStrategy]], given: GradientStrategy | None
+) -> GradientStrategy:
+    """Return the strategy that was given, else the default of all planners.
+
+    That is `Unroll()` where it is supported, else `Detach()`.
+    """
+    if given is not None:
+        return given
+    return Unroll() if Unroll in tuple(supported) else Detach()
+
+
 def require_supported(
     planner: str,
     gradient: GradientStrategy,

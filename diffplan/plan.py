@@ -7,7 +7,12 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import (
+    BatchIndexError,
+    ShapeError,
+    TensorTypeError,
+    require_count,
+)
 
 
 class Status(IntEnum):
@@ -20,11 +25,12 @@ class Status(IntEnum):
     NON_FINITE = 4
     NOT_STATIONARY = 5
     CONSTRAINT_VIOLATED = 6
+    DIVERGED = 7
 
 
 _EXPLANATIONS = {
     Status.CONVERGED: "met the planner's tolerance",
-    Status.COMPLETED: "ran all iterations (this planner has no convergence test)",
+    Status.COMPLETED: "ran all iterations (convergence was not tested)",
     Status.ITERATION_LIMIT: (
         "used all `iterations` before meeting the tolerance: raise `iterations`, "
         "loosen the tolerance, or look at `plan.diagnostics`"
@@ -34,8 +40,9 @@ _EXPLANATIONS = {
         "`damping`, or look for huge Jacobians in the dynamics"
     ),
     Status.NON_FINITE: (
-        "became NaN or infinite (such actions were replaced by the allowed ones "
-        "nearest to zero): check the model, lower `step_size` or raise `damping`"
+        "became NaN or infinite (actions that did were replaced by the allowed ones "
+        "nearest to zero): check the model and its derivative, lower `step_size` or "
+        "raise `damping`"
     ),
     Status.NOT_STATIONARY: (
         "has no derivative by `Implicit()`: it is not a strict minimum within the "
@@ -44,6 +51,10 @@ _EXPLANATIONS = {
     Status.CONSTRAINT_VIOLATED: (
         "breaks a constraint by more than its tolerance: raise `outer_iterations` or "
         "`penalty`, or look whether the constraints have a point in common"
+    ),
+    Status.DIVERGED: (
+        "ended above where the descent began (the best that was seen on the way is "
+        "returned): lower `step_size`, raise `damping`, or start nearer"
     ),
 }
 
@@ -104,8 +115,11 @@ class Plan:
         return self.actions[..., 0, :]
 
     @property
-    def converged(self) -> Tensor:
-        """Where planning ended well, booleans `[…]`."""
+    def succeeded(self) -> Tensor:
+        """Where planning ended well, booleans `[…]`.
+
+        CONVERGED, or COMPLETED by a planner that tests for no convergence.
+        """
         return self.status <= int(Status.COMPLETED)
 
     def explain(self) -> str:
@@ -126,10 +140,9 @@ class Plan:
         the old plan and are kept as they are.
 
         Raises:
-            ArgumentError: `steps` is negative.
+            ArgumentError: `steps` is no whole number of at least 0.
         """
-        if steps < 0:
-            raise ArgumentError(f"steps: expected at least 0, got {steps}")
+        steps = require_count("steps", steps, 0)
         if steps == 0:
             return self
         return replace(
@@ -145,22 +158,42 @@ class Plan:
     def where(self, mask: Tensor, other: "Plan") -> "Plan":
         """Return this plan where `mask` `[…]` holds and `other` elsewhere.
 
-        Used to reset single environments of a batch.
+        Used to reset single environments of a batch. Diagnostics that do not fit each
+        other, such as traces of another number of iterations, are left out.
 
         Raises:
-            ShapeError: the mask or the other plan has another batch shape.
+            TensorTypeError: the mask holds no booleans, or `other` is no plan.
+            ShapeError: the mask or the other plan has another batch shape, or the plans
+                differ in horizon, state or action size.
         """
+        if not isinstance(other, Plan):
+            raise TensorTypeError(f"other: expected a Plan, got {type(other).__name__}")
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            given = getattr(mask, "dtype", type(mask).__name__)
+            raise TensorTypeError(f"mask: expected a tensor of booleans, got {given}")
         if mask.shape != self.batch_shape or other.batch_shape != self.batch_shape:
             raise ShapeError(
                 f"mask: expected the plans' batch shape {list(self.batch_shape)}, "
                 f"got mask {list(mask.shape)}, other {list(other.batch_shape)}"
             )
 
+        for name in ("actions", "states"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            _require_same(name, mine, theirs)
+        for name in self.memory.keys() & other.memory.keys():
+            _require_same(f"memory[{name!r}]", self.memory[name], other.memory[name])
+        fitting = {
+            name: value
+            for name, value in self.diagnostics.items()
+            if name in other.diagnostics
+            and value.shape == other.diagnostics[name].shape
+        }
+
         def select(mine: Tensor, theirs: Tensor) -> Tensor:
             extra = mine.ndim - mask.ndim
             return torch.where(mask.reshape(mask.shape + (1,) * extra), mine, theirs)
 
-        return _combine(self, other, select)
+        return _combine(replace(self, diagnostics=fitting), other, select)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Plan":
         """Return a plan with `function` applied to every tensor."""
@@ -170,9 +203,69 @@ class Plan:
         """Return the same numbers without a graph."""
         return self.map(Tensor.detach)
 
+    def to(self, like: Tensor) -> "Plan":
+        """Return this plan in the dtype and on the device of `like`.
+
+        Integers, such as the status or what is counted in the memory, stay integers;
+        actions and states do not.
+        """
+
+        def convert(value: Tensor) -> Tensor:
+            return value.to(like if value.is_floating_point() else like.device)
+
+        moved = self.map(convert)
+        return replace(
+            moved, actions=moved.actions.to(like), states=moved.states.to(like)
+        )
+
     def __getitem__(self, index: object) -> "Plan":
-        """Index the batch dimensions of every tensor (no other dimension)."""
-        return self.map(lambda value: value[index])  # type: ignore[index]
+        """Index the batch dimensions of every tensor, and no other dimension.
+
+        Raises:
+            BatchIndexError: the batch has no such element, or not as many dimensions.
+        """
+        whole = _batch_index(index, self.batch_shape)
+        try:
+            return self.map(lambda value: value[whole])  # type: ignore[index]
+        except (IndexError, TypeError) as error:
+            raise BatchIndexError(
+                f"plan[…]: the batch of shape {list(self.batch_shape)} has no "
+                f"{index!r}: {error}"
+            ) from error
+
+
+def _require_same(name: str, mine: Tensor, theirs: Tensor) -> None:
+    if mine.shape != theirs.shape:
+        raise ShapeError(
+            f"other.{name}: expected {list(mine.shape)}, as this plan has, got "
+            f"{list(theirs.shape)}"
+        )
+
+
+def _batch_index(index: object, batch: torch.Size) -> tuple[object, ...]:
+    """The index of the batch dimensions, without an ellipsis: others are kept whole."""
+    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(
+        torch.as_tensor(part)
+        if isinstance(part, bool | list) or hasattr(part, "__array__")
+        else part
+        for part in parts
+    )
+    used = 0
+    for part in parts:
+        mask = isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8)
+        if part is not None and part is not Ellipsis:
+            used += part.ndim if mask else 1
+    dots = sum(part is Ellipsis for part in parts)
+    if used > len(batch) or dots > 1:
+        raise BatchIndexError(
+            f"plan[…]: expected to index the batch {list(batch)}, got {index!r}"
+        )
+    rest = (slice(None),) * (len(batch) - used)
+    if dots == 0:
+        return (*parts, *rest)
+    at = [part is Ellipsis for part in parts].index(True)
+    return (*parts[:at], *rest, *parts[at + 1 :])
 
 
 def _shift(value: Tensor, steps: int) -> Tensor:

@@ -5,73 +5,64 @@ one planner serves any model and a checkpoint of a planner never holds a world m
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
+from diffplan.border import try_problem
+from diffplan.capabilities import Jacobians
+from diffplan.capabilities import Linearizable as Linearizable
+from diffplan.capabilities import Predictable as Predictable
+from diffplan.checked_model import CheckedModel
+from diffplan.checked_model import Dynamics as Dynamics
+from diffplan.checked_model import Objective as Objective
 from diffplan.constraints.base import ActionConstraint
 from diffplan.constraints.box import Box as Box
+from diffplan.constraints.box import BoxLike, as_box
 from diffplan.constraints.intersection import project_onto_all
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import (
     ArgumentError,
-    DiffplanError,
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
     is_traced,
     require_finite,
+    require_precision,
     require_shape,
     require_tensor,
+    sequence,
 )
+from diffplan.functional.isolation import guarded_evaluation
 from diffplan.functional.rollout import inside_transform, rollout
-
-Dynamics = Callable[[Tensor, Tensor], Tensor]
-"""`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions."""
-
-Objective = Callable[[Tensor, Tensor], Tensor]
-"""`(states […, T+1, S], actions […, T, A]) → cost […]`, to be minimised."""
+from diffplan.problem_data import with_one_batch_dimension, with_repeated_problems
+from diffplan.user_functions import require_result
 
 
-@runtime_checkable
-class Linearizable(Protocol):
-    """Dynamics that know their own Jacobian (for an RSSM 6× faster than autodiff)."""
-
-    def linearize(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return next state `[…, S]` and Jacobians `[…, S, S]` and `[…, S, A]`."""
-        ...
-
-
-@runtime_checkable
-class Predictable(Protocol):
-    """Dynamics that know the distribution of the next state."""
-
-    def predict(self, state: Tensor, action: Tensor) -> Normal:
-        """Return the distribution of the next state, mean and spread `[…, S]`."""
-        ...
-
-
-CapabilityT = TypeVar("CapabilityT")
-
-
-class PlanningProblem:
+class PlanningProblem(CheckedModel):
     """Dynamics, objective and allowed actions: all that a planner needs to know.
 
     Args:
         dynamics: `(state, action) → next_state`, see `Dynamics`; a world model or
             its `step` method, an analytic system, or any function.
         objective: `(states, actions) → cost`, see `Objective`.
-        action_space: The box that every returned action lies in.
+        action_space: The box that every returned action lies in. Another box with
+            vectors `low` and `high`, such as `gymnasium.spaces.Box`, is converted.
         constraints: Objects of `diffplan.constraints`. An `ActionConstraint` (a ball,
             a simplex, a polytope …) holds for every returned action too. A
             `StateConstraint` needs the planner `AugmentedLagrangian`.
+        linearize: The Jacobian of the dynamics, see `Linearizable`, where they are a
+            function that does not know it, such as a lambda about a model. None looks
+            for it on the object behind the dynamics, see `model_behind`;
+            `capabilities()` says what was found.
 
     Attributes:
         action_constraints: Those of `constraints` that are sets of actions.
         state_constraints: Those that speak of states.
+        guarded: Whether rollouts are, see `diffplan.functional.isolation`.
+        differentiated: What was last asked of derivatives, by `Planner`.
 
     Raises:
         TensorTypeError: an argument is not of the kind above.
@@ -89,29 +80,24 @@ class PlanningProblem:
         1
     """
 
+    guarded: bool = False
+    differentiated: tuple[object, ...] | None = None
+
     def __init__(
         self,
         dynamics: Dynamics,
         objective: Objective,
-        action_space: Box,
-        constraints: Sequence[ActionConstraint | StateConstraint] = (),
+        action_space: BoxLike,
+        constraints: Iterable[ActionConstraint | StateConstraint] = (),
+        *,
+        linearize: Jacobians | None = None,
     ) -> None:
-        for name, value in (("dynamics", dynamics), ("objective", objective)):
-            if not callable(value):
-                raise TensorTypeError(
-                    f"{name}: expected a callable, got {type(value).__name__}"
-                )
-        if not isinstance(action_space, Box):
-            raise TensorTypeError(
-                "action_space: expected a diffplan.Box, got "
-                f"{type(action_space).__name__}"
-            )
-        self.dynamics = dynamics
-        self.objective = objective
-        self.action_space = action_space
+        super().__init__(dynamics, objective, linearize)
+        self.action_space = as_box("action_space", action_space)
+        constraints = sequence("constraints", constraints)
         self.action_constraints = _of_kind(constraints, ActionConstraint)
         self.state_constraints = _of_kind(constraints, StateConstraint)
-        self._passed: tuple[object, ...] | None = None
+        self._passed: tuple[tuple[object, ...], tuple[object, ...]] | None = None
         self._compiled: Callable[[PlanningProblem, Tensor, Tensor], Tensor] | None
         self._compiled = None
         self._check_constraints(constraints)
@@ -127,7 +113,10 @@ class PlanningProblem:
         if not self.action_constraints:
             return self.action_space.project(actions)
         box = self.action_space.to(actions)
-        return project_onto_all(actions, self.action_constraints, box.low, box.high)
+        constraints = self.action_constraints
+        nearest = project_onto_all(actions, constraints, box.low, box.high)
+        kinds = ", ".join(type(constraint).__name__ for constraint in constraints)
+        return require_result("constraints:", kinds, nearest, actions.shape, actions)
 
     def contains(self, actions: Tensor, tolerance: float | None = None) -> Tensor:
         """Return where actions `[…, A]` keep box and constraints; booleans `[…]`.
@@ -142,6 +131,28 @@ class PlanningProblem:
             inside = inside & constraint.contains(actions, tolerance)
         return inside
 
+    def rollout(
+        self, state: Tensor, actions: Tensor, segment: int | None = None
+    ) -> Tensor:
+        """Return the states `[…, T+1, S]` that actions lead to, the given one first.
+
+        Args:
+            state: `[…, S]`.
+            actions: `[…, T, A]`, with the state's leading dimensions.
+            segment: See `diffplan.functional.rollout`.
+
+        Raises:
+            ShapeError: leading dimensions or the size of the actions differ.
+        """
+        lead = state.shape[:-1]
+        if actions.shape[:-2] != lead or actions.shape[-1] != self.action_space.dim:
+            expected = ", ".join(map(str, (*lead, "T", self.action_space.dim)))
+            raise ShapeError(
+                f"actions: expected [{expected}] for states {list(state.shape)}, got "
+                f"{list(actions.shape)}"
+            )
+        return rollout(self.step, state, actions, segment)
+
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states `[…, T+1, S]` that actions lead to, and their cost `[…]`.
 
@@ -149,8 +160,10 @@ class PlanningProblem:
             state: `[…, S]`.
             actions: `[…, T, A]`, with the state's leading dimensions.
         """
-        states = rollout(self.dynamics, state, actions)
-        return states, self.objective(states, actions)
+        if self.guarded:
+            return guarded_evaluation(self.step, self.trajectory_cost, state, actions)
+        states = self.rollout(state, actions)
+        return states, self.trajectory_cost(states, actions)
 
     def cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the cost `[…]` of actions `[…, T, A]` from a state `[…, S]`."""
@@ -166,12 +179,11 @@ class PlanningProblem:
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile `cost`: rollout and objective become one graph.
 
-        Planners that judge sampled action sequences spend their time there. It takes as
-        long as the horizon asks for, not iterations times that as `planner.compile()`
-        does; every new shape is compiled once more, and after eight PyTorch goes on
-        without, silently unless `fullgraph=True`. Transforms of `torch.func`, and so
-        planners that differentiate candidates by them (`GradMPC`), see the cost itself.
-        Copies of the problem are compiled too; a pickled one is not.
+        That takes as long as the horizon asks for, not iterations times that as
+        `planner.compile()` does; every new shape is compiled once more, and after eight
+        PyTorch goes on without, silently unless `fullgraph=True`. Transforms of
+        `torch.func` (as in `GradMPC`) see the cost itself. Copies of the problem are
+        compiled too; a pickled one is not.
 
         Args:
             args: As for `torch.compile`.
@@ -182,7 +194,7 @@ class PlanningProblem:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""
-        return {**vars(self), "_compiled": None}
+        return {**vars(self), "_compiled": None, "differentiated": None}
 
     def __copy__(self) -> "PlanningProblem":
         """Return a copy that is compiled if this one is."""
@@ -201,8 +213,6 @@ class PlanningProblem:
     ) -> "PlanningProblem":
         """Return this problem with its noise drawn for one plan; here: itself.
 
-        `Planner` calls it once per plan; see `StochasticProblem`.
-
         Args:
             state: The states to plan from `[…, S]`.
             horizon: T.
@@ -214,7 +224,7 @@ class PlanningProblem:
         """Return this problem with another objective and no state constraints.
 
         Args:
-            objective: What stands for both, such as an augmented Lagrangian.
+            objective: What stands for both.
         """
         relaxed = copy.copy(self)
         relaxed.objective = objective
@@ -223,8 +233,6 @@ class PlanningProblem:
 
     def refuse_constraints(self, needed_by: str) -> None:
         """Refuse a problem whose actions are constrained by more than the box.
-
-        For `Planner.check_problem` of planners that handle a box only.
 
         Args:
             needed_by: Who cannot handle them.
@@ -255,97 +263,74 @@ class PlanningProblem:
             )
 
     def refuse_noise(self, needed_by: str) -> None:
-        """Refuse a problem whose dynamics are random; this one's are not.
+        """Refuse a problem whose dynamics are random; this one's are not."""
+
+    def for_batch(self, batch: torch.Size) -> "PlanningProblem":
+        """Return this problem for states whose leading dimensions are made one.
 
         Args:
-            needed_by: Who cannot handle them.
-        """
-
-    def find(self, capability: type[CapabilityT]) -> CapabilityT | None:
-        """Return the dynamics' `capability`, or None.
-
-        It is looked for on the dynamics and, where these are the bound method `step`
-        of a model, on the model: `model` and `model.step` mean the same dynamics.
-        """
-        owner = self.dynamics
-        if getattr(owner, "__name__", "") == "step" and hasattr(owner, "__self__"):
-            owner = owner.__self__
-        return owner if isinstance(owner, capability) else None
-
-    def require(self, capability: type[CapabilityT], needed_by: str) -> CapabilityT:
-        """Return the dynamics' `capability`.
+            batch: The leading dimensions of the states.
 
         Raises:
-            UnsupportedProblemError: the dynamics do not have it.
+            ShapeError: data of each problem (a goal …) have other leading dimensions.
         """
-        found = self.find(capability)
-        if found is None:
-            raise UnsupportedProblemError(
-                f"dynamics: {needed_by} needs dynamics with the methods of "
-                f"{capability.__name__}, got {_describe(self.dynamics)} without them"
-            )
-        return found
+        objective = with_one_batch_dimension(self.objective, batch)
+        return self._with(objective)
 
-    def require_objective(self, kind: type[CapabilityT], needed_by: str) -> CapabilityT:
-        """Return the objective as `kind`, a refinement such as `ResidualObjective`.
+    def repeated(self, count: int) -> "PlanningProblem":
+        """Return this problem for `[B · count, S]`: neighbours are starts of one.
 
-        Raises:
-            UnsupportedProblemError: the objective is not of that kind.
+        Args:
+            count: How often a planner starts from each problem.
         """
-        if not isinstance(self.objective, kind):
-            raise UnsupportedProblemError(
-                f"objective: {needed_by} needs a {kind.__name__}, got "
-                f"{_describe(self.objective)}"
-            )
-        return self.objective
+        return self._with(with_repeated_problems(self.objective, count))
 
-    def check_state(self, state: Tensor) -> Tensor:
+    def _with(self, objective: Objective) -> "PlanningProblem":
+        if objective is self.objective:
+            return self
+        other = copy.copy(self)
+        other.objective = objective
+        return other
+
+    def check_state(
+        self, state: Tensor, horizon: int | None = None, between: int = 1
+    ) -> Tensor:
         """Check the given planning state `[…, S]` before any work is done.
 
-        One step of the dynamics is tried, so a wrong state size or a wrong callable
-        fails here with its own name; for states of one shape, dtype and device in a row
-        only once.
+        One step of the dynamics is tried, so that a wrong state size or a wrong
+        callable fails here with its own name; with a horizon also one of candidates,
+        and the objective. For states of one kind in a row that happens once.
+
+        Args:
+            state: `[…, S]`.
+            horizon: T of the planner; None tries one step of the dynamics alone.
+            between: How many dimensions candidates add to the batch.
 
         Raises:
-            TensorTypeError: not a floating-point tensor, or on another device.
+            TensorTypeError: not in float32 or float64, or on another device.
             NonFiniteError: it holds NaN or infinity.
-            ShapeError: the dynamics do not accept it or do not return its shape.
+            ShapeError: the dynamics do not accept it or do not return its shape, or the
+                objective does not return one cost per trajectory.
         """
         require_tensor("state", state)
         if state.ndim == 0:
             raise ShapeError("state: expected […, S], got a scalar")
-        require_finite("state", state)
-        kind = (
-            self.dynamics,
-            self.action_space,
-            state.shape,
-            state.dtype,
-            state.device,
+        require_finite("state", require_precision("state", state))
+        # Objects are told apart by what they are: comparing might compare tensors.
+        objects = (
+            *(self.dynamics, self.objective, self.action_space),
+            *self.state_constraints,
         )
-        if kind != self._passed:
-            self._try_dynamics(state)
-            self._passed = kind
+        kind = (state.shape, state.dtype, state.device, horizon, between)
+        passed, same = self._passed, False
+        if passed is not None and passed[1] == kind and len(passed[0]) == len(objects):
+            pairs = zip(passed[0], objects, strict=True)
+            same = all(before is now for before, now in pairs)
+        if not same:
+            flat = state.reshape(state.shape[:-1].numel(), state.shape[-1])
+            try_problem(self.for_batch(state.shape[:-1]), flat, horizon, between)
+            self._passed = (objects, kind)
         return state
-
-    def _try_dynamics(self, state: Tensor) -> None:
-        action = self.action_space.to(state).center.expand(*state.shape[:-1], -1)
-        with torch.no_grad():
-            try:
-                following = self.dynamics(state, action)
-            except DiffplanError:
-                raise  # world models name the argument themselves
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise ShapeError(
-                    f"state: dynamics {_describe(self.dynamics)} fail on a state of "
-                    f"shape {list(state.shape)} ({state.dtype}, {state.device}) and "
-                    f"an action of shape {list(action.shape)}: {error}"
-                ) from error
-        if not isinstance(following, Tensor) or following.shape != state.shape:
-            shape = list(getattr(following, "shape", []))
-            raise ShapeError(
-                f"dynamics: expected a next state of the state's shape "
-                f"{list(state.shape)}, got {shape} from {_describe(self.dynamics)}"
-            )
 
     def check_actions(self, name: str, actions: Tensor, horizon: int) -> Tensor:
         """Check a sequence of actions `[…, T, A]` against horizon and action space.
@@ -375,6 +360,10 @@ class PlanningProblem:
             constraint.check_dim(name, box.dim)
             with torch.no_grad():
                 nearest = constraint.project_within(box.center, box.low, box.high)
+                begins, project = f"{name}:", constraint.project
+                require_result(begins, project, nearest, (box.dim,), box.low)
+                beyond = constraint.excess(nearest)
+                require_result(begins, constraint.excess, beyond, (-1,), box.low)
                 met = constraint.contains(nearest)
             if not is_traced(met) and not met:
                 raise ArgumentError(
@@ -394,7 +383,3 @@ def _of_kind(
 
 def _listed(constraints: Sequence[object]) -> str:
     return ", ".join(map(repr, constraints))
-
-
-def _describe(value: Any) -> str:
-    return getattr(value, "__qualname__", type(value).__name__)

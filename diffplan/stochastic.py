@@ -17,24 +17,31 @@ References:
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from diffplan.capabilities import model_behind
+from diffplan.checked_model import ANY_LEAD
 from diffplan.constraints.base import ActionConstraint
+from diffplan.constraints.box import BoxLike
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import (
-    ArgumentError,
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
+    describe,
     require_count,
+    require_positive,
+    require_share,
 )
+from diffplan.functional.isolation import guarded_evaluation
 from diffplan.functional.rollout import rollout
-from diffplan.problem import Box, Objective, PlanningProblem, Predictable
+from diffplan.problem import Objective, PlanningProblem, Predictable
+from diffplan.user_functions import call, require_result
 
 RiskMeasure = Callable[[Tensor], Tensor]
 """`costs of particles […, P] → cost […]`, differentiable almost everywhere."""
@@ -83,10 +90,8 @@ class CVaR:
     alpha: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ArgumentError(
-                f"alpha: expected above 0 and at most 1, got {self.alpha}"
-            )
+        require_positive("alpha", self.alpha)
+        require_share("alpha", self.alpha)
 
     def __call__(self, costs: Tensor) -> Tensor:
         """Return the mean `[…]` of the worst share of `costs` `[…, P]`."""
@@ -143,13 +148,13 @@ class StochasticProblem(PlanningProblem):
         self,
         dynamics: object,
         objective: Objective,
-        action_space: Box,
+        action_space: BoxLike,
         *,
         num_particles: int = 20,
         risk: RiskMeasure = Mean(),
-        constraints: Sequence[ActionConstraint | StateConstraint] = (),
+        constraints: Iterable[ActionConstraint | StateConstraint] = (),
     ) -> None:
-        model = _owner(dynamics)
+        model = model_behind(dynamics)
         if not isinstance(model, Predictable):
             raise UnsupportedProblemError(
                 "dynamics: StochasticProblem needs dynamics with the method `predict`, "
@@ -161,9 +166,11 @@ class StochasticProblem(PlanningProblem):
                 "constraints: StochasticProblem takes constraints on actions only; a "
                 "constraint on random states would hold for no plan for certain"
             )
-        if not callable(risk):
+        if not callable(risk) or isinstance(risk, type):
+            given = "the class " if isinstance(risk, type) else ""
             raise TensorTypeError(
-                f"risk: expected a callable, got {type(risk).__name__}"
+                "risk: expected a function of costs, such as Mean() or CVaR(0.1), got "
+                f"{given}{describe(risk)}"
             )
         self.model = model
         self.num_particles = require_count("num_particles", num_particles)
@@ -209,34 +216,41 @@ class StochasticProblem(PlanningProblem):
             UnsupportedProblemError: the noise is not drawn.
             ShapeError: it was drawn for another batch or horizon.
         """
-        noise, axis = self._noise_for(state, actions)
-        between = (1,) * (state.ndim - 1 - axis)
-        shape = (*noise.shape[: axis + 1], *between, *noise.shape[axis + 1 :])
-        noise = noise.reshape(shape)
-        current = self._per_particle(state, axis)
-        states = [current]
-        for step in range(actions.shape[-2]):
-            action = self._per_particle(actions[..., step, :], axis)
-            following = _predict(self.model, current, action)
-            current = following.mean + following.stddev * noise[..., step, :]
-            states.append(current)
-        return torch.stack(states, dim=-2)
+        return rollout(*self._per_step(state, actions))
 
     def particle_costs(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the cost of every particle `[…, P]`; see `particles`."""
-        states = self.particles(state, actions)
-        axis = self._noise_for(state, actions)[1]
-        shape = (*states.shape[:-2], *actions.shape[-2:])
-        spread = actions.unsqueeze(axis).expand(shape)
-        return self.objective(states, spread).movedim(axis, -1)
+        step, start, moves = self._per_step(state, actions)
+        if self.guarded:
+            costs = guarded_evaluation(step, self.trajectory_cost, start, moves)[1]
+        else:
+            costs = self.trajectory_cost(rollout(step, start, moves), moves)
+        return costs.movedim(self._noise_for(state, actions)[1], -1)
+
+    def _per_step(
+        self, state: Tensor, actions: Tensor
+    ) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
+        """The dynamics of one rollout of particles, their states and actions."""
+        noise, axis = self._noise_for(state, actions)
+        between = (1,) * (state.ndim - 1 - axis)
+        shape = (*noise.shape[: axis + 1], *between, *noise.shape[axis + 1 :])
+        each = iter(noise.reshape(shape).unbind(-2))
+
+        def step(current: Tensor, action: Tensor) -> Tensor:
+            following = _predict(self.model, current, action)
+            return following.mean + following.stddev * next(each)
+
+        return step, self._per_particle(state, axis), self._per_particle(actions, axis)
 
     def _cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the risk `[…]` of the cost of actions; see `particles`."""
-        return self.risk(self.particle_costs(state, actions))
+        costs = self.particle_costs(state, actions)
+        risk = call("risk:", self.risk, costs, advice="it sums up the last dimension")
+        return require_result("risk:", self.risk, risk, costs.shape[:-1], like=costs)
 
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states by the mean dynamics `[…, T+1, S]`, and the risk `[…]`."""
-        states = rollout(self.dynamics, state, actions)
+        states = self.rollout(state, actions)
         return states, self.cost(state, actions)
 
     def refuse_noise(self, needed_by: str) -> None:
@@ -289,17 +303,12 @@ class _MeanDynamics(nn.Module):
 
 
 def _predict(model: Predictable, state: Tensor, action: Tensor) -> Normal:
-    following = model.predict(state, action)
+    following = call("dynamics:", model.predict, state, action, advice=ANY_LEAD)
     if not isinstance(following, Normal):
         raise TensorTypeError(
             "dynamics: expected `predict` to return torch.distributions.Normal, got "
             f"{type(following).__name__}"
         )
+    for part in (following.mean, following.stddev):
+        require_result("dynamics:", model.predict, part, state.shape, like=state)
     return following
-
-
-def _owner(dynamics: object) -> object:
-    # `model` and `model.step` mean the same dynamics, as in `PlanningProblem.find`.
-    if getattr(dynamics, "__name__", "") == "step" and hasattr(dynamics, "__self__"):
-        return dynamics.__self__
-    return dynamics

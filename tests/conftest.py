@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-if os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0":
+SHAPE_CHECKS = os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0"
+
+if SHAPE_CHECKS:
     # Checks types and shapes of every call into diffplan; must precede its import.
-    # torch.compile cannot see through it: tests of compilation switch it off.
+    # torch.compile cannot see through it: tests marked `compiled` run without it.
     from jaxtyping import install_import_hook
 
     install_import_hook("diffplan", "typechecking.check")
@@ -20,8 +22,17 @@ if importlib.util.find_spec("mujoco"):
 
     select_backend()
 
-# Small tensors: threads cost more than they give, above all beside pytest-xdist.
-torch.set_num_threads(1)
+if "OMP_NUM_THREADS" not in os.environ:
+    # Small tensors: threads cost more than they give, above all beside pytest-xdist.
+    torch.set_num_threads(1)
+
+
+# Torch warns of what it does itself while it compiles.
+COMPILER_WARNINGS = (
+    "ignore:.*torch.jit:DeprecationWarning",
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:.*not a leaf Tensor:UserWarning",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, and say what is missing."""
     no_gpu = pytest.mark.skip(reason="no CUDA device")
     no_gl = pytest.mark.skip(reason="no OpenGL library: see README.md")
+    checked = pytest.mark.skip(
+        reason="needs DIFFPLAN_TYPECHECK=0, as in the second run of `nox -s tests`"
+    )
     images = os.environ.get("MUJOCO_GL", "disable") != "disable"
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(no_gpu)
+        if item.get_closest_marker("compiled"):
+            item.add_marker(pytest.mark.filterwarnings(*COMPILER_WARNINGS))
+            if SHAPE_CHECKS:
+                item.add_marker(checked)
         if item.get_closest_marker("render") and not images:
             item.add_marker(no_gl)

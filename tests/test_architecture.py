@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "diffplan").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
 
-CORE = ("errors", "constraints", "gradients", "plan", "problem")
+CORE = (
+    *("errors", "border", "capabilities", "checked_model", "constraints"),
+    *("gradients", "plan", "problem", "user_functions"),
+)
 MATHS = (*CORE, "functional")
 BASES = ("models.base", "objectives", "planners.base")
 
@@ -20,19 +23,32 @@ BASES = ("models.base", "objectives", "planners.base")
 # siblings that never see each other; agents and trainers receive both.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "files": ("errors",),
     "gradients": ("errors", "functional"),
     "plan": ("errors",),
-    "constraints": ("errors", "functional"),
-    "problem": ("errors", "constraints", "functional"),
-    "stochastic": ("errors", "constraints", "functional", "problem"),
+    "user_functions": ("errors",),
+    "constraints": ("errors", "functional", "user_functions"),
+    "capabilities": ("errors",),
+    "border": ("errors", "constraints"),
+    "checked_model": ("errors", "capabilities", "functional", "user_functions"),
+    "problem_data": ("errors",),
+    "problem": (
+        *("errors", "constraints", "functional"),
+        *("border", "capabilities", "checked_model", "problem_data"),
+        "user_functions",
+    ),
+    "stochastic": (
+        *("errors", "constraints", "functional"),
+        *("capabilities", "checked_model", "problem", "user_functions"),
+    ),
     "functional": ("errors",),
     "solvers": MATHS,
     "objectives": MATHS,
     "planners": (*MATHS, "solvers", "objectives"),
-    "models": (*MATHS, "objectives"),
+    "models": (*MATHS, "objectives", "files"),
     "agents": (*MATHS, *BASES),
     "envs": ("errors",),
-    "training": (*MATHS, *BASES, "agents", "envs"),
+    "training": (*MATHS, *BASES, "agents", "envs", "files"),
     "adapters": (*MATHS, *BASES, "agents", "envs"),
     "testing": (*MATHS, *BASES),
 }

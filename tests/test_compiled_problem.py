@@ -1,7 +1,6 @@
 """`PlanningProblem.compile`: equal numbers from one graph."""
 
 import copy
-import os
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,17 +14,7 @@ import diffplan as dp
 from diffplan.planners import candidates
 from diffplan.problem import PlanningProblem
 
-pytestmark = [
-    pytest.mark.skipif(
-        os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
-        reason="needs DIFFPLAN_TYPECHECK=0: torch.compile does not pass shape checks",
-    ),
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:.*should not be instantiated:DeprecationWarning"
-    ),
-    pytest.mark.filterwarnings("ignore:.*not a leaf Tensor:UserWarning"),
-]
+pytestmark = pytest.mark.compiled
 
 BOX = dp.Box([-1.0, -1.0], [1.0, 1.0])
 

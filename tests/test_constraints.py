@@ -2,7 +2,6 @@
 
 import builtins
 import math
-import os
 import sys
 from collections.abc import Callable
 
@@ -29,6 +28,7 @@ from diffplan.errors import (
     ArgumentError,
     MissingDependencyError,
     ShapeError,
+    TensorTypeError,
     UnsupportedProblemError,
 )
 
@@ -357,10 +357,7 @@ def test_vmap_over_states_equals_a_loop(planner: dp.Planner) -> None:
         torch.testing.assert_close(mapped[index], plan_from(state))
 
 
-@pytest.mark.skipif(
-    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
-    reason="needs DIFFPLAN_TYPECHECK=0: torch.compile does not pass the shape checks",
-)
+@pytest.mark.compiled
 def test_solve_compiles_into_one_graph() -> None:
     problem, state = problem_with(Ball(0.9)), draw(2, 3)
     planner = dp.GradMPC(2, iterations=2, num_candidates=2)
@@ -589,3 +586,53 @@ def test_no_planner_ignores_a_state_constraint(case: PlannerCase) -> None:
     )
     with pytest.raises(UnsupportedProblemError, match="AugmentedLagrangian"):
         planner(problem, states_of(2))
+
+
+class Careless(ActionConstraint):
+    """Projects actions onto a point, but returns what it is told to."""
+
+    def __init__(self, project: object, excess: object = None) -> None:
+        self.answer, self.distance = project, excess
+
+    def project(self, actions: Tensor) -> object:
+        return self.answer(actions)
+
+    def project_within(self, actions: Tensor, low: Tensor, high: Tensor) -> object:
+        return self.answer(actions)
+
+    def excess(self, actions: Tensor) -> object:
+        return self.distance(actions) if self.distance else 0 * actions
+
+
+@pytest.mark.parametrize(
+    ("project", "excess"),
+    [
+        (lambda u: u.sum(-1), None),
+        (lambda u: u.float(), None),
+        (lambda u: None, None),
+        (lambda u: 0 * u, lambda u: u.sum(-1)),
+        (lambda u: 0 * u, lambda u: True),
+    ],
+)
+def test_a_constraint_of_ones_own_that_returns_another_shape_is_refused(
+    project: object, excess: object
+) -> None:
+    wrong = Careless(project, excess)
+    with pytest.raises((ShapeError, TensorTypeError), match=r"constraints\[0\]: "):
+        dp.PlanningProblem(
+            lambda state, action: state + action,
+            dp.objectives.GoalDistance(torch.zeros(2)),
+            dp.Box([-1.0, -1.0], [1.0, 1.0]),
+            constraints=[wrong],
+        )
+
+
+def test_projections_keep_leading_dimensions() -> None:
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.zeros(2)),
+        dp.Box([-1.0, -1.0], [1.0, 1.0]),
+        constraints=[Careless(lambda u: 0 * u if u.ndim == 1 else 0 * u.sum(0))],
+    )
+    with pytest.raises(ShapeError, match=r"constraints: .*Careless"):
+        problem.project(torch.zeros(4, 2))

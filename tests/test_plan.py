@@ -6,7 +6,12 @@ import pytest
 import torch
 
 import diffplan as dp
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import (
+    ArgumentError,
+    BatchIndexError,
+    ShapeError,
+    TensorTypeError,
+)
 
 
 def make(
@@ -33,7 +38,7 @@ def test_defaults_and_views() -> None:
     assert plan.batch_shape == (4, 2)
     assert torch.equal(plan.action, torch.zeros(4, 2, 1))
     assert plan.status.shape == plan.iterations.shape == (4, 2)
-    assert plan.converged.all()
+    assert plan.succeeded.all()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +109,7 @@ def test_explain_counts_and_advises() -> None:
     lines = plan.explain().splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("2 of 4 plans used all `iterations`")
-    assert plan.converged.tolist() == [True, False, True, False]
+    assert plan.succeeded.tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize("status", list(dp.Status))
@@ -127,3 +132,76 @@ def test_a_plan_is_a_pytree() -> None:
     leaves, _ = torch.utils._pytree.tree_flatten(make())
     assert len(leaves) == 5 + 1 + 2
     assert all(isinstance(leaf, torch.Tensor) for leaf in leaves)
+
+
+def test_only_the_batch_is_indexed() -> None:
+    plan = make((4, 2))
+    for index, lead in (
+        (0, (2,)),
+        ((..., 0), (4,)),
+        ((slice(1, 3), 1), (2,)),
+        ((0, ...), (2,)),
+        ((0, 1, ...), ()),
+        ((None, 0), (1, 2)),
+        ((..., None), (4, 2, 1)),
+        ([0, 3, 1], (3, 2)),
+        (torch.tensor([True, False, True, True]), (3, 2)),
+        (torch.tensor([[True, False]] * 4), (4,)),
+        ((torch.tensor([2, 0]), torch.tensor([1, 1])), (2,)),
+    ):
+        part = plan[index]
+        assert part.batch_shape == lead
+        assert part.actions.shape == (*lead, 3, 1)
+        assert part.states.shape == (*lead, 4, 1)
+        assert part.memory["damping"].shape == (*lead, 1, 1)
+        assert part.diagnostics["cost"].shape == (*lead, 5)
+        expected = plan.cost[index]
+        assert torch.equal(part.cost, expected)
+    assert len(list(make((3,)))) == 3  # iterating ends
+
+
+@pytest.mark.parametrize("index", [(0, 0, 0), (..., 0, 0, 0), (..., ...), 4, "cost"])
+def test_an_index_of_other_dimensions_is_refused(index: object) -> None:
+    with pytest.raises(BatchIndexError, match="plan"):
+        make((4, 2))[index]
+    with pytest.raises(BatchIndexError, match="plan"):
+        make(())[0]
+
+
+def test_choosing_between_plans_of_other_sizes_is_refused() -> None:
+    mask = torch.tensor([True, False])
+    with pytest.raises(ShapeError, match=r"other\.actions"):
+        make().where(mask, make(horizon=4))
+    with pytest.raises(ShapeError, match=r"other\.actions"):
+        make(horizon=4).where(mask, make(horizon=1))  # would broadcast
+    other = make(offset=2.0)
+    other.memory["std"] = other.memory["std"][:, :1]
+    with pytest.raises(ShapeError, match="memory"):
+        make().where(mask, other)
+    with pytest.raises(TensorTypeError, match="mask"):
+        make().where(mask.long(), make())
+
+
+def test_traces_of_another_length_are_left_out() -> None:
+    other = make(offset=2.0)
+    other.diagnostics["cost"] = torch.zeros(2, 9)
+    chosen = make().where(torch.tensor([True, False]), other)
+    assert chosen.diagnostics == {}
+    assert chosen.actions[:, 0, 0].tolist() == [0.0, 2.0]
+
+
+def test_a_plan_moves_to_another_dtype_but_counts_stay_whole() -> None:
+    plan = make()
+    plan.memory["count"] = torch.zeros(2, 1, 1, dtype=torch.long)
+    moved = plan.to(torch.zeros(1, dtype=torch.float64))
+    assert moved.actions.dtype == moved.memory["std"].dtype == torch.float64
+    assert moved.memory["count"].dtype == moved.status.dtype == torch.long
+    whole = dp.Plan(plan.actions.long(), plan.states, plan.cost)
+    assert torch.equal(whole.to(plan.cost).actions, plan.actions)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.0, 1.5, True, "1", None, 10**30])
+def test_steps_ahead_are_counted(steps: object) -> None:
+    plan = make()
+    with pytest.raises((ArgumentError, TypeError), match="steps"):
+        plan.shifted(steps)

@@ -79,20 +79,67 @@ def test_projection_is_the_nearest_allowed_action(
     high = low + width if math.isfinite(low) else width
     box = dp.Box([low], [high])
     given_action = torch.tensor([action])
-    projected = box.project(given_action)
-    assert box.contains(projected)
-    expected = min(max(action, float(box.low)), float(box.high))
-    assert projected.item() == expected
-    torch.testing.assert_close(box.excess(given_action), given_action - expected)
+    for dtype in (torch.float64, torch.float32):
+        projected = box.project(given_action.to(dtype))
+        assert box.contains(projected)
+        expected = min(max(action, low), high)
+        # In float32 the nearest number inside: at most one from the nearest of all.
+        gap = 2 * torch.finfo(dtype).eps * abs(expected) if dtype.itemsize == 4 else 0
+        assert abs(projected.item() - expected) <= gap
+        torch.testing.assert_close(
+            box.excess(given_action.to(dtype)), given_action.to(dtype) - projected
+        )
 
 
 def test_box_takes_the_dtype_of_the_actions() -> None:
     box = dp.Box([-0.1], [0.1])
     actions = torch.tensor([[0.7], [-0.7]], dtype=torch.float64)
-    projected = box.project(actions)
-    assert projected.dtype == torch.float64
-    assert box.contains(projected).all()
-    assert box.contains(projected.float()).all()
+    for dtype in (torch.float64, torch.float32):
+        projected = box.project(actions.to(dtype))
+        assert projected.dtype == dtype
+        assert box.contains(projected).all()
+        assert (projected.double().abs() <= 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-0.1, 0.1), (0.1, 0.3), (-0.7, -0.2), (1e-40, 2.1), (-INF, 0.7), (-0.7, INF)],
+)
+def test_bounds_given_as_numbers_hold_in_any_dtype(low: float, high: float) -> None:
+    # 0.1 in float32 is 0.10000000149, which is no allowed action.
+    box = dp.Box([low], [high])
+    assert box.low.item() == low
+    assert box.high.item() == high
+    for beyond in (-1e30, 1e30, low, high):
+        action = torch.tensor([beyond], dtype=torch.float64).float()
+        projected = box.project(action)
+        assert projected.dtype == torch.float32
+        assert low <= projected.item() <= high
+        assert box.contains(projected)
+        if not low <= action.item() <= high:
+            assert not box.contains(action)
+    narrow = box.to(torch.zeros(1))
+    for bound, outwards in ((narrow.low, -INF), (narrow.high, INF)):
+        if torch.isfinite(bound):
+            further = torch.nextafter(bound, torch.tensor([outwards]))
+            assert not low <= further.item() <= high  # it is the largest box inside
+
+
+def test_bounds_without_a_number_between_them_allow_the_nearest() -> None:
+    for low, high in ((0.1, 0.1), (0.1, 0.1 + 1e-12)):
+        narrow = dp.Box([low], [high]).to(torch.zeros(1))
+        assert torch.equal(narrow.low, narrow.high)
+        assert narrow.low.item() == torch.tensor(0.1).item()
+        assert dp.Box([low], [high]).contains(narrow.center)
+
+
+def test_learned_bounds_keep_their_gradient_in_another_dtype() -> None:
+    low = torch.tensor([-0.1, -INF], dtype=torch.float64, requires_grad=True)
+    high = torch.tensor([0.1, 0.3], dtype=torch.float64, requires_grad=True)
+    box = dp.Box(low, high)
+    box.project(torch.tensor([[-3.0, 5.0], [4.0, 0.0]])).sum().backward()
+    assert low.grad.tolist() == [1.0, 0.0]
+    assert high.grad.tolist() == [1.0, 1.0]
 
 
 def test_bounds_per_dimension() -> None:

@@ -136,6 +136,20 @@ def test_a_parameter_that_is_not_trained_is_caught() -> None:
         check_world_model(wrong, OBSERVATION)
 
 
+def test_one_observation_for_many_states_is_caught() -> None:
+    class Wrong(RSSM):
+        def observe(self, state: Tensor, action: Tensor, *rest: Tensor) -> Tensor:
+            seen = rest[0].expand(*state.shape[:-1], -1)
+            return super().observe(state, action, seen, *rest[1:])
+
+    wrong = model()
+    wrong.__class__ = Wrong
+    with pytest.raises(
+        AssertionError, match="expected ShapeError naming 'observation'"
+    ):
+        check_world_model(wrong, OBSERVATION)
+
+
 def test_a_batch_that_mixes_is_caught() -> None:
     class Wrong(RSSM):
         def step(self, state: Tensor, action: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class UniformAgent:
 
     def initial_state(self, batch_size: int, *, seed: int = 0) -> AgentState:
         """Return a memory that holds nothing but randomness."""
-        empty = self.action_space.low.new_zeros(batch_size, 0)
+        empty = torch.zeros(batch_size, 0, device=self.action_space.low.device)
         return AgentState.start(empty, self.action_space.dim, seed)
 
     def act(

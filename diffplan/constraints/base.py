@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, is_traced
+from diffplan.errors import ArgumentError, TensorTypeError, is_traced
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.projections import project_intersection
 
@@ -114,10 +114,18 @@ def as_tensor(name: str, value: Tensor | float | Sequence[Any]) -> Tensor:
         value: A tensor, or numbers.
 
     Raises:
+        TensorTypeError: it is no tensor of real numbers, and cannot be made one.
         ArgumentError: a number is NaN or infinite.
     """
+    if isinstance(value, Tensor) and value.is_complex():
+        raise TensorTypeError(f"{name}: expected real numbers, got {value.dtype}")
     if not (isinstance(value, Tensor) and value.is_floating_point()):
-        value = torch.as_tensor(value, dtype=torch.float64)  # as exact as a number
+        try:
+            value = torch.as_tensor(value, dtype=torch.float64)  # exact as a number
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise TensorTypeError(
+                f"{name}: expected a tensor or numbers, got {value!r}"
+            ) from error
     if not is_traced(value) and not torch.isfinite(value).all():
         raise ArgumentError(f"{name}: expected finite numbers, got {value.tolist()}")
     return value

@@ -5,7 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffplan.errors import ShapeError, TensorTypeError
+from diffplan.errors import (
+    TensorTypeError,
+    describe,
+)
+from diffplan.user_functions import call, require_result
 
 StageFunction = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → g […, C]`, for any leading dimensions."""
@@ -60,9 +64,10 @@ class StateConstraint:
         """Return g `[…, C]` of states `[…, S]` and actions `[…, A]`.
 
         Raises:
-            ShapeError: `function` returns other leading dimensions.
+            ShapeError, TensorTypeError: `function` returns other leading dimensions or
+                another dtype.
         """
-        return _checked("function", self.function(state, action), state)
+        return _checked("function", self.function, state, action)
 
     def start(self, state: Tensor, action: Tensor) -> Tensor:
         """Return g `[…, C]` at t = 0; -inf, kept by any margin, without `initial`."""
@@ -73,7 +78,7 @@ class StateConstraint:
         """Return the terminal g `[…, C']` of states `[…, S]`; `[…, 0]` without one."""
         if self.terminal is None:
             return state[..., :0]
-        return _checked("terminal", self.terminal(state), state)
+        return _checked("terminal", self.terminal, state)
 
     def stages(self, states: Tensor, actions: Tensor) -> Tensor:
         """Return g of all steps `[…, T, C]`.
@@ -89,14 +94,11 @@ class StateConstraint:
         return torch.cat([first, later], dim=-2)
 
     def __repr__(self) -> str:
-        name = getattr(self.function, "__qualname__", type(self.function).__name__)
-        return f"StateConstraint({name}, initial={self.initial})"
+        return f"StateConstraint({describe(self.function)}, initial={self.initial})"
 
 
-def _checked(name: str, value: Tensor, state: Tensor) -> Tensor:
-    if value.ndim != state.ndim or value.shape[:-1] != state.shape[:-1]:
-        raise ShapeError(
-            f"{name}: StateConstraint expected [{', '.join(map(str, state.shape[:-1]))}"
-            f", C] for states {list(state.shape)}, got {list(value.shape)}"
-        )
-    return value
+def _checked(name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    begins = f"{name}: StateConstraint"
+    value = call(begins, function, *inputs, advice="it takes any leading dimensions")
+    lead = (*inputs[0].shape[:-1], -1)
+    return require_result(begins, function, value, lead, like=inputs[0])

@@ -10,7 +10,11 @@ Simulators are imported when the first of their tasks is made.
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from diffplan.errors import MissingDependencyError, UnknownNameError
+from diffplan.errors import (
+    MissingDependencyError,
+    UnknownNameError,
+    require_count,
+)
 
 if TYPE_CHECKING:
     from diffplan.envs.base import SimulatorEnv
@@ -69,7 +73,9 @@ def make(
         **simulator_options: metaworld only: `reward`, "sparse" (default) or "dense".
 
     Returns:
-        A `gymnasium.Env`; actions are float32 in [-1, 1], episodes end by `truncated`.
+        A `gymnasium.Env`. Actions are float32 in [-1, 1] (unbounded where the simulator
+        has no bounds). Episodes end by `truncated`, at the time limit, or by
+        `terminated`, where a task of dm_control says so.
 
     Raises:
         UnknownNameError: no such task; lists close matches.
@@ -112,7 +118,12 @@ def make(
 
 
 def make_vector(
-    task: str, num_envs: int, *, num_workers: int = 0, **settings: Any
+    task: str,
+    num_envs: int,
+    *,
+    num_workers: int = 0,
+    timeout: float | None = 300.0,
+    **settings: Any,
 ) -> "VectorEnv":
     """Return `num_envs` copies of a task that step together.
 
@@ -120,6 +131,7 @@ def make_vector(
         task: As for `make`.
         num_envs: At least 1.
         num_workers: Processes that share the copies; 0 keeps all in this one.
+        timeout: Seconds to wait for the workers' answers, see `VectorEnv`.
         **settings: As for `make`.
     """
     import functools
@@ -127,7 +139,8 @@ def make_vector(
     from diffplan.envs.vector import VectorEnv
 
     factory = functools.partial(make, task, **settings)
-    return VectorEnv([factory] * num_envs, num_workers=num_workers)
+    factories = [factory] * require_count("num_envs", num_envs)
+    return VectorEnv(factories, num_workers=num_workers, timeout=timeout)
 
 
 def _default_action_repeat(suite: str, name: str) -> int:

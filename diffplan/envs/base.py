@@ -52,10 +52,13 @@ class EnvOptions:
 class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
     """A MuJoCo task behind the Gymnasium interface.
 
-    Actions are float32 in [-1, 1]; values outside are clipped. An episode ends only by
-    `truncated`, at the time limit. `reset(seed=s)` fully determines the episode: every
-    random draw comes from `self.np_random`, and nothing of an earlier episode survives.
-    `reset()` goes on with the stream of random numbers.
+    Actions are float32 in [-1, 1]; values outside are clipped. Where the simulator
+    knows no bounds, neither does `action_space`, and actions reach it as they are.
+
+    An episode ends either by `truncated`, at the time limit, or by `terminated`, where
+    the task itself says so; never by both. `reset(seed=s)` fully determines the
+    episode: every random draw comes from `self.np_random`, and nothing of an earlier
+    episode survives. `reset()` goes on with the stream of random numbers.
 
     Subclasses fill in five methods (`_begin`, `_advance`, `_state`, `_info`,
     `_simulation`) and, where rewards of repeated steps are not summed, `_combine`.
@@ -63,7 +66,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
     Args:
         options: The shared settings.
         state_dim: Length of the state vector.
-        action_dim: Length of the action vector.
+        action_space: What `step` takes, float32.
         camera: Camera number or `FreeCamera` of the images.
     """
 
@@ -71,7 +74,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
         self,
         options: EnvOptions,
         state_dim: int,
-        action_dim: int,
+        action_space: gymnasium.spaces.Box,
         camera: int | FreeCamera,
     ) -> None:
         self.options = options
@@ -79,7 +82,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
         self.render_mode = "rgb_array"
         self._camera = camera
         self._renderer: Renderer | None = None
-        self._elapsed: int | None = None  # None: not reset yet.
+        self._elapsed, self._over = 0, True  # Over: not begun.
         self._first_seed = options.seed
         size = options.image_size
         self.observation_space = (
@@ -87,7 +90,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
             if options.observation == "state"
             else gymnasium.spaces.Box(0, 255, (3, size, size), np.uint8)
         )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+        self.action_space = action_space
 
     # What a simulator says about itself.
 
@@ -96,8 +99,13 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
         """Start an episode that depends on draws from `self.np_random` alone."""
 
     @abc.abstractmethod
-    def _advance(self, action: np.ndarray) -> float:
-        """Simulate one step under `action` [A] in [-1, 1]; return its reward."""
+    def _advance(self, action: np.ndarray) -> tuple[float, bool, bool]:
+        """Simulate one step under `action` [A] of the action space.
+
+        Returns:
+            Its reward, and how the simulator itself ended the episode, if it did:
+            terminated (nothing can follow), truncated (it only stops here).
+        """
 
     @abc.abstractmethod
     def _state(self) -> np.ndarray:
@@ -130,40 +138,49 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
             The first observation, and info.
         """
         del options
-        if seed is None and self._elapsed is None:
+        if seed is None:
             seed = self._first_seed
+        self._first_seed = None
         super().reset(seed=seed)
+        self._over = True  # Until it has begun.
         self._begin()
-        self._elapsed = 0
+        self._elapsed, self._over = 0, False
         return self._observation(), self._info()
 
     def step(
         self, action: np.ndarray
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Hold `action` for `action_repeat` simulated steps, or to the time limit.
+        """Hold `action` for `action_repeat` simulated steps, or to the episode's end.
 
         Args:
-            action: float [A]; clipped to [-1, 1].
+            action: float [A]; clipped to the action space.
 
         Returns:
-            Observation, reward, terminated (always false), truncated, info.
+            Observation, reward, terminated, truncated, info.
 
         Raises:
             ArgumentError: the episode has not begun or is over, or `action` is not
                 finite.
             ShapeError: `action` has the wrong length.
         """
-        limit = self.options.time_limit
-        if self._elapsed is None or self._elapsed >= limit:
+        if self._over:
             raise ArgumentError("step: the episode is over; call reset first")
         action = self._checked(action)
+        # Whatever stops the simulator in the middle of a step ends the episode.
+        self._over = True
         rewards: list[float] = []
-        for _ in range(min(self.options.action_repeat, limit - self._elapsed)):
-            rewards.append(float(self._advance(action)))
+        terminated = truncated = False
+        for _ in range(self.options.action_repeat):
+            reward, terminated, truncated = self._advance(action)
+            rewards.append(reward)
             self._elapsed += 1
-        reward = self._combine(rewards)
-        truncated = self._elapsed >= limit
-        return self._observation(), reward, False, truncated, self._info()
+            at_limit = self._elapsed >= self.options.time_limit
+            truncated = (truncated or at_limit) and not terminated
+            if terminated or truncated:
+                break
+        result = self._observation(), self._combine(rewards)
+        self._over = terminated or truncated
+        return *result, terminated, truncated, self._info()
 
     def render(self) -> np.ndarray:
         """Return the present image, uint8 [image_size, image_size, 3].
@@ -193,7 +210,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
         return np.ascontiguousarray(self.render().transpose(2, 0, 1))
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
-        """Return `action` as float64 in [-1, 1]."""
+        """Return `action` as float64 in the action space."""
         values = np.asarray(action, dtype=np.float64)
         if values.shape != self.action_space.shape:
             raise ShapeError(
@@ -202,4 +219,12 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
             )
         if not np.isfinite(values).all():
             raise ArgumentError("action: expected finite numbers, got NaN or infinity")
-        return values.clip(-1.0, 1.0)
+        space = self.action_space
+        return values.clip(space.low.astype(float), space.high.astype(float))
+
+
+def box(low: np.ndarray, high: np.ndarray) -> gymnasium.spaces.Box:
+    """Return a box of float32 actions with these bounds [A]; infinity is no bound."""
+    return gymnasium.spaces.Box(
+        low.astype(np.float32), high.astype(np.float32), dtype=np.float32
+    )

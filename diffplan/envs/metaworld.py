@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.envs.base import EnvOptions, SimulatorEnv
+from diffplan.envs.base import EnvOptions, SimulatorEnv, box
 from diffplan.envs.metaworld_tasks import ALIASES, TASKS
 from diffplan.envs.rendering import select_backend
 from diffplan.errors import ArgumentError, MissingDependencyError, UnknownNameError
@@ -114,7 +114,10 @@ class MetaWorldEnv(SimulatorEnv):
         self._raw = np.zeros(39)
         self._present: dict[str, Any] = {}
         super().__init__(
-            options, state_dim=STATE_DIM, action_dim=4, camera=self.task.camera
+            options,
+            state_dim=STATE_DIM,
+            action_space=box(-np.ones(4), np.ones(4)),
+            camera=self.task.camera,
         )
 
     @property
@@ -144,11 +147,12 @@ class MetaWorldEnv(SimulatorEnv):
         self._initial_distance = self.task.initial_distance(sim)
         self._note(success=self.task.success(sim), dense=0.0, v3_success=0.0)
 
-    def _advance(self, action: np.ndarray) -> float:
+    def _advance(self, action: np.ndarray) -> tuple[float, bool, bool]:
         self._raw, dense, _, _, info = self._sim.step(action.astype(np.float32))
         success = self.task.success(self._sim)
         self._note(success, float(dense), float(info["success"]))
-        return float(success) if self._reward == "sparse" else float(dense)
+        reward = float(success) if self._reward == "sparse" else float(dense)
+        return reward, False, False
 
     def _combine(self, rewards: list[float]) -> float:
         return rewards[-1] if self._reward == "sparse" else sum(rewards)

@@ -5,18 +5,20 @@ copy a process of its own. Here each episode has its own seed, finished environm
 wait while others go on (masks), and a few worker processes share many copies.
 """
 
-import multiprocessing
-import traceback
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 
-from diffplan.errors import ArgumentError, DiffplanError, require_count
-
-Factory = Callable[[], gymnasium.Env]
+from diffplan.envs._members import Factory, Members, Spaces
+from diffplan.envs._workers import Workers
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    require_count,
+    require_positive,
+)
 
 
 class VectorStep(NamedTuple):
@@ -47,10 +49,21 @@ class VectorEnv:
 
     Nothing is reset by itself: a caller resets what has ended, with seeds of its own.
 
+    Whatever goes wrong inside an environment or a worker, Ctrl-C included, closes all
+    of them: no step is left half done, and no late answer can be taken for that of the
+    next call. What a caller can be told beforehand (wrong shapes, an episode that is
+    over) is refused and closes nothing.
+
     Args:
         factories: One callable per environment; picklable if there are workers.
         num_workers: Processes that share the environments evenly; 0 uses none. Images
             gain about 1.3 to 2 times from two processes on two cores.
+        timeout: Seconds to wait for the workers' answers to one call (building: at
+            least a minute); None waits for ever. Without workers there is none.
+
+    Raises:
+        ShapeError: the environments' spaces are not all the same arrays.
+        WorkerError: an environment could not be built in its worker.
 
     Example:
         >>> envs = VectorEnv([lambda: make("metaworld/reach")] * 4)
@@ -60,24 +73,35 @@ class VectorEnv:
         >>> observations, infos = envs.reset(seeds=[4, 5, 6, 7], mask=ended)
     """
 
-    def __init__(self, factories: Sequence[Factory], num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        factories: Sequence[Factory],
+        num_workers: int = 0,
+        timeout: float | None = 300.0,
+    ) -> None:
+        factories = list(factories)
         self.num_envs = require_count("len(factories)", len(factories))
         require_count("num_workers", num_workers, minimum=0)
-        self._closed = False
-        groups = max(1, min(num_workers, self.num_envs))
-        self._slices = [
-            slice(int(part[0]), int(part[-1]) + 1)
-            for part in np.array_split(np.arange(self.num_envs), groups)
-        ]
-        kind = _RemoteGroup if num_workers else _Group
-        self._groups = [kind(list(factories[part])) for part in self._slices]
-        spaces = self._groups[0].spaces()
+        if timeout is not None:
+            require_positive("timeout", timeout)
+        self._closed = ""  # Why.
+        self._backend: Members | Workers = (
+            Workers(factories, num_workers, timeout)
+            if num_workers
+            else Members(factories)
+        )
+        try:
+            spaces = _common_spaces(self._backend.spaces())
+        except BaseException as error:
+            self._fail(error)
+            raise
         self.single_observation_space, self.single_action_space = spaces
         self._observations = np.zeros(
-            (self.num_envs, *self.single_observation_space.shape),
+            (self.num_envs, *(self.single_observation_space.shape or ())),
             self.single_observation_space.dtype,
         )
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        self._running = np.zeros(self.num_envs, bool)
 
     def reset(
         self, seeds: Sequence[int], mask: np.ndarray | None = None
@@ -90,6 +114,11 @@ class VectorEnv:
 
         Returns:
             Observations [B, …] and infos; rows outside the mask are as they were.
+
+        Raises:
+            ArgumentError: seeds or mask do not fit, or the environments are closed.
+            Exception: what an environment raises (from a worker: as `WorkerError`,
+                unless it is one of ours); all are closed then.
         """
         chosen = self._mask(mask)
         if len(seeds) != self.num_envs:
@@ -97,7 +126,8 @@ class VectorEnv:
                 f"seeds: expected one per environment ({self.num_envs}), "
                 f"got {len(seeds)}"
             )
-        self._dispatch("reset", [int(seed) for seed in seeds], chosen)
+        used = {i: _whole(seeds[i]) for i in np.flatnonzero(chosen).tolist()}
+        self._call("reset", used)
         return self._observations.copy(), list(self._infos)
 
     def step(self, actions: np.ndarray, mask: np.ndarray | None = None) -> VectorStep:
@@ -109,14 +139,22 @@ class VectorEnv:
 
         Returns:
             A `VectorStep`.
+
+        Raises:
+            ArgumentError: actions or mask do not fit, an episode is over or has not
+                begun, or the environments are closed.
+            Exception: as `reset`.
         """
         chosen = self._mask(mask)
-        expected = (self.num_envs, *self.single_action_space.shape)
-        if np.shape(actions) != expected:
+        values = self._actions(actions, chosen)
+        resting = np.flatnonzero(chosen & ~self._running)
+        if resting.size:
             raise ArgumentError(
-                f"actions: expected {list(expected)}, got {list(np.shape(actions))}"
+                f"step: the episodes of environments {resting.tolist()} are over or "
+                "have not begun; call reset first, or leave them out of the mask"
             )
-        results = self._dispatch("step", list(np.asarray(actions)), chosen)
+        used = {i: values[i] for i in np.flatnonzero(chosen).tolist()}
+        results = self._call("step", used)
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, bool)
         truncated = np.zeros(self.num_envs, bool)
@@ -132,138 +170,94 @@ class VectorEnv:
 
     def close(self) -> None:
         """Close every environment and end the workers; closing twice is allowed."""
-        if self._closed:
-            return
-        self._closed = True
-        for group in self._groups:
-            group.close()
+        self._close("close was called")
 
     def __enter__(self) -> "VectorEnv":
         """Return itself; `with` closes it."""
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Close."""
-        self.close()
+    def __exit__(self, kind: object, *exception: object) -> None:
+        """Close; an exception on its way stays the one to be seen."""
+        self._close("their with block has ended", after_failure=kind is not None)
+
+    def _close(self, why: str, after_failure: bool = False) -> None:
+        if not self._closed:
+            self._closed = why
+            self._backend.close(after_failure)
+
+    def _fail(self, error: BaseException) -> None:
+        """Close after a failure: some environments may have stepped, others not."""
+        why = f"a failure ended them ({type(error).__name__}), make new ones"
+        self._close(why, after_failure=True)
 
     def _mask(self, mask: np.ndarray | None) -> np.ndarray:
         if self._closed:
-            raise ArgumentError("the environments are closed")
+            raise ArgumentError(f"the environments are closed: {self._closed}")
         if mask is None:
             return np.ones(self.num_envs, bool)
-        values = np.asarray(mask, dtype=bool)
-        if values.shape != (self.num_envs,):
+        values = np.asarray(mask)
+        if values.shape != (self.num_envs,) or values.dtype != bool:
             raise ArgumentError(
-                f"mask: expected [{self.num_envs}], got {list(values.shape)}"
+                f"mask: expected bool [{self.num_envs}], got {values.dtype} "
+                f"{list(values.shape)}"
             )
         return values
 
-    def _dispatch(
-        self, method: str, arguments: list[Any], chosen: np.ndarray
-    ) -> dict[int, tuple[Any, ...]]:
-        """Call `method` on the chosen environments; keep observations and infos."""
-        for group, part in zip(self._groups, self._slices, strict=True):
-            wanted = np.flatnonzero(chosen[part]).tolist()
-            group.send(method, [(i, arguments[part.start + i]) for i in wanted])
-        replies = [group.receive() for group in self._groups]
-        failures = [reply for reply in replies if isinstance(reply, BaseException)]
-        if failures:
-            raise failures[0]
-        results: dict[int, tuple[Any, ...]] = {}
-        for part, reply in zip(self._slices, replies, strict=True):
-            for i, result in reply:
-                index = part.start + i
-                results[index] = result
-                self._observations[index] = result[0]
-                self._infos[index] = result[-1]
-        return results
+    def _actions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Return a copy of the actions: environments may keep what they are given."""
+        values = np.array(actions)
+        expected = (self.num_envs, *(self.single_action_space.shape or ()))
+        if values.shape != expected or values.dtype.kind not in "biuf":
+            raise ArgumentError(
+                f"actions: expected numbers {list(expected)}, got {values.dtype} "
+                f"{list(values.shape)}"
+            )
+        if not np.isfinite(values[chosen]).all():
+            raise ArgumentError("actions: expected finite numbers, got NaN or infinity")
+        return values
+
+    def _call(self, method: str, calls: dict[int, Any]) -> dict[int, tuple[Any, ...]]:
+        """Call `method` on some environments; keep observations and infos."""
+        try:
+            answers = self._backend.call(method, calls)
+            for index, answer in answers.items():
+                self._observations[index] = answer[0]
+                self._infos[index] = answer[-1]
+                self._running[index] = method == "reset" or not any(answer[2:4])
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return answers
 
 
-class _Group:
-    """Some environments in this process."""
-
-    def __init__(self, factories: list[Factory]) -> None:
-        self._envs = [factory() for factory in factories]
-        self._reply: Any = None
-
-    def spaces(self) -> tuple[Any, Any]:
-        return self._envs[0].observation_space, self._envs[0].action_space
-
-    def send(self, method: str, calls: list[tuple[int, Any]]) -> None:
-        self._reply = [(i, self._call(method, i, argument)) for i, argument in calls]
-
-    def receive(self) -> Any:
-        return self._reply
-
-    def close(self) -> None:
-        for env in self._envs:
-            env.close()
-
-    def _call(self, method: str, index: int, argument: Any) -> tuple[Any, ...]:
-        env = self._envs[index]
-        return env.reset(seed=argument) if method == "reset" else env.step(argument)
+def _common_spaces(spaces: Sequence[Spaces]) -> Spaces:
+    """Return the spaces of observations and actions, the same for all."""
+    for number, pair in enumerate(spaces):
+        for name, space, first in zip(
+            ("observation_space", "action_space"), pair, spaces[0], strict=True
+        ):
+            if space.shape is None or space.dtype is None:
+                raise ShapeError(
+                    f"{name} of environment {number}: expected one array (a Box), "
+                    f"got {type(space).__name__}"
+                )
+            if (space.shape, space.dtype) != (first.shape, first.dtype):
+                raise ShapeError(
+                    f"{name} of environment {number}: expected {first.dtype} "
+                    f"{list(first.shape or ())}, as of environment 0, got "
+                    f"{space.dtype} {list(space.shape)}"
+                )
+    return spaces[0]
 
 
-class _RemoteGroup:
-    """Some environments in a worker process.
-
-    The worker is spawned, not forked: a copied GL context or thread pool hangs.
-    """
-
-    def __init__(self, factories: list[Factory]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, factories), daemon=True
+def _whole(seed: Any) -> int:
+    """Return a seed that Gymnasium takes."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ArgumentError(
+            f"seeds: expected whole numbers of at least 0, got {seed!r}"
         )
-        self._process.start()
-        theirs.close()
-
-    def spaces(self) -> tuple[Any, Any]:
-        self._pipe.send(("spaces", []))
-        reply = self.receive()
-        if isinstance(reply, BaseException):
-            raise reply
-        return reply
-
-    def send(self, method: str, calls: list[tuple[int, Any]]) -> None:
-        self._pipe.send((method, calls))
-
-    def receive(self) -> Any:
-        try:
-            return self._pipe.recv()
-        except EOFError:
-            code = self._process.exitcode
-            return DiffplanError(f"an environment's worker ended (exit code {code})")
-
-    def close(self) -> None:
-        if self._process.is_alive():
-            self._pipe.send(("close", []))
-        self._process.join(timeout=10)
-        if self._process.is_alive():
-            self._process.terminate()
-        self._pipe.close()
-
-
-def _serve(pipe: Connection, factories: list[Factory]) -> None:
-    """Answer calls until told to close; errors travel back as their own message."""
-    group: _Group | None = None
-    while True:
-        try:
-            method, calls = pipe.recv()
-        except EOFError:
-            return
-        try:
-            group = _Group(factories) if group is None else group
-            if method == "close":
-                group.close()
-                return
-            if method == "spaces":
-                pipe.send(group.spaces())
-                continue
-            group.send(method, calls)
-            pipe.send(group.receive())
-        except DiffplanError as error:
-            pipe.send(error)
-        except Exception:
-            pipe.send(DiffplanError(f"in a worker:\n{traceback.format_exc()}"))
+    return number

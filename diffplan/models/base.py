@@ -128,6 +128,10 @@ class WorldModel(nn.Module, ABC):
             action: `[…, A]`; zeros for the first observation of an episode.
             observation: `[…, *observation_shape]` after the action.
             noise: Standard normal draw; None gives the posterior mean.
+
+        Raises:
+            ShapeError: the leading dimensions differ: one observation must not pass
+                for that of three states (`diffplan.errors.require_leading`).
         """
 
     @abstractmethod

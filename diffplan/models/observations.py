@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.errors import (
+    ShapeError,
     TensorTypeError,
     require_finite,
     require_positive,
@@ -90,11 +91,16 @@ class VectorObservations(ObservationModel):
             minimum_std: A component that moves less keeps its scale.
 
         Raises:
-            ShapeError: the last dimension is not D.
+            ShapeError: the last dimension is not D, or there is no row.
             NonFiniteError: NaN or infinity in the data.
         """
         require_positive("minimum_std", minimum_std)
         self.check(observations, finite=True)
+        if observations.numel() == 0:
+            raise ShapeError(
+                f"observations: expected at least one row of {list(self.shape)}, got "
+                f"{list(observations.shape)}"
+            )
         rows = observations.reshape(-1, *self.shape).double()
         std = rows.std(dim=0, correction=0)
         std = torch.where(std < minimum_std, torch.ones_like(std), std)

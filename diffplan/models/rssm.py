@@ -5,13 +5,15 @@ deterministic memory (the *belief*), a transition, a decoder and a reward.
 """
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from diffplan.errors import ArgumentError, ShapeError, require_shape
+from diffplan.errors import ArgumentError, require_leading, require_shape
+from diffplan.files import load_tensors, reading, save_tensors
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.models.initialization import initialize_like_keras
 from diffplan.models.losses import floored_kl, gaussian_kl, unit_gaussian_nll
@@ -24,7 +26,8 @@ from diffplan.models.observations import (
 from diffplan.models.rssm_config import check_rssm_config
 from diffplan.models.transition import latent_transition
 
-_FORMAT = "diffplan.models.RSSM/1"
+_KIND = "diffplan.models.RSSM/2"
+_EXPECTED = "a model of RSSM.save"
 
 
 class RSSM(WorldModel):
@@ -145,6 +148,8 @@ class RSSM(WorldModel):
 
         Raises:
             ArgumentError: the model sees images, whose scale is fixed.
+            ShapeError: the last dimension is not D, or there is no row.
+            NonFiniteError: NaN or infinity in the data.
         """
         if not isinstance(self.observations, VectorObservations):
             raise ArgumentError(
@@ -171,8 +176,8 @@ class RSSM(WorldModel):
             action: `[…, A]`.
             noise: Standard normal draw `[…, K]`.
         """
-        require_shape("noise", noise, [self.state_size], "must equal state_size")
         feature = self._advance(state, action)
+        self._check_noise(noise, state)
         mean, std = self.transition.prior(feature)
         return self.transition.join(mean + std * noise, feature)
 
@@ -200,6 +205,7 @@ class RSSM(WorldModel):
 
     def encode_observation(self, observation: Tensor) -> Tensor:
         """Embedding `[…, E]` of observations in the environment's units."""
+        self.observations.check(observation, finite=False)
         return self.observations.encoder(self.observations.scale(observation))
 
     def decode(self, state: Tensor) -> Tensor:
@@ -207,10 +213,12 @@ class RSSM(WorldModel):
 
         Images are floats around [0, 1], not clamped, so that gradients pass.
         """
+        require_shape("state", state, [self.state_dim], "must equal state_dim")
         return self.observations.unscale(self.observations.decoder(state))
 
     def reward(self, state: Tensor) -> Tensor:
         """Mean reward `[…]` for arriving in `state […, S]`."""
+        require_shape("state", state, [self.state_dim], "must equal state_dim")
         return self.reward_head(state).squeeze(-1)
 
     def observe(
@@ -233,14 +241,15 @@ class RSSM(WorldModel):
                 device, and it cannot be done under `vmap`.
 
         Raises:
-            ShapeError: wrong sizes.
+            ShapeError: wrong sizes, or leading dimensions that differ.
             TensorTypeError: integers where a vector is expected.
             NonFiniteError: NaN or infinity in the observation.
         """
-        self.observations.check(observation, finite=validate)
-        if noise is not None:
-            require_shape("noise", noise, [self.state_size], "must equal state_size")
         feature = self._advance(state, action)
+        self.observations.check(observation, finite=validate)
+        require_leading("observation", observation, self.observation_shape, state)
+        if noise is not None:
+            self._check_noise(noise, state)
         embedding = self.encode_observation(observation)
         projected = self.transition.project(embedding, action)
         mean, std = self.transition.posterior(feature, projected)
@@ -298,13 +307,9 @@ class RSSM(WorldModel):
         return LossRecord(total, {name: v.detach() for name, v in metrics.items()})
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write configuration, weights and normaliser to `path`."""
-        content = {
-            "format": _FORMAT,
-            "config": self.config,
-            "weights": self.state_dict(),
-        }
-        torch.save(content, path)
+        """Write configuration, weights and normaliser to `path`, with a checksum."""
+        content = {"config": self.config, "weights": self.state_dict()}
+        save_tensors(Path(path), _KIND, content)
 
     @classmethod
     def load(
@@ -313,16 +318,16 @@ class RSSM(WorldModel):
         """Model written by `save`; reads tensors and plain values only.
 
         Raises:
-            ArgumentError: the file holds something else.
+            FileError: the file is missing, damaged or holds something else.
         """
-        content = torch.load(path, map_location=device, weights_only=True)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ArgumentError(f"path: expected a file of RSSM.save, got {path}")
-        model = cls(**content["config"])
-        weights = content["weights"]
-        model.to(device=device, dtype=weights["reward_head.layers.0.weight"].dtype)
-        model.load_state_dict(weights)
-        return model
+        path = Path(path)
+        content = load_tensors(path, _KIND, _EXPECTED, device)
+        with reading(path, _EXPECTED):
+            # Without memory and without random numbers until the weights are known.
+            with torch.device("meta"):
+                model = cls(**content["config"])
+            model.load_state_dict(content["weights"], assign=True)
+            return model
 
     def _advance(self, state: Tensor, action: Tensor) -> Tensor:
         self._check_pair(state, action)
@@ -331,11 +336,11 @@ class RSSM(WorldModel):
     def _check_pair(self, state: Tensor, action: Tensor) -> None:
         require_shape("state", state, [self.state_dim], "must equal state_dim")
         require_shape("action", action, [self.action_dim], "must equal action_dim")
-        if state.shape[:-1] != action.shape[:-1]:
-            raise ShapeError(
-                f"action: expected {[*state.shape[:-1], self.action_dim]}, got "
-                f"{list(action.shape)}: leading dimensions must equal the state's"
-            )
+        require_leading("action", action, [self.action_dim], state)
+
+    def _check_noise(self, noise: Tensor, state: Tensor) -> None:
+        require_shape("noise", noise, [self.state_size], "must equal state_size")
+        require_leading("noise", noise, [self.state_size], state)
 
     def _sequence_noise(
         self, batch: SequenceBatch, generator: torch.Generator | None

@@ -10,16 +10,60 @@ refinements say more about it:
 
 Every planner takes any objective; one that needs a refinement says so. An objective
 that is `Quadratizable` besides knows its own second derivatives.
+
+What a term returns is checked wherever it is called, by a planner, a sum or a user: a
+cost has the leading dimensions of its state and no others. Nothing is broadcast.
 """
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffplan.errors import ShapeError
+from diffplan.capabilities import Quadratizable as Quadratizable
+from diffplan.checked_model import ALIGNED
+from diffplan.errors import (
+    ShapeError,
+)
+from diffplan.user_functions import call, require_result
+
+Term = Callable[..., Tensor]
+
+
+def _checked(term: Term) -> Term:
+    """The method with a check of what it returns."""
+    features = (-1,) if term.__name__.endswith("residual") else ()
+
+    @functools.wraps(term)
+    def checked(
+        self: "StageObjective", state: Tensor, action: Tensor | None = None
+    ) -> Tensor:
+        inputs = (state,) if action is None else (state, action)
+        result = call("objective:", term, self, *inputs, advice=ALIGNED)
+        lead = (*state.shape[:-1], *features)
+        return require_result("objective:", checked, result, lead, like=state)
+
+    checked.is_checked = True  # type: ignore[attr-defined]
+    return checked
+
+
+def unchecked(term: Term) -> Term:
+    """Leave out the check of a term whose shape follows from terms that are checked."""
+    term.is_checked = True  # type: ignore[attr-defined]
+    return term
+
+
+TERMS = tuple(
+    f"{when}_{what}"
+    for what in ("cost", "residual")
+    for when in ("initial", "running", "terminal")
+)
+"""The methods of stage and residual objectives whose results are checked."""
 
 
 class StageObjective(nn.Module, ABC):
@@ -27,14 +71,28 @@ class StageObjective(nn.Module, ABC):
 
     A subclass defines `running_cost` and `terminal_cost`, both for any leading
     dimensions; `initial_cost` defaults to `running_cost` and is there for costs paid
-    on arrival, which count no given state.
+    on arrival, which count no given state. Each returns one cost `[…]` per state, in
+    the state's dtype; anything else raises a `ShapeError` or a `TensorTypeError`.
 
     Attributes:
         time_invariant: Whether the cost of a step follows from its state and action
             alone; costs may then be counted a few steps at a time.
+        per_problem: Names of tensors that may have a value for each problem of a batch,
+            with the number of dimensions of one value; see `diffplan.problem_data`.
     """
 
     time_invariant: bool = True
+    per_problem: ClassVar[Mapping[str, int]] = {}
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Put a check around the terms that the class or a mixin of it defines."""
+        super().__init_subclass__(**arguments)
+        for name in TERMS:
+            term = inspect.getattr_static(cls, name, None)
+            done = getattr(term, "is_checked", False)
+            abstract = getattr(term, "__isabstractmethod__", False)
+            if isinstance(term, FunctionType) and not (done or abstract):
+                setattr(cls, name, _checked(term))
 
     @abstractmethod
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
@@ -44,6 +102,7 @@ class StageObjective(nn.Module, ABC):
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return the cost `[…]` of ending in `state` `[…, S]`."""
 
+    @unchecked
     def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the cost `[…]` of the first action, taken in the given state."""
         return self.running_cost(state, action)
@@ -63,31 +122,12 @@ class StageObjective(nn.Module, ABC):
         return cost
 
 
-@runtime_checkable
-class Quadratizable(Protocol):
-    """An objective that knows its own second derivatives: autodiff is not needed."""
-
-    def quadratize(
-        self,
-        states: Float[Tensor, "*batch T+1 S"],
-        actions: Float[Tensor, "*batch T A"],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Expand the cost about a trajectory to second order.
-
-        Returns:
-            Hessian `[…, T, n, n]` and gradient `[…, T, n]` of the cost of each step by
-            (u_t, x_t), n = A + S; Hessian `[…, S, S]` and gradient `[…, S]` of the cost
-            of the last state. Hessians are symmetric; one that is the same everywhere
-            may be an expanded tensor.
-        """
-        ...
-
-
 class ResidualObjective(StageObjective):
     """A cost ½ Σ ‖residual‖² over time steps, for Gauss-Newton planners.
 
     A subclass defines `running_residual` and `terminal_residual`, each returning
-    `[…, R]` with an R of its own, zero included.
+    `[…, R]` with the leading dimensions of its state and an R of its own, zero
+    included.
     """
 
     @abstractmethod
@@ -98,18 +138,22 @@ class ResidualObjective(StageObjective):
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return the residual `[…, R]` of ending in `state`."""
 
+    @unchecked
     def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the residual `[…, R]` of the first action (default: running)."""
         return self.running_residual(state, action)
 
+    @unchecked
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return ½‖running residual‖² `[…]`."""
         return half_square(self.running_residual(state, action))
 
+    @unchecked
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return ½‖terminal residual‖² `[…]`."""
         return half_square(self.terminal_residual(state))
 
+    @unchecked
     def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return ½‖initial residual‖² `[…]`."""
         return half_square(self.initial_residual(state, action))
@@ -142,4 +186,7 @@ def check_trajectory(states: Tensor, actions: Tensor) -> None:
             f"{actions.shape[-2]} actions, got {states.shape[-2]}"
         )
     if states.shape[:-2] != actions.shape[:-2]:
-        torch.broadcast_shapes(states.shape[:-2], actions.shape[:-2])
+        raise ShapeError(
+            "states, actions: expected the same leading dimensions, got "
+            f"{list(states.shape)} and {list(actions.shape)}"
+        )

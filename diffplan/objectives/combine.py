@@ -6,8 +6,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError, TensorTypeError
-from diffplan.objectives.base import ResidualObjective, StageObjective
+from diffplan.errors import ArgumentError, TensorTypeError, require_number, sequence
+from diffplan.objectives.base import (
+    ResidualObjective,
+    StageObjective,
+    unchecked,
+)
 
 
 class SumOfResiduals(ResidualObjective):
@@ -21,20 +25,23 @@ class SumOfResiduals(ResidualObjective):
         TensorTypeError: a term is no `ResidualObjective`.
     """
 
-    def __init__(self, terms: Sequence[ResidualObjective]) -> None:
+    def __init__(self, terms: Iterable[ResidualObjective]) -> None:
         super().__init__()
         self.terms = _checked(terms, ResidualObjective)
         self.time_invariant = all(term.time_invariant for term in terms)
 
+    @unchecked
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return all running residuals `[…, R₁ + R₂ + …]`."""
         parts = [term.running_residual(state, action) for term in self._terms()]
         return torch.cat(parts, dim=-1)
 
+    @unchecked
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return all terminal residuals `[…, R₁ + R₂ + …]`."""
         return torch.cat([term.terminal_residual(state) for term in self._terms()], -1)
 
+    @unchecked
     def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return all initial residuals `[…, R₁ + R₂ + …]`."""
         parts = [term.initial_residual(state, action) for term in self._terms()]
@@ -57,17 +64,19 @@ class WeightedSum(StageObjective):
     """
 
     def __init__(
-        self, terms: Sequence[StageObjective], weights: Sequence[float]
+        self, terms: Iterable[StageObjective], weights: Iterable[float]
     ) -> None:
         super().__init__()
         self.terms = _checked(terms, StageObjective)
         self.time_invariant = all(term.time_invariant for term in terms)
-        if len(weights) != len(self.terms):
+        self.weights = sequence("weights", weights)
+        for index, weight in enumerate(self.weights):
+            require_number(f"weights[{index}]", weight)
+        if len(self.weights) != len(self.terms):
             raise ArgumentError(
                 f"weights: expected one per term ({len(self.terms)}), "
-                f"got {len(weights)}"
+                f"got {len(self.weights)}"
             )
-        self.weights = tuple(weights)
 
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the weighted sum of running costs `[…]`."""
@@ -91,7 +100,8 @@ class WeightedSum(StageObjective):
         return torch.stack(weighted).sum(dim=0)
 
 
-def _checked(terms: Sequence[nn.Module], kind: type[nn.Module]) -> nn.ModuleList:
+def _checked(terms: Iterable[nn.Module], kind: type[nn.Module]) -> nn.ModuleList:
+    terms = sequence("terms", terms)
     if not terms:
         raise ArgumentError("terms: expected at least one objective, got none")
     for index, term in enumerate(terms):

@@ -1,8 +1,16 @@
 """Residual objectives of classical control: reach a goal, spend little effort."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
-from diffplan.errors import require_at_least, require_finite, require_tensor
+from diffplan.errors import (
+    ShapeError,
+    require_at_least,
+    require_finite,
+    require_tensor,
+)
 from diffplan.objectives.base import ResidualObjective, no_residual
 
 
@@ -12,12 +20,15 @@ class GoalDistance(ResidualObjective):
     cost = ½ Σ_{t=0}^{T-1} w ‖x_t - goal‖² + ½ w_T ‖x_T - goal‖²
 
     Args:
-        goal: `[S]`, or `[…, S]` to give each problem of a batch its own.
+        goal: `[S]`, or `[…, S]` to give each problem of a batch its own; the leading
+            dimensions are those of the states that are planned from, candidates and
+            steps may follow. It is met in the dtype of the states.
         running_weight: w, at least zero; zero judges the last state only.
         terminal_weight: w_T, at least zero.
 
     Raises:
         ArgumentError: a weight is negative, or the goal is not finite.
+        ShapeError: the goal is a scalar; later, it does not fit the states.
 
     Example:
         >>> import torch
@@ -26,6 +37,7 @@ class GoalDistance(ResidualObjective):
         tensor(1.)
     """
 
+    per_problem: ClassVar[Mapping[str, int]] = {"goal": 1}
     goal: Tensor
 
     def __init__(
@@ -33,6 +45,8 @@ class GoalDistance(ResidualObjective):
     ) -> None:
         super().__init__()
         require_finite("goal", require_tensor("goal", goal))
+        if goal.ndim == 0:
+            raise ShapeError("goal: expected [S] or […, S], got a scalar")
         self.register_buffer("goal", goal)
         # A negative weight has no residual: its root would be a complex number.
         for name, weight in (
@@ -54,13 +68,19 @@ class GoalDistance(ResidualObjective):
         return self.terminal_weight**0.5 * (state - self._aligned_goal(state))
 
     def _aligned_goal(self, state: Tensor) -> Tensor:
-        # Running states come with a time dimension, the initial and last ones without.
-        missing = state.ndim - self.goal.ndim
-        if self.goal.ndim == 1 or missing == 0:
-            return self.goal
-        return self.goal.reshape(
-            *self.goal.shape[:-1], *(1,) * missing, self.goal.shape[-1]
-        )
+        # Candidates, and for running states time, stand behind the problem's own
+        # dimensions.
+        goal = self.goal.to(state.dtype)
+        lead, size = goal.shape[:-1], goal.shape[-1]
+        if not lead and size == state.shape[-1]:
+            return goal
+        if size != state.shape[-1] or state.shape[:-1][: len(lead)] != lead:
+            raise ShapeError(
+                f"goal: expected [{state.shape[-1]}], or […, {state.shape[-1]}] with "
+                f"the first dimensions of the states {list(state.shape)}, got "
+                f"{list(goal.shape)}"
+            )
+        return goal.reshape(*lead, *(1,) * (state.ndim - goal.ndim), size)
 
 
 class ActionPenalty(ResidualObjective):

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from diffplan.constraints.state import StateConstraint
-from diffplan.errors import ShapeError
+from diffplan.errors import (
+    ShapeError,
+)
 from diffplan.objectives.base import ResidualObjective, StageObjective
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.problem import Objective
+from diffplan.user_functions import require_result
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,10 @@ def add_penalty(objective: Objective, penalty: ConstraintPenalty) -> Objective:
         return WeightedSum([objective, penalty], [1.0, 1.0])
 
     def both(states: Tensor, actions: Tensor) -> Tensor:
-        return objective(states, actions) + penalty(states, actions)
+        cost = objective(states, actions)
+        lead = states.shape[:-2]
+        cost = require_result("objective:", objective, cost, lead, like=states)
+        return cost + penalty(states, actions)
 
     return both
 

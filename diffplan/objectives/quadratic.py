@@ -14,6 +14,7 @@ class QuadraticCost(StageObjective):
 
     with x, u of step t. Planners that need second derivatives read them off instead of
     asking autodiff. Every tensor may carry a graph, or be an `nn.Parameter` to learn.
+    They are met in the dtype of the states.
 
     Args:
         state_cost: Q `[S, S]`; of the square costs only the symmetric part counts.
@@ -72,22 +73,22 @@ class QuadraticCost(StageObjective):
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the cost `[…]` of a step."""
         point = torch.cat((action, state), -1)
-        return _value(point, *self._running())
+        return _value(point, *self._running(point))
 
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return the cost `[…]` of the last state."""
-        return _value(state, *self._final())
+        return _value(state, *self._final(state))
 
     def quadratize(
         self, states: Tensor, actions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
         points = torch.cat((actions, states[..., :-1, :]), -1)
-        return *_form(points, *self._running()), *_form(
-            states[..., -1, :], *self._final()
-        )
+        last = states[..., -1, :]
+        running = _form(points, *self._running(points))
+        return *running, *_form(last, *self._final(last))
 
-    def _running(self) -> tuple[Tensor, Tensor]:
+    def _running(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Hessian and slope at zero by (u, x)."""
         state_cost, action_cost, cross = (
             self.state_cost,
@@ -105,15 +106,15 @@ class QuadraticCost(StageObjective):
                 (state_cost, self.state_linear),
             )
         ]
-        return torch.lerp(hessian, hessian.mT, 0.5), torch.cat(linears)
+        return _symmetric(hessian, torch.cat(linears), like)
 
-    def _final(self) -> tuple[Tensor, Tensor]:
+    def _final(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Hessian and slope at zero by the last state."""
         hessian = self.state_cost if self.final_cost is None else self.final_cost
         linear = self.state_linear if self.final_linear is None else self.final_linear
         if linear is None:
             linear = hessian.new_zeros(len(hessian))
-        return torch.lerp(hessian, hessian.mT, 0.5), linear
+        return _symmetric(hessian, linear, like)
 
     def _keep(self, name: str, value: Tensor | None, *sizes: int) -> None:
         if value is not None:
@@ -127,6 +128,11 @@ class QuadraticCost(StageObjective):
             self.register_parameter(name, value)
         else:
             self.register_buffer(name, value)
+
+
+def _symmetric(hessian: Tensor, linear: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    hessian, linear = hessian.to(like.dtype), linear.to(like.dtype)
+    return torch.lerp(hessian, hessian.mT, 0.5), linear
 
 
 def _value(point: Tensor, hessian: Tensor, linear: Tensor) -> Tensor:

@@ -127,6 +127,8 @@ class AugmentedLagrangian(Planner):
             )
         self.planner = planner
         self.horizon = planner.horizon
+        self.needs_derivatives = planner.needs_derivatives
+        self.leaves_bounds = planner.leaves_bounds
         self.outer_iterations = require_count("outer_iterations", outer_iterations)
         self.penalty = require_positive("penalty", penalty)
         if not growth >= 1:
@@ -139,13 +141,17 @@ class AugmentedLagrangian(Planner):
         self.supported_gradients = {Detach: CONSTANT}  # type: ignore[misc]
         if promise.order > 0:
             self.supported_gradients = {Unroll: promise, Detach: CONSTANT}  # type: ignore[misc]
-        default: GradientStrategy = Unroll() if promise.order > 0 else Detach()
-        self.configure_gradient(default if gradient is None else gradient)
+        self.configure_gradient(gradient, planner)
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise what the wrapped planner raises for the problem it will be given."""
         self.planner.check_problem(problem.relaxed(problem.objective))
         self.planner._check_learnable()
+
+    def check_derivatives(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Raise what the wrapped planner raises for the problem it will be given."""
+        relaxed = problem.relaxed(problem.objective)
+        self.planner.check_derivatives(relaxed, state)
 
     def draw_noise(
         self,
@@ -181,7 +187,9 @@ class AugmentedLagrangian(Planner):
             warm_start = plan
             values = _values(problem, plan)
             violation = values.largest()
-            trace["cost"].append(problem.objective(plan.states, plan.actions).detach())
+            trace["cost"].append(
+                problem.trajectory_cost(plan.states, plan.actions).detach()
+            )
             trace["constraint_violation"].append(violation)
             trace["constraint_penalty"].append(multipliers.penalty[:, 0, 0])
             unmet = values.unmet(multipliers)
@@ -303,7 +311,7 @@ def _solution(
 ) -> Solution:
     inner = {f"planner_{name}": value for name, value in plan.diagnostics.items()}
     if not traces:
-        cost = problem.objective(plan.states, plan.actions).detach()
+        cost = problem.trajectory_cost(plan.states, plan.actions).detach()
         traces = {"cost": cost[:, None]}
     return Solution(
         actions=plan.actions,

@@ -10,51 +10,44 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from diffplan.border import full_precision
 from diffplan.errors import (
-    ShapeError,
     UnsupportedGradientError,
-    UnsupportedProblemError,
     is_traced,
-    require_finite,
 )
 from diffplan.functional.derivatives import constants
+from diffplan.functional.isolation import guarded_copy, isolated
+from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
     Detach,
     GradientStrategy,
     Implicit,
+    default_strategy,
     require_supported,
 )
 from diffplan.plan import Plan, Status
+from diffplan.planners.arguments import require_problem, require_warm_start
 from diffplan.planners.checkpointing import checkpointed_evaluation
+from diffplan.planners.derivatives import (
+    refuse_export,
+    refuse_inference_mode,
+    require_derivatives,
+    tell_of_constants,
+)
 from diffplan.planners.numbers import check_numbers, numbers_in_range
+from diffplan.planners.progress import unless_worse
+from diffplan.planners.solution import Solution
 from diffplan.problem import PlanningProblem
 
-
-@dataclass(frozen=True)
-class Solution:
-    """What `Planner.solve` found, with one batch dimension B.
-
-    Attributes:
-        actions: `[B, T, A]`; `Planner` projects them onto the action space.
-        status: `[B]` integers of `Status`; None means `Status.COMPLETED`.
-        iterations: `[B]` integers, or one number for all.
-        diagnostics: See `Plan.diagnostics`.
-        memory: See `Plan.memory`.
-    """
-
-    actions: Tensor
-    status: Tensor | None = None
-    iterations: Tensor | int = 0
-    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
+__all__ = ["Planner", "Solution", "standard_normal"]
 
 
 class Planner(nn.Module, ABC):
@@ -69,10 +62,13 @@ class Planner(nn.Module, ABC):
     ones by `problem.project` and judges them by `problem.cost`. A planner that does the
     latter throughout declares `plans_under_noise`, or it is given no
     `StochasticProblem`; one that keeps constraints on states declares
-    `keeps_state_constraints`. One that cannot move within constrained actions calls
-    `problem.refuse_constraints` in `check_problem`. One that differentiates while it
-    plans, which `torch.export` cannot trace, is not `exportable`. One that offers to
-    save memory sets `checkpoint`.
+    `keeps_state_constraints`. `candidate_dimensions` counts the dimensions that it adds
+    to the batch when it calls the model (candidates, starts …): those are tried once,
+    before any work is done. One that cannot move within constrained actions calls
+    `problem.refuse_constraints` in `check_problem`. One that descends the cost by its
+    derivative declares `needs_derivatives` (`torch.export` cannot trace it), and one
+    that asks the model about actions outside of the box on its way `leaves_bounds`. One
+    that offers to save memory sets `checkpoint`.
 
     References:
         The signature follows "a problem at call time, a record as the answer".
@@ -84,10 +80,13 @@ class Planner(nn.Module, ABC):
     learnable_numbers: ClassVar[tuple[str, ...]] = ()
     keeps_state_constraints: ClassVar[bool] = False
     plans_under_noise: ClassVar[bool] = False
-    exportable: ClassVar[bool] = True
+    needs_derivatives: bool = False
+    leaves_bounds: bool = False
+    candidate_dimensions: ClassVar[int] = 1
     checkpoint: bool = False
     horizon: int
     gradient: GradientStrategy
+    _constant_by_default: bool = False
 
     def forward(
         self,
@@ -102,7 +101,8 @@ class Planner(nn.Module, ABC):
 
         Args:
             problem: Dynamics, objective and action space.
-            state: The given planning state `[…, S]`, any leading dimensions.
+            state: The given planning state `[…, S]`, any leading dimensions; float32
+                or float64, which decides the dtype of the plan, also under autocast.
             warm_start: An earlier plan of the same batch and horizon, usually
                 `plan.shifted(k)`; None starts afresh.
             generator: Source of all randomness; None stands for a new generator
@@ -110,8 +110,9 @@ class Planner(nn.Module, ABC):
                 state is never touched.
             evaluate: False leaves out the rollout of the answer, T steps of the
                 dynamics one after the other, for those who want nothing but actions:
-                `plan.states` and `plan.cost` are NaN, and `plan.status` does not tell
-                whether the cost is finite.
+                `plan.states` and `plan.cost` are NaN, `plan.status` does not tell
+                whether the cost is finite, and planners that sample do not compare
+                their answer with the warm start.
 
         Returns:
             A `Plan` with the leading dimensions of `state`.
@@ -120,20 +121,25 @@ class Planner(nn.Module, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
-        self._check_export()
+        refuse_export(type(self).__name__, self.needs_derivatives)
+        require_problem(problem, state)
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
-            problem.check_state(state)
             self._refuse(problem)
+            problem.check_state(state, self.horizon, self.candidate_dimensions)
             self.check_problem(problem)
             self._check_learnable()
-            self._check_warm_start(problem, state, warm_start)
+            if warm_start is not None:
+                require_warm_start(problem, state, warm_start, self.horizon)
+            self._check_graph(problem, state)
+        problem = problem.for_batch(state.shape[:-1])
+        if warm_start is not None:
+            warm_start = warm_start.to(state)
         if state.ndim == 2:
             return self._plan(problem, state, warm_start, generator, evaluate)
         batch_shape, flat = state.shape[:-1], state.reshape(-1, state.shape[-1])
         if warm_start is not None:
-            count = len(batch_shape)
-            warm_start = warm_start.map(lambda value: _flatten(value, count))
+            warm_start = warm_start.map(lambda value: _flatten(value, len(batch_shape)))
         plan = self._plan(problem, flat, warm_start, generator, evaluate)
         return plan.map(lambda value: value.reshape(batch_shape + value.shape[1:]))
 
@@ -145,9 +151,10 @@ class Planner(nn.Module, ABC):
         generator: torch.Generator | None,
         evaluate: bool,
     ) -> Plan:
-        problem = problem.realize(state, self.horizon, generator)
-        noise = self.draw_noise(problem, state, generator)
-        return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
+        with full_precision(state):
+            problem = problem.realize(state, self.horizon, generator)
+            noise = self.draw_noise(problem, state, generator)
+            return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
 
     def plan_with_noise(
         self,
@@ -168,13 +175,17 @@ class Planner(nn.Module, ABC):
             warm_start: An earlier plan with one batch dimension, or None.
             evaluate: See `forward`.
         """
+        if isinstance(self.gradient, Implicit):
+            refuse_inference_mode(type(self).__name__)
         problem = _moved(problem, state)
+        graphed = guarded_copy(problem, state)
         untracked = isinstance(self.gradient, Detach | Implicit)
         with constants() if untracked else nullcontext():
-            solution = self.solve(problem, state, noise, warm_start)
+            given = problem if untracked else graphed
+            solution = self.solve(given, state, noise, warm_start)
         if isinstance(self.gradient, Implicit):
             solution = self.differentiate(problem, state, solution)
-        return self._answer(problem, state, solution, evaluate)
+        return self._answer(graphed, state, solution, evaluate)
 
     @abstractmethod
     def solve(
@@ -217,27 +228,57 @@ class Planner(nn.Module, ABC):
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if the problem lacks a refinement or capability (default: none)."""
 
+    def check_derivatives(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Raise if the planner descends a cost that has no derivative by the actions.
+
+        Once per planner and problem. A planner that runs another one asks that one.
+
+        Args:
+            problem: The problem, already checked.
+            state: `[…, S]`.
+
+        Raises:
+            UnsupportedProblemError: the graph between actions and cost is cut.
+        """
+        if self.needs_derivatives:
+            constant = isinstance(self.gradient, Detach) or not torch.is_grad_enabled()
+            name, steps = type(self).__name__, self.horizon
+            require_derivatives(problem, state, steps, needed_by=name, by_hand=constant)
+
     def initial_actions(
         self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
     ) -> Tensor:
         """Return where planning starts: the warm start's actions, else the box centre.
 
         Returns:
-            `[B, T, A]`.
+            Allowed actions `[B, T, A]`.
         """
         if warm_start is not None:
-            return warm_start.actions
-        center = problem.action_space.to(state).center
+            return problem.project(warm_start.actions)
+        center = problem.project(problem.action_space.to(state).center)
         return center.expand(state.shape[0], self.horizon, -1)
 
-    def configure_gradient(self, gradient: GradientStrategy) -> None:
+    def configure_gradient(
+        self, gradient: GradientStrategy | None, inner: "Planner | None" = None
+    ) -> None:
         """Set the gradient strategy, refusing one that is not supported.
+
+        Args:
+            gradient: None stands for `Unroll()` where it is supported, so that every
+                planner that can be a layer is one unless asked otherwise, and for
+                `Detach()` elsewhere.
+            inner: The planner that this one runs, if it does.
 
         Raises:
             UnsupportedGradientError: names the strategies that are.
         """
+        chosen = default_strategy(self.supported_gradients, gradient)
+        nobody_chose = gradient is None and (
+            inner is None or inner._constant_by_default
+        )
+        self._constant_by_default = nobody_chose and isinstance(chosen, Detach)
         self.gradient = require_supported(
-            type(self).__name__, gradient, self.supported_gradients
+            type(self).__name__, chosen, self.supported_gradients
         )
 
     def _answer(
@@ -248,11 +289,8 @@ class Planner(nn.Module, ABC):
         evaluate: bool = True,
     ) -> Plan:
         raw = solution.actions
-        finite = torch.isfinite(raw).all(dim=-1).all(dim=-1)
+        finite = torch.isfinite(raw).all(-1).all(-1) & numbers_in_range(self)
         safe = torch.where(finite[:, None, None], raw, torch.zeros_like(raw))
-        in_range = numbers_in_range(self)
-        if in_range is not None:
-            finite = finite & in_range
         actions = problem.project(safe)
         if isinstance(self.gradient, Detach):
             actions = actions.detach()  # also from bounds and constraints
@@ -261,10 +299,13 @@ class Planner(nn.Module, ABC):
             states = state.new_full(shape, torch.nan)
             cost = state.new_full(shape[:1], torch.nan)
         else:
-            if self.checkpoint:
-                states, cost = checkpointed_evaluation(problem, state, actions)
+            thrifty = partial(checkpointed_evaluation, problem)
+            follow = thrifty if self.checkpoint else problem.evaluate
+            if solution.known is None:
+                states, cost = isolated(follow, state, actions, lead=1)
             else:
-                states, cost = problem.evaluate(state, actions)
+                known = solution.known
+                actions, states, cost = unless_worse(follow, state, actions, known)
             finite = finite & torch.isfinite(cost)
         status: Tensor | int = int(Status.COMPLETED)
         if solution.status is not None:
@@ -294,17 +335,6 @@ class Planner(nn.Module, ABC):
         if not self.plans_under_noise:
             problem.refuse_noise(type(self).__name__)
 
-    def _check_export(self) -> None:
-        if not torch.compiler.is_exporting():
-            return
-        for planner in self.modules():
-            if isinstance(planner, Planner) and not planner.exportable:
-                raise UnsupportedProblemError(
-                    f"torch.export: {type(planner).__name__} differentiates while it "
-                    "plans, which torch.export cannot trace; use torch.compile, or "
-                    "export a planner that samples (CEM, DCEM, MPPI)"
-                )
-
     def _check_learnable(self) -> None:
         check_numbers(self)
         if isinstance(self.gradient, Detach) or not torch.is_grad_enabled():
@@ -322,18 +352,19 @@ class Planner(nn.Module, ABC):
                 "call requires_grad_(False) on it, or use Unroll()"
             )
 
-    def _check_warm_start(
-        self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
-    ) -> None:
-        if warm_start is None:
+    def _check_graph(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Check once what this planner and the caller need a graph for."""
+        if inside_transform():  # what the problem closes over may be a placeholder
             return
-        if warm_start.batch_shape != state.shape[:-1]:
-            raise ShapeError(
-                f"warm_start: expected the state's batch shape "
-                f"{list(state.shape[:-1])}, got {list(warm_start.batch_shape)}"
-            )
-        problem.check_actions("warm_start.actions", warm_start.actions, self.horizon)
-        require_finite("warm_start.actions", warm_start.actions)
+        graph = torch.is_grad_enabled()
+        functions = (problem.dynamics, problem.objective)
+        kind = (self, graph, *functions, state.shape, state.dtype, state.device)
+        if kind != problem.differentiated:
+            self.check_derivatives(problem, state)
+            problem.differentiated = kind
+        if graph and self._constant_by_default and state.requires_grad:
+            self._constant_by_default = False
+            tell_of_constants(type(self).__name__)
 
 
 def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:

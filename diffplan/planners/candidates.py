@@ -1,10 +1,12 @@
 """Candidates: several action sequences for one problem, `[B, N, T, A]`."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffplan.errors import ShapeError
+from diffplan.functional.isolation import isolated
 from diffplan.objectives.base import StageObjective
 from diffplan.planners.checkpointing import checkpointed_cost, is_stagewise
 from diffplan.problem import PlanningProblem
@@ -22,6 +24,8 @@ def candidate_costs(
 ) -> Float[Tensor, "B N"]:
     """Return the cost of every candidate, rolled out from the given state.
 
+    A candidate whose cost is not finite has no gradient, and spoils nobody else's.
+
     Args:
         problem: Dynamics and objective; both see leading dimensions `[B, N]`, or
             `[B, P, N]` with the particles of a `StochasticProblem`.
@@ -31,26 +35,23 @@ def candidate_costs(
             None takes all.
         checkpoint: Whether to bound the memory of a gradient too, see
             `diffplan.planners.checkpointing`.
-
-    Raises:
-        ShapeError: the objective does not return one cost per trajectory.
     """
+    costs_of = partial(row_costs, problem, checkpoint)
     chunks = (candidates,) if chunk_size is None else candidates.split(chunk_size, 1)
-    costs = []
+    costs: list[Tensor] = []
     for chunk in chunks:
         # Copied, for a product of matrices takes a far slower way for expanded ones.
         start = state.unsqueeze(1).expand(-1, chunk.shape[1], -1).contiguous()
-        if checkpoint:
-            cost = checkpointed_cost(problem, start, chunk)
-        else:
-            cost = _cost(problem, start, chunk)
-        if cost.shape != chunk.shape[:2]:
-            raise ShapeError(
-                f"objective: expected one cost per trajectory "
-                f"{list(chunk.shape[:2])}, got {list(cost.shape)}"
-            )
-        costs.append(cost)
+        costs += isolated(costs_of, start, chunk, lead=2)
     return torch.cat(costs, dim=1) if len(costs) > 1 else costs[0]
+
+
+def row_costs(
+    problem: PlanningProblem, checkpoint: bool, start: Tensor, chunk: Tensor
+) -> tuple[Tensor]:
+    """Return the cost `[B, N]` of candidates from states `[B, N, S]`, in a tuple."""
+    evaluated = checkpointed_cost if checkpoint else _cost
+    return (evaluated(problem, start, chunk),)
 
 
 def _cost(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
@@ -59,7 +60,8 @@ def _cost(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
     # to that by itself.
     count = actions.shape[:-1].numel() * state.shape[-1]
     large = state.device.type == "cpu" and count * state.element_size() > CACHED
-    if large and not problem.is_compiled and is_stagewise(problem):
+    whole = problem.is_compiled or problem.guarded
+    if large and not whole and is_stagewise(problem):
         return _cost_by_step(problem, state, actions)
     return problem.cost(state, actions)
 
@@ -68,19 +70,20 @@ def _cost_by_step(problem: PlanningProblem, state: Tensor, actions: Tensor) -> T
     objective = problem.require_objective(StageObjective, "a sum over steps")
     by_time = actions.movedim(-2, 0).contiguous().unbind(0)
     cost = objective.initial_cost(state, by_time[0])
-    state = problem.dynamics(state, by_time[0])
+    state = problem.step(state, by_time[0])
     for action in by_time[1:]:
         cost = cost + objective.running_cost(state, action)
-        state = problem.dynamics(state, action)
+        state = problem.step(state, action)
     return cost + objective.terminal_cost(state)
 
 
-def worst_if_nan(cost: Tensor) -> Tensor:
-    """Replace NaN by infinity, so that a failed rollout is never the best one.
+def worst_if_failed(cost: Tensor) -> Tensor:
+    """Replace NaN and -∞ by ∞, so that a failed rollout is never the best one.
 
-    `topk`, `argmin` and `min` of PyTorch rank NaN first.
+    `topk`, `argmin` and `min` of PyTorch rank NaN first, and a cost that overflowed
+    downwards is as little of a cost.
     """
-    return torch.where(cost.isnan(), torch.full_like(cost, torch.inf), cost)
+    return torch.where(torch.isfinite(cost), cost, torch.inf)
 
 
 def pick(

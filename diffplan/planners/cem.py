@@ -35,7 +35,10 @@ class CEM(SamplingPlanner):
         shared_noise: Give all batch elements the same noise, which saves drawing it; a
             plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
-        gradient: `Detach()`.
+        keep_best: Answer with the warm start where that costs less than the final mean
+            by more than a hundredth; False always answers with the mean.
+        gradient: `Detach()`. If None, a state that requires a gradient is answered
+            with a `ConstantPlanWarning`, once.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -73,7 +76,8 @@ class CEM(SamplingPlanner):
         shared_noise: bool = False,
         epsilon: float = 1e-6,
         chunk_size: int | None = None,
-        gradient: GradientStrategy = Detach(),  # noqa: B008 - immutable
+        keep_best: bool = True,
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_sampling(
@@ -84,6 +88,7 @@ class CEM(SamplingPlanner):
             noise_exponent=noise_exponent,
             shared_noise=shared_noise,
             chunk_size=chunk_size,
+            keep_best=keep_best,
         )
         self.num_elites = require_count("num_elites", num_elites, 1)
         if num_elites > num_samples:

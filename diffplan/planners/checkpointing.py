@@ -18,7 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffplan.functional.rollout import recomputed, rollout
+from diffplan.functional.isolation import guarded_rollout
+from diffplan.functional.rollout import recomputed
 from diffplan.objectives.base import StageObjective
 from diffplan.problem import PlanningProblem
 
@@ -58,11 +59,11 @@ def checkpointed_evaluation(
     Returns:
         States `[…, T+1, S]`, which are kept, and cost `[…]`.
     """
-    if not _is_plain(problem):
+    if problem.guarded or not _is_plain(problem):
         return recomputed(problem.evaluate, state, actions)
     length = segment_length(actions.shape[-2])
-    states = rollout(problem.dynamics, state, actions, length)
-    return states, recomputed(problem.objective, states, actions)
+    states = problem.rollout(state, actions, length)
+    return states, recomputed(problem.trajectory_cost, states, actions)
 
 
 def checkpointed_gradient(
@@ -123,7 +124,11 @@ def _stages(
 ) -> tuple[Tensor, Tensor]:
     """Roll a segment out; return its last state and the cost of its steps."""
     objective = problem.require_objective(StageObjective, "a segment")
-    states = rollout(problem.dynamics, state, actions)
+    known = None
+    if problem.guarded:
+        states, known = guarded_rollout(problem.step, state, actions)
+    else:
+        states = problem.rollout(state, actions)
     before, after = states[..., :-1, :], states[..., -1, :]
     cost = torch.zeros_like(state[..., 0])
     if first:
@@ -133,6 +138,8 @@ def _stages(
         cost = cost + objective.running_cost(before, actions).sum(dim=-1)
     if last:
         cost = cost + objective.terminal_cost(after)
+    if known is not None:
+        cost = torch.where(known[..., -1], cost, torch.nan)
     return after, cost
 
 

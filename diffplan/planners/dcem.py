@@ -60,7 +60,9 @@ class DCEM(SamplingPlanner):
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.
-        gradient: `Unroll()`, `Truncated(k)` or `Detach()`.
+        keep_best: Answer with the warm start where that costs less than the final mean
+            by more than a hundredth; False always answers with the mean.
+        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -110,7 +112,8 @@ class DCEM(SamplingPlanner):
         shared_noise: bool = False,
         chunk_size: int | None = None,
         checkpoint: bool = False,
-        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+        keep_best: bool = True,
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_sampling(
@@ -121,6 +124,7 @@ class DCEM(SamplingPlanner):
             noise_exponent=noise_exponent,
             shared_noise=shared_noise,
             chunk_size=chunk_size,
+            keep_best=keep_best,
             checkpoint=checkpoint,
         )
         self.num_elites = require_count("num_elites", num_elites, 1)

@@ -27,10 +27,11 @@ from diffplan.gradients import (
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Solution, standard_normal
-from diffplan.planners.candidates import pick
+from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
 from diffplan.planners.numbers import set_number
-from diffplan.planners.second_order import SecondOrderShooting, increments
-from diffplan.planners.steps import Nominal, Step
+from diffplan.planners.progress import with_cheaper_last
+from diffplan.planners.second_order import SecondOrderShooting
+from diffplan.planners.steps import Nominal, Step, increments
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
 
@@ -64,11 +65,12 @@ class ShootingGN(SecondOrderShooting):
         step_sizes: Fractions of the step that are tried, above 0 and at most 1; the
             best is taken.
         num_starts: Starting points that are optimised side by side; the best result is
-            taken. With a warm start the first one is that plan.
+            taken. With a warm start the first one is that plan; without, one is the
+            middle of the box where that is cheaper than all.
         early_exit: See `ILQR`.
         init: Distribution of the starting points: "normal", N(centre, half width²)
             clipped to the box, or "uniform" in the box.
-        gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
+        gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -97,6 +99,7 @@ class ShootingGN(SecondOrderShooting):
         Detach: CONSTANT,
     }
     learnable_numbers: ClassVar = ("damping",)
+    candidate_dimensions: ClassVar[int] = 2  # starts, and fractions of a step
     damping: AdaptiveDamping | Tensor | float
 
     def __init__(
@@ -110,7 +113,7 @@ class ShootingGN(SecondOrderShooting):
         num_starts: int = 1,
         init: str = "normal",
         early_exit: bool | None = None,
-        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_iteration(
@@ -178,9 +181,11 @@ class ShootingGN(SecondOrderShooting):
         if warm_start is not None:
             actions = torch.cat([warm_start.actions.unsqueeze(1), actions[:, 1:]], 1)
             damping = self._warm_damping(warm_start, damping)
+        actions = box.project(actions)
+        if warm_start is None and self.iterations > 0:
+            actions = self._with_middle(problem, state, actions)
         starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
-        found = self.iterate(problem, starts, box.project(actions), damping)
-        return self._best(*found)
+        return self._best(*self.iterate(problem, starts, actions, damping))
 
     def gauss_newton_for(self, problem: PlanningProblem) -> bool:  # noqa: ARG002
         """Return True."""
@@ -203,6 +208,20 @@ class ShootingGN(SecondOrderShooting):
             return damping
         kept = warm_start.memory["damping"][:, :, 0].to(damping).detach()
         return torch.cat([kept, damping[:, 1:]], dim=1)
+
+    def _with_middle(
+        self, problem: PlanningProblem, state: Tensor, actions: Tensor
+    ) -> Tensor:
+        """Put the middle of the box in the place of a start, if it is cheaper than all.
+
+        A descent ends no higher then than there.
+        """
+        middle = self.initial_actions(problem, state, None).unsqueeze(1)
+        tried = torch.cat((actions, middle), dim=1)
+        with torch.no_grad():
+            cost = worst_if_failed(candidate_costs(problem, state, tried))
+            index = with_cheaper_last(cost)
+        return tried.gather(1, index[:, :, None, None].expand_as(actions))
 
     def _best(self, found: Solution, cost: Tensor) -> Solution:
         best = cost.argmin(dim=1)

@@ -6,12 +6,16 @@ The loop::
     repeat `iterations` times:
         gradient   ← ∂ Σ_n cost_n / ∂ candidates        each candidate its own
         candidates ← project(candidates - step_size · direction(gradient))
-    answer: the candidate of least cost
+    answer: the cheapest candidate of all iterations
+
+A step that is too long makes candidates worse, so the answer is the best iterate and
+not the last one; its gradient is that of the steps that led to it.
 
 Gradients come from `torch.func.grad` and updates from pure rules, so the loop can be
 unrolled, differentiated again and compiled.
 """
 
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -25,6 +29,7 @@ from diffplan.functional.first_order import (
     clip_norm,
     start_moments,
 )
+from diffplan.functional.isolation import finite_rows, isolated, may_look
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -36,9 +41,15 @@ from diffplan.gradients import (
 )
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution, standard_normal
-from diffplan.planners.candidates import candidate_costs, pick, worst_if_nan
+from diffplan.planners.candidates import (
+    candidate_costs,
+    pick,
+    row_costs,
+    worst_if_failed,
+)
 from diffplan.planners.checkpointing import checkpointed_gradient
 from diffplan.planners.numbers import set_number
+from diffplan.planners.progress import Best, Progress, with_cheaper_last
 from diffplan.planners.sampling import stack_trace
 from diffplan.problem import PlanningProblem
 
@@ -59,17 +70,19 @@ class GradientPlanner(Planner):
         rule: Turns gradients into directions, see `diffplan.functional.first_order`.
         clip: Largest norm of the gradient of one action, or None.
         uniform: Whether random starts are uniform in the box instead of normal.
+        keep_best: Whether the answer is the best iterate instead of the last one.
     """
 
     learnable_numbers: ClassVar = ("step_size",)
     plans_under_noise: ClassVar[bool] = True
-    exportable: ClassVar[bool] = False
+    needs_derivatives = True
     num_candidates: int
     iterations: int
     step_size: float | Tensor
     rule: FirstOrderRule
     clip: float | None = None
     uniform: bool = False
+    keep_best: bool
 
     def configure_descent(
         self,
@@ -78,6 +91,7 @@ class GradientPlanner(Planner):
         iterations: int,
         step_size: float | Tensor,
         rule: FirstOrderRule,
+        keep_best: bool,
     ) -> None:
         """Check and set the attributes that both planners name alike.
 
@@ -87,7 +101,7 @@ class GradientPlanner(Planner):
         self.horizon = require_count("horizon", horizon)
         self.iterations = require_count("iterations", iterations, 0)
         set_number(self, "step_size", step_size)
-        self.rule = rule
+        self.rule, self.keep_best = rule, keep_best
 
     def draw_noise(
         self,
@@ -110,12 +124,20 @@ class GradientPlanner(Planner):
         """Run the loop; see `Planner.solve`."""
         noise = cast(Tensor, noise)
         candidates = self._starting_points(problem, noise, warm_start)
-        moments = start_moments(candidates)
-        trace: list[Tensor] = []
+        start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1).contiguous()
+        moments, progress = start_moments(candidates), Progress()
+        seeks_middle = self.keep_best and warm_start is None
 
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
-                gradient, cost = self._slope(problem, state, candidates)
+                if iteration == 0 and seeks_middle:
+                    candidates, gradient, cost = self._first(problem, state, candidates)
+                else:
+                    gradient, cost = self._slopes(problem, start, candidates)
+                ok = finite_rows((gradient, cost), lead=2)
+                progress.add(candidates, worst_if_failed(cost.detach()), ok)
+                if not (may_look(ok) and bool(ok.all())):
+                    gradient = torch.where(ok[..., None, None], gradient, 0.0)
                 if self.clip is not None:
                     gradient = clip_norm(gradient, self.clip)
                 if problem.action_constraints:
@@ -123,21 +145,41 @@ class GradientPlanner(Planner):
                 direction, moments = self.rule.direction(gradient, moments)
                 candidates = candidates - self.step_size * direction
                 candidates = problem.project(candidates)
-            trace.append(worst_if_nan(cost.detach()))
-        candidates = problem.project(candidates)
-        return self._choose(problem, state, candidates, trace)
+        return self._choose(problem, state, candidates, progress)
+
+    def _first(
+        self, problem: PlanningProblem, state: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first candidates, their gradients and their costs.
+
+        Where the middle of the box is cheaper than all of them, it takes the place of
+        the dearest: a descent ends no higher than there, and has begun there.
+        """
+        middle = self.initial_actions(problem, state, None).unsqueeze(1)
+        tried = torch.cat((candidates, middle), dim=1)
+        start = state.unsqueeze(1).expand(-1, tried.shape[1], -1).contiguous()
+        gradient, cost = self._slopes(problem, start, tried)
+        index = with_cheaper_last(worst_if_failed(cost.detach()))
+        whole = index[:, :, None, None].expand_as(candidates)
+        return tried.gather(1, whole), gradient.gather(1, whole), cost.gather(1, index)
+
+    def _slopes(
+        self, problem: PlanningProblem, start: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        slope = partial(self._slope, problem)
+        gradient, cost = isolated(slope, start, candidates, lead=2)
+        return gradient, cost
 
     def _slope(
-        self, problem: PlanningProblem, state: Tensor, candidates: Tensor
+        self, problem: PlanningProblem, start: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return each candidate's gradient `[B, N, T, A]` and cost `[B, N]`."""
         transformed = inside_transform() or torch.compiler.is_compiling()
         if self.checkpoint and not transformed:
-            start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1)
             return checkpointed_gradient(problem, start, candidates)
 
         def total_cost(actions: Tensor) -> tuple[Tensor, Tensor]:
-            cost = candidate_costs(problem, state, actions)
+            (cost,) = row_costs(problem, False, start, actions)
             return cost.sum(), cost
 
         return torch.func.grad(total_cost, has_aux=True)(candidates)
@@ -160,24 +202,30 @@ class GradientPlanner(Planner):
         box = problem.action_space.to(noise)
         spread = 2 * torch.special.ndtr(noise) - 1 if self.uniform else noise
         points = box.center + box.scale * spread
-        if warm_start is None:
-            return points
-        return torch.cat([warm_start.actions.unsqueeze(1), points[:, 1:]], dim=1)
+        if warm_start is not None:
+            points = torch.cat([warm_start.actions.unsqueeze(1), points[:, 1:]], dim=1)
+        return problem.project(points)
 
     def _choose(
         self,
         problem: PlanningProblem,
         state: Tensor,
         candidates: Tensor,
-        trace: list[Tensor],
+        progress: Progress,
     ) -> Solution:
         with torch.no_grad():
-            cost = worst_if_nan(candidate_costs(problem, state, candidates))
-        best = cost.argmin(dim=-1)
-        chosen = [pick(costs, best) for costs in trace]
-        cheapest = [costs.amin(dim=-1) for costs in trace]
+            cost = worst_if_failed(candidate_costs(problem, state, candidates))
+        last = Best.of(candidates, cost)
+        best, first = last, cost.amin(dim=-1)
+        if progress.costs:
+            first = progress.costs[0].amin(dim=-1)
+        if self.keep_best and progress.best is not None:
+            best = progress.best.or_later(last)
+        chosen = [pick(costs, best.candidate) for costs in progress.costs]
+        cheapest = [costs.amin(dim=-1) for costs in progress.costs]
         return Solution(
-            actions=pick(candidates, best),
+            actions=best.actions,
+            status=progress.status(first, last.least),
             iterations=self.iterations,
             diagnostics={
                 "cost": stack_trace(chosen, state),
@@ -190,19 +238,23 @@ class GradientPlanner(Planner):
 class ShootingGD(GradientPlanner):
     """Shooting with gradient descent: Adam on the actions, projected after each step.
 
-    LatCo's baseline "shooting GD". Differentiable, though its many iterations make
-    `Detach()` the default.
+    LatCo's baseline "shooting GD". A plan that nobody differentiates is cheaper under
+    `torch.no_grad()`: a graph of so many iterations takes memory.
 
     Args:
         horizon: T, number of planned actions.
         iterations: Adam steps (LatCo: 500 on Meta-World, 100 on DeepMind Control).
         step_size: Adam's step size, a number or a learnable tensor.
         num_starts: Random restarts that descend side by side; the best one is taken.
+            Where the middle of the box is cheaper than all, it is one of them.
         init: Distribution of the starting points: "normal", N(centre, half width²) as
             LatCo's released code, or "uniform" in the box as its paper says.
         checkpoint: Let derivatives compute rollouts again instead of keeping them:
             memory grows with √T instead of T, for one more forward pass.
-        gradient: `Detach()`, `Unroll()` or `Truncated(k)`.
+        keep_best: Return the cheapest iterate; False returns the last one, and starts
+            at nothing but random points and the warm start, as the paper does.
+        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`. Where the best
+            iterate comes before the last k, `Truncated(k)` has the gradient zero.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -234,7 +286,8 @@ class ShootingGD(GradientPlanner):
         num_starts: int = 1,
         init: str = "normal",
         checkpoint: bool = False,
-        gradient: GradientStrategy = Detach(),  # noqa: B008 - immutable
+        keep_best: bool = True,
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_descent(
@@ -242,6 +295,7 @@ class ShootingGD(GradientPlanner):
             iterations=iterations,
             step_size=step_size,
             rule=RULES["adam"],
+            keep_best=keep_best,
         )
         self.num_candidates = require_count("num_starts", num_starts, 1)
         if init not in ("normal", "uniform"):
@@ -254,9 +308,11 @@ class ShootingGD(GradientPlanner):
 class GradMPC(GradientPlanner):
     """Gradient-based planning: many candidates descend, the best one is taken.
 
-    The starting points are N(centre, half width²); with a warm start the first one is
-    that plan. A plan is differentiated through every gradient step, second derivatives
-    included; which candidate is best is piecewise constant and carries no gradient.
+    The starting points are N(centre, half width²), brought into the box; with a warm
+    start the first one is that plan, without one of them is the middle of the box where
+    that is cheaper than all. A plan is differentiated through every gradient
+    step, second derivatives included; which candidate is best is piecewise constant and
+    carries no gradient.
 
     The paper gives neither the optimiser nor the step size of the actions: plain
     gradient descent as in its algorithm 1 is the default here, and no clipping.
@@ -270,7 +326,10 @@ class GradMPC(GradientPlanner):
         clip: Largest norm of the gradient of one action; None leaves it as it is.
         checkpoint: Let derivatives compute rollouts again instead of keeping them:
             memory grows with √T instead of T, for one more forward pass.
-        gradient: `Unroll()`, `Truncated(k)` or `Detach()`.
+        keep_best: Return the cheapest iterate; False returns the last one, and starts
+            at nothing but random points and the warm start, as the paper does.
+        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`. Where the best
+            iterate comes before the last k, `Truncated(k)` has the gradient zero.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -306,7 +365,8 @@ class GradMPC(GradientPlanner):
         optimizer: str | FirstOrderRule = "sgd",
         clip: float | None = None,
         checkpoint: bool = False,
-        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+        keep_best: bool = True,
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_descent(
@@ -314,6 +374,7 @@ class GradMPC(GradientPlanner):
             iterations=iterations,
             step_size=step_size,
             rule=_rule(optimizer),
+            keep_best=keep_best,
         )
         self.num_candidates = require_count("num_candidates", num_candidates, 1)
         self.clip = None if clip is None else require_positive("clip", clip)

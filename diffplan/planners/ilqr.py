@@ -77,7 +77,7 @@ class ILQR(SecondOrderShooting):
             is returned does not depend on it. `Truncated(k)` always gets its k
             iterations.
         feedback: Whether `plan.diagnostics` holds the gains: one more sweep.
-        gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`.
+        gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -120,7 +120,7 @@ class ILQR(SecondOrderShooting):
         step_sizes: Sequence[float] = STEP_SIZES,
         early_exit: bool | None = None,
         feedback: bool = False,
-        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_iteration(

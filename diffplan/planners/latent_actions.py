@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffplan.errors import (
     ArgumentError,
-    ShapeError,
     TensorTypeError,
     require_count,
     require_shape,
@@ -30,6 +29,7 @@ from diffplan.objectives.base import StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution
 from diffplan.problem import Box, PlanningProblem
+from diffplan.user_functions import call, require_result
 
 DECODED = Derivatives(
     order=2, wrt=("dynamics", "objective", "state", "bounds", "planner")
@@ -126,6 +126,7 @@ class LatentActions(Planner):
             latent_space = Box([-1.0] * size, [1.0] * size)
         self.horizon = require_count("horizon", horizon)
         self.planner = planner
+        self.needs_derivatives = planner.needs_derivatives
         self.decoder = decoder
         self.latent_space = latent_space
         # To the order that the inner planner promises for its own strategy.
@@ -134,29 +135,28 @@ class LatentActions(Planner):
         if order > 0:
             promises = {Unroll: replace(DECODED, order=order), **promises}
         self.supported_gradients = promises  # type: ignore[misc]
-        default: GradientStrategy = Unroll() if order > 0 else Detach()
-        self.configure_gradient(default if gradient is None else gradient)
+        self.configure_gradient(gradient, planner)
 
     def decode(self, problem: PlanningProblem, latent: Tensor) -> Tensor:
         """Return the allowed actions `[…, T, A]` of latent points `[…, d]`.
 
         Raises:
-            ShapeError: the decoder returns another shape.
+            ShapeError, TensorTypeError: the decoder returns another shape or dtype.
         """
-        actions = self.decoder(latent)
+        advice = "a decoder takes any leading dimensions"
+        actions = call("decoder:", self.decoder, latent, advice=advice)
         expected = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
-        if not isinstance(actions, Tensor) or actions.shape != expected:
-            raise ShapeError(
-                f"decoder: expected actions {list(expected)} [..., horizon, "
-                f"action_space.dim] of latent points {list(latent.shape)}, got "
-                f"{list(getattr(actions, 'shape', []))}"
-            )
+        require_result("decoder:", self.decoder, actions, expected, like=latent)
         return problem.project(actions)
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise what the inner planner raises for the problem it will be given."""
         self.planner.check_problem(self.latent_problem(problem))
         self.planner._check_learnable()
+
+    def check_derivatives(self, problem: PlanningProblem, state: Tensor) -> None:
+        """Raise what the inner planner raises for the problem it will be given."""
+        self.planner.check_derivatives(self.latent_problem(problem), state)
 
     def draw_noise(
         self,

@@ -42,7 +42,9 @@ class MPPI(SamplingPlanner):
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.
-        gradient: `Unroll()`, `Truncated(k)` or `Detach()`.
+        keep_best: Answer with the warm start where that costs less than the final mean
+            by more than a hundredth; False always answers with the mean.
+        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -86,7 +88,8 @@ class MPPI(SamplingPlanner):
         shared_noise: bool = False,
         chunk_size: int | None = None,
         checkpoint: bool = False,
-        gradient: GradientStrategy = Unroll(),  # noqa: B008 - immutable
+        keep_best: bool = True,
+        gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
         self.configure_sampling(
@@ -97,6 +100,7 @@ class MPPI(SamplingPlanner):
             noise_exponent=noise_exponent,
             shared_noise=shared_noise,
             chunk_size=chunk_size,
+            keep_best=keep_best,
             checkpoint=checkpoint,
         )
         set_number(self, "temperature", temperature)
@@ -104,8 +108,16 @@ class MPPI(SamplingPlanner):
         self.configure_gradient(gradient)
 
     def weigh(self, cost: Tensor) -> Tensor:
-        """Return softmax(-cost / temperature) over the candidates."""
-        return torch.softmax(cost / -self.temperature, dim=-1)
+        """Return softmax(-cost / temperature) over the candidates.
+
+        One of infinite cost weighs nothing; if none is finite, all weigh the same.
+        """
+        finite = cost < torch.inf
+        # An infinite cost would make the derivative by the temperature NaN.
+        score = torch.where(finite, cost, 0.0) / -self.temperature
+        score = score.clamp_min(torch.finfo(cost.dtype).min)
+        some = finite.any(dim=-1, keepdim=True)
+        return torch.softmax(score.masked_fill(~finite & some, -torch.inf), dim=-1)
 
     def refit_std(
         self, candidates: Tensor, weights: Tensor, mean: Tensor, std: Tensor

@@ -57,8 +57,8 @@ def check_numbers(module: nn.Module) -> None:
         require_learned(name, getattr(owner, name), zero=zero)
 
 
-def numbers_in_range(module: nn.Module) -> Tensor | None:
-    """Return whether all learned numbers are in range, a bool `[]`; None without any.
+def numbers_in_range(module: nn.Module) -> Tensor | bool:
+    """Return whether all learned numbers are in range, a bool `[]`; True without any.
 
     Nothing is looked at.
 
@@ -69,7 +69,7 @@ def numbers_in_range(module: nn.Module) -> Tensor | None:
         nan_unless_positive(getattr(owner, name).detach(), zero=zero).isnan().any()
         for owner, name, zero in _ranges(module)
     ]
-    return ~torch.stack(numbers).any() if numbers else None
+    return ~torch.stack(numbers).any() if numbers else True
 
 
 def _ranges(module: nn.Module) -> Iterator[tuple[nn.Module, str, bool]]:

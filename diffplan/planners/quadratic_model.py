@@ -12,13 +12,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from diffplan.errors import (
+    TensorTypeError,
+)
 from diffplan.functional.box_lqr import IncrementalLQR
 from diffplan.functional.chain import times
 from diffplan.functional.conjugate_gradients import Solve
-from diffplan.functional.linearize import batched_jacobian, linearize_dynamics
+from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import lqr_factorize
 from diffplan.objectives.base import Quadratizable, ResidualObjective, StageObjective
-from diffplan.problem import Linearizable, Objective, PlanningProblem
+from diffplan.problem import Objective, PlanningProblem
+from diffplan.user_functions import require_result
 
 Forms = tuple[Tensor, Tensor, Tensor, Tensor]
 """Hessian and gradient of the cost of a step by (u, x), and of the end by x."""
@@ -44,7 +48,7 @@ def quadratic_model(
         `[…]` bool. That is only looked at where the model has a graph; it is a constant
         zero where it is not finite then.
     """
-    by_state, by_action = _jacobians(problem, states[..., :-1, :], actions)
+    _, by_state, by_action = problem.linearize(states[..., :-1, :], actions)
     forms = _forms(problem.objective, states, actions, gauss_newton)
     model = IncrementalLQR(by_action, by_state, *forms)
     return _finite_or_zero(model, lead=states.dim() - 2)
@@ -55,7 +59,7 @@ def _forms(
 ) -> Forms:
     """Hessian and gradient of the cost of each step and of the end."""
     if isinstance(objective, Quadratizable):
-        return objective.quadratize(states, actions)
+        return _checked_forms(objective.quadratize(states, actions), states, actions)
     points = torch.cat((actions, states[..., :-1, :]), -1)
     expand = _residual_forms if gauss_newton else _cost_forms
     staged = cast(ResidualObjective, objective)  # or with stages only
@@ -100,15 +104,19 @@ def regulator(problem: PlanningProblem, states: Tensor, actions: Tensor) -> Solv
     return solve
 
 
-def _jacobians(
-    problem: PlanningProblem, states: Tensor, actions: Tensor
-) -> tuple[Tensor, Tensor]:
-    linearizable = problem.find(Linearizable)
-    if linearizable is not None:
-        _, by_state, by_action = linearizable.linearize(states, actions)
-    else:
-        _, by_state, by_action = linearize_dynamics(problem.dynamics, states, actions)
-    return by_state, by_action
+def _checked_forms(forms: Forms, states: Tensor, actions: Tensor) -> Forms:
+    """What an objective says of its own derivatives, if the shapes are right."""
+    if not isinstance(forms, tuple) or len(forms) != 4:
+        raise TensorTypeError(
+            "objective: expected quadratize to return a tuple of two Hessians and two "
+            f"gradients, got {type(forms).__name__}"
+        )
+    lead, size = actions.shape[:-1], actions.shape[-1] + states.shape[-1]
+    last = states.shape[:-2] + states.shape[-1:]
+    shapes = ((*lead, size, size), (*lead, size), (*last, last[-1]), last)
+    for form, shape in zip(forms, shapes, strict=True):
+        require_result("objective:", "quadratize", form, shape, like=states)
+    return forms
 
 
 def _cost_forms(objective: StageObjective, points: Tensor, last: Tensor) -> Forms:

@@ -11,6 +11,9 @@ follows from them::
         mean       ← Σ weights · candidates
         std        ← refit_std(candidates, weights, mean, std)
     answer: mean
+
+The mean of soft choices can be worse than each of them, also than the mean that a warm
+start began with: that is the answer where it is better by more than a hundredth.
 """
 
 from abc import abstractmethod
@@ -23,9 +26,9 @@ from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.gaussian import weighted_mean, weighted_std
 from diffplan.gradients import tracked
-from diffplan.plan import Plan
+from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner, Solution, standard_normal
-from diffplan.planners.candidates import candidate_costs, worst_if_nan
+from diffplan.planners.candidates import candidate_costs, worst_if_failed
 from diffplan.planners.numbers import set_number
 from diffplan.problem import PlanningProblem
 
@@ -54,6 +57,7 @@ class SamplingPlanner(Planner):
         shared_noise: Whether all batch elements see the same noise, `[1, iterations,
             N, T, A]`; a plan then does not depend on the batch it is made in.
         chunk_size: Candidates rolled out at once; None takes all.
+        keep_best: Whether a warm start that is better is the answer.
     """
 
     plans_under_noise: ClassVar[bool] = True
@@ -62,6 +66,7 @@ class SamplingPlanner(Planner):
     initial_std: float | Tensor | None
     noise_exponent: float
     shared_noise: bool = False
+    keep_best: bool = True
     chunk_size: int | None
 
     def configure_sampling(
@@ -75,6 +80,7 @@ class SamplingPlanner(Planner):
         chunk_size: int | None,
         shared_noise: bool = False,
         checkpoint: bool = False,
+        keep_best: bool = True,
     ) -> None:
         """Check and set the attributes that all sampling planners share.
 
@@ -89,9 +95,9 @@ class SamplingPlanner(Planner):
         if noise_exponent == float("inf"):
             raise ArgumentError("noise_exponent: expected a finite number, got inf")
         if chunk_size is not None:
-            require_count("chunk_size", chunk_size, 1)
+            chunk_size = require_count("chunk_size", chunk_size, 1)
         self.chunk_size, self.checkpoint = chunk_size, checkpoint
-        self.shared_noise = shared_noise
+        self.shared_noise, self.keep_best = shared_noise, keep_best
 
     @abstractmethod
     def weigh(self, cost: Tensor) -> Tensor:
@@ -139,7 +145,7 @@ class SamplingPlanner(Planner):
     ) -> Solution:
         """Run the loop; see `Planner.solve`."""
         noise = cast(Tensor, noise)
-        mean = self.initial_actions(problem, state, warm_start)
+        mean = start = self.initial_actions(problem, state, warm_start)
         std = self._starting_std(problem, mean)
         trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
         for iteration in range(self.iterations):
@@ -153,9 +159,11 @@ class SamplingPlanner(Planner):
                 )
         return Solution(
             actions=mean,
+            status=_status(trace["best_cost"]),
             iterations=self.iterations,
             diagnostics={name: stack_trace(v, state) for name, v in trace.items()},
             memory={"std": std},
+            known=start if self.keep_best and warm_start is not None else None,
         )
 
     def _refit(
@@ -173,7 +181,7 @@ class SamplingPlanner(Planner):
         cost = candidate_costs(
             problem, state, candidates, self.chunk_size, self.checkpoint
         )
-        cost = worst_if_nan(cost)
+        cost = worst_if_failed(cost)
         weights = self.weigh(cost)
         mean = weighted_mean(candidates, weights)
         trace["cost"].append(weighted_cost(cost, weights))
@@ -198,6 +206,14 @@ class SamplingPlanner(Planner):
         shape = (batch, self.num_samples, *mean.shape[1:])
         white = standard_normal(shape, mean, generator)
         return colour_noise(white, self.noise_exponent)
+
+
+def _status(cheapest: list[Tensor]) -> Tensor | None:
+    """NON_FINITE where no candidate of any iteration had a finite cost."""
+    if not cheapest:
+        return None
+    seen = torch.stack(cheapest).detach().amin(dim=0) < torch.inf
+    return torch.where(seen, int(Status.COMPLETED), int(Status.NON_FINITE))
 
 
 def weighted_cost(cost: Tensor, weights: Tensor) -> Tensor:

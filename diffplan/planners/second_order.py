@@ -18,7 +18,7 @@ constant; the actions between them carry the gradient.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -34,21 +34,31 @@ from diffplan.functional.box_lqr import (
     limited_sweep,
 )
 from diffplan.functional.derivatives import inside_transform
+from diffplan.functional.isolation import (
+    finite_rows,
+    may_look,
+    replaced,
+    without_gradient,
+)
 from diffplan.functional.limited_stage import Stage, limited_stage
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.implicit import differentiate_actions
+from diffplan.planners.progress import has_risen
 from diffplan.planners.quadratic_model import quadratic_model
 from diffplan.planners.steps import (
     Chosen,
     Nominal,
     Step,
+    cheaper,
     follow,
     gradient_norm,
+    increments,
     roll_out,
     search,
 )
+from diffplan.planners.traces import Traces, in_place_of, never_moved, went_well
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping, more_damping
 
@@ -67,7 +77,7 @@ class SecondOrderShooting(Planner):
         stage: A step of the backward sweep, once `compile` was called.
     """
 
-    exportable: ClassVar[bool] = False
+    needs_derivatives = True
     iterations: int
     tolerance: float
     step_sizes: tuple[float, ...]
@@ -167,7 +177,31 @@ class SecondOrderShooting(Planner):
             `optimality` (the gradient norm that `tolerance` judges), and `gains` where
             `feedback` asks for them.
         """
-        rule, traces = self.damping_rule(), Traces()
+        if not torch.is_grad_enabled():
+            return self._iterate(problem, state, actions, damping)
+        # What fails spoils the gradient of all (see `diffplan.functional.isolation`):
+        # others are planned in its place, for a second time.
+        if self.may_look(damping):
+            solution, cost = self._iterate(problem, state, actions, damping)
+            ok = went_well(solution, cost)
+            if bool(ok.all()):
+                return solution, cost
+            if not bool(ok.any()):
+                (constant,) = without_gradient((solution.actions,), (state, actions))
+                return replace(solution, actions=constant), cost
+            failed = solution, cost
+        else:
+            with torch.no_grad():
+                nominal = roll_out(problem, state, actions)
+            ok = finite_rows((nominal.states, nominal.cost), damping.dim())
+            failed = never_moved(actions), nominal.cost
+        others = replaced((state, actions, damping), ok)
+        return in_place_of(failed, ok, self._iterate(problem, *others))
+
+    def _iterate(
+        self, problem: PlanningProblem, state: Tensor, actions: Tensor, damping: Tensor
+    ) -> tuple[Solution, Tensor]:
+        rule, traces, best = self.damping_rule(), Traces(), None
         ok = torch.ones_like(damping, dtype=torch.bool)
         nominal, expanded, tracking, iteration = None, None, False, 0
         while iteration < self.iterations:
@@ -178,6 +212,8 @@ class SecondOrderShooting(Planner):
                 if nominal is None or fresh:
                     actions = actions if nominal is None else nominal.actions
                     nominal = roll_out(problem, state, actions)
+                if not isinstance(rule, AdaptiveDamping):
+                    best = nominal if best is None else cheaper(best, nominal)
                 expanded = self._expand(problem, nominal)
                 done = self._done(expanded.norm, iteration)
                 if self.may_look(done) and bool(done.all()):
@@ -193,21 +229,38 @@ class SecondOrderShooting(Planner):
             changed = next_damping(rule, damping, chosen.size > 0, step.ok)
             damping, ok = torch.where(done, damping, changed), step.ok | done
             iteration += 1
-        with torch.no_grad():
-            if nominal is None:
+        if nominal is None:
+            with torch.no_grad():
                 nominal = roll_out(problem, state, actions)
-            if expanded is None:
-                expanded = self._expand(problem, nominal)
-            solution = self._solution(nominal, expanded.norm, ok, damping, traces)
-            if self.feedback or isinstance(self.gradient, Implicit):
-                step = self._step(problem, nominal, expanded, damping)
-                if self.feedback and step.gains is not None:
-                    known = {**solution.diagnostics, "gains": step.gains}
-                    solution = replace(solution, diagnostics=known)
-                if isinstance(self.gradient, Implicit):
-                    # what this step takes off need not be polished away
-                    nominal = self._chosen(problem, nominal, step, step.ok).nominal
-                    solution = replace(solution, actions=nominal.actions)
+        last = nominal.cost
+        if best is not None:
+            nominal, expanded = cheaper(best, nominal), None
+        return self._ended(problem, nominal, expanded, ok, damping, traces, last)
+
+    @torch.no_grad()
+    def _ended(
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        expanded: "Expanded | None",
+        ok: Tensor,
+        damping: Tensor,
+        traces: Traces,
+        last: Tensor,
+    ) -> tuple[Solution, Tensor]:
+        """Return what `iterate` does, about the trajectory of the answer."""
+        if expanded is None:
+            expanded = self._expand(problem, nominal)
+        solution = self._solution(nominal, expanded.norm, ok, damping, traces, last)
+        if self.feedback or isinstance(self.gradient, Implicit):
+            step = self._step(problem, nominal, expanded, damping)
+            if self.feedback and step.gains is not None:
+                known = {**solution.diagnostics, "gains": step.gains}
+                solution = replace(solution, diagnostics=known)
+            if isinstance(self.gradient, Implicit):
+                # what this step takes off need not be polished away
+                nominal = self._chosen(problem, nominal, step, step.ok).nominal
+                solution = replace(solution, actions=nominal.actions)
         return solution, nominal.cost
 
     def _expand(self, problem: PlanningProblem, nominal: Nominal) -> "Expanded":
@@ -263,8 +316,8 @@ class SecondOrderShooting(Planner):
 
     def may_look(self, value: Tensor) -> bool:
         """Whether a number may be looked at from the host, to save work."""
-        free = value.device.type == "cpu" or self.early_exit is True
-        return free and not torch.compiler.is_compiling() and not inside_transform()
+        traced = torch.compiler.is_compiling() or inside_transform()
+        return may_look(value) or (self.early_exit is True and not traced)
 
     def _after_exit(self, iteration: int) -> int:
         """The iteration to go on with when nothing is left to improve.
@@ -282,7 +335,8 @@ class SecondOrderShooting(Planner):
         optimality: Tensor,
         ok: Tensor,
         damping: Tensor,
-        traces: "Traces",
+        traces: Traces,
+        last: Tensor,
     ) -> Solution:
         found = torch.where(
             optimality <= self.tolerance,
@@ -290,6 +344,8 @@ class SecondOrderShooting(Planner):
             int(Status.ITERATION_LIMIT),
         )
         found = torch.where(ok, found, int(Status.FACTORIZATION_FAILED))
+        first = traces.values["cost"][0] if traces.busy else last
+        found = torch.where(has_risen(first, last), int(Status.DIVERGED), found)
         finite = torch.isfinite(nominal.cost)
         diagnostics = {**traces.stacked(nominal.cost), "optimality": optimality}
         return Solution(
@@ -313,40 +369,6 @@ class Expanded(NamedTuple):
     model: IncrementalLQR
     finite: Tensor
     norm: Tensor
-
-
-class Traces:
-    """What is remembered of each iteration, `[…]` per entry."""
-
-    def __init__(self) -> None:
-        names = ("cost", "gradient_norm", "damping", "step_size")
-        self.values: dict[str, list[Tensor]] = {name: [] for name in names}
-        self.busy: list[Tensor] = []
-
-    def add(self, done: Tensor, *entries: Tensor) -> None:
-        """Remember one iteration: who had finished, and a number per trace."""
-        for trace, entry in zip(self.values.values(), entries, strict=True):
-            trace.append(entry.detach())
-        self.busy.append(~done)
-
-    def stacked(self, like: Tensor) -> dict[str, Tensor]:
-        """Return the traces `[…, iterations]`."""
-        return {
-            name: torch.stack(trace, -1) if trace else like.new_zeros(*like.shape, 0)
-            for name, trace in self.values.items()
-        }
-
-    def iterations(self, like: Tensor) -> Tensor:
-        """Return how many iterations each element used `[…]`."""
-        if not self.busy:
-            return torch.zeros_like(like, dtype=torch.long)
-        return torch.stack(self.busy).sum(0)
-
-
-def increments(problem: PlanningProblem, nominal: Nominal) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest increments of the actions, `[…, T, A]`."""
-    box = problem.action_space.to(nominal.actions)
-    return box.low - nominal.actions, box.high - nominal.actions
 
 
 def next_damping(

@@ -9,15 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.functional.rollout import rollout
-from diffplan.planners.candidates import worst_if_nan
+from diffplan.functional.isolation import select_rows
+from diffplan.planners.candidates import worst_if_failed
+from diffplan.planners.progress import ROUNDING, no_worse
 from diffplan.problem import Box, PlanningProblem
 
 _SHARE = 0.1
 """Of the decrease that the model expects: the least that a step must bring."""
-
-_ROUNDING = 10.0
-"""How many units of rounding a cost may rise."""
 
 
 class Nominal(NamedTuple):
@@ -66,10 +64,22 @@ class Chosen(NamedTuple):
 
 def roll_out(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Nominal:
     """Return the trajectory of actions `[…, T, A]`."""
-    states = rollout(problem.dynamics, state, actions)
+    states = problem.rollout(state, actions)
     with torch.no_grad():
-        cost = worst_if_nan(problem.objective(states, actions))
+        cost = worst_if_failed(problem.trajectory_cost(states, actions))
     return Nominal(states, actions, cost)
+
+
+def increments(problem: PlanningProblem, nominal: Nominal) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest increments of the actions, `[…, T, A]`."""
+    box = problem.action_space.to(nominal.actions)
+    return box.low - nominal.actions, box.high - nominal.actions
+
+
+def cheaper(best: Nominal, later: Nominal) -> Nominal:
+    """Return the trajectory that costs less; of the same cost, the later one."""
+    chosen = no_worse(later.cost, best.cost)
+    return Nominal(*select_rows(chosen, later, best))
 
 
 def trial(
@@ -92,7 +102,7 @@ def trial(
     start = nominal.states[..., :1, :].expand(*wanted.shape[:-2], -1)
     if step.gains is None:
         actions = box.project(wanted)
-        return rollout(problem.dynamics, start, actions), actions
+        return problem.rollout(start, actions), actions
     states, actions_taken = [start], []
     for before, action, gain in zip(
         nominal.states[..., :-1, :].split(1, -2),
@@ -102,7 +112,7 @@ def trial(
     ):
         action = box.project(action + (states[-1] - before) @ gain)
         actions_taken.append(action)
-        states.append(problem.dynamics(states[-1], action))
+        states.append(problem.step(states[-1], action))
     return torch.stack(states, -2), torch.stack(actions_taken, -2)
 
 
@@ -169,7 +179,9 @@ def _tried(
 ) -> Nominal:
     """Roll out several fractions of a step, `[…, n]` trajectories."""
     states, actions = trial(problem, nominal, step, _filled(sizes, nominal.cost))
-    return Nominal(states, actions, worst_if_nan(problem.objective(states, actions)))
+    return Nominal(
+        states, actions, worst_if_failed(problem.trajectory_cost(states, actions))
+    )
 
 
 def _filled(sizes: tuple[float, ...], like: Tensor) -> Tensor:
@@ -183,7 +195,7 @@ def _enough(
     """Whether each of the first fractions lowers the cost enough, `[…, n]` bool."""
     fractions = _filled(sizes[: costs.shape[-1]], costs)
     finite = torch.where(torch.isfinite(nominal.cost), nominal.cost.abs(), 0.0)
-    slack = _ROUNDING * torch.finfo(costs.dtype).eps * finite
+    slack = ROUNDING * torch.finfo(costs.dtype).eps * finite
     wanted = _SHARE * fractions * step.decrease.unsqueeze(-1)
     return costs <= (nominal.cost + slack).unsqueeze(-1) - wanted
 

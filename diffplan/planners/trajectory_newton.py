@@ -23,22 +23,21 @@ References:
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffplan.functional.chain import times
 from diffplan.functional.conjugate_gradients import LinearSolution
-from diffplan.functional.derivatives import constants, is_followed, keep
+from diffplan.functional.derivatives import constants, is_followed
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
 from diffplan.functional.lqr_kkt import Vectors
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import Implicit
 from diffplan.planners.quadratic_model import quadratic_model, regulator
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.stationary import Minimum, free_variables, refusing, report
+from diffplan.solvers.stationary import Minimum, free_variables
 
 
 class Extremal(NamedTuple):
@@ -84,25 +83,26 @@ class ActionCost:
         with constants():
             return Expansion(self, variables.view(self.shape))
 
-    def differentiable(self, minimum: Minimum) -> Tensor:
+    def differentiable(
+        self, minimum: Minimum
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """Return the minimum `[B, T, A]`, a function of problem, state and bounds.
+
+        And the tensors that it depends on, for a refusal; and where the systems that
+        give it its derivative could be solved, `[B]` bool.
 
         One Newton step from a constant has the right first derivative; a step from
         there has the right second one, as Newton's method doubles what is right.
 
         Args:
             minimum: From `polish`.
-
-        Raises:
-            GradientError: later, in `backward`, for elements without such a
-                derivative, if the strategy says so.
         """
         local = minimum.local
         assert isinstance(local, Expansion)
         free = local.free.view(self.shape)
         point, blocks, factor = local.point, local.blocks, local.factor
         depends: list[Tensor] = []
-        sound = minimum.sound
+        ok = torch.ones_like(minimum.sound)
         for order in range(1, self.strategy.order + 1):
             if order > 1:
                 blocks = _blocks(self.problem, point)
@@ -117,15 +117,13 @@ class ActionCost:
                     action_linear=residual.action_linear * free
                 )
             found = factor.solve(*residual)
-            sound = sound & found.ok
+            ok = ok & found.ok
             steps = (found.states, found.actions, found.costates)
             # the value stays where it was polished to, inside the bounds exactly
             point = Extremal(
                 *(at + (s - s.detach()) for at, s in zip(point, steps, strict=True))
             )
-        if not is_followed(*depends):
-            return point.actions
-        return _Guard.apply(point.actions, self.strategy, sound, *depends)
+        return point.actions, tuple(depends), ok
 
     def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
         """How held actions follow their bounds: zero, with the graph of the bounds."""
@@ -148,7 +146,7 @@ class Expansion:
 
     def __init__(self, cost: ActionCost, actions: Tensor) -> None:
         problem, state = cost.problem, cost.state.detach()
-        states = rollout(problem.dynamics, state, actions)
+        states = problem.rollout(state, actions)
         blocks, _ = quadratic_model(problem, states, actions, gauss_newton=False)
         costates = blocks.costates()
         self.problem = problem
@@ -182,9 +180,9 @@ def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> Vecto
     """
 
     def lagrangian(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        defect = problem.dynamics(states[:, :-1], actions) - states[:, 1:]
+        defect = problem.step(states[:, :-1], actions) - states[:, 1:]
         pull = (point.costates * defect).sum()
-        return problem.objective(states, actions).sum() + pull, defect
+        return problem.trajectory_cost(states, actions).sum() + pull, defect
 
     differentiate = torch.func.grad(lagrangian, argnums=(0, 1), has_aux=True)
     (by_state, by_action), defect = differentiate(point.states, point.actions)
@@ -221,7 +219,7 @@ def _with_dynamics(
     width = point.actions.shape[-1]
 
     def pushed(points: Tensor) -> Tensor:
-        following = problem.dynamics(points[..., width:], points[..., :width])
+        following = problem.step(points[..., width:], points[..., :width])
         return (point.costates * following).sum()
 
     points = torch.cat((point.actions, point.states[:, :-1]), -1)
@@ -248,45 +246,3 @@ def _held(blocks: LQRProblem, free: Tensor) -> LQRFactor:
             action_jacobian=blocks.action_jacobian * columns,
         )
     )
-
-
-class _Guard(torch.autograd.Function):
-    """The same actions; when differentiated, a word on elements without a derivative.
-
-    Arguments: the actions `[B, T, A]`, the strategy, where the theorem applies `[B]`,
-    and the tensors that the actions depend on.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(actions: Tensor, *rest: Any) -> Tensor:
-        del rest
-        return actions.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
-        ctx.strategy = inputs[1]
-        keep(ctx, *inputs[2:])
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        sound, *depends_on = ctx.saved_tensors
-        kept = _guarded(cotangent, ctx.strategy, sound, depends_on)
-        return kept, None, None, *(None for _ in depends_on)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        sound, *depends_on = ctx.saved_tensors
-        return _guarded(tangent, ctx.strategy, sound, depends_on)
-
-
-def _guarded(
-    derivative: Tensor, strategy: Implicit, sound: Tensor, depends_on: list[Tensor]
-) -> Tensor:
-    flat = derivative.flatten(1)
-    kept = report(flat, sound, flat, strategy.on_failure).view(derivative.shape)
-    if strategy.order > 1:
-        return kept
-    return refusing(kept, lambda: tuple(depends_on))

@@ -1,5 +1,6 @@
 """What all checks share: failing in words."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -7,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from diffplan.errors import ConstantPlanWarning
 from diffplan.plan import Plan
 
 
@@ -23,6 +25,14 @@ def refusal(kind: type[Exception], name: str, what: str) -> Iterator[None]:
         words = f"{what}: expected {kind.__name__} naming {name!r}, got {error!r}"
         raise AssertionError(words) from error
     fail(f"{what}: expected {kind.__name__} naming {name!r}, got no error")
+
+
+@contextmanager
+def constants_expected() -> Iterator[None]:
+    """Say nothing of plans that are constants: that is what is looked at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantPlanWarning)
+        yield
 
 
 def fail(words: str) -> NoReturn:

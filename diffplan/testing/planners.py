@@ -16,7 +16,26 @@ from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, PlanningProblem
-from diffplan.testing.assertions import close, fail, refusal, same, same_plan
+from diffplan.testing.answers import (
+    check_cut_graph,
+    check_failed_element,
+    check_no_worse,
+    check_questions,
+)
+from diffplan.testing.assertions import (
+    close,
+    constants_expected,
+    fail,
+    refusal,
+    same,
+    same_plan,
+)
+from diffplan.testing.border import (
+    check_dtypes,
+    check_goals,
+    check_wrong_dynamics,
+    check_wrong_objectives,
+)
 
 PlannerCheck = Callable[[Planner, PlanningProblem, Tensor], None]
 
@@ -187,7 +206,8 @@ def check_gradient(planner: Planner, problem: PlanningProblem, state: Tensor) ->
         value = getattr(plan, item.name)
         if isinstance(value, Tensor) and value.requires_grad:
             fail(f"plan.{item.name} has a graph under torch.no_grad()")
-    plan = planner(problem, leaf)
+    with constants_expected():
+        plan = planner(problem, leaf)
     if isinstance(planner.gradient, Detach):
         if plan.actions.requires_grad:
             fail("plan.actions has a graph although gradient=Detach()")
@@ -221,5 +241,13 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_errors,
     check_gradient,
     check_copies,
+    check_no_worse,
+    check_questions,
+    check_failed_element,
+    check_cut_graph,
+    check_wrong_objectives,
+    check_wrong_dynamics,
+    check_dtypes,
+    check_goals,
 )
 """What every planner promises, one promise per function."""

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from diffplan.errors import ShapeError
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.problem import Linearizable
-from diffplan.testing.assertions import close, fail, same
+from diffplan.testing.assertions import close, fail, refusal, same
 
 
 def check_world_model(
@@ -37,6 +38,7 @@ def check_world_model(
         state = model.observe(example, action, observation)
         same("observe(…).shape", state.shape, (3, model.state_dim))
         _check_leading_dimensions(model, state, action, tolerance)
+        _check_nothing_is_broadcast(model, state, action, observation)
         _check_readouts(model, state, observation)
     if isinstance(model, Linearizable):
         _check_jacobians(model, state, action, tolerance)
@@ -60,6 +62,17 @@ def _check_leading_dimensions(
         [model.step(one, move) for one, move in zip(state, action, strict=True)]
     )
     close("step without leading dimensions", single, following, tolerance)
+
+
+def _check_nothing_is_broadcast(
+    model: WorldModel, state: Tensor, action: Tensor, observation: Tensor
+) -> None:
+    for size in (1, 2):
+        words = f"{size} for three states"
+        with refusal(ShapeError, "observation", f"observe with observations: {words}"):
+            model.observe(state, action, observation[:size])
+        with refusal(ShapeError, "action", f"observe with actions: {words}"):
+            model.observe(state, action[:size], observation)
 
 
 def _check_readouts(model: WorldModel, state: Tensor, observation: Tensor) -> None:

@@ -1,19 +1,17 @@
 """Checkpoints that survive a kill at any moment."""
 
-import io
-import pickle
 import re
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
+from diffplan.errors import ArgumentError, FileError, require_at_least
+from diffplan.files import load_tensors, reading, seal_tensors, write_atomically
+from diffplan.training.files import remove_leftovers
 
-from diffplan.errors import ArgumentError, require_at_least
-from diffplan.training.files import remove_leftovers, write_atomically
-
-_NAME = re.compile(r"checkpoint_(\d{8})_([0-9a-f]{8})\.pt")
+_NAME = re.compile(r"checkpoint_(\d{8})_[0-9a-f]{8}\.pt")
+_HIGHEST = 99_999_999
+_EXPECTED = "a checkpoint of diffplan.training"
 
 
 class CheckpointWarning(UserWarning):
@@ -24,10 +22,10 @@ class Checkpoints:
     """The last few checkpoints of a run, one file each.
 
     A file is written beside its place, flushed to the disk and renamed, so a file with
-    the right name is complete. The name ends with a checksum of the content, since
-    `torch.load` does not notice a flipped bit: a file that was damaged later is
-    skipped with a warning. Only tensors and plain values are read (`weights_only`):
-    a checkpoint of others cannot run code.
+    the right name is complete. It carries a checksum of its content and its number
+    (see `diffplan.files`): one that was damaged or renamed later is skipped with a
+    warning, and the one before is used. Only tensors and plain values are read: a
+    checkpoint of others cannot run code.
 
     Args:
         directory: Made when the first checkpoint is saved.
@@ -54,12 +52,14 @@ class Checkpoints:
 
         Returns:
             The file.
+
+        Raises:
+            ArgumentError: the number is none of these.
         """
-        content = io.BytesIO()
-        torch.save(state, content)
-        data = content.getvalue()
-        name = f"checkpoint_{index:08d}_{zlib.crc32(data):08x}.pt"
-        path = self.directory / name
+        if not 0 <= index <= _HIGHEST:
+            raise ArgumentError(f"index: expected 0 … {_HIGHEST:,}, got {index}")
+        data, checksum = seal_tensors(state, _kind(index))
+        path = self.directory / f"checkpoint_{index:08d}_{checksum[:8]}.pt"
         write_atomically(path, lambda file: file.write(data))
         others = [old for old in self._files() if old[1] != path]
         replaced = [old for number, old in others if number == index]
@@ -73,22 +73,23 @@ class Checkpoints:
         """Return the newest readable checkpoint, on the CPU; None if there is none.
 
         Raises:
-            ArgumentError: there are checkpoints and all are damaged.
+            FileError: there are checkpoints and all are damaged.
         """
         if not self.directory.is_dir():
             return None
         remove_leftovers(self.directory)
-        for index, path in reversed(self._files()):
+        files = self._files()
+        for index, path in reversed(files):
             try:
-                return index, _read(path)
-            except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+                return index, _read(path, index)
+            except FileError as error:
                 warnings.warn(
                     f"{path.name} is damaged and skipped: {error}",
                     CheckpointWarning,
                     stacklevel=2,
                 )
-        if self._files():
-            raise ArgumentError(
+        if files:
+            raise FileError(
                 f"directory: expected a readable checkpoint, all in {self.directory} "
                 "are damaged; delete them to start the run from the beginning"
             )
@@ -100,11 +101,13 @@ class Checkpoints:
         return sorted((int(m[1]), self.directory / m[0]) for m in matches if m)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint whose content has the checksum that its name tells."""
-    data = path.read_bytes()
-    match = _NAME.fullmatch(path.name)
-    if match is None or int(match[2], 16) != zlib.crc32(data):
-        raise EOFError("its checksum is wrong")
+def _read(path: Path, index: int) -> dict[str, Any]:
     # On the CPU, so that states of CPU generators stay there.
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    content = load_tensors(path, _kind(index), _EXPECTED)
+    with reading(path, _EXPECTED):
+        return dict(content)
+
+
+def _kind(index: int) -> str:
+    """Return the kind of file: its number is sealed, so that renaming is noticed."""
+    return f"diffplan.checkpoint/2/{index}"

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from diffplan.agents.base import Agent
 from diffplan.errors import ArgumentError
+from diffplan.training.environments import require_environments
 from diffplan.training.episode import Episode
 from diffplan.training.interaction import Environments, Observer, run_episodes
 
@@ -79,7 +81,7 @@ class Evaluation:
 
 def evaluate(
     agent: Agent,
-    environments: Environments,
+    environments: Environments | Any,
     seeds: Sequence[int],
     *,
     agent_seed: int = 0,
@@ -94,6 +96,9 @@ def evaluate(
         agent_seed: Determines the planner's randomness.
         observer: Called after every decision, for videos.
 
+    Raises:
+        ArgumentError: `environments` is a plain one, or Gymnasium's vector.
+
     Example:
         >>> evaluation = evaluate(agent, envs, range(10))  # doctest: +SKIP
         >>> evaluation.mean_return  # doctest: +SKIP
@@ -101,7 +106,7 @@ def evaluate(
     """
     episodes = run_episodes(
         agent,
-        environments,
+        require_environments(environments),
         list(seeds),
         agent_seed=agent_seed,
         observer=observer,

@@ -1,35 +1,34 @@
-"""Files that are either the old or the new one, never half of it."""
+"""The small files of a run folder, in JSON, and what a killed process leaves there."""
 
-import os
-from collections.abc import Callable
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import Any
+
+from diffplan.files import reading, write_atomically
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file that appears complete or not at all, even if the power fails.
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, atomically."""
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, expected: str) -> dict[str, Any]:
+    """Read a JSON object.
 
     Args:
-        path: Where; an existing file is replaced. Its folder is made if needed.
-        write: Receives the open binary file.
+        path: The file.
+        expected: What it should be, for the message.
+
+    Raises:
+        FileError: it is missing or holds something else.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The rename itself lives in the folder.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with reading(path, expected):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, no object")
+        return content
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """What a run leaves behind to read: `metrics.csv`, TensorBoard events, progress."""
 
 import csv
+import io
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from diffplan.training.files import write_atomically
+from diffplan.files import reading, write_atomically
 
 COLUMNS = ("round", "environment_step", "name", "value")
 
@@ -94,12 +95,14 @@ class RunLogger:
 
     def _truncate(self, first_round: int) -> None:
         """Keep complete rows of earlier rounds; a kill may have cut the last row."""
-        rows = read_metrics(self.path) if self.path.exists() else []
+        # A new table replaces whatever is there.
+        rows = read_metrics(self.path) if first_round and self.path.exists() else []
         kept = [row for row in rows if int(row["round"]) < first_round]
-        lines = [",".join(COLUMNS)]
-        lines += [",".join(row[column] for column in COLUMNS) for row in kept]
-        content = ("\n".join(lines) + "\n").encode()
-        write_atomically(self.path, lambda file: file.write(content))
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(kept)
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 def read_metrics(path: Path | str) -> list[dict[str, str]]:
@@ -107,10 +110,22 @@ def read_metrics(path: Path | str) -> list[dict[str, str]]:
 
     Returns:
         One dictionary per row, all values as text, with the keys `COLUMNS`.
+
+    Raises:
+        FileError: it is missing, or holds something else.
     """
-    text = Path(path).read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    return list(csv.DictReader(complete.splitlines()))
+    path = Path(path)
+    with reading(path, "metrics of a run"):
+        text = path.read_text(encoding="utf-8")
+        complete = text[: text.rfind("\n") + 1]
+        header, *rows = csv.reader(complete.splitlines(), strict=True)
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its first line is {header[:9]}, not {list(COLUMNS)}")
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(COLUMNS) or not row[0].isdecimal():
+                raise ValueError(f"line {number} is {row[:9]}")
+            float(row[3])
+        return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
 def summary(metrics: Mapping[str, float]) -> dict[str, float]:

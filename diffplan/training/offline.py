@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffplan.errors import ArgumentError, require_positive
+from diffplan.errors import ArgumentError, FileError, require_positive
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.training.model_trainer import (
     ModelTrainer,
@@ -137,10 +137,21 @@ class OfflineTrainer:
             "trainer": self.trainer.state_dict(),
             "sampling": self._sampling.get_state(),
             "noise": self._noise.get_state(),
+            "episodes": self.buffer.checksum,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            FileError: training had begun on the episodes of another folder.
+        """
+        if state["episodes"] != self.buffer.checksum:
+            raise FileError(
+                f"buffer: expected the episodes that this run began with, those in "
+                f"{self.buffer.directory} are others; put them back, or choose another "
+                "folder for the run"
+            )
         self.trainer.load_state_dict(state["trainer"])
         self._sampling.set_state(state["sampling"])
         self._noise.set_state(state["noise"])

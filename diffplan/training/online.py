@@ -16,6 +16,7 @@ from diffplan.agents.base import Agent, AgentState
 from diffplan.agents.exploration import UniformAgent
 from diffplan.errors import ArgumentError, require_at_least
 from diffplan.models.base import SequenceBatch, WorldModel
+from diffplan.training.environments import require_environments
 from diffplan.training.episode import Episode
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.interaction import Environments, Observer, run_episodes
@@ -140,7 +141,7 @@ class OnlineTrainer:
     Args:
         model: Trained in place; the agent plans with it.
         agent: Acts with the model, usually a `PlanningAgent`.
-        environments: Step together, `diffplan.envs.make_vector`.
+        environments: Of `diffplan.envs.make_vector`; others are refused with advice.
         config: The settings.
         seed: Of the run: episodes, planning, sampling, noise. Not of the model's
             initial weights, which the caller chose.
@@ -164,7 +165,7 @@ class OnlineTrainer:
         self,
         model: WorldModel,
         agent: Agent,
-        environments: Environments,
+        environments: Environments | Any,
         config: OnlineConfig,
         *,
         seed: int,
@@ -173,7 +174,8 @@ class OnlineTrainer:
         offline_episodes: Sequence[Episode] = (),
         auxiliary: AuxiliaryUpdate | None = None,
     ) -> None:
-        self.model, self.agent, self.environments = model, agent, environments
+        self.model, self.agent = model, agent
+        self.environments = require_environments(environments)
         self.config, self.seed, self.directory = config, seed, Path(directory)
         self.seed_agent = seed_agent or UniformAgent(agent.action_space)
         self.auxiliary = auxiliary
@@ -248,7 +250,7 @@ class OnlineTrainer:
         state = {
             "trainer": self.trainer.state_dict(),
             "environment_step": self.environment_step,
-            "episodes": self.buffer.num_written,
+            "episodes": (self.buffer.num_written, self.buffer.checksum),
             "sampling": self._sampling.get_state(),
             "noise": self._noise.get_state(),
         }
@@ -263,7 +265,7 @@ class OnlineTrainer:
         self.trainer.load_state_dict(state["trainer"])
         self.environment_step = state["environment_step"]
         self.buffer = self._first_buffer()
-        self.buffer.restore(state["episodes"])
+        self.buffer.restore(*state["episodes"])
         self._sampling.set_state(state["sampling"])
         self._noise.set_state(state["noise"])
         if self.auxiliary is not None:

@@ -46,7 +46,9 @@ class EpisodeRecorder:
             # The action that was just chosen is number age - 1 of the plan, and state
             # number age - 1 is where the plan had expected to be now.
             expected = memory.plan.states[0, int(memory.age[0]) - 1]
-            self.imagined.append(self.model.decode(expected).cpu().numpy())
+            image = self.model.decode(expected).float().cpu().numpy()
+            # A plan that failed has no picture.
+            self.imagined.append(np.nan_to_num(image))
 
     def write(self, path: Path | str) -> Path | None:
         """Write the video, reality on the left.

@@ -6,20 +6,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import ArgumentError, FileError, ShapeError
+from diffplan.files import reading
 from diffplan.models.base import SequenceBatch
-from diffplan.training.episode import Episode, load_episode, save_episode
+from diffplan.training.episode import Episode, load_linked_episode, save_episode
 from diffplan.training.files import remove_leftovers
 
 
 class ReplayBuffer:
     """Episodes, from which equally long windows are drawn at random.
 
+    Each file holds the checksum of the one before it. So an episode of another run
+    under the right name, or a missing or exchanged one, is noticed when they are read.
+
     Args:
         directory: Where added episodes are written, `episode_000000.npz` and so on;
             None keeps them in memory only.
         capacity: Most transitions kept in memory; the oldest episodes are forgotten
             first, their files stay. None keeps all.
+
+    Attributes:
+        num_written: Episodes in the directory.
+        checksum: Of the last one, which vouches for all before it; "" if there is none.
 
     Example:
         >>> buffer = ReplayBuffer()
@@ -37,6 +45,7 @@ class ReplayBuffer:
         self.directory = None if directory is None else Path(directory)
         self.capacity = capacity
         self.num_written = 0
+        self.checksum = ""
         self._episodes: deque[Episode] = deque()
 
     @classmethod
@@ -46,12 +55,12 @@ class ReplayBuffer:
         """Return a buffer with all episodes of `directory`, which it goes on writing.
 
         Raises:
-            ArgumentError: there is no episode, or one is damaged.
+            FileError: there is no episode, or one is damaged or does not belong here.
         """
         buffer = cls(directory, capacity=capacity)
         count = len(list(Path(directory).glob("episode_*.npz")))
         if count == 0:
-            raise ArgumentError(f"directory: expected episodes, none in {directory}")
+            raise FileError(f"directory: expected episodes, none in {directory}")
         buffer.restore(count)
         return buffer
 
@@ -81,30 +90,54 @@ class ReplayBuffer:
         if self._episodes:
             _require_like(episode, self._episodes[0])
         if write and self.directory is not None:
-            save_episode(episode, episode_path(self.directory, self.num_written))
+            path = episode_path(self.directory, self.num_written)
+            self.checksum = save_episode(episode, path, previous=self.checksum)
             self.num_written += 1
         self._episodes.append(episode)
         if self.capacity is not None:
             while self.num_transitions > self.capacity and len(self._episodes) > 1:
                 self._episodes.popleft()
 
-    def restore(self, count: int) -> None:
+    def restore(self, count: int, checksum: str | None = None) -> None:
         """Read the first `count` episodes of the directory; later ones are ignored.
 
         What is ignored was written after the moment that is gone back to, and will be
         overwritten.
 
+        Args:
+            count: How many.
+            checksum: What the buffer's was at that moment; None does not compare.
+
         Raises:
-            ArgumentError: there is no directory, or an episode is missing or damaged.
+            ArgumentError: there is no directory.
+            FileError: an episode is missing, damaged, or not the one that was written.
         """
         if self.directory is None:
             raise ArgumentError(
                 "directory: expected a folder to restore from, got None"
             )
         remove_leftovers(self.directory)
+        last = ""
         for index in range(count):
-            self.add(load_episode(episode_path(self.directory, index)), write=False)
-        self.num_written = count
+            path = episode_path(self.directory, index)
+            episode, own, previous = load_linked_episode(path)
+            if previous != last:
+                raise FileError(
+                    f"path: expected episode {index} of this folder's run, {path} was "
+                    "not written after the one before it: one of them is of another "
+                    "run, or this run was begun again; put back the right one, or "
+                    "delete this one and those after it"
+                )
+            with reading(path, "an episode like those before it"):
+                self.add(episode, write=False)
+            last = own
+        if checksum not in (None, last):
+            raise FileError(
+                f"directory: expected the {count} episodes that this run wrote, those "
+                f"in {self.directory} are others; put them back, or delete the run's "
+                "folder to start from the beginning"
+            )
+        self.num_written, self.checksum = count, last
 
     def sample(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from diffplan.errors import ArgumentError
+from diffplan.files import reading
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import Progress, RunLogger
 from diffplan.training.run_record import RunRecord, plain
@@ -64,6 +65,7 @@ def run_rounds(
 
     Raises:
         ArgumentError: the folder holds a run with other settings.
+        FileError: what it holds is damaged, or does not fit this job.
     """
     checkpoints = Checkpoints(Path(directory) / "checkpoints", keep)
     settings = {"seed": seed, **plain(config)}
@@ -99,7 +101,9 @@ def _resume(
     if found is None:
         return 0
     first, content = found
-    saved = content["settings"]
+    path, expected = checkpoints.directory, "a checkpoint of this run"
+    with reading(path, expected):
+        saved, state = dict(content["settings"]), content["job"]
     changed = sorted(
         name
         for name in {*saved, *settings}
@@ -114,5 +118,7 @@ def _resume(
             f"directory: {checkpoints.directory.parent} holds a run with other "
             f"settings ({described}); choose another folder"
         )
-    job.load_state_dict(content["job"])
+    # Of another model, for example, whose size is no setting of the run.
+    with reading(path, expected):
+        job.load_state_dict(state)
     return first

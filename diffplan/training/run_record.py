@@ -1,6 +1,5 @@
 """`run.json`: what a run was, so that its numbers can be traced and repeated."""
 
-import json
 import os
 import platform
 import subprocess
@@ -14,7 +13,8 @@ from typing import Any
 
 import torch
 
-from diffplan.training.files import write_atomically
+from diffplan.files import reading
+from diffplan.training.files import read_json, write_json
 
 PACKAGES = (
     "diffplan",
@@ -48,10 +48,17 @@ class RunRecord:
         self._content: dict[str, Any] = {}
 
     def begin(self, first_round: int) -> None:
-        """Write the record at the start, or restart, of the run."""
+        """Write the record at the start, or restart, of the run.
+
+        Raises:
+            FileError: the run goes on, and the record of its earlier sessions is
+                damaged.
+        """
         sessions = []
         if first_round > 0 and self.path.exists():
-            sessions = json.loads(self.path.read_text(encoding="utf-8"))["sessions"]
+            expected = "the record of this run (delete it to go on without)"
+            with reading(self.path, expected):
+                sessions = list(read_json(self.path, expected)["sessions"])
         session = {
             "first_round": first_round,
             "start": _now(),
@@ -66,7 +73,7 @@ class RunRecord:
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "sessions": [*sessions, session],
         }
-        self._write()
+        write_json(self.path, self._content)
 
     def end(self, status: str) -> None:
         """Write end, wall-clock seconds and status ("completed" or "interrupted")."""
@@ -76,11 +83,7 @@ class RunRecord:
         elapsed = datetime.fromisoformat(session["end"]) - start
         session["wall_seconds"] = elapsed.total_seconds()
         self._content["status"] = status
-        self._write()
-
-    def _write(self) -> None:
-        text = json.dumps(self._content, indent=2) + "\n"
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_json(self.path, self._content)
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproductions.common.provenance import summary
+from reproductions.common.provenance import RECORDS, summary
 from reproductions.common.tables import write_text
 
 
@@ -25,7 +25,7 @@ def write_page(
         package: Of the reproduction, such as `latco`.
         preset: Its name.
         body: Markdown between title and provenance.
-        records: Of `provenance.gather`.
+        records: Of `provenance.known`.
 
     Returns:
         The page.
@@ -41,5 +41,5 @@ def write_page(
     ]
     path = output / "README.md"
     write_text(path, "\n".join(page))
-    write_text(output / "run.json", json.dumps(records, indent=1) + "\n")
+    write_text(output / RECORDS, json.dumps(records, indent=1) + "\n")
     return path

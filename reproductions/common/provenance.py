@@ -5,11 +5,18 @@ made later, elsewhere, tells about the run and not about itself.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reproductions.common.stages import DONE
+
+RECORDS = "run.json"
+Records = Mapping[str, dict[str, Any]]
+"""What each unit wrote down when it ended, by its name."""
+
+CHANGED = "*"
+"""Marks a source with changes that no commit holds."""
 
 
 def gather(directory: Path) -> dict[str, Any]:
@@ -19,6 +26,20 @@ def gather(directory: Path) -> dict[str, Any]:
         for path in sorted(directory.rglob(DONE))
     ]
     return {record["name"]: record for record in records}
+
+
+def known(directory: Path, output: Path) -> dict[str, Any]:
+    """Return the records of finished units and, of others, those that are published.
+
+    Args:
+        directory: Of the runs; it need not exist.
+        output: Where an earlier report may have left a `run.json`.
+    """
+    published = output / RECORDS
+    earlier = (
+        json.loads(published.read_text(encoding="utf-8")) if published.exists() else {}
+    )
+    return {**earlier, **gather(directory)}
 
 
 def summary(records: Iterable[dict[str, Any]]) -> str:
@@ -34,22 +55,53 @@ def summary(records: Iterable[dict[str, Any]]) -> str:
         for record in records
     )
     sources = _distinct(_source(record["source"]) for record in records)
+    marked = {
+        f"from a tree with changes that no commit holds ({CHANGED})": sum(
+            bool(record["source"]["dirty"]) for record in records
+        ),
+        "outside of a repository (unknown)": sum(
+            record["source"]["commit"] is None for record in records
+        ),
+    }
+    parts = [f"{count} {where}" for where, count in marked.items() if count]
+    ran = f". Of {len(records)} units ran {', '.join(parts)}" if parts else ""
     machines = _distinct(_machine(record["hardware"]) for record in records)
     seconds = sum(record["wall_seconds"] for record in records)
     return (
         f"- Versions: {versions}\n"
-        f"- Source: {sources}\n"
+        f"- Source: {sources}{ran}\n"
         f"- Hardware: {machines}\n"
         f"- Wall time: {seconds / 60:.1f} min summed over {len(records)} units of one "
-        "process each\n"
+        f"process each ({_by_stage(records)})\n"
     )
 
 
-def _source(source: dict[str, Any]) -> str:
+def source_of(records: Records, *names: str) -> str:
+    """Return the commits that units were run from, `52c0b634` or `52c0b634*`.
+
+    A star marks files that were changed and are in no commit; units without a record
+    count for nothing.
+
+    Example:
+        >>> source_of({"a": {"source": {"commit": "0123456789", "dirty": True}}}, "a")
+        '01234567*'
+    """
+    found = [records[name]["source"] for name in names if name in records]
+    return ", ".join(dict.fromkeys(map(_source, found))) or "–"
+
+
+def _source(source: Mapping[str, Any]) -> str:
     if source["commit"] is None:
-        return "no git repository"
-    changed = " with changed files" if source["dirty"] else ""
-    return f"commit {source['commit'][:12]}{changed}"
+        return "unknown"
+    return f"{source['commit'][:8]}{CHANGED if source['dirty'] else ''}"
+
+
+def _by_stage(records: Iterable[dict[str, Any]]) -> str:
+    found: dict[str, float] = {}
+    for record in records:
+        stage = record["name"].partition("/")[0]
+        found[stage] = found.get(stage, 0.0) + record["wall_seconds"]
+    return ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in found.items())
 
 
 def _machine(hardware: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 from diffplan.errors import ArgumentError, require_at_least
-from diffplan.training.files import write_atomically
+from diffplan.files import write_atomically
 from diffplan.training.run_record import (
     hardware,
     package_versions,
@@ -35,6 +35,7 @@ from diffplan.training.run_record import (
 )
 
 DONE, SETTINGS, LOG, ERROR = "done.json", "settings.json", "log.txt", "error.txt"
+SESSIONS = "seconds.txt"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
@@ -346,14 +347,19 @@ def _work(unit: Unit, threads: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    _write_done(unit, start)
+        with (unit.directory / SESSIONS).open("a", encoding="utf-8") as file:
+            file.write(f"{time.time() - start:.3f}\n")
+    _write_done(unit)
 
 
-def _write_done(unit: Unit, start: float) -> None:
+def _write_done(unit: Unit) -> None:
+    # Of all sessions: one that was interrupted and resumed took as long as both.
+    sessions = (unit.directory / SESSIONS).read_text(encoding="utf-8").split()
     content = {
         "name": unit.name,
         "settings": unit.settings(),
-        "wall_seconds": round(time.time() - start, 3),
+        "wall_seconds": round(sum(map(float, sessions)), 3),
+        "sessions": len(sessions),
         "versions": package_versions(),
         "source": source_version(),
         "hardware": hardware(),

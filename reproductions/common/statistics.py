@@ -107,6 +107,43 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(centre, centre - half, centre + half, count)
 
 
+def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Return the mean of the first less that of the second, with Welch's interval.
+
+    For independent samples whose variances may differ.
+
+    Args:
+        first: At least two.
+        second: At least two.
+
+    References:
+        Welch 1947, "The generalization of 'Student's' problem when several different
+        population variances are involved".
+
+    Example:
+        >>> difference([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]).number(1)
+        '1.0 [-1.3, 3.3]'
+    """
+    if min(len(first), len(second)) < 2:
+        raise ArgumentError("difference: expected at least two values in each sample")
+    means = [math.fsum(values) / len(values) for values in (first, second)]
+    errors = [
+        math.fsum((value - centre) ** 2 for value in values)
+        / (len(values) - 1)
+        / len(values)
+        for values, centre in zip((first, second), means, strict=True)
+    ]
+    centre, square = means[0] - means[1], sum(errors)
+    count = len(first) + len(second)
+    if square == 0:
+        return Estimate(centre, centre, centre, count)
+    parts = [e**2 / (len(v) - 1) for e, v in zip(errors, (first, second), strict=True)]
+    # Rounded down: the wider interval.
+    freedom = max(1, math.floor(square**2 / sum(parts)))
+    half = student_t(freedom) * math.sqrt(square)
+    return Estimate(centre, centre - half, centre + half, count)
+
+
 def student_t(freedom: int) -> float:
     """Return the 97.5 % point of Student's t; above 30 a series is exact to 1e-5."""
     if freedom <= len(T_975):

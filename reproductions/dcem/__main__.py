@@ -11,16 +11,15 @@ ABOUT = """\
 Reproduce "The Differentiable Cross-Entropy Method" (Amos and Yarats, ICML 2020).
 
 presets
-  cpu    (default) two to three hours on two cores
+  cpu    (default)
          regression  an energy trained through its minimisation, by unrolled gradient
                      descent and by DCEM: the paper's protocol in full
          cartpole    the expert in full; of the learned embeddings a share: latent
                      sizes 2 and 8 at temperature 1, a fifth of the updates
          locomotion  cheetah run and walker walk, scaled: a model with CEM, an
                      embedded controller, PPO through it
-  smoke  the same stages in a minute; their numbers mean nothing
-  paper  all in full; the 27 embeddings take about 23 core hours, locomotion days on
-         a GPU
+  smoke  the same stages, so small that their numbers mean nothing
+  paper  all in full; locomotion is for a GPU
 
 settings
   key=value replaces one setting, such as regression.training.updates=1000; --settings
@@ -40,7 +39,7 @@ COMMAND = Reproduction(
     about=ABOUT,
     presets=PRESETS,
     stages=STAGES,
-    seeds="0,1,2",
+    seeds="0,1,2 (stage locomotion: 0)",
     work=work,
     report=report.write,
 )

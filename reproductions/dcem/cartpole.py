@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
+from diffplan.files import write_atomically
 from diffplan.models.analytic import Cartpole
 from diffplan.objectives.base import StageObjective
 from diffplan.planners import CEM, LatentActions
 from diffplan.problem import Box, PlanningProblem
-from diffplan.training.files import write_atomically
 from diffplan.training.seeding import make_generator
 from reproductions.common.stages import Unit
 from reproductions.common.tables import write_csv, write_text
@@ -36,7 +36,7 @@ from reproductions.dcem.cartpole_config import (
     ExpertSettings,
 )
 from reproductions.dcem.ensemble import layers, network
-from reproductions.dcem.training import CHECKPOINT, EnsembleTraining
+from reproductions.dcem.training import EnsembleTraining
 
 LIMITS = {"place": 0.5, "speed": 0.5, "angle": math.pi, "spin": 1.0}
 """Initial states are uniform between minus and plus these, in this order."""
@@ -293,7 +293,7 @@ def test(
     `[M, states, grid, grid]`, the first latent number along the third dimension.
     """
     ensemble = EmbeddingEnsemble(latent, temperature, seeds, settings)
-    ensemble.load(model / CHECKPOINT)
+    ensemble.load(model)
     rows: list[dict[str, object]] = [{"seed": seed} for seed in seeds]
     for name, parameters in (
         ("last", ensemble.parameters.detach()),

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.provenance import Records, source_of
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.statistics import Estimate, mean
-from reproductions.common.tables import markdown_table, read_csv, write_csv
+from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
 from reproductions.dcem import paper_numbers
 
+CELLS, EXPERT = "cartpole.csv", "cartpole_expert.json"
+SURFACES = "cartpole_surface.png"
 PAPER_UPDATES = 100_000
 LAST_POINTS = 10
 """Validations at the end of a run whose mean is the cost at the end (Fig. 9)."""
@@ -69,12 +73,6 @@ class Cell:
             (directory / DONE).exists(),
         )
 
-    @property
-    def share(self) -> str:
-        """How much of the paper's training this is, in words."""
-        last = int(self.updates[-1])
-        return "all" if last >= PAPER_UPDATES else f"{last:,} of {PAPER_UPDATES:,}"
-
     def improvement(self, expert: float) -> Estimate:
         """Return the factor by the paper's definition: lowest validation cost."""
         return mean([float(cost) / expert for cost in self.costs.min(axis=1)])
@@ -89,94 +87,127 @@ class Cell:
         return mean([cost / expert for cost in found]) if found else None
 
 
-def write(directory: Path, output: Path) -> str:
-    """Write what the finished units allow; return Markdown.
+def write(directory: Path, output: Path, records: Records) -> str:
+    """Publish the cells that are there; return Markdown of all that are published.
 
     Args:
         directory: Of the stage's runs.
-        output: Receives `cartpole.csv` and figures.
+        output: Receives `cartpole.csv`, `cartpole_expert.json` and figures. Its rows of
+            cells that have no run stay.
+        records: Of the units.
     """
     path = directory / "expert" / "expert.json"
-    if not path.exists():
-        return ""
-    expert = json.loads(path.read_text(encoding="utf-8"))
-    parts = [_expert_section(expert)]
-    folders = sorted(directory.glob("latent_*/metrics.csv"))
-    cells = [Cell.read(metrics.parent) for metrics in folders]
-    cells.sort(key=lambda cell: (cell.latent, -cell.temperature))
-    if cells:
-        parts.append(_improvement_section(cells, expert, output))
-        parts.append(_surface_section(cells, output))
-    return "\n".join(part for part in parts if part)
+    if path.exists():
+        expert = json.loads(path.read_text(encoding="utf-8"))
+        text = json.dumps(_summary(expert), indent=2) + "\n"
+        write_text(output / EXPERT, text)
+        folders = sorted(directory.glob("latent_*/metrics.csv"))
+        cells = [Cell.read(metrics.parent) for metrics in folders]
+        cells.sort(key=lambda cell: (cell.latent, -cell.temperature))
+        if cells:
+            _publish(cells, expert, records, output)
+    return _section(output, records)
 
 
-def _expert_section(expert: dict[str, Any]) -> str:
-    published = paper_numbers.load()["cartpole"]["expert_cost"]
+def read_cells(output: Path) -> list[dict[str, str]]:
+    """Return the published rows, by latent size and temperature."""
+    path = output / CELLS
+    rows = read_csv(path) if path.exists() else []
+    return sorted(rows, key=lambda r: (int(r["latent"]), -float(r["temperature"])))
+
+
+def _summary(expert: dict[str, Any]) -> dict[str, float]:
     costs = expert["validation"]
     ours = mean(costs)
-    rows = [
-        [
-            f"{published:.3f}",
-            ours.number(3),
-            f"{100 * (ours.value / published - 1):+.2f} %",
-        ]
-    ]
+    return {
+        "repeats": len(costs),
+        "cost": ours.value,
+        "low": ours.low,
+        "high": ours.high,
+        "least": min(costs),
+        "most": max(costs),
+        "fresh": expert["fresh"],
+    }
+
+
+def _publish(
+    cells: list[Cell], expert: dict[str, Any], records: Records, output: Path
+) -> None:
+    validated = mean(expert["validation"]).value
+    rows = {_key(row): row for row in read_cells(output)}
+    for cell in cells:
+        row = {name: str(value) for name, value in _row(cell, expert, records).items()}
+        rows[_key(row)] = row
+    write_csv(output / CELLS, list(rows.values()))
+    _draw_curves(cells, validated, output / "cartpole_curves.png")
+    _publish_surfaces(cells, output)
+
+
+def _key(row: Mapping[str, str]) -> tuple[int, float]:
+    return int(row["latent"]), float(row["temperature"])
+
+
+def _row(cell: Cell, expert: dict[str, Any], records: Records) -> dict[str, object]:
+    ours = cell.improvement(mean(expert["validation"]).value)
+    honest, final = cell.honest_improvement(expert["fresh"]), cell.final_cost()
+    name = f"cartpole/{cell.folder.name.removesuffix('_tests')}"
+    source = source_of(records, name, f"{name}_tests")
+    return {
+        "latent": cell.latent,
+        "temperature": cell.temperature,
+        "updates": int(cell.updates[-1]),
+        "seeds": len(cell.costs),
+        "improvement": ours.value,
+        "improvement_low": ours.low,
+        "improvement_high": ours.high,
+        "honest": honest.value if honest else "",
+        "honest_low": honest.low if honest else "",
+        "honest_high": honest.high if honest else "",
+        "final_cost": final.value,
+        "final_cost_low": final.low,
+        "final_cost_high": final.high,
+        "cpu_seconds": cell.cpu_seconds,
+        "source": source if cell.done else f"unfinished, {source}",
+    }
+
+
+# The page
+
+
+def _section(output: Path, records: Records) -> str:
+    path = output / EXPERT
+    if not path.exists():
+        return ""
+    parts = [_expert_section(json.loads(path.read_text(encoding="utf-8")), records)]
+    rows = read_cells(output)
+    if rows:
+        parts.append(_improvement_section(rows))
+    if (output / SURFACES).exists():
+        parts.append(
+            "### Learned reward surfaces (Fig. 10)\n\n"
+            f"![Reward surfaces]({SURFACES})\n\n"
+            "*Reward (bright is high) over the latent square; rows are initial states, "
+            "columns temperatures, first seed.*\n"
+        )
+    return "\n".join(parts)
+
+
+def _expert_section(expert: dict[str, float], records: Records) -> str:
+    published = paper_numbers.load()["cartpole"]["expert_cost"]
+    ours = Estimate(expert["cost"], expert["low"], expert["high"], 0)
+    difference = f"{100 * (ours.value / published - 1):+.2f} %"
+    row = [f"{published:.3f}", ours.number(3), difference]
     return (
         "### The expert: CEM over actions\n\n"
-        + markdown_table(["paper", "ours [95 %]", "difference"], rows)
-        + f"\nMean cost on the validation states, over {len(costs)} repeats, of which "
-        f"single ones reach from {min(costs):.3f} to {max(costs):.3f}: the paper's "
-        "number is one such repeat. On the fresh states: "
-        f"{expert['fresh']:.3f}.\n"
+        + markdown_table(["paper", "ours [95 %]", "difference"], [row])
+        + f"\nMean cost on the validation states, over {expert['repeats']} repeats, of "
+        f"which single ones reach from {expert['least']:.3f} to {expert['most']:.3f}: "
+        "the paper's number is one such repeat. On the fresh states: "
+        f"{expert['fresh']:.3f}. Source: {source_of(records, 'cartpole/expert')}.\n"
     )
 
 
-def _improvement_section(
-    cells: list[Cell], expert: dict[str, Any], output: Path
-) -> str:
-    published = paper_numbers.load()["cartpole"]
-    validated = mean(expert["validation"]).value
-    rows, table = [], []
-    for cell in cells:
-        key, tau = str(cell.latent), f"{cell.temperature:g}"
-        paper = published["improvement"].get(key, {}).get(tau)
-        paper_cost = published["final_cost"].get(key, {}).get(tau)
-        ours, honest = (
-            cell.improvement(validated),
-            cell.honest_improvement(expert["fresh"]),
-        )
-        final = cell.final_cost()
-        updates = int(cell.updates[-1])
-        cost = 1000 * cell.cpu_seconds / updates
-        rows.append(
-            [
-                *(key, tau, cell.share),
-                f"{paper[0]:.3f} [{paper[1]:.3f}, {paper[2]:.3f}]" if paper else "–",
-                ours.number(3),
-                honest.number(3) if honest else "–",
-                "–" if paper_cost is None else f"{paper_cost:.2f}",
-                final.number(2),
-                f"{cost:.0f} ms",
-            ]
-        )
-        table.append(
-            {
-                "latent": cell.latent,
-                "temperature": cell.temperature,
-                "updates": updates,
-                "seeds": len(cell.costs),
-                "improvement": ours.value,
-                "improvement_low": ours.low,
-                "improvement_high": ours.high,
-                "honest": honest.value if honest else "",
-                "honest_low": honest.low if honest else "",
-                "honest_high": honest.high if honest else "",
-                "final_cost": final.value,
-                "cpu_seconds": cell.cpu_seconds,
-            }
-        )
-    write_csv(output / "cartpole.csv", table)
-    _draw_curves(cells, validated, output / "cartpole_curves.png")
+def _improvement_section(rows: Sequence[Mapping[str, str]]) -> str:
     header = [
         "latent",
         "τ",
@@ -187,10 +218,11 @@ def _improvement_section(
         "cost at the end: paper (Fig. 9)",
         "ours [95 %]",
         "CPU time per update of all seeds",
+        "source",
     ]
     return (
         "### Improvement over the expert (Fig. 5 and 9)\n\n"
-        + markdown_table(header, rows)
+        + markdown_table(header, [_line(row) for row in rows])
         + "\nThe paper's factor takes the lowest of all validation costs of a run, "
         "which is optimistic; the other one is of the decoders at the end of training "
         "on states that nothing was chosen with. A run that is a share of the paper's "
@@ -201,28 +233,50 @@ def _improvement_section(
     )
 
 
-def _surface_section(cells: list[Cell], output: Path) -> str:
+def _line(row: Mapping[str, str]) -> list[str]:
+    published = paper_numbers.load()["cartpole"]
+    key, tau = row["latent"], f"{float(row['temperature']):g}"
+    paper = published["improvement"].get(key, {}).get(tau)
+    paper_cost = published["final_cost"].get(key, {}).get(tau)
+    return [
+        *(key, tau, share(int(row["updates"]))),
+        f"{paper[0]:.3f} [{paper[1]:.3f}, {paper[2]:.3f}]" if paper else "–",
+        estimate(row, "improvement").number(3),
+        estimate(row, "honest").number(3) if row["honest"] else "–",
+        "–" if paper_cost is None else f"{paper_cost:.2f}",
+        estimate(row, "final_cost").number(2),
+        f"{1000 * float(row['cpu_seconds']) / int(row['updates']):.0f} ms",
+        row["source"],
+    ]
+
+
+def estimate(row: Mapping[str, str], name: str) -> Estimate:
+    """Return one of the numbers of a published row with its interval."""
+    low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+    return Estimate(float(row[name]), low, high, int(row["seeds"]))
+
+
+def share(updates: int) -> str:
+    """Return how much of the paper's training a number of updates is, in words."""
+    return "all" if updates >= PAPER_UPDATES else f"{updates:,} of {PAPER_UPDATES:,}"
+
+
+# Figures
+
+
+def _publish_surfaces(cells: list[Cell], output: Path) -> None:
     paths = [
         (cell, cell.folder / "surface.npz")
         for cell in cells
         if (cell.folder / "surface.npz").exists()
     ]
     if not paths:
-        return ""
+        return
     contents = []
     for cell, path in paths:
         with np.load(io.BytesIO(path.read_bytes())) as content:
             contents.append((cell, content["costs"][0]))
-    _draw_surfaces(contents, output / "cartpole_surface.png")
-    return (
-        "### Learned reward surfaces (Fig. 10)\n\n"
-        "![Reward surfaces](cartpole_surface.png)\n\n"
-        "*Reward (bright is high) over the latent square; rows are initial states, "
-        "columns temperatures, first seed.*\n"
-    )
-
-
-# Figures
+    _draw_surfaces(contents, output / SURFACES)
 
 
 def _draw_curves(cells: list[Cell], expert: float, path: Path) -> None:

@@ -13,6 +13,7 @@ from reproductions.dcem.regression_config import RegressionConfig
 
 PRESETS = ("cpu", "smoke", "paper")
 STAGES = ("regression", "cartpole", "locomotion")
+DEFAULT_SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,29 @@ class DCEMConfig:
         )
 
     def units(
-        self, stages: Sequence[str], seeds: Sequence[int], directory: Path
+        self,
+        stages: Sequence[str] | None,
+        seeds: Sequence[int] | None,
+        directory: Path,
     ) -> list[Unit]:
-        """Return the work of some stages."""
+        """Return the work of some stages.
+
+        Args:
+            stages: Some of `STAGES`; None stands for all.
+            seeds: All are run. None stands for 0, 1 and 2, and in stage (c) for as
+                many as `locomotion.models` says.
+            directory: Of the runs.
+        """
+        stages = STAGES if stages is None else stages
+        models = range(self.locomotion.models) if seeds is None else seeds
+        seeds = DEFAULT_SEEDS if seeds is None else seeds
         made: list[Unit] = []
         if "regression" in stages:
             made += regression.units(self.regression, seeds, directory / "regression")
         if "cartpole" in stages:
             made += cartpole.units(self.cartpole, seeds, directory / "cartpole")
         if "locomotion" in stages:
-            made += locomotion.units(self.locomotion, seeds, directory / "locomotion")
+            made += locomotion.units(self.locomotion, models, directory / "locomotion")
         return made
 
 

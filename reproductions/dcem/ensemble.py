@@ -7,7 +7,7 @@ clipping, learning rate and random stream belong to each, so that a member is wh
 would be alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -166,7 +166,7 @@ class EnsembleAdam:
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state_dict` returned."""
         self.parameters.copy_(state["parameters"])
         self.first.copy_(state["first"])

@@ -28,12 +28,12 @@ def units(
 
     Args:
         config: The settings.
-        seeds: Of which the first `config.models` are taken.
+        seeds: A model is trained for each.
         directory: Receives `<task>/seed_<n>/<phase>`, `<phase>_tests` beside it, and
             `<task>/random`.
     """
     made: list[Unit] = []
-    for seed in seeds[: config.models]:
+    for seed in seeds:
         for task in config.tasks:
             made += _phases(config, task, seed, directory / task / f"seed_{seed}")
     for task in config.tasks:

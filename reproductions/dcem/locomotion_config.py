@@ -308,7 +308,8 @@ class LocomotionConfig:
 
     Attributes:
         tasks: Of the DeepMind control suite.
-        models: How many of the seeds are run; the paper has one model of each task.
+        models: How many, where --seeds does not say which; the paper has one model of
+            each task.
         test_episodes: Noise-free episodes after each phase (Fig. 4).
         cheetah: Lengths of cheetah run.
         walker: Lengths of walker walk.

@@ -1,4 +1,4 @@
-"""Stage (c) made smaller: for a core in half an hour per task, and for seconds."""
+"""Stage (c) made smaller: for one core per task, and for seconds."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from reproductions.dcem.locomotion_config import (
 
 
 def scaled() -> LocomotionConfig:
-    """Return all three phases, small enough for half an hour of a core per task.
+    """Return all three phases, small enough for one core per task.
 
     Smaller networks, batches and planners (the embedded one still has a tenth of
     the budget of the full one), scaled observations, a hundredth of the episodes.

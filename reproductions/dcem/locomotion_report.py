@@ -1,15 +1,15 @@
 """Tables and figures of stage (c), made from its run folders."""
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffplan.training.logging import read_metrics
-from reproductions.common.figures import COLOURS, new_figure, save_figure
+from reproductions.common.provenance import Records, source_of
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.statistics import mean
 from reproductions.common.tables import markdown_table, read_csv, write_csv
@@ -17,14 +17,19 @@ from reproductions.dcem import paper_numbers
 from reproductions.dcem.locomotion import PHASES
 from reproductions.dcem.locomotion_config import TASKS
 from reproductions.dcem.locomotion_evaluation import COST, RETURNS
+from reproductions.dcem.locomotion_figures import TITLES, draw_boxes, draw_curves
 
-TITLES = {
-    "random": "random actions",
-    "initial": "CEM (phase 1)",
-    "embedded": "DCEM (phase 2)",
-    "policy": "DCEM + PPO (phase 3)",
-}
+EPISODES, TESTED = "locomotion.csv", "locomotion_phases.csv"
+CURVES = "locomotion_curves.csv"
 EPISODE_STEPS = 1000
+CURVES_SECTION = """\
+### Training
+
+![Learning curves](locomotion_curves.png)
+
+*Returns while training, phase after phase (thin: episodes with exploration noise; \
+dots: noise-free tests).*
+"""
 
 
 @dataclass(frozen=True)
@@ -34,22 +39,24 @@ class Tested:
     Attributes:
         task: Its name.
         phase: One of `PHASES`, or random.
-        seeds: How many were trained.
+        models: How many were trained.
         returns: Of the episodes.
         steps: Simulated steps that the phase was trained on, mean over seeds.
-        evaluations: Transitions that were evaluated for an action; None for random.
-        seconds: Wall time of an action, environment included; None for random.
+        evaluations: Transitions that were evaluated for an action; NaN for random.
+        seconds: Wall time of an action, environment included; NaN for random.
         time_limit: Simulated steps of an episode.
+        source: The commits of training and tests.
     """
 
     task: str
     phase: str
-    seeds: int
+    models: int
     returns: np.ndarray
     steps: float
-    evaluations: float | None
-    seconds: float | None
+    evaluations: float
+    seconds: float
     time_limit: int
+    source: str
 
     def quartiles(self) -> tuple[float, float, float]:
         """Return first quartile, median and third quartile."""
@@ -57,32 +64,76 @@ class Tested:
         return low, middle, high
 
 
-def write(directory: Path, output: Path) -> str:
-    """Write what the finished units allow; return Markdown.
+def write(directory: Path, output: Path, records: Records) -> str:
+    """Publish the phases that are there; return Markdown of all that are published.
 
     Args:
         directory: Of the stage's runs.
-        output: Receives `locomotion.csv`, `locomotion_curves.csv` and figures.
+        output: Receives `locomotion*.csv` and figures. Its rows of phases that have no
+            run stay.
+        records: Of the units.
     """
-    found = list(_tested(directory))
-    if not found:
-        return ""
-    write_csv(output / "locomotion.csv", [row for each in found for row in _rows(each)])
-    _draw_boxes(found, output / "locomotion_returns.png")
-    parts = [_returns_section(found), _cost_section(found)]
-    curves = list(_curves(directory))
+    runs = list(_tested(directory, records))
+    if runs:
+        merged = {(e.task, e.phase): e for e in (*read_tested(output), *runs)}
+        tested = sorted(merged.values(), key=_place)
+        _publish(tested, _merged_curves(directory, output), output)
+    found = read_tested(output)
+    return _section(found, output, records) if found else ""
+
+
+def read_tested(output: Path) -> list[Tested]:
+    """Return the phases that are published."""
+    if not (output / TESTED).exists():
+        return []
+    returns: dict[tuple[str, str], list[float]] = {}
+    for row in read_csv(output / EPISODES):
+        key = row["task"], row["phase"]
+        returns.setdefault(key, []).append(float(row["return"]))
+    return [
+        Tested(
+            row["task"],
+            row["phase"],
+            int(row["models"]),
+            np.array(returns[row["task"], row["phase"]]),
+            float(row["steps"]),
+            float(row["evaluations"]),
+            float(row["seconds"]),
+            int(row["time_limit"]),
+            row["source"],
+        )
+        for row in read_csv(output / TESTED)
+    ]
+
+
+def _place(tested: Tested) -> tuple[int, int]:
+    return TASKS.index(tested.task), ("random", *PHASES).index(tested.phase)
+
+
+def _publish(
+    found: Sequence[Tested], curves: Sequence[Mapping[str, str]], output: Path
+) -> None:
+    episodes = [
+        {"task": each.task, "phase": each.phase, "episode": index, "return": value}
+        for each in found
+        for index, value in enumerate(each.returns.tolist())
+    ]
+    write_csv(output / EPISODES, episodes)
+    numbers = [
+        {name: value for name, value in vars(each).items() if name != "returns"}
+        for each in found
+    ]
+    write_csv(output / TESTED, numbers)
+    draw_boxes(found, output / "locomotion_returns.png")
     if curves:
-        write_csv(output / "locomotion_curves.csv", curves)
-        _draw_curves(curves, output / "locomotion_curves.png")
-        parts.append(_curves_section())
-    parts += [_chosen_section(directory), _policy_section(directory)]
-    return "\n".join(part for part in parts if part)
+        write_csv(output / CURVES, curves)
+        draw_curves(curves, output / "locomotion_curves.png")
 
 
 # Reading
 
 
-def _tested(directory: Path) -> Iterator[Tested]:
+def _tested(directory: Path, records: Records) -> Iterator[Tested]:
     for task in TASKS:
         for phase in ("random", *PHASES):
             pattern = "random" if phase == "random" else f"seed_*/{phase}_tests"
@@ -92,10 +143,10 @@ def _tested(directory: Path) -> Iterator[Tested]:
                 if (folder / DONE).exists()
             ]
             if folders:
-                yield _read(task, phase, folders)
+                yield _read(task, phase, folders, records)
 
 
-def _read(task: str, phase: str, folders: Sequence[Path]) -> Tested:
+def _read(task: str, phase: str, folders: Sequence[Path], records: Records) -> Tested:
     rows = [row for folder in folders for row in read_csv(folder / RETURNS)]
     costs = [
         json.loads((folder / COST).read_text(encoding="utf-8"))
@@ -106,9 +157,16 @@ def _read(task: str, phase: str, folders: Sequence[Path]) -> Tested:
     steps = [int(read_metrics(p)[-1]["environment_step"]) for p in trained if costs]
     settings = json.loads((folders[0] / SETTINGS).read_text(encoding="utf-8"))
 
-    def average(name: str) -> float | None:
-        return float(np.mean([cost[name] for cost in costs])) if costs else None
+    def average(name: str) -> float:
+        return float(np.mean([cost[name] for cost in costs])) if costs else math.nan
 
+    start = f"locomotion/{task}/"
+    names = [
+        name
+        for name in records
+        if name.startswith(start)
+        and name.rpartition("/")[2] in (phase, f"{phase}_tests")
+    ]
     return Tested(
         task,
         phase,
@@ -118,30 +176,36 @@ def _read(task: str, phase: str, folders: Sequence[Path]) -> Tested:
         average("evaluations_per_action"),
         average("seconds_per_action"),
         settings["place"]["world"]["time_limit"],
+        source_of(records, *names),
     )
 
 
-def _rows(tested: Tested) -> list[dict[str, object]]:
-    return [
-        {
-            "task": tested.task,
-            "phase": tested.phase,
-            "episode": index,
-            "return": value,
-        }
-        for index, value in enumerate(tested.returns.tolist())
-    ]
+def _merged_curves(directory: Path, output: Path) -> list[dict[str, str]]:
+    """Return the returns of each round, of published phases that have no run too."""
+    found = list(_curves(directory))
+    runs = {(row["task"], row["seed"], row["phase"]) for row in found}
+    path = output / CURVES
+    published = read_csv(path) if path.exists() else []
+    kept = [r for r in published if (r["task"], r["seed"], r["phase"]) not in runs]
+    return sorted(
+        (*found, *kept),
+        key=lambda row: (
+            TASKS.index(row["task"]),
+            int(row["seed"]),
+            PHASES.index(row["phase"]),
+        ),
+    )
 
 
-def _curves(directory: Path) -> Iterator[dict[str, object]]:
+def _curves(directory: Path) -> Iterator[dict[str, str]]:
     """Yield the returns of each round of each phase, finished or not."""
     for task in TASKS:
         for seed in sorted((directory / task).glob("seed_*")):
             for phase in PHASES:
                 path = seed / phase / "metrics.csv"
-                rounds: dict[tuple[int, int], dict[str, str]] = {}
+                rounds: dict[tuple[str, str], dict[str, str]] = {}
                 for row in read_metrics(path) if path.exists() else ():
-                    key = int(row["round"]), int(row["environment_step"])
+                    key = row["round"], row["environment_step"]
                     rounds.setdefault(key, {})[row["name"]] = row["value"]
                 for (index, step), values in rounds.items():
                     yield {
@@ -157,6 +221,18 @@ def _curves(directory: Path) -> Iterator[dict[str, object]]:
 
 
 # Text
+
+
+def _section(found: Sequence[Tested], output: Path, records: Records) -> str:
+    curves = read_csv(output / CURVES) if (output / CURVES).exists() else []
+    parts = [
+        _returns_section(found),
+        _cost_section(found),
+        CURVES_SECTION if curves else "",
+        _chosen_section(curves, records),
+        _policy_section(records),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def _returns_section(found: Sequence[Tested]) -> str:
@@ -178,8 +254,9 @@ def _returns_section(found: Sequence[Tested]) -> str:
                 f"{middle:.0f} [{low:.0f}, {high:.0f}]",
                 mean(each.returns.tolist()).number(),
                 f"{each.returns.min():.0f} … {each.returns.max():.0f}",
-                f"{len(each.returns)} of {each.seeds}" if share else len(each.returns),
+                f"{len(each.returns)} of {each.models}" if share else len(each.returns),
                 share or "–",
+                each.source,
             ]
         )
     header = [
@@ -191,6 +268,7 @@ def _returns_section(found: Sequence[Tested]) -> str:
         "range",
         "episodes, of models",
         "simulated steps of the phase, ours of the paper's",
+        "source",
     ]
     limits = {each.time_limit for each in found}
     short = (
@@ -216,7 +294,7 @@ def _returns_section(found: Sequence[Tested]) -> str:
 def _cost_section(found: Sequence[Tested]) -> str:
     rows = []
     for each in found:
-        if each.evaluations is None or each.seconds is None:
+        if math.isnan(each.evaluations):
             continue
         full = next(
             (t for t in found if t.task == each.task and t.phase == "initial"), None
@@ -255,35 +333,25 @@ def _cost_section(found: Sequence[Tested]) -> str:
     )
 
 
-def _curves_section() -> str:
-    return (
-        "### Training\n\n"
-        "![Learning curves](locomotion_curves.png)\n\n"
-        "*Returns while training, phase after phase (thin: episodes with exploration "
-        "noise; dots: noise-free tests).*\n"
-    )
-
-
-def _chosen_section(directory: Path) -> str:
+def _chosen_section(curves: Sequence[Mapping[str, str]], records: Records) -> str:
     """Say which round of phase 2 goes on."""
+    tests: dict[tuple[str, str], dict[int, float]] = {}
+    for row in curves:
+        if row["phase"] == "embedded" and row["test_return"]:
+            key = row["task"], row["seed"]
+            tests.setdefault(key, {})[int(row["round"])] = float(row["test_return"])
     texts = []
-    for folder in sorted(directory.glob("*/seed_*/embedded")):
-        if not (folder / DONE).exists():
+    for (task, seed), found in tests.items():
+        record = records.get(f"locomotion/{task}/seed_{seed}/embedded")
+        if record is None or not record["settings"]["training"]["keep_best"]:
             continue
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        tests = {
-            int(row["round"]): float(row["value"])
-            for row in read_metrics(folder / "metrics.csv")
-            if row["name"] == "test/return"
-        }
-        if settings["training"]["keep_best"] and tests:
-            # Of equals the first, as the trainer keeps it.
-            best = max(tests, key=lambda index: tests[index])
-            texts.append(
-                f"{folder.parts[-3]}, {folder.parts[-2].replace('_', ' ')}: round "
-                f"{best} of {settings['training']['rounds']} ({tests[best]:.0f}; the "
-                f"last one {tests[max(tests)]:.0f})"
-            )
+        # Of equals the first, as the trainer keeps it.
+        best = max(found, key=lambda index: found[index])
+        texts.append(
+            f"{task}, seed {seed}: round {best} of "
+            f"{record['settings']['training']['rounds']} ({found[best]:.0f}; the last "
+            f"one {found[max(found)]:.0f})"
+        )
     if not texts:
         return ""
     return (
@@ -293,12 +361,13 @@ def _chosen_section(directory: Path) -> str:
     )
 
 
-def _policy_section(directory: Path) -> str:
+def _policy_section(records: Records) -> str:
     """Say what phase 3 tuned, from its settings."""
-    paths = sorted(directory.glob(f"*/seed_*/policy/{SETTINGS}"))
     texts = []
-    for path in paths:
-        policy = json.loads(path.read_text(encoding="utf-8"))["policy"]
+    for name, record in records.items():
+        if not (name.startswith("locomotion/") and name.endswith("/policy")):
+            continue
+        policy = record["settings"]["policy"]
         spread = "learnt from" if policy["learn_std"] else "fixed at"
         texts.append(
             f"{' and '.join(policy['tuned'])} tuned, deviation {spread} "
@@ -309,76 +378,3 @@ def _policy_section(directory: Path) -> str:
     if not texts:
         return ""
     return f"Phase 3: {'; '.join(dict.fromkeys(texts))}.\n"
-
-
-# Figures
-
-
-def _draw_boxes(found: Sequence[Tested], path: Path) -> None:
-    tasks = list(dict.fromkeys(each.task for each in found))
-    figure, (axes,) = new_figure(1, len(tasks), size=(4.4, 3.4))
-    for axis, task in zip(axes, tasks, strict=True):
-        chosen = [each for each in found if each.task == task]
-        for place, each in enumerate(chosen):
-            colour = COLOURS[place % len(COLOURS)]
-            axis.boxplot(
-                each.returns,
-                positions=[place - 0.18],
-                widths=0.3,
-                patch_artist=True,
-                boxprops={"facecolor": colour, "alpha": 0.6},
-                medianprops={"color": "black"},
-                flierprops={"markersize": 3},
-                manage_ticks=False,
-            )
-            if each.phase != "random":
-                box = paper_numbers.locomotion_box(task, each.phase)
-                names = ("whislo", "q1", "med", "q3", "whishi")
-                axis.bxp(
-                    [dict(zip(names, box, strict=True))],
-                    positions=[place + 0.18],
-                    widths=0.3,
-                    showfliers=False,
-                    patch_artist=True,
-                    boxprops={"facecolor": "lightgrey"},
-                    medianprops={"color": "black"},
-                    manage_ticks=False,
-                )
-        labels = [TITLES[each.phase].replace(" (", "\n(") for each in chosen]
-        axis.set_xticks(range(len(chosen)), labels, fontsize=7)
-        axis.set(title=task, ylim=(0, None))
-    axes[0].set(ylabel="return")
-    save_figure(figure, path)
-
-
-def _draw_curves(curves: Sequence[dict[str, Any]], path: Path) -> None:
-    tasks = list(dict.fromkeys(row["task"] for row in curves))
-    figure, (axes,) = new_figure(1, len(tasks), size=(4.4, 3.2))
-    for axis, task in zip(axes, tasks, strict=True):
-        seeds = dict.fromkeys(row["seed"] for row in curves if row["task"] == task)
-        for number, seed in enumerate(seeds):
-            before = 0
-            for colour, phase in zip(COLOURS[1:], PHASES, strict=False):
-                rows = [
-                    row
-                    for row in curves
-                    if (row["task"], row["seed"], row["phase"]) == (task, seed, phase)
-                ]
-                if not rows:
-                    continue
-                label = TITLES[phase] if number == 0 else None
-                steps = [(before + row["environment_step"]) / 1000 for row in rows]
-                values = [float(row["collect_return"]) for row in rows]
-                axis.plot(steps, values, color=colour, linewidth=1, label=label)
-                tests = [
-                    (step, float(row["test_return"]))
-                    for step, row in zip(steps, rows, strict=True)
-                    if row["test_return"]
-                ]
-                if tests:
-                    axis.plot(*zip(*tests, strict=True), "o", color=colour, ms=3)
-                before += rows[-1]["environment_step"]
-        axis.set(title=task, xlabel="simulated steps, thousands", ylim=(0, None))
-        axis.legend(fontsize=7)
-    axes[0].set(ylabel="return")
-    save_figure(figure, path)

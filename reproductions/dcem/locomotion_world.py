@@ -9,6 +9,7 @@ from torch import nn
 import diffplan.envs
 from diffplan.agents import GaussianNoise, PlanningAgent, UniformAgent
 from diffplan.envs.vector import VectorEnv
+from diffplan.files import load_tensors, reading, save_tensors
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box
@@ -27,6 +28,7 @@ from reproductions.dcem.locomotion_controller import (
 )
 
 MODEL, DECODER = "model.pt", "decoder.pt"
+DECODER_KIND = "reproductions.dcem.decoder/1"
 
 
 def environments(place: Place, count: int) -> VectorEnv:
@@ -109,8 +111,10 @@ def load_controller(
     """Return the controller of a finished phase, on the device of the box."""
     device = box.low.device
     controller = new_controller(load_model(directory, device), settings, box, seed=0)
-    weights = torch.load(directory / DECODER, map_location=device, weights_only=True)
-    controller.decoder.load_state_dict(weights)
+    path, expected = directory / DECODER, "a decoder of phase 2 or 3"
+    weights = load_tensors(path, DECODER_KIND, expected, device)
+    with reading(path, expected):
+        controller.decoder.load_state_dict(weights)
     return controller
 
 
@@ -118,4 +122,4 @@ def save(directory: Path, model: RSSM, decoder: nn.Module | None = None) -> None
     """Write what the next phase goes on with, once a phase is over."""
     model.save(directory / MODEL)
     if decoder is not None:
-        torch.save(decoder.state_dict(), directory / DECODER)
+        save_tensors(directory / DECODER, DECODER_KIND, decoder.state_dict())

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from diffplan.files import write_atomically
 from diffplan.planners import DCEM, GradMPC
 from diffplan.problem import Box, PlanningProblem
-from diffplan.training.files import write_atomically
 from diffplan.training.seeding import make_generator
 from reproductions.common.stages import Unit
 from reproductions.common.tables import write_csv
@@ -32,11 +32,7 @@ from reproductions.dcem.regression_config import (
     RegressionEvaluation,
     RegressionTraining,
 )
-from reproductions.dcem.training import (
-    CHECKPOINT,
-    EnsembleTraining,
-    trained_parameters,
-)
+from reproductions.dcem.training import EnsembleTraining
 
 POINTS_AT_ONCE = 25
 """When all points are predicted: as many as fit into a processor's cache."""
@@ -235,7 +231,9 @@ def test(
     Writes `iterations.csv` (mean squared errors) and `surface.npz`: energies
     `[M, grid of x, grid of y]` and predictions `[iterations, M, points]`.
     """
-    parameters = trained_parameters(model / CHECKPOINT)
+    ensemble = RegressionEnsemble(method, seeds, settings)
+    ensemble.load(model)
+    parameters = ensemble.parameters.detach()
     points = grid_of_x(settings.points)
     problem = energy_problem(parameters, settings.sizes)
     rows: list[dict[str, object]] = []

@@ -29,7 +29,13 @@ class DescentSettings:
     def build(self, iterations: int | None = None) -> GradMPC:
         """Return the solver, with its number of iterations or another one."""
         count = self.iterations if iterations is None else iterations
-        return GradMPC(1, iterations=count, num_candidates=1, step_size=self.step_size)
+        return GradMPC(
+            1,
+            iterations=count,
+            num_candidates=1,
+            step_size=self.step_size,
+            keep_best=False,
+        )
 
 
 @dataclass(frozen=True)

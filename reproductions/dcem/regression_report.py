@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.provenance import Records, source_of
 from reproductions.common.statistics import Estimate, mean
 from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
 from reproductions.dcem import paper_numbers
@@ -21,32 +22,86 @@ TRAINED_ITERATIONS = 10
 SHOWN_ITERATIONS = (1, 5, 10, 20)
 """Numbers of iterations whose predictions are drawn."""
 
+FILES = {"update": "regression_curves.csv", "iterations": "regression_iterations.csv"}
+
+SURFACES = """\
+### Energy surfaces and predictions (Fig. 1 and 7)
+
+![Energy surfaces](regression_surface.png)
+
+*Learned energies E(x, y), scaled to 0 … 1 in each column, as log(E + 1e-6) from -10 \
+(dark) to 0. White: y = x sin x. Dashed: predictions after 10 iterations. Last column: \
+predictions of the first seed after other numbers of iterations.*
+"""
+
 Curves = dict[int, list[float]]
 """Errors of all seeds, by updates or iterations."""
 
 
-def write(directory: Path, output: Path) -> str:
-    """Write what the finished trainings and tests allow; return Markdown.
+def write(directory: Path, output: Path, records: Records) -> str:
+    """Publish the trainings and tests that are there; return Markdown of all published.
 
     Args:
         directory: Of the stage's runs.
-        output: Receives `regression*.csv`, `regression.json` and figures.
+        output: Receives `regression*.csv`, `regression.json` and figures. What it holds
+            of methods that have no run stays.
+        records: Of the units.
     """
-    curves = _by_method(directory, "{}/metrics.csv", "update")
-    ablations = _by_method(directory, "{}_tests/iterations.csv", "iterations")
-    if not curves:
-        return ""
-    parts = [_training_section(curves, output)]
+    found = _by_method(directory, "{}/metrics.csv", "update")
+    tested = _by_method(directory, "{}_tests/iterations.csv", "iterations")
+    if found:
+        curves = {**read_curves(output, "update"), **found}
+        ablations = {**read_curves(output, "iterations"), **tested}
+        _publish(curves, ablations, output)
+        if tested.keys() >= ablations.keys() > set():
+            _publish_surfaces(directory, output)
+    return _section(output, records)
+
+
+def read_curves(output: Path, key: str) -> dict[str, Curves]:
+    """Return the published errors of all seeds, by method and update or iterations.
+
+    Args:
+        output: Of an earlier report.
+        key: update or iterations.
+    """
+    path = output / FILES[key]
+    found: dict[str, Curves] = {}
+    for row in read_csv(path) if path.exists() else ():
+        errors = [float(row[name]) for name in row if name.startswith("member_")]
+        found.setdefault(row["method"], {})[int(row[key])] = errors
+    return found
+
+
+def _publish(
+    curves: dict[str, Curves], ablations: dict[str, Curves], output: Path
+) -> None:
+    _write_columns(curves, "update", output)
     if ablations:
-        parts.append(_iterations_section(ablations, output))
-        parts.append(_surface_section(directory, output))
+        _write_columns(ablations, "iterations", output)
     numbers = {
         method: _summary(curves[method], ablations.get(method)) for method in curves
     }
     _draw_curves(curves, ablations, output / "regression_curves.png")
-    text = json.dumps(numbers, indent=2) + "\n"
-    write_text(output / "regression.json", text)
-    return "\n".join(parts)
+    write_text(output / "regression.json", json.dumps(numbers, indent=2) + "\n")
+
+
+def _section(output: Path, records: Records) -> str:
+    curves = read_curves(output, "update")
+    if not curves:
+        return ""
+    parts = [_training_section(curves)]
+    ablations = read_curves(output, "iterations")
+    if ablations:
+        parts.append(_iterations_section(ablations))
+    if (output / "regression_surface.png").exists():
+        parts.append(SURFACES)
+    sources = "; ".join(
+        f"{NAMES[method]} {source_of(records, f'regression/{method}')}, its tests "
+        f"{source_of(records, f'regression/{method}_tests')}"
+        for method in curves
+    )
+    return "\n".join([*parts, f"Source: {sources}.\n"])
 
 
 def _by_method(directory: Path, pattern: str, key: str) -> dict[str, Curves]:
@@ -62,13 +117,12 @@ def _by_method(directory: Path, pattern: str, key: str) -> dict[str, Curves]:
     return found
 
 
-def _training_section(curves: dict[str, Curves], output: Path) -> str:
+def _training_section(curves: dict[str, Curves]) -> str:
     published = {method: paper_numbers.regression_curve(method) for method in curves}
     lasts = {max(found) for found in curves.values()}
     known = next(iter(published.values()))
     updates = sorted({n for n in known if n <= max(lasts)} | lasts)
     labels = {count: f"{count:,}" for count in updates}
-    _write_columns(curves, "update", output / "regression_curves.csv")
     return (
         "### Training error (Fig. 6, left)\n\n"
         "Mean squared error on the 100 points, mean over seeds. "
@@ -81,7 +135,7 @@ def _training_section(curves: dict[str, Curves], output: Path) -> str:
     )
 
 
-def _iterations_section(ablations: dict[str, Curves], output: Path) -> str:
+def _iterations_section(ablations: dict[str, Curves]) -> str:
     published = {
         method: paper_numbers.regression_iterations(method) for method in ablations
     }
@@ -90,7 +144,6 @@ def _iterations_section(ablations: dict[str, Curves], output: Path) -> str:
         count: f"{count}" + (" (trained)" if count == TRAINED_ITERATIONS else "")
         for count in counts
     }
-    _write_columns(ablations, "iterations", output / "regression_iterations.csv")
     growths = ", ".join(
         f"{NAMES[method]} {_growth(found):.3g}"
         for method, found in ablations.items()
@@ -123,16 +176,16 @@ def _beside_paper(
     return markdown_table(header, rows)
 
 
-def _write_columns(found: dict[str, Curves], name: str, path: Path) -> None:
+def _write_columns(found: dict[str, Curves], name: str, output: Path) -> None:
     table = [
         {"method": method, name: count, **_columns(curves[count])}
         for method, curves in found.items()
         for count in sorted(curves)
     ]
-    write_csv(path, table)
+    write_csv(output / FILES[name], table)
 
 
-def _surface_section(directory: Path, output: Path) -> str:
+def _publish_surfaces(directory: Path, output: Path) -> None:
     found = {}
     for method in METHODS:
         path = directory / f"{method}_tests" / "surface.npz"
@@ -140,14 +193,6 @@ def _surface_section(directory: Path, output: Path) -> str:
             with np.load(io.BytesIO(path.read_bytes())) as content:
                 found[method] = dict(content)
     _draw_surfaces(found, output / "regression_surface.png")
-    return (
-        "### Energy surfaces and predictions (Fig. 1 and 7)\n\n"
-        "![Energy surfaces](regression_surface.png)\n\n"
-        "*Learned energies E(x, y), scaled to 0 … 1 in each column, as "
-        "log(E + 1e-6) from -10 (dark) to 0. White: y = x sin x. Dashed: predictions "
-        "after 10 iterations. Last column: predictions of the first seed after other "
-        "numbers of iterations.*\n"
-    )
 
 
 def _progress(curves: dict[str, Curves]) -> str:

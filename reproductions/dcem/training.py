@@ -2,19 +2,20 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_at_least
-from diffplan.training.files import write_atomically
+from diffplan.errors import ArgumentError, FileError, require_at_least
+from diffplan.files import reading
+from diffplan.training.checkpoint import Checkpoints
 from reproductions.common.tables import write_csv
 from reproductions.dcem.ensemble import EnsembleAdam, OptimizerSettings
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.csv"
+CHECKPOINTS, METRICS = "checkpoints", "metrics.csv"
 
 
 class EnsembleTraining(ABC):
@@ -88,7 +89,7 @@ class EnsembleTraining(ABC):
     ) -> None:
         """Train up to a number of updates; resumes from the folder's checkpoint.
 
-        Writes `checkpoint.pt` and `metrics.csv`.
+        Writes `checkpoints/` and `metrics.csv`.
 
         Args:
             directory: Of the run.
@@ -96,9 +97,10 @@ class EnsembleTraining(ABC):
             evaluate_every: Updates between validations.
             checkpoint_every: Updates between checkpoints, a multiple of the above.
         """
-        checkpoint = directory / CHECKPOINT
-        if checkpoint.exists():
-            self.load(checkpoint)
+        checkpoints = Checkpoints(directory / CHECKPOINTS)
+        if self._load_latest(checkpoints):
+            # A kill may have come between a checkpoint and its metrics.
+            write_csv(directory / METRICS, self.rows)
         start = time.process_time() - self.cpu_seconds
         while self.update < updates:
             self.step()
@@ -106,13 +108,23 @@ class EnsembleTraining(ABC):
             if self.update % evaluate_every == 0:
                 self.evaluate()
             if self.update == updates or self.update % checkpoint_every == 0:
-                self.save(checkpoint)
+                checkpoints.save(self.update, self.state_dict())
                 write_csv(directory / METRICS, self.rows)
                 self._say_progress()
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint from which training goes on exactly."""
-        content = {
+    def load(self, directory: Path) -> None:
+        """Go back to the newest checkpoint that `run` left in a folder.
+
+        Raises:
+            FileError: there is none, all are damaged, or it is of another training.
+        """
+        if not self._load_latest(Checkpoints(directory / CHECKPOINTS)):
+            raise FileError(f"directory: expected checkpoints, none in {directory}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that training goes on with, exactly."""
+        return {
+            "seeds": list(self.seeds),
             "optimizer": self.optimizer.state_dict(),
             "generators": [g.get_state() for g in self.generators],
             "best": self.best,
@@ -120,17 +132,32 @@ class EnsembleTraining(ABC):
             "rows": self.rows,
             "cpu_seconds": self.cpu_seconds,
         }
-        write_atomically(path, lambda file: torch.save(content, file))
 
-    def load(self, path: Path) -> None:
-        """Go back to a checkpoint of the same seeds and settings."""
-        content: dict[str, Any] = torch.load(path, weights_only=True)
-        self.optimizer.load_state_dict(content["optimizer"])
-        pairs = zip(self.generators, content["generators"], strict=True)
-        for generator, state in pairs:
-            generator.set_state(state)
-        self.best, self.lowest = content["best"], list(content["lowest"])
-        self.rows, self.cpu_seconds = content["rows"], content["cpu_seconds"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` returned, of the same seeds and settings.
+
+        Raises:
+            ArgumentError: it is of other seeds.
+        """
+        if tuple(state["seeds"]) != self.seeds:
+            raise ArgumentError(
+                f"seeds: expected {list(self.seeds)}, got {state['seeds']}"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        pairs = zip(self.generators, state["generators"], strict=True)
+        for generator, numbers in pairs:
+            generator.set_state(numbers)
+        self.best, self.lowest = state["best"], list(state["lowest"])
+        self.rows, self.cpu_seconds = list(state["rows"]), state["cpu_seconds"]
+
+    def _load_latest(self, checkpoints: Checkpoints) -> bool:
+        """Return whether there was a checkpoint."""
+        found = checkpoints.load_latest()
+        if found is None:
+            return False
+        with reading(checkpoints.directory, "a checkpoint of this training"):
+            self.load_state_dict(found[1])
+        return True
 
     def _say_progress(self) -> None:
         newest = self.rows[-len(self.seeds) :]
@@ -139,13 +166,6 @@ class EnsembleTraining(ABC):
             f"update {self.update}: {errors}, {self.cpu_seconds:.0f} s of CPU",
             flush=True,
         )
-
-
-def trained_parameters(path: Path) -> Tensor:
-    """Return the newest parameters `[M, P]` of a checkpoint."""
-    content = torch.load(path, weights_only=True)
-    parameters: Tensor = content["optimizer"]["parameters"]
-    return parameters
 
 
 def require_schedule(updates: int, evaluate_every: int, checkpoint_every: int) -> None:

@@ -5,10 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffplan.envs.rendering import select_backend
+from diffplan.errors import ArgumentError
 from reproductions.common.command import Reproduction, Work
 from reproductions.common.stages import Unit
 from reproductions.latco import report
-from reproductions.latco.config import PRESETS, STAGES, paper_config, stages_config
+from reproductions.latco.config import (
+    DEFAULT_SEEDS,
+    PRESETS,
+    STAGES,
+    paper_config,
+    stages_config,
+)
 from reproductions.latco.online import paper_unit
 from reproductions.latco.online_config import PLANNERS, TASKS
 
@@ -16,14 +23,15 @@ ABOUT = f"""\
 Reproduce "Model-Based Reinforcement Learning via Latent-Space Collocation" (LatCo).
 
 presets
-  cpu    (default) three stages, at most 25 minutes on two cores:
+  cpu    (default) three stages:
          comparison  planners on one frozen model of sparse Meta-World reach, from
                      state vectors
          online      LatCo collects its own data on cheetah-run, from state vectors
          pixels      images: a small visual model, one plan decoded beside what happened
-  smoke  the same stages in two minutes; their numbers mean nothing
-  paper  the paper's protocol, from images, days on a GPU. One run per call:
-         task=TASK planner=PLANNER seed=N
+  smoke  the same stages, so small that their numbers mean nothing
+  paper  the paper's protocol, from images, for a GPU. One task and planner per call, a
+         run for each of --seeds; there are no stages:
+         task=TASK planner=PLANNER
            tasks    {" ".join(TASKS[:7])}
                     {" ".join(TASKS[7:])}
            planners {" ".join(PLANNERS)}
@@ -36,19 +44,22 @@ settings
 
 
 def work(preset: str, overrides: Sequence[str]) -> Work:
-    """Return the units of a preset; the paper's is one run per call."""
+    """Return the units of a preset; the paper's are one run for each seed."""
     if preset != "paper":
         config = stages_config(preset, overrides)
         return Work(config, config.units)
-    choice = paper_config(overrides)
+    run = paper_config(overrides)
 
     def units(
-        stages: Sequence[str], seeds: Sequence[int], directory: Path
+        stages: Sequence[str] | None, seeds: Sequence[int] | None, directory: Path
     ) -> list[Unit]:
-        del stages, seeds  # the overrides chose
-        return [paper_unit(choice.run, choice.seed, directory)]
+        if stages is not None:
+            raise ArgumentError(
+                "--stages: the preset paper has none; task= and planner= choose its run"
+            )
+        return [paper_unit(run, seed, directory) for seed in seeds or DEFAULT_SEEDS]
 
-    return Work(choice.run, units)
+    return Work(run, units)
 
 
 COMMAND = Reproduction(

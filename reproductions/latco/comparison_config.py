@@ -28,7 +28,7 @@ class DataConfig:
 
     Of ten episodes two take independent uniform actions, four hold random directions,
     four follow Meta-World's scripted expert with noise. Every third expert episode
-    begins with a random direction held for a while.
+    begins with a random direction held for a while, at every level of noise alike.
 
     Attributes:
         task: A state task, see `diffplan.envs.make`.

@@ -115,6 +115,8 @@ class DescentSettings:
             iterations=self.iterations,
             num_starts=self.num_starts,
             step_size=self.step_size,
+            keep_best=False,
+            gradient=Detach(),
         )
 
     def describe(self) -> str:
@@ -143,6 +145,7 @@ class GradMPCSettings:
             num_candidates=self.num_candidates,
             iterations=self.iterations,
             step_size=self.step_size,
+            keep_best=False,
             gradient=Detach(),
         )
 

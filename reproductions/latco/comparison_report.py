@@ -26,14 +26,15 @@ NAMES = {
     "grad_mpc": "Grad-MPC",
     "random": "random actions",
 }
+SUMMARY, TEXT = "comparison.json", "comparison.md"
 PAPER = {"latco": "latco", "gd_one": "gd", "cem": "cem", "mppi": "mppi"}
-"""Planners that are in the paper's Table 1 too, by their names in `paper.toml`."""
+"""Planners that are in the paper's tables too, by their names in `paper.toml`."""
 
 DISTANCE_BINS = np.linspace(0.0, 0.75, 6)
 """Metres; the corners of the hand's box are up to 0.72 m away."""
 
 DIFFERENCES = """\
-What differs from the paper's Table 1, whose numbers stand beside ours: the model sees
+What differs from the paper's {table}, whose numbers stand beside ours: the model sees
 18 numbers (hand, gripper, objects; not the goal) instead of images; it has {parameters}
 parameters instead of 5.3 million; it is trained once, offline, on {episodes} episodes
 of noise, wandering and noisy scripted experts, where the paper trains online with each
@@ -44,11 +45,16 @@ compares whole agents, and this table planning alone.
 """
 
 READING = """\
-Success: any of 150 steps within 5 cm of the goal, as in the paper. {interval} Far
-starts: {far} m or more by the measure of the paper's Fig. 4. Time: one thread, all
+Success: {success}. {interval} Far
+starts: {far} m or more by {measure}. Time: one thread, all
 {starts} starts planned together, wall-clock seconds divided by the number of plans
 (processor seconds in brackets).
 """
+
+REACH = "metaworld/reach"
+SUCCESS = {REACH: "any of 150 steps within 5 cm of the goal, as in the paper"}
+"""By task; of others the environment says what counts."""
+MEASURES = {REACH: "the measure of the paper's Fig. 4"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Result:
 
     Attributes:
         name: Of the planner.
+        task: With its suite.
         rows: Of all its `results.csv`, converted to numbers.
         settings: In words.
         evaluations: Of the model per plan, in words.
@@ -64,6 +71,7 @@ class Result:
     """
 
     name: str
+    task: str
     rows: Sequence[Mapping[str, float]]
     settings: str
     evaluations: str
@@ -103,24 +111,29 @@ def write(directory: Path, output: Path) -> dict[str, Any]:
 
     Args:
         directory: What `comparison.units` was given.
-        output: Receives `comparison.md`, `.csv`, `.json` and two figures.
+        output: Receives `comparison.md`, `.csv`, `.json` and two figures; they stay as
+            they are where no planner is finished.
 
     Returns:
-        What `comparison.json` holds.
+        What `comparison.json` holds; nothing if there is none.
     """
     results = read(directory)
+    published = output / SUMMARY
+    if not results:
+        text = published.read_text(encoding="utf-8") if published.exists() else "{}"
+        found: dict[str, Any] = json.loads(text)
+        return found
     summary = summarise(results, directory)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "comparison.json", json.dumps(summary, indent=2) + "\n")
-    if results:
-        rows = [
-            {**row, "seed": int(row["seed"]), "planner": result.name}
-            for result in results
-            for row in result.rows
-        ]
-        write_csv(output / "comparison.csv", rows)
-        write_text(output / "comparison.md", text(results, summary))
-        save_figure(distance_figure(results), output / "comparison_distance.png")
+    write_text(published, json.dumps(summary, indent=2) + "\n")
+    rows = [
+        {**row, "seed": int(row["seed"]), "planner": result.name}
+        for result in results
+        for row in result.rows
+    ]
+    write_csv(output / "comparison.csv", rows)
+    write_text(output / TEXT, section(results, summary))
+    save_figure(distance_figure(results), output / "comparison_distance.png")
     traces = [read_csv(path) for path in sorted(directory.glob("seed_*/trace/*.csv"))]
     if traces:
         figure = optimization_figure(traces)
@@ -147,6 +160,7 @@ def read(directory: Path) -> list[Result]:
         results.append(
             Result(
                 name=name,
+                task=done["task"],
                 rows=rows,
                 settings=settings.describe(),
                 evaluations=settings.evaluations(done["evaluation"]["horizon"]),
@@ -166,6 +180,7 @@ def summarise(results: Sequence[Result], directory: Path) -> dict[str, Any]:
         for path in sorted(directory.glob("seed_*/model/reward_head.json"))
     }
     return {
+        "task": results[0].task,
         "planners": planners,
         "latco_at_least_80_percent": None if latco is None else latco >= 0.8,
         "latco_above_all_others": None
@@ -190,17 +205,27 @@ def _numbers(result: Result) -> dict[str, Any]:
         "plan_seconds": result.average("plan_seconds"),
         "plan_cpu_seconds": result.average("plan_cpu_seconds"),
         "model_evaluations": result.evaluations,
-        "paper": paper_number(result.name),
+        "paper": paper_number(result.task, result.name),
     }
 
 
-def paper_number(planner: str) -> str | None:
-    """Return what the paper reports for reaching, with its table; or None."""
-    number = paper_numbers.find("reach", PAPER.get(planner, ""))
+def paper_number(task: str, planner: str) -> str | None:
+    """Return what the paper reports for a task, with its table; or None."""
+    number = paper_numbers.find(task, PAPER.get(planner, ""))
     return None if number is None else number.text()
 
 
-def text(results: Sequence[Result], summary: Mapping[str, Any]) -> str:
+def title(task: str) -> str:
+    """Return the task in words.
+
+    Example:
+        >>> title("metaworld/button-press")
+        'sparse button-press'
+    """
+    return f"sparse {task.rpartition('/')[2]}"
+
+
+def section(results: Sequence[Result], summary: Mapping[str, Any]) -> str:
     """Return the table with what must be known to read it."""
     header = [
         "planner",
@@ -223,12 +248,22 @@ def text(results: Sequence[Result], summary: Mapping[str, Any]) -> str:
     )
     parameters = {str(head["parameters"]) for head in summary["models"].values()}
     episodes = {str(head["episodes"]) for head in summary["models"].values()}
+    known = paper_numbers.find(first.task, "latco")
     differences = DIFFERENCES.format(
+        table=known.reference if known else "tables",
         parameters=" or ".join(f"{int(number):,}" for number in sorted(parameters)),
         episodes=" or ".join(sorted(episodes)),
     )
     starts = first.counts()[0][1]
-    reading = READING.format(interval=interval, far=first.far, starts=starts)
+    reading = READING.format(
+        success=SUCCESS.get(
+            first.task, "any step with reward 1, as in the paper's code"
+        ),
+        measure=MEASURES.get(first.task, "the task's own measure"),
+        interval=interval,
+        far=first.far,
+        starts=starts,
+    )
     table = markdown_table(header, [_line(result) for result in results])
     return f"{table}\n{reading}\n{differences}\n{_reward_heads(summary['models'])}"
 
@@ -246,7 +281,7 @@ def _line(result: Result) -> list[str]:
         f"{result.average('episode_return'):.1f}",
         f"{seconds:.2f} ({cpu:.2f})" if seconds else "0",
         result.evaluations,
-        paper_number(result.name) or "–",
+        paper_number(result.task, result.name) or "–",
     ]
 
 
@@ -261,7 +296,7 @@ def _reward_heads(models: Mapping[str, Any]) -> str:
 
 
 def distance_figure(results: Sequence[Result]) -> Any:
-    """Draw success against initial distance, as LatCo's Fig. 4."""
+    """Draw success against initial distance; of reach that is LatCo's Fig. 4."""
     figure, axes = new_figure(size=(7.6, 4.0))
     axis, drawn = axes[0, 0], [item for item in results if item.name != "random"]
     for index, result in enumerate(drawn):
@@ -291,7 +326,7 @@ def distance_figure(results: Sequence[Result]) -> Any:
         xlabel="initial distance, m",
         ylabel="success (95 % Wilson, seeds pooled)",
         ylim=(-0.03, 1.03),
-        title="Sparse Meta-World reach from state vectors",
+        title=f"{title(results[0].task)} from state vectors",
     )
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure

@@ -19,6 +19,7 @@ from reproductions.latco.pixels import PixelsConfig
 
 PRESETS = ("cpu", "smoke", "paper")
 STAGES = ("comparison", "online", "pixels")
+DEFAULT_SEEDS = (0,)
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,27 @@ class StagesConfig:
         return cls(ComparisonConfig.smoke(), smoke_cheetah(), PixelsConfig.smoke())
 
     def units(
-        self, stages: Sequence[str], seeds: Sequence[int], directory: Path
+        self,
+        stages: Sequence[str] | None,
+        seeds: Sequence[int] | None,
+        directory: Path,
     ) -> list[Unit]:
         """Return the work of some stages, the longest chain first.
 
         While stage (a) fits its model on one core, the other stages fill the other.
+
+        Args:
+            stages: Some of `STAGES`; None stands for all.
+            seeds: Of stages (a) and (b); stage (c) has one model.
+            directory: Of the runs.
+
+        Raises:
+            ArgumentError: seeds are given, and stage (c) alone.
         """
+        if seeds is not None and stages is not None and {*stages} == {"pixels"}:
+            raise ArgumentError("--seeds: stage pixels has one model and no seeds")
+        stages = STAGES if stages is None else stages
+        seeds = DEFAULT_SEEDS if seeds is None else seeds
         made: list[Unit] = []
         if "comparison" in stages:
             made += comparison.units(self.comparison, seeds, directory / "comparison")
@@ -55,19 +71,6 @@ class StagesConfig:
         if "pixels" in stages:
             made += pixels.units(self.pixels, directory / "pixels")
         return made
-
-
-@dataclass(frozen=True)
-class PaperChoice:
-    """What `task=… planner=… seed=…` chose, and the settings that follow.
-
-    Attributes:
-        seed: Of the run.
-        run: All settings.
-    """
-
-    seed: int
-    run: OnlineRun
 
 
 def stages_config(preset: str, overrides: Sequence[str] = ()) -> StagesConfig:
@@ -81,25 +84,24 @@ def stages_config(preset: str, overrides: Sequence[str] = ()) -> StagesConfig:
     return apply_overrides(config, overrides)
 
 
-def paper_config(overrides: Sequence[str] = ()) -> PaperChoice:
-    """Return the settings of one run with the paper's protocol.
+def paper_config(overrides: Sequence[str] = ()) -> OnlineRun:
+    """Return the settings of the runs with the paper's protocol.
 
-    `task=`, `planner=` and `seed=` choose the run; whatever else is given replaces
-    single settings of it.
+    `task=` and `planner=` choose them; whatever else is given replaces single settings.
 
     Raises:
         UnknownNameError: no such task, planner or setting; lists close matches.
+        ArgumentError: `seed=`, which is chosen by `--seeds`.
     """
-    chosen = {"task": "reach", "planner": "latco", "seed": "0"}
+    chosen = {"task": "reach", "planner": "latco"}
     rest = []
     for text in overrides:
         key, _, value = text.partition("=")
+        if key == "seed":
+            raise ArgumentError(f"seed: expected --seeds {value}")
         if key in chosen:
             chosen[key] = value
         else:
             rest.append(text)
-    if not chosen["seed"].isdigit():
-        raise ArgumentError(f"seed: expected a whole number, got {chosen['seed']!r}")
     task = chosen["task"].removeprefix("metaworld/").removeprefix("dm_control/")
-    run = apply_overrides(paper_run(task, chosen["planner"]), rest)
-    return PaperChoice(int(chosen["seed"]), run)
+    return apply_overrides(paper_run(task, chosen["planner"]), rest)

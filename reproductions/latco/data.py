@@ -25,6 +25,9 @@ Policy = Callable[[int, np.ndarray, np.random.Generator], np.ndarray]
 BEHAVIOURS = ("uniform", "held", "expert", "held", "expert")
 """Repeated over the episodes: 20, 40 and 40 %."""
 
+DETOUR_EVERY = 3
+"""One expert episode in so many begins with a random direction."""
+
 PARTS = ("training", "validation")
 
 
@@ -59,11 +62,26 @@ def behaviour(data: DataConfig, index: int, rng: np.random.Generator) -> Policy:
     held = HeldDirection(data.held_sigma)
     if kind == "held":
         return lambda _, raw, rng: held(raw, rng)
-    nth = 2 * (index // len(BEHAVIOURS)) + index % len(BEHAVIOURS) // 4
-    noise = data.expert_noise[nth % len(data.expert_noise)]
-    expert = ScriptedExpert(data.task, noise)
-    detour = int(rng.integers(*data.detour)) if nth % 3 == 0 else 0
+    level, detours = expert_settings(expert_number(index), len(data.expert_noise))
+    expert = ScriptedExpert(data.task, data.expert_noise[level])
+    detour = int(rng.integers(*data.detour)) if detours else 0
     return partial(_after_detour, expert, held, detour)
+
+
+def expert_number(index: int) -> int:
+    """Return how many expert episodes come before episode `index`."""
+    return 2 * (index // len(BEHAVIOURS)) + index % len(BEHAVIOURS) // 4
+
+
+def expert_settings(nth: int, levels: int) -> tuple[int, bool]:
+    """Return the level of noise of the `nth` expert episode, and whether it detours.
+
+    Both go in turn, and are crossed: at every level the same share detours.
+    """
+    # Turns of 3, 6 … levels would always detour at the same ones: each round of them
+    # begins one level later. Other numbers cross by themselves.
+    shift = nth // levels if levels % DETOUR_EVERY == 0 else 0
+    return (nth + shift) % levels, nth % DETOUR_EVERY == 0
 
 
 def _after_detour(

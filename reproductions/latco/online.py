@@ -200,17 +200,11 @@ class MeasuredTrainer(OnlineTrainer):
 def scripted_episodes(run: OnlineRun, seed: int) -> list[Episode]:
     """Return the offline episodes of a hybrid run, some successful and some not.
 
-    Two in five follow Meta-World's expert with noise 0.1 … 0.6, the others are random
-    in two ways. An episode follows from its number alone, so a resumed run simply makes
-    them again.
+    An episode follows from its number alone, so a resumed run simply makes them again.
     """
     if run.offline_episodes == 0:
         return []
-    data = DataConfig(
-        task=run.task,
-        episodes=max(run.offline_episodes, MINIMUM_EPISODES),
-        expert_noise=(0.1, 0.3, 0.6),
-    )
+    data = offline_data(run)
     env = _make(run, Stopwatch())
     episodes = [
         scripted_episode(env, data, seed, index)
@@ -218,6 +212,23 @@ def scripted_episodes(run: OnlineRun, seed: int) -> list[Episode]:
     ]
     env.close()
     return episodes
+
+
+def offline_data(run: OnlineRun) -> DataConfig:
+    """Return what the offline episodes of a hybrid run are.
+
+    Two in five follow Meta-World's expert with noise 0.1 … 0.6, the others are random
+    in two ways. Detours last as long as in stage (a), in simulated steps: up to half an
+    episode, after which an expert still has the time to succeed.
+    """
+    default, repeat = DataConfig(), run.training.action_repeat
+    return replace(
+        default,
+        task=run.task,
+        episodes=max(run.offline_episodes, MINIMUM_EPISODES),
+        expert_noise=(0.1, 0.3, 0.6),
+        detour=(default.detour[0] // repeat, default.detour[1] // repeat),
+    )
 
 
 def scripted_episode(
@@ -249,6 +260,7 @@ def _make(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
     env = diffplan.envs.make(
         run.task,
         observation=run.observation,
+        render_preset=run.render_preset,
         action_repeat=run.training.action_repeat,
     )
     setattr(env, "render", rendering.around(env.render))  # noqa: B010 - of this one

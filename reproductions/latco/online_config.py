@@ -137,6 +137,8 @@ class PlannerConfig:
                 iterations=self.iterations,
                 step_size=self.step_size,
                 num_starts=self.num_starts,
+                keep_best=False,
+                gradient=Detach(),
             )
         if self.name == "cem":
             return CEM(
@@ -163,6 +165,8 @@ class OnlineRun:
     Attributes:
         task: A task of `diffplan.envs.make`.
         observation: state or pixels.
+        render_preset: How images are drawn: faithful, with shadows, reflections and
+            smooth edges, or fast, without (deviation 11 of the README).
         num_envs: Episodes that are collected side by side, planned for in one batch.
         num_workers: Processes that simulate them; 0 stays in this one.
         scale_episodes: Random episodes that set the scale of vector observations.
@@ -179,6 +183,7 @@ class OnlineRun:
 
     task: str = "dm_control/cheetah-run"
     observation: Literal["state", "pixels"] = "state"
+    render_preset: Literal["faithful", "fast"] = "fast"
     num_envs: int = 1
     num_workers: int = 0
     scale_episodes: int = 2
@@ -280,6 +285,7 @@ def paper_run(task: str = "reach", planner: str = "latco") -> OnlineRun:
     return OnlineRun(
         task=f"{suite}/{task}",
         observation="pixels",
+        render_preset="faithful",
         # The released offline sets cannot be had: scripted episodes stand in.
         offline_episodes=200 if task in HYBRID else 0,
         planner=_paper_planner(task, planner),
@@ -313,6 +319,7 @@ def _paper_training(task: str) -> OnlineConfig:
         episodes_per_round=1,
         pretrain_updates=100,
         updates_per_round=updates,
+        sequence_length=49,  # actions: windows of 50 observations, as released
         skip_last_step=True,
         action_repeat=repeat,
         evaluate_every=round(EVALUATION_STEPS / length),

@@ -1,8 +1,9 @@
 """Learning curves and table rows of online runs, made from their `metrics.csv`."""
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from diffplan.training.logging import read_metrics
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.statistics import Estimate, mean
-from reproductions.common.tables import write_csv
+from reproductions.common.tables import write_csv, write_text
 from reproductions.latco.online_config import PLANNERS
 
 FINAL_EPISODES = {"online": 8, "paper": 100}
@@ -77,6 +78,13 @@ class History:
         return str(self.settings["run"]["planner"]["name"])
 
     @property
+    def fast_images(self) -> bool:
+        """Whether it saw images without shadows; the first runs had no choice."""
+        run = self.settings["run"]
+        preset = run.get("render_preset", "fast")
+        return run.get("observation") == "pixels" and preset == "fast"
+
+    @property
     def measure(self) -> str:
         """What counts: success where the task knows it, else the return."""
         return "success" if "collect/success" in self.rounds[0] else "return"
@@ -125,6 +133,7 @@ class Row:
         steps: Environment steps of the shortest run.
         seeds: Of the runs.
         cost: Where the time went, mean over runs.
+        fast_images: Whether any of the runs saw images without shadows.
     """
 
     task: str
@@ -136,6 +145,7 @@ class Row:
     steps: int
     seeds: list[int]
     cost: dict[str, float]
+    fast_images: bool = False
 
 
 def histories(directory: Path) -> list[History]:
@@ -166,6 +176,7 @@ def summarise(runs: Sequence[History], final_episodes: int) -> Row:
         steps=min(run.steps[-1] for run in runs),
         seeds=[run.seed for run in runs],
         cost={name: float(np.mean([cost[name] for cost in costs])) for name in names},
+        fast_images=any(run.fast_images for run in runs),
     )
 
 
@@ -182,12 +193,14 @@ def write(directory: Path, output: Path, name: str) -> list[Row]:
 
     Args:
         directory: Of the runs.
-        output: Receives `<name>.csv` and `<name>_<task>.png`.
+        output: Receives `<name>.csv`, `<name>.json` (the lines) and
+            `<name>_<task>.png`; they stay as they are where no run has begun.
         name: online or paper.
     """
     runs = histories(directory)
+    published = output / f"{name}.json"
     if not runs:
-        return []
+        return _read(published) if published.exists() else []
     output.mkdir(parents=True, exist_ok=True)
     write_csv(output / f"{name}.csv", [row for run in runs for row in _curve(run)])
     groups = grouped(runs)
@@ -195,7 +208,28 @@ def write(directory: Path, output: Path, name: str) -> list[Row]:
         chosen = {who: each for (what, who), each in groups.items() if what == task}
         path = output / f"{name}_{task.rpartition('/')[2]}.png"
         save_figure(learning_figure(task, chosen), path)
-    return [summarise(each, FINAL_EPISODES[name]) for each in groups.values()]
+    rows = [summarise(each, FINAL_EPISODES[name]) for each in groups.values()]
+    text = json.dumps([_plain(asdict(row)) for row in rows], indent=2) + "\n"
+    write_text(published, text)
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy for JSON, which has no NaN: None takes its place."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _read(path: Path) -> list[Row]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for row in found:
+        for name in ("random", "training", "test"):
+            numbers = row[name]
+            if numbers is not None:
+                known = {k: math.nan if v is None else v for k, v in numbers.items()}
+                row[name] = Estimate(**known)
+    return [Row(**row) for row in found]
 
 
 def _curve(run: History) -> list[dict[str, object]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from torch import Tensor
 import diffplan.envs
 from diffplan.envs.base import SimulatorEnv
 from diffplan.errors import require_at_least
+from diffplan.files import write_atomically
 from diffplan.models.rssm import RSSM
 from diffplan.problem import Box, PlanningProblem
-from diffplan.training.files import write_atomically
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer, episode_path
@@ -66,6 +66,7 @@ class PixelsConfig:
         seed: Of everything.
         starts: Plans that are shown, from the first starts; none is picked.
         data: As in stage (a), with images.
+        render_preset: How they are drawn, see `OnlineRun`.
         model: Half of the paper's width in the convolutions.
         training: Of the model.
         planner: LatCo with the released settings.
@@ -74,6 +75,7 @@ class PixelsConfig:
     seed: int = 0
     starts: int = 3
     data: DataConfig = field(default_factory=lambda: DataConfig(episodes=40))
+    render_preset: Literal["faithful", "fast"] = "fast"
     model: ModelConfig = field(default_factory=_model)
     training: OfflineConfig = field(default_factory=_training)
     planner: PlannerConfig = field(
@@ -130,13 +132,21 @@ def units(config: PixelsConfig, directory: Path) -> list[Unit]:
 
 def collect(config: PixelsConfig, directory: Path) -> None:
     """Render the episodes that are not there yet."""
-    env = diffplan.envs.make(config.data.task, observation="pixels")
+    env = _make(config)
     buffer = ReplayBuffer(directory)
     there = next(i for i in count() if not episode_path(directory, i).exists())
     buffer.restore(there)
     for index in range(there, config.data.episodes):
         buffer.add(scripted_episode(env, config.data, config.seed, index))
     env.close()
+
+
+def _make(config: PixelsConfig) -> SimulatorEnv:
+    return diffplan.envs.make(
+        config.data.task,
+        observation="pixels",
+        render_preset=config.render_preset,
+    )
 
 
 def train(config: PixelsConfig, data_directory: Path, directory: Path) -> None:
@@ -155,7 +165,7 @@ def train(config: PixelsConfig, data_directory: Path, directory: Path) -> None:
 def show(config: PixelsConfig, model_path: Path, directory: Path) -> None:
     """Plan from the first starts and execute; write `plan_<n>.npz`, `plans.csv`."""
     model = RSSM.load(model_path).eval()
-    env = diffplan.envs.make(config.data.task, observation="pixels")
+    env = _make(config)
     rows = [
         _show_start(config, model, env, index, directory)
         for index in range(config.starts)

@@ -9,6 +9,7 @@ from diffplan.training.video import film_strip, side_by_side, write_video
 from reproductions.common.figures import save_picture
 from reproductions.common.tables import markdown_table, read_csv, write_csv
 
+TABLE = "pixels.csv"
 COLUMNS = 11
 SCALE = 2
 FRAMES_PER_SECOND = 5
@@ -19,20 +20,22 @@ def write(directory: Path, output: Path) -> str:
 
     Args:
         directory: What `pixels.units` was given.
-        output: Receives `film_strip.png`, `plan.gif`, `pixels.csv`.
+        output: Receives `film_strip.png`, `plan.gif`, `pixels.csv`; they stay as they
+            are where no plan is finished.
     """
     paths = sorted((directory / "plans").glob("plan_*.npz"))
     table = directory / "plans" / "plans.csv"
-    if not paths or not table.exists():
+    if paths and table.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        write_csv(output / TABLE, read_csv(table))
+        plans = [dict(np.load(path)) for path in paths]
+        save_picture(strip(plans), output / "film_strip.png", SCALE)
+        video = side_by_side(*(plans[0][name] for name in ("executed", "planned")))
+        enlarged = video[::2].repeat(SCALE, axis=1).repeat(SCALE, axis=2)
+        write_video(output / "plan.gif", enlarged, FRAMES_PER_SECOND)
+    if not (output / TABLE).exists():
         return ""
-    output.mkdir(parents=True, exist_ok=True)
-    rows = read_csv(table)
-    write_csv(output / "pixels.csv", rows)
-    plans = [dict(np.load(path)) for path in paths]
-    save_picture(strip(plans), output / "film_strip.png", SCALE)
-    video = side_by_side(*(plans[0][name] for name in ("executed", "planned")))
-    enlarged = video[::2].repeat(SCALE, axis=1).repeat(SCALE, axis=2)
-    write_video(output / "plan.gif", enlarged, FRAMES_PER_SECOND)
+    rows = read_csv(output / TABLE)
     header = list(rows[0])
     values = [[f"{float(row[name]):.3g}" for name in header] for row in rows]
     return (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reproductions.common.page import write_page
-from reproductions.common.provenance import gather
+from reproductions.common.provenance import known
 from reproductions.common.statistics import Estimate
 from reproductions.common.tables import markdown_table
 from reproductions.latco import (
@@ -31,6 +31,8 @@ DEVIATIONS = {
     "paper": "7, 8, 9, 10",
 }
 """Numbers of the list in `reproductions/latco/README.md`."""
+FAST_IMAGES = ", 11"
+"""Added where images were drawn without shadows."""
 
 READING = """\
 "Ours" is a mean over training seeds with Student's interval (with one seed: Wilson's,
@@ -41,7 +43,10 @@ two columns stand side by side and are no test. What the paper's numbers are:
 
 
 def write(directory: Path, output: Path, preset: str) -> Path:
-    """Write everything that the finished units allow.
+    """Write everything that the finished units allow, and what was published before.
+
+    What is published (CSV, JSON and figures in `output`) is never deleted; the page is
+    made from it alone.
 
     Args:
         directory: The run folder of the preset.
@@ -52,7 +57,7 @@ def write(directory: Path, output: Path, preset: str) -> Path:
         The page.
     """
     output.mkdir(parents=True, exist_ok=True)
-    records = gather(directory)
+    records = known(directory, output)
     if preset == "paper":
         rows, body = _paper(directory, output)
     else:
@@ -68,15 +73,22 @@ def _stages(
     """Return the table's lines and the sections of the presets of three stages."""
     rows: list[list[str]] = []
     body: list[str] = []
-    if any((directory / "comparison").glob("seed_*/*/results.csv")):
-        found = comparison_report.write(directory / "comparison", output)
+    found = comparison_report.write(directory / "comparison", output)
+    if found:
         rows += _comparison_rows(found, preset)
+        task = comparison_report.title(found["task"])
+        reach = found["task"] == comparison_report.REACH
         body += [
-            "## (a) Planners on one frozen model: sparse reach\n",
-            (output / "comparison.md").read_text(encoding="utf-8"),
-            _figure("comparison_distance.png", "Success against distance (Fig. 4)"),
-            _figure("comparison_optimization.png", "Plan optimisation (Fig. 6)"),
+            f"## (a) Planners on one frozen model: {task}\n",
+            (output / comparison_report.TEXT).read_text(encoding="utf-8"),
+            _figure(
+                "comparison_distance.png",
+                f"Success against distance{' (Fig. 4)' if reach else ''}",
+            ),
         ]
+        if (output / "comparison_optimization.png").exists():
+            name = "comparison_optimization.png"
+            body.append(_figure(name, "Plan optimisation (Fig. 6)"))
     online = online_report.write(directory / "online", output, "online")
     if online:
         rows += [_online_row(row, preset, "online") for row in online]
@@ -102,13 +114,12 @@ def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
     for name, numbers in planners.items():
         if name == "random":
             continue
-        known = paper_numbers.find("reach", comparison_report.PAPER.get(name, ""))
         low, high = numbers["interval"]
         rows.append(
             [
-                "(a) sparse reach, success",
+                f"(a) {comparison_report.title(found['task'])}, success",
                 comparison_report.NAMES[name],
-                known.text() if known else "–",
+                numbers["paper"] or "–",
                 f"{100 * numbers['success']:.0f} %",
                 f"{100 * max(low, 0):.0f} … {100 * min(high, 1):.0f} %",
                 "–" if random is None else f"{100 * random:.0f} %",
@@ -137,7 +148,7 @@ def _online_row(row: online_report.Row, preset: str, kind: str) -> list[str]:
         interval,
         f"{scale * row.random.value:.0f}{unit}",
         preset,
-        DEVIATIONS[kind],
+        DEVIATIONS[kind] + (FAST_IMAGES if row.fast_images else ""),
     ]
 
 

@@ -152,6 +152,52 @@ def test_hammer_is_solved_where_the_old_dense_reward_exceeds_300() -> None:
     assert set(compared) == {0.0, 1.0}
 
 
+def test_hammer_starts_at_rest_and_is_measured_from_there() -> None:
+    # Meta-World puts it into the table, from where it jumps by 3 cm: measured at once,
+    # "lifted by 8 cm" was 5 cm, and "dropped" lay below the table.
+    env = envs.make("metaworld/hammer", action_repeat=1)
+    for seed in (0, 1):
+        observation, _ = env.reset(seed=seed)
+        for _ in range(60):
+            later, *_ = env.step(np.array([0.0, 0.0, 0.0, -1.0]))
+        height = env._sim.data.body("hammer").xpos[2]
+        assert height == pytest.approx(0.0284, abs=1e-3)
+        assert env._sim.hammerHeight == pytest.approx(height, abs=1e-4)
+        assert later[4:7] == pytest.approx(observation[4:7], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("highest", "height", "reach", "expected"),
+    [
+        (0.081, 0.081, 0.0, True),
+        (0.079, 0.079, 0.0, False),  # Never lifted by 8 cm.
+        (0.081, 0.006, 0.05, True),  # Lifted before, still off the table.
+        (0.081, 0.004, 0.05, False),  # Dropped.
+        (0.081, 0.004, 0.01, True),  # On the table, but held.
+        (0.081, 0.050, 0.11, False),  # Out of the fingers.
+    ],
+)
+def test_hammer_is_lifted_and_dropped_from_its_rest(
+    highest: float, height: float, reach: float, expected: bool
+) -> None:
+    env = envs.make("metaworld/hammer")
+    env.reset(seed=0)
+    task, sim = env.task, env._sim
+    rest, hammer = sim.data.body("hammer").xpos[2], sim.data.body("hammer").xpos
+
+    def success(above: float, fingers: float) -> bool:
+        hammer[2] = rest + above
+        sim._finger_centre = hammer + np.array([fingers, 0.0, 0.0])
+        return task.success(sim)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # The head at the nail; the fingers where they are asked for.
+        patch.setattr(task, "distance", lambda sim: 0.05)
+        patch.setattr(type(sim), "tcp_center", property(lambda sim: sim._finger_centre))
+        success(highest, 0.0)
+        assert success(height, reach) is expected
+
+
 def test_noise_grades_the_expert() -> None:
     # Measured over ten episodes: 1.0 at noise 0, 0.4 at 0.3, less at 0.6.
     clean = [solved("thermos", seed, noise=0.0) for seed in range(1)]

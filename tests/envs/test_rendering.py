@@ -112,7 +112,8 @@ def test_without_a_backend_pixels_name_the_packages(
 def test_states_need_no_graphics_at_all() -> None:
     code = (
         "from diffplan import envs\n"
-        "for task in ('dm_control/cheetah-run', 'metaworld/reach'):\n"
+        "tasks = ('quadruped-escape', 'cheetah-run')\n"
+        "for task in (*(f'dm_control/{t}' for t in tasks), 'metaworld/reach'):\n"
         "    env = envs.make(task)\n"
         "    env.reset(seed=0)\n"
         "    env.step(env.action_space.sample())\n"

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from problems import same_to_rounding
 from scipy.optimize import lsq_linear
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -103,8 +104,9 @@ def test_convergence_is_reported() -> None:
     assert ((few.solution >= low) & (few.solution <= high)).all()
     expected = by_all_active_sets(program)
     error = (few.solution - expected).abs().amax(-1)
-    assert (error[few.converged] < 1e-8).all()
-    assert error[~few.converged].max() > 0.1  # some may be right by luck
+    wrong = error > 1e-8
+    assert wrong.any()
+    assert not few.converged[wrong].any()
 
 
 def test_a_start_at_the_solution_is_enough() -> None:
@@ -173,12 +175,12 @@ def test_a_broken_program_fails_alone(how: str) -> None:
     (found, gradients), (expected, wanted) = results
     assert found.ok.tolist() == [True, False, True]
     assert not found.converged[1]
-    assert torch.equal(found.solution[good], expected.solution)
+    same_to_rounding(found.solution[good], expected.solution)
     assert torch.equal(
         found.solution[1], torch.zeros(3).clamp(low[1], high[1]).double()
     )
     for gradient, reference in zip(gradients, wanted, strict=True):
-        assert torch.equal(gradient[good], reference)
+        same_to_rounding(gradient[good], reference)
         assert torch.equal(gradient[1], torch.zeros_like(gradient[1]))
 
 

@@ -1,7 +1,6 @@
 """The limited multi-label projection against root finding and convex programming."""
 
 import math
-import os
 
 import numpy as np
 import pytest
@@ -442,13 +441,7 @@ def test_nothing_is_synchronised_with_the_host() -> None:
             torch.autograd.grad(weights.sum(), (x, temperature))
 
 
-# Torch warns of what it does itself while it traces a function of ours.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.skipif(
-    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
-    reason="needs DIFFPLAN_TYPECHECK=0: torch.compile does not pass the shape checks",
-)
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )

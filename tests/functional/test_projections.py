@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import same_to_rounding
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -182,7 +183,7 @@ def test_nan_stays_and_spoils_no_neighbour() -> None:
         got = project(points)
         assert got[1].isnan().any()
         keep = [0, 2, 3]
-        assert torch.equal(got[keep], project(points[keep]))
+        same_to_rounding(got[keep], project(points[keep]))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

@@ -329,6 +329,53 @@ def test_borders_name_the_argument(image_model: RSSM) -> None:
         image_model.fit_normalizer(torch.zeros(4, 3, 64, 64))
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 64, 64)])
+@pytest.mark.parametrize(
+    ("batch", "given"), [((3,), (1,)), ((3,), ()), ((2, 3), (3,)), ((), (1,))]
+)
+def test_nothing_is_broadcast_over_a_batch(
+    shape: tuple[int, ...],
+    batch: tuple[int, ...],
+    given: tuple[int, ...],
+    image_model: RSSM,
+) -> None:
+    """One observation is not the observation of three environments."""
+    model = tiny() if shape == (5,) else image_model
+    state, action = pair(model, *batch)
+    right = {
+        "action": action,
+        "observation": torch.zeros(*batch, *shape),
+        "noise": torch.zeros(*batch, model.state_size),
+    }
+    model.observe(state, **right)
+    for name, value in right.items():
+        wrong = torch.zeros(*given, *value.shape[len(batch) :])
+        with pytest.raises(ShapeError, match=f"{name}: expected .* leading dimensions"):
+            model.observe(state, **{**right, name: wrong})
+    with pytest.raises(ShapeError, match=r"noise: expected .* leading dimensions"):
+        model.sample_step(state, action, torch.zeros(*given, model.state_size))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0, 5)])
+def test_a_normaliser_needs_a_row(shape: tuple[int, ...]) -> None:
+    model = tiny()
+    with pytest.raises(ShapeError, match="observations: expected at least one row"):
+        model.fit_normalizer(torch.zeros(shape))
+    assert model.observations.mean.isfinite().all()
+    # One row tells where the data are, and nothing of how far they reach.
+    model.fit_normalizer(torch.full((5,), 3.0))
+    assert (model.observations.scale(torch.full((5,), 4.0)) == 1).all()
+
+
+def test_readouts_name_what_is_no_state(image_model: RSSM) -> None:
+    for model in (tiny(), image_model):
+        for readout in (model.reward, model.decode):
+            with pytest.raises(ShapeError, match=r"state: expected \[…, 10\]"):
+                readout(torch.zeros(3, 9))
+        with pytest.raises(ShapeError, match="observation: expected"):
+            model.encode_observation(torch.zeros(3, 4))
+
+
 def test_a_bad_observation_is_found_where_it_enters() -> None:
     model = tiny()
     state, action = pair(model, 3)

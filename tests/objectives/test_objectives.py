@@ -12,6 +12,7 @@ from diffplan.objectives import (
     ActionPenalty,
     GoalDistance,
     NegativeReturn,
+    ResidualObjective,
     SoftplusReward,
     StageObjective,
     SumOfResiduals,
@@ -206,3 +207,89 @@ def test_malformed_arguments_are_refused_by_name() -> None:
             GoalDistance(GOAL, running_weight=weight)
         with pytest.raises(ArgumentError, match="terminal_weight"):
             GoalDistance(GOAL, terminal_weight=weight)
+
+
+def test_terms_may_be_given_by_an_iterator() -> None:
+    states, actions = trajectory(2)
+    terms = [goal(), ActionPenalty(0.3)]
+    listed = SumOfResiduals(terms)(states, actions)
+    torch.testing.assert_close(SumOfResiduals(iter(terms))(states, actions), listed)
+    both = WeightedSum(iter(terms), iter([1.0, 1.0]))
+    for _ in range(2):
+        torch.testing.assert_close(both(states, actions), listed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_goals_are_met_in_the_dtype_of_the_states(dtype: torch.dtype) -> None:
+    states, actions = (value.to(dtype) for value in trajectory(2))
+    for given in (GOAL, GOAL.float()):
+        cost = GoalDistance(given)(states, actions)
+        assert cost.dtype == dtype
+        torch.testing.assert_close(cost, GoalDistance(GOAL.to(dtype))(states, actions))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 2), (1, 2), (5, 2), (4, 3, 2)])
+def test_goals_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    states, actions = trajectory(4, 5)
+    with pytest.raises(ShapeError, match="goal: expected"):
+        GoalDistance(torch.zeros(shape, dtype=torch.float64))(states, actions)
+
+
+def test_a_term_is_checked_wherever_it_is_called() -> None:
+    class Careless:
+        """A mixin that knows nothing of objectives."""
+
+        def terminal_cost(self, state: Tensor) -> Tensor:
+            return state.square().sum()
+
+    class Cost(Careless, StageObjective):
+        def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+            return action.square().sum(-1)
+
+    class Doubled(Cost):
+        def terminal_cost(self, state: Tensor) -> Tensor:
+            return 2 * super().terminal_cost(state)
+
+    states, actions = trajectory(3)
+    for objective in (Cost(), Doubled()):
+        torch.testing.assert_close(
+            objective.running_cost(states[:, 0], action=actions[:, 0]),
+            actions[:, 0].square().sum(-1),
+        )
+        for call in (
+            lambda o: o.terminal_cost(states[:, -1]),
+            lambda o: o.terminal_cost(state=states[:, -1]),
+            lambda o: o(states, actions),
+            lambda o: WeightedSum([o, goal()], [1.0, 2.0])(states, actions),
+        ):
+            with pytest.raises(ShapeError, match=r"objective: .*terminal_cost.*dim=-1"):
+                call(objective)
+        # One state alone has no batch to sum over.
+        assert objective.terminal_cost(states[0, -1]).shape == ()
+
+
+def test_a_term_that_fails_is_named_with_its_shapes() -> None:
+    class Cost(StageObjective):
+        def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+            return (state - action).square().sum(-1)  # two numbers against three
+
+        def terminal_cost(self, state: Tensor) -> Tensor:
+            return state[..., 0]
+
+    words = r"objective: .*Cost\.running_cost fails on inputs \[3, 2\].*\[3, 3\]"
+    with pytest.raises(ShapeError, match=words):
+        Cost()(*trajectory(3))
+
+
+def test_identities_of_default_terms_are_kept() -> None:
+    # Planners look whether the first step costs what the others do.
+    class Cost(StageObjective):
+        def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+            return state[..., 0]
+
+        def terminal_cost(self, state: Tensor) -> Tensor:
+            return state[..., 0]
+
+    assert Cost.initial_cost is StageObjective.initial_cost
+    assert GoalDistance.initial_cost is ResidualObjective.initial_cost
+    assert GoalDistance.initial_residual is ResidualObjective.initial_residual

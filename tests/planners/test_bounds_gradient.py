@@ -122,21 +122,25 @@ def test_actions_follow_the_bounds_that_hold_them(
         torch.testing.assert_close(found, unrolled, rtol=1e-4, atol=1e-4)
 
 
-@each_cell
+@pytest.mark.parametrize(
+    ("case", "kind"), [cell for cell in CELLS if cell.id.split("-")[0] in CONVERGING]
+)
 def test_a_warm_start_on_the_bound_follows_it(
     case: PlannerCase, kind: type[dp.GradientStrategy]
 ) -> None:
+    # Where the answer still depends on such a start, it has a kink there.
     planner = build(case, kind)
     width, state, at = setting(case)
     problem = problem_of(width, at)
-    warm = planner(problem, state).detach()
-    if type(planner).__name__ != "LatentActions":
-        on_bounds = torch.where(torch.rand(warm.actions.shape) < 0.7, at, warm.actions)
-        warm = dp.Plan(on_bounds.to(at), warm.states, warm.cost)
-    plan = planner(problem, state, warm_start=warm)
-    found = jacobian(planner, warm, case)
-    where, follows = held(plan, case)
-    torch.testing.assert_close(found[where], follows[where])
-    if kind is dp.Unroll:
-        expected = differences(planner, warm, case)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    cold = planner(problem, state).detach()
+    mixed = torch.where(torch.rand(cold.actions.shape) < 0.7, at, cold.actions)
+    for start in (mixed.to(at), cold.actions, cold.shifted().actions):
+        warm = dp.Plan(start, cold.states, cold.cost)
+        plan = planner(problem, state, warm_start=warm)
+        found = jacobian(planner, warm, case)
+        where, follows = held(plan, case)
+        assert where.any(dim=1).all()
+        torch.testing.assert_close(found[where], follows[where])
+        if kind is dp.Unroll:
+            expected = differences(planner, warm, case)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,5 +1,7 @@
 """ShootingGN against cvxpy and dense Levenberg-Marquardt; starts and damping."""
 
+import math
+
 import pytest
 import torch
 from lqr_problems import cvxpy_lqr, planning_lqr
@@ -87,14 +89,18 @@ def saturated() -> tuple[dp.PlanningProblem, Tensor, dp.Plan]:
 
 def test_a_fixed_damping_may_go_uphill_and_an_adaptive_one_never_does() -> None:
     problem, start, far = saturated()
-    traces = {}
-    for name, damping in (("fixed", 1e-6), ("adaptive", AdaptiveDamping(1e-6))):
-        planner = ShootingGN(1, 12, damping=damping, step_sizes=(1.0,))
-        plan = planner(problem, start, warm_start=far)
-        traces[name] = plan.diagnostics["cost"][0]
-    assert (traces["fixed"].diff() > 0.1).any()
-    assert (traces["adaptive"].diff() <= 0).all()
-    assert traces["adaptive"][-1] < 1e-9
+    # One action u, residual tanh 8u - 0.9: the first full step, by hand.
+    residual, slope = math.tanh(4) - 0.9, 8 / math.cosh(4) ** 2
+    moved = 0.5 - slope * residual / (slope**2 + 1e-6)
+    uphill = 0.5 * (math.tanh(8 * moved) - 0.9) ** 2
+    assert uphill > 0.5 * residual**2
+    fixed = ShootingGN(1, 1, damping=1e-6, step_sizes=(1.0,))
+    cost = fixed(problem, start, warm_start=far).cost
+    torch.testing.assert_close(cost.item(), uphill, rtol=1e-6, atol=0)
+    adaptive = ShootingGN(1, 12, damping=AdaptiveDamping(1e-6), step_sizes=(1.0,))
+    trace = adaptive(problem, start, warm_start=far).diagnostics["cost"][0]
+    assert (trace.diff() <= 0).all()
+    assert trace[-1] < 1e-9
 
 
 def test_damping_grows_after_failure_and_shrinks_after_success() -> None:

@@ -49,7 +49,12 @@ def test_descent_equals_torch_optim(
         with torch.no_grad():
             leaf.clamp_(-1, 1)
     planner = GradMPC(
-        4, iterations=30, num_candidates=1, step_size=0.05, optimizer=optimizer
+        4,
+        iterations=30,
+        num_candidates=1,
+        step_size=0.05,
+        optimizer=optimizer,
+        keep_best=False,
     )
     plan = planner(problem, state, warm_start=start_at(start, state))
     torch.testing.assert_close(plan.actions, leaf.detach(), rtol=0, atol=1e-10,
@@ -61,9 +66,16 @@ def test_descent_equals_torch_optim(
 
 def test_shooting_is_adam_from_normal_starts() -> None:
     problem, state = pendulum(), states_of(2)
-    planner = ShootingGD(4, iterations=25, num_starts=1)
+    planner = ShootingGD(4, iterations=25, num_starts=1, keep_best=False)
     start = planner.draw_noise(problem, state, None)[:, 0]
-    twin = GradMPC(4, iterations=25, num_candidates=1, step_size=0.05, optimizer="adam")
+    twin = GradMPC(
+        4,
+        iterations=25,
+        num_candidates=1,
+        step_size=0.05,
+        optimizer="adam",
+        keep_best=False,
+    )
     expected = twin(problem, state, warm_start=start_at(start, state))
     assert torch.equal(planner(problem, state).actions, expected.actions)
 

@@ -61,7 +61,7 @@ def test_reaches_the_closed_form_optimum_of_a_linear_quadratic_problem(
     plan = planner(problem, states)
     optimal = torch.stack([riccati_actions(problem, x, horizon) for x in states])
     assert (plan.actions - optimal).abs().max() < 1e-5
-    assert plan.converged.all()
+    assert plan.succeeded.all()
 
 
 def test_reaches_the_bounded_optimum_when_action_limits_are_hard() -> None:
@@ -96,8 +96,7 @@ def test_finds_the_far_goal_where_shooting_gets_stuck(
         record_property(f"return of {name}", value)
     # At most 25 rewards of 6; whoever stays at the near goal earns at most 25.
     assert returns["LatCo"] > 60
-    assert returns["shooting GD"] < 30
-    assert returns["CEM"] < 30
+    assert returns["LatCo"] > 2 * max(returns["shooting GD"], returns["CEM"])
 
 
 @pytest.mark.parametrize("start", ["normal", "rollout"])
@@ -288,7 +287,7 @@ def test_a_box_with_open_sides_has_finite_violations() -> None:
         dp.Box([-math.inf, -math.inf], [math.inf, 0.5]),
     )
     plan = dp.LatCo(4, 50)(problem, torch.zeros(2))
-    assert plan.converged
+    assert plan.succeeded
     assert torch.isfinite(plan.diagnostics["action_violation"]).all()
 
 
@@ -344,7 +343,7 @@ def test_an_element_that_diverges_is_reported_and_infects_nobody() -> None:
         dp.LatCo(4).draw_noise(problem, torch.zeros(2, 1), None)[:1],
         None,
     )
-    assert both.converged.tolist() == [True, False]
+    assert both.succeeded.tolist() == [True, False]
     assert both.status[1] in (dp.Status.NON_FINITE, dp.Status.FACTORIZATION_FAILED)
     assert torch.isfinite(both.actions).all()
     torch.testing.assert_close(both.diagnostics["raw_actions"][0], alone.actions[0])

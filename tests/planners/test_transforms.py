@@ -1,6 +1,5 @@
 """Planners under torch.func.vmap and torch.compile."""
 
-import os
 import pickle
 
 import pytest
@@ -12,12 +11,6 @@ from torch import Tensor
 import diffplan as dp
 
 each_vmapped = each_planner_that(lambda case: case.vmapped)
-
-without_shape_checks = pytest.mark.skipif(
-    os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0",
-    reason="needs DIFFPLAN_TYPECHECK=0: neither torch.compile nor torch's placeholders "
-    "in a record pass the shape checks",
-)
 
 
 @each_vmapped
@@ -36,7 +29,7 @@ def test_vmap_over_states_equals_a_loop(case: PlannerCase) -> None:
             torch.testing.assert_close(got[index], expected)
 
 
-@without_shape_checks
+@pytest.mark.compiled
 def test_vmap_returns_a_plan() -> None:
     problem, states = double_integrator(limit=1.0), states_of(3)
     planner = CASES[0].build(horizon=3, iterations=2)
@@ -65,10 +58,7 @@ def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
         torch.testing.assert_close(mapped[index], plan_with(gain))
 
 
-# Torch warns of what it does itself while it compiles.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@without_shape_checks
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
@@ -85,10 +75,7 @@ def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
     torch.testing.assert_close(got.diagnostics["cost"], expected.diagnostics["cost"])
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*not a leaf Tensor:UserWarning")
-@without_shape_checks
+@pytest.mark.compiled
 def test_a_compiled_planner_plans_alike() -> None:
     # `nn.Module.compile`: the graph breaks where the noise is drawn, and nowhere else
     # than around `solve`.
@@ -106,10 +93,7 @@ def test_a_compiled_planner_plans_alike() -> None:
             torch.testing.assert_close(getattr(plans[1], name), getattr(plans[0], name))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*not a leaf Tensor:UserWarning")
-@without_shape_checks
+@pytest.mark.compiled
 @each_planner_that(lambda case: case.name in ("ILQR", "ShootingGN"))
 def test_a_compiled_stage_plans_alike(case: PlannerCase) -> None:
     problem = double_integrator(limit=0.3)
@@ -127,9 +111,7 @@ def test_a_compiled_stage_plans_alike(case: PlannerCase) -> None:
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@without_shape_checks
+@pytest.mark.compiled
 def test_gradients_pass_a_compiled_and_checkpointed_planner() -> None:
     problem, state = double_integrator(limit=1.0), states_of(2).requires_grad_()
     gradients = []

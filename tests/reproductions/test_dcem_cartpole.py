@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.errors import FileError
 from diffplan.planners import CEM, DCEM
+from diffplan.training import Checkpoints, CheckpointWarning
 from reproductions.common.command import DONE, WRONG
-from reproductions.common.tables import write_csv
-from reproductions.dcem import cartpole_report, paper_numbers
+from reproductions.common.tables import read_csv, write_csv
+from reproductions.dcem import cartpole_report, paper_numbers, training
 from reproductions.dcem.__main__ import COMMAND
 from reproductions.dcem.cartpole import (
     EmbeddingEnsemble,
@@ -160,14 +162,61 @@ def test_a_killed_training_goes_on_exactly(tmp_path: Path) -> None:
     train(2, 1.0, [0, 1], SMALL, tmp_path / "whole")
     train(2, 1.0, [0, 1], replace(SMALL, updates=4), tmp_path / "half")
     train(2, 1.0, [0, 1], SMALL, tmp_path / "half")
+    assert_equal_trainings(tmp_path / "whole", tmp_path / "half")
+
+
+def assert_equal_trainings(one: Path, other: Path) -> None:
     whole, half = (
-        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
-        for name in ("whole", "half")
+        Checkpoints(folder / "checkpoints").load_latest()[1] for folder in (one, other)
     )
     for name in ("parameters", "first", "second"):
         assert torch.equal(whole["optimizer"][name], half["optimizer"][name])
     assert torch.equal(whole["best"], half["best"])
-    assert [r["error"] for r in whole["rows"]] == [r["error"] for r in half["rows"]]
+    assert metrics(one) == metrics(other)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """Return all rows, without what they tell of the time."""
+    rows = read_csv(folder / "metrics.csv")
+    return [{**row, "cpu_seconds": ""} for row in rows]
+
+
+@pytest.mark.parametrize("updates", [4, SMALL.updates])
+def test_a_kill_between_a_checkpoint_and_its_metrics_loses_no_row(
+    updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(2, 1.0, [0, 1], SMALL, tmp_path / "whole")
+
+    def killed(path: Path, rows: list) -> None:
+        if rows[-1]["update"] == updates:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_csv", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(2, 1.0, [0, 1], SMALL, tmp_path / "killed")
+    train(2, 1.0, [0, 1], SMALL, tmp_path / "killed")
+    assert_equal_trainings(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_damaged_checkpoint_costs_some_updates_only(tmp_path: Path) -> None:
+    for name in ("whole", "damaged"):
+        train(2, 1.0, [0, 1], SMALL, tmp_path / name)
+    newest = max((tmp_path / "damaged" / "checkpoints").iterdir())
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.warns(CheckpointWarning, match=newest.name):
+        train(2, 1.0, [0, 1], SMALL, tmp_path / "damaged")
+    assert_equal_trainings(tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_a_checkpoint_of_other_seeds_is_refused(tmp_path: Path) -> None:
+    train(2, 1.0, [0, 1], SMALL, tmp_path)
+    with pytest.raises(FileError, match=r"expected \[0, 2\], got \[0, 1\]"):
+        train(2, 1.0, [0, 2], SMALL, tmp_path)
+    with pytest.raises(FileError, match="none in"):
+        EmbeddingEnsemble(2, 1.0, [0, 1], SMALL).load(tmp_path / "other")
 
 
 def test_the_best_decoders_are_kept() -> None:
@@ -212,7 +261,7 @@ def test_improvement_factors_of_known_costs(tmp_path: Path) -> None:
     assert honest is not None
     assert honest.value == pytest.approx((0.5 + 0.75) / 2)
     assert cell.final_cost().value == pytest.approx((-17 / 3 - 22 / 3) / 2)
-    assert cell.share == "300 of 100,000"
+    assert cartpole_report.share(300) == "300 of 100,000"
 
 
 def test_the_papers_numbers_are_complete() -> None:
@@ -233,6 +282,10 @@ def test_the_papers_numbers_are_complete() -> None:
         ["--seeds", "a"],
         ["cartpole.training.update=3"],
         ["regression.training.updates=150"],
+        ["report", "--stages", "cartpole"],
+        ["report", "--seeds", "3"],
+        ["report", "cartpole.latents=2"],
+        ["--settings", "--workers", "3"],
     ],
 )
 def test_wrong_arguments_end_with_a_sentence(

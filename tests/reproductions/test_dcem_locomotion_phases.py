@@ -11,6 +11,7 @@ import torch
 from diffplan.problem import Box
 from diffplan.training import read_metrics
 from diffplan.training.online import OnlineTrainer
+from reproductions.common.provenance import gather
 from reproductions.dcem import locomotion, locomotion_report
 from reproductions.dcem.config import preset_config
 from reproductions.dcem.locomotion_policy import ControllerPolicy, PolicyTraining
@@ -29,7 +30,9 @@ def phases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = json.dumps(unit.settings())
         (unit.directory / "settings.json").write_text(settings)
         unit.run()
-        (unit.directory / "done.json").write_text("{}")
+        source = {"commit": "0123456789", "dirty": unit.name.endswith("_tests")}
+        record = {"name": unit.name, "settings": unit.settings(), "source": source}
+        (unit.directory / "done.json").write_text(json.dumps(record))
     return folder
 
 
@@ -159,7 +162,8 @@ def test_experience_is_that_of_the_policy(phases: Path) -> None:
 
 def test_the_report_shows_every_phase(phases: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    page = locomotion_report.write(phases, tmp_path)
+    records = gather(phases)
+    page = locomotion_report.write(phases, tmp_path, records)
     for title in ("random actions", "CEM (phase 1)", "DCEM (phase 2)", "DCEM + PPO"):
         assert title in page
     assert "701 [683, 714]" in page
@@ -169,7 +173,12 @@ def test_the_report_shows_every_phase(phases: Path, tmp_path: Path) -> None:
     assert "cheetah-run, seed 0: round" in page
     for name in ("locomotion_returns.png", "locomotion_curves.png", "locomotion.csv"):
         assert (tmp_path / name).stat().st_size > 100
+    assert "| 01234567, 01234567* |" in page
+    # What is published makes the same page, and stays as it is.
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert locomotion_report.write(tmp_path / "none", tmp_path, records) == page
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_report_of_nothing_is_empty(tmp_path: Path) -> None:
-    assert locomotion_report.write(tmp_path, tmp_path) == ""
+    assert locomotion_report.write(tmp_path, tmp_path, {}) == ""

@@ -48,6 +48,7 @@ def test_schedules_of_the_paper(
     assert (run.planner.horizon, run.planner.execute) == (horizon, execute)
     assert (training.seed_episodes, training.updates_per_round) == (prefill, updates)
     assert training.pretrain_updates == 100
+    assert (training.batch_size, training.sequence_length + 1) == (50, 50)
     length = 1000 if task == "cheetah-run" else 150
     played = (training.seed_episodes + training.rounds) * length
     assert steps - length < played <= steps
@@ -93,7 +94,16 @@ def test_wrong_names_of_the_stages() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--preset", "gpu"], ["--stages", "onlin"], ["--seeds", "a"], ["onlin.seed=1"]],
+    [
+        ["--preset", "gpu"],
+        ["--stages", "onlin"],
+        ["--seeds", "a"],
+        ["onlin.seed=1"],
+        ["--preset", "paper", "seed=3"],
+        ["--preset", "paper", "--stages", "online"],
+        ["--stages", "pixels", "--seeds", "3"],
+        ["report", "--seeds", "3"],
+    ],
 )
 def test_wrong_arguments_end_with_a_sentence(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -102,6 +112,18 @@ def test_wrong_arguments_end_with_a_sentence(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
+
+
+def test_every_seed_is_run(tmp_path: Path) -> None:
+    """The command line chooses; nothing that it says is left out."""
+    work = COMMAND.work("paper", ["task=push", "planner=cem"])
+    names = [unit.name for unit in work.units(None, [3, 4], tmp_path)]
+    assert names == ["paper/push/cem/seed_3", "paper/push/cem/seed_4"]
+    assert [u.name for u in work.units(None, None, tmp_path)] == [
+        "paper/push/cem/seed_0"
+    ]
+    units = COMMAND.work("smoke", []).units(["online"], [3, 4], tmp_path)
+    assert [unit.name for unit in units] == ["online/seed_3", "online/seed_4"]
 
 
 def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +178,9 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
     assert row.test is not None
     assert row.test.value == pytest.approx(float(lines[-1].split(",")[7]))
     assert row.cost["seconds_per_plan"] > 0
+    # What is published makes the same line.
+    again = online_report.write(tmp_path / "none", tmp_path / "out", "online")
+    assert [repr(each) for each in again] == [repr(row)]
 
 
 @pytest.mark.slow

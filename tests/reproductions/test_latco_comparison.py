@@ -18,7 +18,7 @@ from diffplan.training.interaction import run_episodes
 from diffplan.training.replay_buffer import ReplayBuffer
 from reproductions.common.stages import DONE
 from reproductions.common.tables import read_csv, write_csv
-from reproductions.latco import comparison, comparison_report, data
+from reproductions.latco import comparison, comparison_report, data, report
 from reproductions.latco.comparison_config import (
     ComparisonConfig,
     DataConfig,
@@ -243,7 +243,13 @@ def test_trace_follows_latco(tmp_path: Path, two_starts: EvaluationConfig) -> No
             assert low == pytest.approx(middle) == pytest.approx(high)  # one start
 
 
-def finished(folder: Path, planner: str, seed: int, hits: list[int]) -> None:
+def finished(
+    folder: Path,
+    planner: str,
+    seed: int,
+    hits: list[int],
+    task: str = "metaworld/reach",
+) -> None:
     """Write what an evaluation of these successes leaves behind."""
     config = ComparisonConfig()
     rows = [
@@ -267,10 +273,19 @@ def finished(folder: Path, planner: str, seed: int, hits: list[int]) -> None:
     place.mkdir(parents=True)
     write_csv(place / "results.csv", [vars(row) for row in rows])
     settings = {
+        "task": task,
         "settings": vars(config.settings(planner)),
         "evaluation": vars(config.evaluation),
     }
-    (place / DONE).write_text(json.dumps({"settings": settings}))
+    record = {
+        "name": f"comparison/seed_{seed}/{planner}",
+        "settings": settings,
+        "wall_seconds": 1.0,
+        "versions": {},
+        "source": {"commit": None, "dirty": None},
+        "hardware": {"cpu": "", "cores": 1, "threads": 1, "gpus": [], "system": ""},
+    }
+    (place / DONE).write_text(json.dumps(record))
 
 
 def test_report_counts_and_judges(tmp_path: Path) -> None:
@@ -298,6 +313,31 @@ def test_report_counts_and_judges(tmp_path: Path) -> None:
     assert "32 starts × 300 steps" in text
     assert len(read_csv(output / "comparison.csv")) == 20
     assert (output / "comparison_distance.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "paper"),
+    [
+        ("metaworld/thermos", "sparse thermos", "37 ± 21 % (Table 2"),
+        ("metaworld/push", "sparse push", "38 ± 3 % (Table 1)"),
+        ("metaworld/stick-push", "sparse stick-push", None),
+    ],
+)
+def test_another_task_has_its_own_name_and_numbers(
+    task: str, label: str, paper: str | None, tmp_path: Path
+) -> None:
+    runs, output = tmp_path / "runs" / "comparison", tmp_path / "output"
+    finished(runs, "latco", 0, [1, 0, 0, 0, 0], task)
+    summary = comparison_report.write(runs, output)
+    known = summary["planners"]["latco"]["paper"]
+    assert known is None if paper is None else known.startswith(paper)
+    page = report.write(runs.parent, output, "cpu").read_text()
+    assert f"(a) {label}, success" in page
+    assert f"frozen model: {label}" in page
+    for foreign in ("reach", "5 cm", "91 ± 3", "Fig. 4"):
+        assert foreign not in page.replace("least", "").split("## Provenance")[0]
+    # The same page from what is published.
+    assert report.write(tmp_path / "none", output, "cpu").read_text() == page
 
 
 def test_report_of_a_lost_comparison_says_so(tmp_path: Path) -> None:

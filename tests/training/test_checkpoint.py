@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from diffplan.errors import ArgumentError
+from diffplan.files import write_atomically
 from diffplan.training import Checkpoints, CheckpointWarning
-from diffplan.training.files import write_atomically
 
 
 def names(directory: Path) -> list[str]:

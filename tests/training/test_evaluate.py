@@ -1,5 +1,9 @@
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,14 @@ from diffplan.agents import AgentState, GaussianNoise, PlanningAgent, UniformAge
 from diffplan.envs.vector import VectorEnv
 from diffplan.errors import ArgumentError
 from diffplan.objectives.reward import NegativeReturn
-from diffplan.training import Episode, Evaluation, evaluate, run_episodes
+from diffplan.training import (
+    Episode,
+    Evaluation,
+    OnlineConfig,
+    OnlineTrainer,
+    evaluate,
+    run_episodes,
+)
 
 
 class Constant(UniformAgent):
@@ -113,3 +124,52 @@ def test_observer_sees_observation_and_plan_of_every_decision() -> None:
     assert seen[0][1] == pytest.approx(start(1))
     assert seen[3][1] == pytest.approx(start(3))
     assert {horizon for _, _, horizon in seen} == {6}
+
+
+def gymnasium_vector() -> gymnasium.vector.VectorEnv:
+    return gymnasium.vector.SyncVectorEnv([PointEnv] * 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (PointEnv, "got PointEnv, a single environment"),
+        (gymnasium_vector, "got SyncVectorEnv, whose environments reset themselves"),
+        (lambda: [PointEnv(), PointEnv()], "got list"),
+        (lambda: "metaworld/reach", "got str"),
+    ],
+)
+def test_what_is_no_vector_environment_of_ours_is_answered(
+    given: Callable[[], object], words: str, tmp_path: Path
+) -> None:
+    model = LinearModel()
+    for use in (
+        lambda: evaluate(planning_agent(), given(), [0]),
+        lambda: OnlineTrainer(
+            *(model, planning_agent(), given(), OnlineConfig()),
+            seed=0,
+            directory=tmp_path,
+        ),
+    ):
+        with pytest.raises(ArgumentError, match=words) as caught:
+            use()
+        assert "VectorEnv([lambda: gymnasium.make(name)]" in str(caught.value)
+
+
+def test_whatever_steps_like_a_vector_environment_is_taken() -> None:
+    class Logged:
+        """Wraps one and passes on what it is given."""
+
+        def __init__(self) -> None:
+            self.inner, self.num_envs = make_envs(2), 2
+
+        def reset(self, *arguments: Any, **keywords: Any) -> Any:
+            return self.inner.reset(*arguments, **keywords)
+
+        def step(self, actions: np.ndarray, mask: np.ndarray | None = None) -> Any:
+            return self.inner.step(actions, mask)
+
+    theirs, ours = (
+        evaluate(planning_agent(), e, [3, 4]) for e in (Logged(), make_envs())
+    )
+    assert np.array_equal(theirs.returns, ours.returns)

@@ -42,6 +42,17 @@ def test_each_moment_is_beside_the_state_planned_for_it(tmp_path: Path) -> None:
         np.testing.assert_allclose(recorder.imagined[step], expected)
 
 
+def test_a_failed_plan_does_not_stop_the_evaluation(tmp_path: Path) -> None:
+    pytest.importorskip("imageio")
+    model = small_model()
+    lost = torch.full((2, 4, model.state_dim), torch.nan)
+    recorder = EpisodeRecorder(model)
+    plan = Plan(torch.zeros(2, 3, 2), lost, torch.zeros(2))
+    recorder(0, np.zeros((2, 3, 64, 64), np.uint8), memory_of(model, plan, 1))
+    assert (to_frames(recorder.imagined[0][None]) == 0).all()
+    assert recorder.write(tmp_path / "video") is not None
+
+
 def test_the_file_holds_both_halves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

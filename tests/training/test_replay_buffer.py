@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -5,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.errors import ArgumentError, NonFiniteError, ShapeError
+from diffplan.errors import (
+    ArgumentError,
+    FileError,
+    NonFiniteError,
+    ShapeError,
+    TensorTypeError,
+)
 from diffplan.training import Episode, ReplayBuffer, load_episode, save_episode
 
 
@@ -179,7 +186,65 @@ def test_not_finite_numbers_are_named(name: str) -> None:
         Episode(**arrays)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_an_episode_copies_what_it_is_given(dtype: type) -> None:
+    """An environment may hand out one array again and again."""
+    arrays = {
+        "observations": np.ones((4, 2), dtype),
+        "actions": np.ones((3, 1), dtype),
+        "rewards": np.ones(3, dtype),
+        "success": np.ones(3, dtype),
+    }
+    info = {"start": 1.0}
+    episode = Episode(**arrays, initial_info=info)
+    info["start"] = 7.0
+    for name, array in arrays.items():
+        array[:] = 7
+        kept = getattr(episode, name)
+        assert (kept == 1).all(), name
+        images = name == "observations" and dtype is np.uint8
+        assert kept.dtype == (np.uint8 if images else np.float32), name
+    assert episode.initial_info == {"start": 1.0}
+
+
+def test_views_and_tensors_are_copied_too() -> None:
+    whole = np.arange(20, dtype=np.float32).reshape(5, 4)
+    rewards = torch.ones(4)
+    episode = Episode(whole[:, ::2], whole[:4, 1:2], rewards.numpy())
+    whole[:] = rewards[:] = -1
+    assert episode.observations.tolist()[1] == [4, 6]
+    assert episode.actions[:, 0].tolist() == [1, 5, 9, 13]
+    assert episode.rewards.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "success"])
+@pytest.mark.parametrize("dtype", [complex, str, object])
+def test_what_is_no_real_number_is_refused(name: str, dtype: type) -> None:
+    arrays = {
+        "observations": np.zeros((4, 2)),
+        "actions": np.zeros((3, 1)),
+        "rewards": np.zeros(3),
+        "success": np.zeros(3),
+    }
+    arrays[name] = arrays[name].astype(dtype)
+    with pytest.raises(TensorTypeError, match=f"{name}: expected an array of real"):
+        Episode(**arrays)
+
+
+def test_what_float32_cannot_hold_is_refused() -> None:
+    with pytest.raises(NonFiniteError, match=r"rewards: .* at step 1 of 3"):
+        Episode(np.zeros((4, 2)), np.zeros((3, 1)), np.array([0, 1e39, 0]))
+
+
 def test_lengths_and_shapes_must_fit() -> None:
+    for rewards in (np.zeros((3, 1)), np.float32(0)):
+        with pytest.raises(ShapeError, match="rewards: expected"):
+            Episode(np.zeros((4, 2)), np.zeros((3, 1)), np.asarray(rewards))
+    with pytest.raises(ShapeError, match=r"observations: expected \[4, …\]"):
+        Episode(np.zeros(4), np.zeros((3, 1)), np.zeros(3))
+    for actions in (np.zeros(3), np.zeros((0, 1)), np.float32(0)):
+        with pytest.raises(ShapeError, match=r"actions: expected \[T, A\]"):
+            Episode(np.zeros((4, 2)), np.asarray(actions), np.zeros(3))
     with pytest.raises(ShapeError, match="observations: expected length 4 for 3"):
         Episode(np.zeros((3, 2)), np.zeros((3, 1)), np.zeros(3))
     with pytest.raises(ShapeError, match="rewards: expected length 3"):
@@ -197,3 +262,54 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         load_episode(path)
     with pytest.raises(ArgumentError, match="cannot read"):
         load_episode(tmp_path / "absent.npz")
+
+
+def two_folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the folders of two runs of four episodes each."""
+    folders = tmp_path / "mine", tmp_path / "other"
+    for first, folder in zip((0, 10), folders, strict=True):
+        buffer = ReplayBuffer(folder)
+        for number in range(first, first + 4):
+            buffer.add(numbered(4, number))
+    return folders
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_an_episode_of_another_run_is_noticed(index: int, tmp_path: Path) -> None:
+    mine, other = two_folders(tmp_path)
+    name = f"episode_{index:06d}.npz"
+    shutil.copy(other / name, mine / name)
+    with pytest.raises(FileError, match=r"of another run.*put back"):
+        ReplayBuffer.load(mine)
+
+
+def test_exchanged_and_missing_episodes_are_noticed(tmp_path: Path) -> None:
+    mine, other = two_folders(tmp_path)
+    names = [f"episode_{index:06d}.npz" for index in range(4)]
+    (mine / names[1]).rename(mine / "kept")
+    (mine / names[2]).rename(mine / names[1])
+    (mine / "kept").rename(mine / names[2])
+    with pytest.raises(FileError, match="of another run"):
+        ReplayBuffer.load(mine)
+    (other / names[1]).unlink()
+    with pytest.raises(FileError, match="no such file"):
+        ReplayBuffer.load(other)
+
+
+def test_the_checksum_of_the_last_episode_vouches_for_all(tmp_path: Path) -> None:
+    mine, other = two_folders(tmp_path)
+    checksum = ReplayBuffer.load(mine).checksum
+    again = ReplayBuffer(mine)
+    again.restore(4, checksum)
+    assert again.checksum == checksum
+    for buffer, count in ((ReplayBuffer(other), 4), (ReplayBuffer(mine), 3)):
+        with pytest.raises(FileError, match="that this run wrote"):
+            buffer.restore(count, checksum)
+
+
+def test_an_episode_of_other_shapes_is_named(tmp_path: Path) -> None:
+    mine, _ = two_folders(tmp_path)
+    buffer = ReplayBuffer(mine)
+    buffer.add(Episode(np.zeros((4, 7)), np.zeros((3, 1)), np.zeros(3)))
+    with pytest.raises(FileError, match="episode_000001"):
+        ReplayBuffer.load(mine)

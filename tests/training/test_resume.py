@@ -1,6 +1,7 @@
 """An interrupted run, started again, equals an uninterrupted one bit for bit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,20 @@ from typing import Any
 import pytest
 import torch
 import toy_runs
-from toy import LinearModel
+from toy import BOX, LinearModel, make_envs
 from toy_runs import make_offline, make_online
 
-from diffplan.errors import ArgumentError
-from diffplan.training import OfflineTrainer, OnlineTrainer, read_metrics
+from diffplan.agents import UniformAgent
+from diffplan.errors import ArgumentError, FileError
+from diffplan.training import (
+    Checkpoints,
+    CheckpointWarning,
+    OfflineTrainer,
+    OnlineTrainer,
+    ReplayBuffer,
+    read_metrics,
+    run_episodes,
+)
 
 Trainer = OnlineTrainer | OfflineTrainer
 BOTH = pytest.mark.parametrize("make", [make_online, make_offline])
@@ -128,6 +138,93 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         run(make_online(tmp_path, rounds=1, updates_per_round=5))
     with pytest.raises(ArgumentError, match="seed was 0, now 1"):
         run(make_online(tmp_path, rounds=1, seed=1))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+@BOTH
+def test_a_damaged_checkpoint_costs_a_round_and_changes_nothing(
+    make: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    run(make(tmp_path / "whole"))
+    broken = make(tmp_path / "broken")
+    stop_in_round(broken, 4)
+    with pytest.raises(Stop):
+        run(broken)
+    cut(max((tmp_path / "broken" / "checkpoints").glob("*.pt")))
+    with pytest.warns(CheckpointWarning, match="checkpoint_00000004"):
+        run(make(tmp_path / "broken"))
+    assert reproducible(tmp_path / "broken") == reproducible(tmp_path / "whole")
+
+
+def test_an_episode_of_another_run_stops_a_resumed_one(tmp_path: Path) -> None:
+    for seed, name in ((0, "mine"), (1, "other")):
+        run(make_online(tmp_path / name, rounds=1, seed=seed))
+    mine, other = (tmp_path / name / "episodes" for name in ("mine", "other"))
+    kept = tmp_path / "kept"
+    for path in sorted(mine.glob("*.npz")):
+        shutil.copy(path, kept)
+        shutil.copy(other / path.name, path)
+        with pytest.raises(FileError, match=r"another run|that this run wrote"):
+            run(make_online(tmp_path / "mine", rounds=2))
+        shutil.copy(kept, path)
+    # All of them: they fit together, but the checkpoint knows the last one.
+    for path in other.glob("*.npz"):
+        shutil.copy(path, mine)
+    with pytest.raises(FileError, match="that this run wrote"):
+        run(make_online(tmp_path / "mine", rounds=2))
+
+
+def test_offline_training_goes_on_with_the_episodes_that_it_began_with(
+    tmp_path: Path,
+) -> None:
+    def trainer(episodes: Path) -> OfflineTrainer:
+        made = make_offline(tmp_path / "run")
+        buffer = ReplayBuffer.load(episodes)
+        return OfflineTrainer(
+            made.model, buffer, made.config, seed=0, directory=tmp_path / "run"
+        )
+
+    folders = tmp_path / "mine", tmp_path / "other"
+    for length, folder in zip((8, 9), folders, strict=True):
+        envs = make_envs(1, length)
+        buffer = ReplayBuffer(folder)
+        for episode in run_episodes(UniformAgent(BOX), envs, [0, 1]):
+            buffer.add(episode)
+    run(trainer(folders[0]))
+    run(trainer(folders[0]))
+    with pytest.raises(FileError, match="that this run began with"):
+        run(trainer(folders[1]))
+
+
+@BOTH
+def test_a_checkpoint_of_another_model_is_an_error_in_our_words(
+    make: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    run(make(tmp_path))
+    other = make(tmp_path)
+    other.model.more = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(FileError, match=r"expected a checkpoint of this run.*more"):
+        run(other)
+
+
+def test_a_checkpoint_of_another_program_is_an_error(tmp_path: Path) -> None:
+    Checkpoints(tmp_path / "checkpoints").save(1, {"mine": 1})
+    with pytest.raises(FileError, match="expected a checkpoint of this run"):
+        run(make_online(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"sessions": 3}', "\x00"])
+@pytest.mark.parametrize("name", ["run.json", "metrics.csv"])
+def test_damaged_texts_of_a_run_are_named(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    run(make_online(tmp_path, rounds=1))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FileError, match=name):
+        run(make_online(tmp_path, rounds=2))
 
 
 def test_seeds_decide(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
 from diffplan.functional.derivatives import constants
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -68,7 +67,7 @@ class LatCo(Planner):
     limits are soft while it iterates; the plan holds the projected actions, and
     `plan.states` and `plan.cost` are their rollout, as for every planner.
 
-    `plan.diagnostics`: `planned_states` `[…, T+1, S]` and `raw_actions` `[…, T, A]`,
+    `plan.diagnostics`: `planned_states` `[…, T, S]` and `raw_actions` `[…, T, A]`,
     the variables themselves; traces after each iteration `[…, iterations]`: `cost` (of
     the planned states, which may still violate the dynamics), `dynamics_violation` and
     `action_violation` (means over steps of squared norms), `dynamics_multiplier` and
@@ -126,7 +125,8 @@ class LatCo(Planner):
         Detach: CONSTANT,
     }
     learnable_numbers: ClassVar = ("damping",)
-    exportable: ClassVar[bool] = False
+    needs_derivatives = True
+    leaves_bounds = True
     damping: float | Tensor
 
     def __init__(
@@ -193,6 +193,7 @@ class LatCo(Planner):
     ) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
         repeated = state.repeat_interleave(self.num_starts, dim=0)
+        problem = problem.repeated(self.num_starts)
         start, multipliers = self._start(problem, repeated, noise, warm_start)
         primal_dual = PrimalDual(
             problem=TrajectoryProblem(problem, repeated, self.action_violation),
@@ -208,7 +209,10 @@ class LatCo(Planner):
         residuals = primal_dual.problem.residuals(trajectory)
         progress = primal_dual.observe(trajectory, progress, residuals)
         solution = self._solution(trajectory, progress, report)
-        return self._best_start(problem, repeated, solution)
+        solution = self._best_start(problem, repeated, solution)
+        if warm_start is None:
+            return solution
+        return replace(solution, known=problem.project(warm_start.actions))
 
     def _iterate(
         self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
@@ -277,7 +281,7 @@ class LatCo(Planner):
         trajectory = Trajectory(flat[..., :size], flat[..., size:])
         if self.initialization == "rollout":
             actions = problem.project(trajectory.actions)
-            states = rollout(problem.dynamics, state, actions)[:, 1:]
+            states = problem.rollout(state, actions)[:, 1:]
             trajectory = Trajectory(states, actions)
         ones = torch.ones_like(flat[..., 0])
         multipliers = Multipliers(
@@ -357,8 +361,8 @@ class LatCo(Planner):
             return solution
         with torch.no_grad():
             actions = problem.project(solution.actions)
-            states = rollout(problem.dynamics, state, actions)
-            cost = problem.objective(states, actions).nan_to_num(nan=torch.inf)
+            states = problem.rollout(state, actions)
+            cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
         best = cost.reshape(-1, self.num_starts).argmin(dim=1)
         chosen = best + self.num_starts * torch.arange(len(best), device=best.device)
         assert solution.status is not None  # set by _solution; narrows the type

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diffplan.errors import ArgumentError
-from diffplan.functional.linearize import batched_jacobian, linearize_dynamics
+from diffplan.functional.linearize import batched_jacobian
 from diffplan.objectives.base import ResidualObjective, half_square
-from diffplan.problem import Linearizable, PlanningProblem
+from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainBlocks
 from diffplan.solvers.least_squares import Trajectory
 
@@ -141,8 +141,7 @@ class TrajectoryProblem:
                 f"{action_violation!r}"
             )
         self.objective = problem.require_objective(ResidualObjective, "collocation")
-        self.dynamics = problem.dynamics
-        self.linearizable = problem.find(Linearizable)
+        self.problem = problem
         self.box = problem.action_space.to(state)
         self.constraints = problem.action_constraints
         self.state = state
@@ -150,20 +149,18 @@ class TrajectoryProblem:
 
     def residuals(self, trajectory: Trajectory) -> Residuals:
         """Evaluate the residuals alone; cheaper than `linearize`."""
-        following = self.dynamics(self._previous(trajectory), trajectory.actions)
+        following = self.problem.step(self._previous(trajectory), trajectory.actions)
         states = torch.cat([self.state[:, None], trajectory.states], dim=1)
-        cost = self.objective(states, trajectory.actions)
+        cost = self.problem.trajectory_cost(states, trajectory.actions)
         breach = self._breach(trajectory.actions)
         return self._residuals(trajectory, following, cost, breach)
 
     def linearize(self, trajectory: Trajectory) -> Linearization:
         """Evaluate residuals and Jacobians."""
         previous = self._previous(trajectory)
-        if self.linearizable is not None:
-            linear = self.linearizable.linearize(previous, trajectory.actions)
-        else:
-            linear = linearize_dynamics(self.dynamics, previous, trajectory.actions)
-        following, by_state, by_action = linear
+        following, by_state, by_action = self.problem.linearize(
+            previous, trajectory.actions
+        )
         stage, stage_by_state, stage_by_action = self._stages(
             previous, trajectory.actions
         )

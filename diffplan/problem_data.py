@@ -1,0 +1,105 @@
+"""Data of each problem: tensors of an objective that lead with the batch's dimensions.
+
+A planner sees one batch dimension, whatever the leading dimensions of the states are,
+and may start several times from each problem. Tensors that hold something of each
+problem, such as its goal, have to go along. A module declares them by name, with the
+number of dimensions that belong to one problem::
+
+    class GoalDistance(ResidualObjective):
+        per_problem = {"goal": 1}  # [S] is everybody's, […, S] has one for each problem
+
+They are looked for in the whole objective, and changed in a copy of the modules that
+have them; parameters and graphs are shared with the original.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.errors import ShapeError
+
+ObjectiveT = TypeVar("ObjectiveT", bound=Callable[..., object])
+
+
+def with_one_batch_dimension(objective: ObjectiveT, batch: torch.Size) -> ObjectiveT:
+    """Return an objective whose data fit states with one batch dimension.
+
+    Args:
+        objective: Any; modules are looked through.
+        batch: The leading dimensions of the states that become one.
+
+    Raises:
+        ShapeError: there are data of other leading dimensions.
+    """
+
+    def flatten(name: str, value: Tensor, own: int) -> Tensor:
+        lead, rest = value.shape[: -own or None], value.shape[value.ndim - own :]
+        if not lead:
+            return value
+        if lead != batch:
+            size = ", ".join(map(str, rest))
+            each = ", ".join(map(str, (*batch, *rest)))
+            raise ShapeError(
+                f"{name}: expected [{each}], one for each problem of the batch "
+                f"{list(batch)}, or [{size}] for all, got {list(value.shape)}"
+            )
+        return value if len(batch) == 1 else value.reshape(batch.numel(), *rest)
+
+    return _changed(objective, flatten)
+
+
+def with_repeated_problems(objective: ObjectiveT, count: int) -> ObjectiveT:
+    """Return an objective whose data fit `count` neighbours for each problem.
+
+    Args:
+        objective: Any, with data of one leading dimension; modules are looked through.
+        count: How often a planner starts from each problem.
+    """
+
+    def repeat(name: str, value: Tensor, own: int) -> Tensor:  # noqa: ARG001
+        return value if value.ndim == own else value.repeat_interleave(count, dim=0)
+
+    return objective if count == 1 else _changed(objective, repeat)
+
+
+def _changed(
+    objective: ObjectiveT, change: Callable[[str, Tensor, int], Tensor]
+) -> ObjectiveT:
+    if not isinstance(objective, nn.Module):
+        return objective
+    return cast(ObjectiveT, _copied(objective, change))
+
+
+def _copied(
+    module: nn.Module, change: Callable[[str, Tensor, int], Tensor]
+) -> nn.Module:
+    """The module, or a copy with other data and children where some change."""
+    declared: Mapping[str, int] = getattr(type(module), "per_problem", {})
+    data = {}
+    for name, own in declared.items():
+        value = getattr(module, name)
+        if value is not None:
+            changed = change(name, value, own)
+            if changed is not value:
+                data[name] = changed
+    children = {
+        name: (child, _copied(child, change)) for name, child in module.named_children()
+    }
+    children = {name: pair for name, pair in children.items() if pair[0] is not pair[1]}
+    if not data and not children:
+        return module
+    # Its own tables: what is replaced in the copy must stay in the original.
+    copied = object.__new__(type(module))
+    tables = {
+        name: dict(vars(module)[name])
+        for name in ("_parameters", "_buffers", "_modules")
+    }
+    vars(copied).update({**vars(module), **tables})
+    for name, value in data.items():
+        copied._parameters.pop(name, None)  # no parameter any more, but made of one
+        copied._buffers[name] = value
+    for name, (_, child) in children.items():
+        copied._modules[name] = child
+    return copied

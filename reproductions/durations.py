@@ -1,0 +1,84 @@
+"""Write how long each command takes into `README.md`, from the records of its runs.
+
+    python -m reproductions.durations
+
+The only place with such numbers: other pages link to it. A test fails when the page is
+not what this script writes.
+"""
+
+import importlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reproductions.common.command import WORKERS, Reproduction
+from reproductions.common.provenance import RECORDS
+from reproductions.common.stages import Unit
+from reproductions.common.tables import markdown_table
+
+HERE = Path(__file__).parent
+PAGE = HERE / "README.md"
+BLOCK = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
+MINUTE = 60.0
+
+
+def schedule(
+    units: Sequence[Unit], seconds: Mapping[str, float], workers: int = WORKERS
+) -> float:
+    """Return when the last unit ends, if each takes as long as it once did.
+
+    Units start as `stages.run_units` starts them: in the order of the list, each after
+    what it needs.
+
+    Args:
+        units: The work.
+        seconds: Of each unit, by name.
+        workers: How many run at the same time.
+    """
+    ends: dict[str, float] = {}
+    running: dict[str, float] = {}
+    waiting, now = list(units), 0.0
+    while waiting or running:
+        for unit in list(waiting):
+            if len(running) < workers and set(unit.needs) <= ends.keys():
+                waiting.remove(unit)
+                running[unit.name] = now + seconds[unit.name]
+        name = min(running, key=lambda key: running[key])
+        now = ends[name] = running.pop(name)
+    return now
+
+
+def table() -> str:
+    """Return the table in Markdown, a line per paper that has results."""
+    rows = [
+        _row(path.parents[2])
+        for path in sorted(HERE.glob(f"*/results/cpu/{RECORDS}"), reverse=True)
+    ]
+    header = ["paper", "command", "on two cores", "summed over its units"]
+    return markdown_table(header, rows)
+
+
+def _row(folder: Path) -> list[str]:
+    module = importlib.import_module(f"reproductions.{folder.name}.__main__")
+    command: Reproduction = module.COMMAND
+    paper = tomllib.loads((folder / "paper.toml").read_text(encoding="utf-8"))
+    records = json.loads((folder / "results" / "cpu" / RECORDS).read_text("utf-8"))
+    units = command.work("cpu", []).units(None, None, Path("runs"))
+    seconds = {unit.name: records[unit.name]["wall_seconds"] for unit in units}
+    return [
+        f"{paper['title']} ({paper['authors']}; {paper['venue']})",
+        f"`nox -s reproduce_{command.name}`",
+        f"{schedule(units, seconds) / MINUTE:.0f} minutes",
+        f"{sum(seconds.values()) / MINUTE:.0f} minutes",
+    ]
+
+
+def page_with_table(page: str) -> str:
+    """Return the page with the table of today."""
+    return BLOCK.sub(lambda _: table(), page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,284 @@
+"""What people get wrong at first, as calls; run by `test_first_mistakes.py`.
+
+In a process of its own without the run-time type checks of the test suite, which would
+answer before the library does. Prints what each call was answered, as JSON.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+import torch
+
+import diffplan as dp
+
+T = 3
+STATE = torch.tensor([[0.8, 0.1], [-0.6, 0.3], [0.2, 0.0]])
+BOX = dp.Box([-1.0], [1.0])
+GOALS = torch.eye(3)[:, :2]
+MASK = torch.tensor([True, False, True])
+
+
+def dynamics(state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    return state + 0.2 * action
+
+
+def problem(**changed: object) -> dp.PlanningProblem:
+    given = {
+        "dynamics": dynamics,
+        "objective": dp.objectives.GoalDistance(torch.zeros(2)),
+        "action_space": BOX,
+    }
+    return dp.PlanningProblem(**{**given, **changed})
+
+
+def cem(horizon: object = T, **changed: object) -> dp.CEM:
+    return dp.CEM(horizon, **{"num_samples": 3, "num_elites": 2, **changed})
+
+
+def plan(**changed: object) -> dp.Plan:
+    return cem(**changed)(problem(), STATE)
+
+
+def constrained(function: Callable[..., object]) -> dp.Plan:
+    constraint = dp.constraints.StateConstraint(function)
+    return dp.AugmentedLagrangian(cem())(problem(constraints=[constraint]), STATE)
+
+
+def random(**changed: object) -> dp.StochasticProblem:
+    class Drift:
+        def predict(self, state: torch.Tensor, action: torch.Tensor) -> object:
+            return torch.distributions.Normal(state + action, 0.1)
+
+    return dp.StochasticProblem(
+        Drift(), dp.objectives.GoalDistance(torch.zeros(2)), BOX, **changed
+    )
+
+
+def warm(actions: torch.Tensor, batch: int = 3) -> dp.Plan:
+    states = torch.zeros(batch, T + 1, 2)
+    return cem()(
+        problem(), STATE, warm_start=dp.Plan(actions, states, torch.zeros(batch))
+    )
+
+
+# Each is refused by an error of diffplan that contains the words.
+MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
+    # what planning is asked for
+    "a numpy state": (lambda: cem()(problem(), STATE.numpy()), "state: "),
+    "a list as state": (lambda: cem()(problem(), STATE.tolist()), "state: "),
+    "swapped arguments": (lambda: cem()(STATE, problem()), "planner(problem, state)"),
+    "no problem": (lambda: cem()(None, STATE), "problem: "),
+    "no state": (lambda: cem()(problem(), None), "state: "),
+    "dynamics that are no function": (lambda: problem(dynamics=3), "dynamics: "),
+    "an objective that is none": (lambda: problem(objective=1.0), "objective: "),
+    "a Jacobian that is none": (lambda: problem(linearize=BOX), "linearize: "),
+    # spaces and constraints
+    "a number as action space": (lambda: problem(action_space=1.0), "action_space: "),
+    "the class Box": (lambda: problem(action_space=dp.Box), "action_space: "),
+    "a discrete space": (
+        lambda: problem(action_space=gymnasium.spaces.Discrete(3)),
+        "action_space: ",
+    ),
+    "a box of images": (
+        lambda: problem(action_space=gymnasium.spaces.Box(0, 1, (2, 3))),
+        "action_space: ",
+    ),
+    "an empty box": (lambda: dp.Box([], []), "action_space: "),
+    "words as bounds": (lambda: dp.Box("a", "b"), "action_space: "),
+    "no bounds": (lambda: dp.Box(None, None), "action_space: "),
+    "complex bounds": (lambda: dp.Box(torch.ones(1) * 1j, [1.0]), "action_space: "),
+    "complex numbers as bounds": (lambda: dp.Box([1j], [1.0]), "action_space: "),
+    "bounds without room": (lambda: dp.Box([torch.inf], [torch.inf]), "action_space: "),
+    "a huge whole number as bound": (lambda: dp.Box([0], [10**400]), "action_space: "),
+    "a complex radius": (lambda: dp.constraints.Ball(torch.tensor(1j)), "radius: "),
+    "a word as radius": (lambda: dp.constraints.Ball("a"), "radius: "),
+    "a constraint without a tuple": (
+        lambda: problem(constraints=dp.constraints.Ball(1.0)),
+        "constraints: ",
+    ),
+    "a constraint's class": (
+        lambda: problem(constraints=[dp.constraints.Ball]),
+        "constraints[0]: ",
+    ),
+    # numbers
+    "a bool as a number": (lambda: cem(num_elites=True), "num_elites: "),
+    "a tensor's bool as a number": (lambda: cem(torch.tensor(True)), "horizon: "),
+    "half a step": (lambda: cem(1.5), "horizon: "),
+    "a word as a number": (lambda: cem("3"), "horizon: "),
+    "a vector as a number": (lambda: cem(torch.ones(2).long()), "horizon: "),
+    "a horizon without end": (lambda: cem(10**30), "horizon: "),
+    "iterations without end": (lambda: dp.MPPI(T, iterations=10**30), "iterations: "),
+    "a bool of iterations": (lambda: dp.Truncated(True), "iterations: "),
+    "a word as tolerance": (lambda: dp.Implicit(tolerance="a"), "tolerance: "),
+    "a strategy's class": (lambda: dp.MPPI(T, gradient=dp.Unroll), "gradient: "),
+    # objectives
+    "a scalar goal": (lambda: dp.objectives.GoalDistance(torch.tensor(1.0)), "goal: "),
+    "a list as goal": (lambda: dp.objectives.GoalDistance([0.0, 0.0]), "goal: "),
+    "a numpy goal": (lambda: dp.objectives.GoalDistance(np.zeros(2)), "goal: "),
+    "a complex goal": (lambda: dp.objectives.GoalDistance(GOALS * 1j), "goal: "),
+    "no weight": (lambda: dp.objectives.GoalDistance(GOALS, None), "running_weight: "),
+    "a word as weight": (lambda: dp.objectives.ActionPenalty("a"), "weight: "),
+    "one term without a list": (
+        lambda: dp.objectives.SumOfResiduals(dp.objectives.ActionPenalty(1.0)),
+        "terms: ",
+    ),
+    "one weight without a list": (
+        lambda: dp.objectives.WeightedSum([dp.objectives.ActionPenalty(1.0)], 1.0),
+        "weights: ",
+    ),
+    "a word in the weights": (
+        lambda: dp.objectives.WeightedSum([dp.objectives.ActionPenalty(1.0)], ["a"]),
+        "weights[0]: ",
+    ),
+    "goals that meet steps": (
+        lambda: cem()(
+            problem(objective=lambda x, u: (x - GOALS).square().sum((-1, -2))), STATE
+        ),
+        "GoalDistance",
+    ),
+    "goals that meet as many candidates": (
+        lambda: cem()(
+            problem(objective=lambda x, u: (x[..., -1, :] - GOALS).square().sum(-1)),
+            STATE,
+        ),
+        "GoalDistance",
+    ),
+    "numpy in an objective": (
+        lambda: cem()(problem(objective=lambda x, u: x.numpy().sum((-1, -2))), STATE),
+        "objective: ",
+    ),
+    "an index beyond the state": (
+        lambda: cem()(problem(objective=lambda x, u: x[..., 5].sum(-1)), STATE),
+        "objective: ",
+    ),
+    # constraints on states
+    "a constraint of None": (
+        lambda: constrained(lambda x, u: None),
+        "None",
+    ),
+    "a constraint of a bool": (
+        lambda: constrained(lambda x, u: True),
+        "bool",
+    ),
+    "a constraint of a number": (
+        lambda: constrained(lambda x, u: 1.0),
+        "float",
+    ),
+    "a constraint of booleans": (lambda: constrained(lambda x, u: x < 1), "torch.bool"),
+    "a constraint without a last dimension": (
+        lambda: constrained(lambda x, u: x[..., 0]),
+        "unsqueeze",
+    ),
+    # risk
+    "a word as share": (lambda: dp.CVaR("a"), "alpha: "),
+    "no share": (lambda: dp.CVaR(None), "alpha: "),
+    "a bool as share": (lambda: dp.CVaR(True), "alpha: "),
+    "the class of a risk": (lambda: random(risk=dp.Mean), "risk: "),
+    "a number as risk": (lambda: random(risk=0.1), "risk: "),
+    "a risk of everybody": (
+        lambda: cem()(random(risk=lambda costs: costs.mean()), STATE),
+        "risk: ",
+    ),
+    "a bool of particles": (lambda: random(num_particles=True), "num_particles: "),
+    # plans
+    "half a step ahead": (lambda: plan().shifted(1.5), "steps: "),
+    "a bool of steps": (lambda: plan().shifted(True), "steps: "),
+    "a mask of whole numbers": (lambda: plan().where(MASK.long(), plan()), "mask: "),
+    "a mask that is a list": (lambda: plan().where(MASK.tolist(), plan()), "mask: "),
+    "a plan of another horizon": (
+        lambda: plan().where(MASK, plan(horizon=T + 1)),
+        "other.actions: ",
+    ),
+    "no other plan": (lambda: plan().where(MASK, None), "other: "),
+    "an index of time": (lambda: plan()[..., 0, 0], "plan[…]: "),
+    "an index of one plan": (lambda: plan()[0][0], "plan[…]: "),
+    "an index beyond the batch": (lambda: plan()[3], "plan[…]: "),
+    "a word as index": (lambda: plan()["actions"], "plan[…]: "),
+    "a warm start of other steps": (lambda: warm(torch.zeros(3, 2, 1)), "warm_start"),
+    "a warm start of other actions": (lambda: warm(torch.zeros(3, T, 2)), "warm_start"),
+    "a warm start of another batch": (
+        lambda: warm(torch.zeros(2, T, 1), 2),
+        "warm_start",
+    ),
+    "a warm start that broadcasts": (lambda: warm(torch.zeros(1, T, 1)), "warm_start"),
+    "a complex warm start": (lambda: warm(torch.zeros(3, T, 1) * 1j), "warm_start"),
+    # calls without a planner
+    "actions of another batch": (
+        lambda: problem().cost(STATE, torch.zeros(2, T, 1)),
+        "actions: ",
+    ),
+    "actions of another size": (
+        lambda: problem().cost(STATE, torch.zeros(3, T, 2)),
+        "actions: ",
+    ),
+    "an action outside of the space": (
+        lambda: BOX.project(torch.zeros(3, 2)),
+        "actions: ",
+    ),
+}
+
+# Each is answered as its twin is.
+WELCOME: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+    "whole numbers of numpy": (
+        lambda: plan(
+            horizon=np.int64(T), num_samples=np.int32(3), chunk_size=np.uint8(2)
+        ),
+        lambda: plan(chunk_size=2),
+    ),
+    "whole numbers of torch": (lambda: plan(horizon=torch.tensor(T)), plan),
+    "a box of gymnasium": (
+        lambda: cem()(
+            problem(action_space=gymnasium.spaces.Box(-1, 1, (1,), np.float32)), STATE
+        ),
+        plan,
+    ),
+    "numpy bounds": (
+        lambda: cem()(problem(action_space=dp.Box(-np.ones(1), np.ones(1))), STATE),
+        plan,
+    ),
+    "a warm start of whole numbers": (
+        lambda: warm(torch.ones(3, T, 1, dtype=torch.long)),
+        lambda: warm(torch.ones(3, T, 1)),
+    ),
+    "a warm start in float64": (
+        lambda: warm(torch.full((3, T, 1), 0.25, dtype=torch.float64)),
+        lambda: warm(torch.full((3, T, 1), 0.25)),
+    ),
+    "a goal in float64": (
+        lambda: cem()(
+            problem(objective=dp.objectives.GoalDistance(torch.zeros(2).double())),
+            STATE,
+        ),
+        plan,
+    ),
+    "a list of indices": (lambda: plan()[[0, 2]], lambda: plan()[torch.tensor([0, 2])]),
+    "a numpy mask": (lambda: plan()[MASK.numpy()], lambda: plan()[MASK]),
+}
+
+
+def answer(call: Callable[[], object]) -> tuple[bool, str]:
+    """Whether an error of diffplan answered, and what was said."""
+    try:
+        return False, f"no error, but {call()!r}"
+    except dp.errors.DiffplanError as error:
+        return True, str(error)
+    except Exception as error:
+        return False, f"raw {error!r}"
+
+
+def alike(call: Callable[[], object], twin: Callable[[], object]) -> tuple[bool, str]:
+    """Whether two calls give the same plan, and what went wrong."""
+    try:
+        got, expected = call(), twin()
+    except Exception as error:
+        return False, repr(error)
+    return torch.equal(got.actions, expected.actions), f"{got.actions.tolist()}"
+
+
+if __name__ == "__main__":
+    refused = {name: answer(call) for name, (call, _) in MISTAKES.items()}
+    welcome = {name: alike(*pair) for name, pair in WELCOME.items()}
+    json.dump({"refused": refused, "welcome": welcome}, sys.stdout)
