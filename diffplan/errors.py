@@ -48,6 +48,10 @@ class GradientError(DiffplanError, ArithmeticError):
     """A derivative that was asked for does not exist where the plan ended."""
 
 
+class SingularSystemError(DiffplanError, RuntimeError):
+    """A linear system that must be solved is singular, or not positive definite."""
+
+
 class UnsupportedProblemError(DiffplanError, TypeError):
     """A problem lacks the refinement or capability that a planner needs."""
 

@@ -1,5 +1,9 @@
 """How a plan is differentiated: one object per strategy, given at construction.
 
+What a planner declares holds in reverse and in forward mode, and for what is made of
+them: `torch.autograd`, `torch.autograd.forward_ad`, and the transforms of `torch.func`,
+which a planner or strategy refuses by name where it cannot follow them.
+
 The words are those of Theseus' backward modes. A planner declares which strategies
 it supports, to which order and with respect to what; any other is refused when the
 planner is built, not when `backward` runs.
@@ -9,14 +13,13 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
-
 from diffplan.errors import (
     ArgumentError,
     UnsupportedGradientError,
     require_count,
     require_positive,
 )
+from diffplan.functional.derivatives import constants
 
 ARGUMENTS = ("dynamics", "objective", "state", "bounds", "warm start", "planner")
 """What a plan can be differentiated with respect to.
@@ -43,7 +46,7 @@ class Derivatives:
 
 
 CONSTANT = Derivatives(order=0, wrt=())
-"""Of `Detach`: the actions are constants."""
+"""Of `Detach`: the actions are constants, and `plan.cost` knows no price of bounds."""
 
 AT_A_SOLUTION = Derivatives(order=2, wrt=("dynamics", "objective", "state", "bounds"))
 """Of `Implicit`: how the solution was found does not matter."""
@@ -114,9 +117,11 @@ class Implicit(GradientStrategy):
         solver_iterations: Conjugate-gradient iterations at most, per solve.
         solver_tolerance: Where they stop, relative to the right-hand side; None
             stands for 1e-10 in float64 and 1e-5 in float32.
-        on_failure: Backward of an element without a derivative: "raise" raises
-            `GradientError` and names the elements; "zero" gives that element a zero
-            gradient and warns (`NumericsWarning`); "nan" gives NaN.
+        on_failure: What an element without a derivative gets when it is differentiated:
+            "raise" raises `GradientError` and names the elements; "zero" gives that
+            element a zero gradient and warns (`NumericsWarning`); "nan" gives NaN.
+            `torch.func.jacrev` may hide the element: then it is NaN instead of an
+            error.
 
     References:
         Amos et al. 2018, "Differentiable MPC for end-to-end planning and control"
@@ -152,7 +157,10 @@ class Detach(GradientStrategy):
 
     `plan.actions` carries no gradient. `plan.states` and `plan.cost` are computed
     from those actions with a graph, so the cost's gradient is that of the envelope
-    theorem: exact at an optimum, with the actions held fixed elsewhere.
+    theorem: with respect to dynamics, objective and state exact at an optimum, and with
+    the actions held fixed elsewhere. With respect to the bounds (and other constraints
+    on actions) it is zero, though an active bound has a price, its multiplier: use
+    another strategy to learn bounds.
     """
 
 
@@ -199,8 +207,9 @@ def tracked(
         iterations: How many there are.
 
     Returns:
-        `torch.no_grad()` for an iteration that `Truncated` cuts off, else nothing.
+        One without derivatives, of reverse and forward mode, for an iteration that
+        `Truncated` cuts off; else nothing.
     """
     if isinstance(gradient, Truncated) and iteration < iterations - gradient.iterations:
-        return torch.no_grad()
+        return constants()
     return nullcontext()

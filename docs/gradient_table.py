@@ -36,7 +36,7 @@ def cell(planner: type[planners.Planner], strategy: type) -> str:
     if promise is None:
         return "refused"
     if promise.order == 0:
-        return "cost only"
+        return "cost only, not by bounds"
     numbers = ", ".join(f"`{name}`" for name in planner.learnable_numbers)
     words = [
         f"planner ({numbers})" if argument == "planner" else argument

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.functional import LQRProblem
+from diffplan.functional import IncrementalLQR, LQRProblem
 from diffplan.objectives import ResidualObjective
 
 
@@ -31,6 +31,30 @@ def random_lqr(
         action_jacobian=draw(horizon, size, width) / size**0.5,
         offset=draw(horizon, size),
         initial_state=draw(size),
+    )
+
+
+def increments(batch: tuple[int, ...], *sizes: int, seed: int) -> LQRProblem:
+    """A problem about a rollout: no offsets, and the first state does not move."""
+    problem = random_lqr(batch, *sizes, seed=seed)
+    return problem._replace(
+        offset=torch.zeros_like(problem.offset),
+        initial_state=torch.zeros_like(problem.initial_state),
+    )
+
+
+def packed(problem: LQRProblem) -> IncrementalLQR:
+    """The same, with one matrix for the cost of each step."""
+    cross, state_cost = problem.cross_cost, problem.state_cost
+    rows = (problem.action_cost, cross), (cross.mT, state_cost[..., :-1, :, :])
+    linear = problem.state_linear
+    return IncrementalLQR(
+        problem.action_jacobian,
+        problem.state_jacobian,
+        torch.cat([torch.cat(row, -1) for row in rows], -2),
+        torch.cat((problem.action_linear, linear[..., :-1, :]), -1),
+        state_cost[..., -1, :, :],
+        linear[..., -1, :],
     )
 
 

@@ -24,7 +24,7 @@ BASES = ("models.base", "objectives", "planners.base")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": ("errors",),
-    "gradients": ("errors",),
+    "gradients": ("errors", "functional"),
     "plan": ("errors",),
     "user_functions": ("errors",),
     "constraints": ("errors", "functional", "user_functions"),

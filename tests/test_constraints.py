@@ -412,10 +412,82 @@ def test_derivatives_of_polytopes() -> None:
         problem = problem_with(Polytope(matrix, offset), low=[-1.0, -1.0])
         return problem.project(actions)
 
-    # cvxpylayers solves to 1e-10, and its derivative by least squares to about 1e-6.
-    assert torch.autograd.gradcheck(
-        projected, (actions, matrix, offset), eps=1e-4, atol=1e-5, rtol=1e-4
+    given = (actions, matrix, offset)
+    assert torch.autograd.gradcheck(projected, given, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(projected, given)
+
+
+@quiet
+@with_cvxpylayers
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_polytopes_hold_for_far_actions(dtype: torch.dtype) -> None:
+    budget = Polytope([[1.0, 1.0]], [1.0])
+    low, high = torch.full((2,), -1.0, dtype=dtype), torch.ones(2, dtype=dtype)
+    for scale in (1e3, 1e8):
+        actions = scale * torch.tensor(
+            [[1.0, 2.0], [2.0, 1.0], [1.0, -3.0], [-1.0, -1.0]], dtype=dtype
+        )
+        found = budget.project_within(actions, low, high)
+        # Far away the nearest point is a corner of the set, or its side's middle.
+        expected = torch.tensor([[0, 1], [1, 0], [1, -1], [-1, -1]], dtype=dtype)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert budget.contains(found).all()
+        assert not budget.contains(actions[:2]).any()
+        middle = budget.project_within(scale * torch.ones(2, dtype=dtype), low, high)
+        torch.testing.assert_close(middle, torch.full_like(middle, 0.5))
+
+
+@quiet
+@with_cvxpylayers
+@pytest.mark.parametrize("scale", [1e-30, 1e-19, 1e19, 2e19, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_the_scale_of_a_row_does_not_matter(dtype: torch.dtype, scale: float) -> None:
+    matrix = torch.tensor([[1.0, 1.0], [2.0, -1.0]], dtype=dtype)
+    offset = torch.tensor([1.0, 0.5], dtype=dtype)
+    rows = torch.tensor([scale, 1.0], dtype=dtype)
+    plain, scaled = (
+        Polytope(matrix, offset),
+        Polytope(rows[:, None] * matrix, rows * offset),
     )
+    actions = 3 * draw(20, 2).to(dtype)
+    torch.testing.assert_close(scaled.project(actions), plain.project(actions))
+    assert torch.equal(scaled.contains(actions), plain.contains(actions))
+    assert not scaled.contains(actions).all()
+
+
+@quiet
+@with_cvxpylayers
+def test_polytopes_of_many_kinds_equal_slsqp() -> None:
+    for seed in range(6):
+        matrix, offset = draw(7, 3, seed=seed), draw(7, seed=seed + 50).abs() + 0.05
+        offset[1] = 0.01  # the same side twice, and an equation near the origin
+        matrix = torch.cat([matrix, 2 * matrix[:1], -matrix[1:2]])
+        offset = torch.cat([offset, 2 * offset[:1], -offset[1:2]])
+        polytope, actions = Polytope(matrix, offset), 2 * draw(4, 3, seed=seed + 90)
+        problem = problem_with(polytope, low=[-5.0] * 3, high=[5.0] * 3)
+        sides = {
+            "type": "ineq",
+            "fun": lambda x, g=matrix, h=offset: h.numpy() - g.numpy() @ x,
+        }
+        expected = nearest(actions, problem, [sides])
+        assert problem.contains(expected).all()
+        torch.testing.assert_close(
+            problem.project(actions), expected, rtol=0, atol=1e-5
+        )
+
+
+@quiet
+@with_cvxpylayers
+def test_polytopes_in_forward_mode_and_under_vmap() -> None:
+    polytope, actions = Polytope([[1.0, 2.0], [-1.0, 1.0]], [0.5, 0.4]), 2 * draw(5, 2)
+    expected = torch.autograd.functional.jacobian(polytope.project, actions)
+    for jacobian in (
+        torch.func.jacrev(polytope.project),
+        torch.func.jacfwd(polytope.project),
+    ):
+        torch.testing.assert_close(jacobian(actions), expected)
+    with pytest.raises(UnsupportedProblemError, match="vmap"):
+        torch.func.vmap(polytope.project)(actions)
 
 
 @quiet
@@ -440,6 +512,8 @@ def test_a_planner_keeps_a_polytope() -> None:
 def test_malformed_polytopes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"matrix, offset: expected \[C, A\]"):
         Polytope([[1.0, 0.0]], [1.0, 1.0])
+    with pytest.raises(ShapeError, match="at least one row"):
+        Polytope(torch.zeros(0, 2), torch.zeros(0))
     with pytest.raises(ArgumentError, match="no row of zeros, got row 1"):
         Polytope([[1.0, 0.0], [0.0, 0.0]], [1.0, 1.0])
     with pytest.raises(ShapeError, match=r"expected a matrix \[C, 3\]"):

@@ -1,8 +1,10 @@
 """Actions inside a polytope; the only file that imports cvxpylayers, which is optional.
 
-The nearest point of a polytope has no closed form. cvxpylayers solves the quadratic
-programme and differentiates its solution (Agrawal et al. 2019, "Differentiable convex
-optimization layers", arXiv:1910.12430).
+The nearest point of a polytope has no closed form. cvxpylayers (Agrawal et al. 2019,
+"Differentiable convex optimization layers", arXiv:1910.12430) solves the quadratic
+programme well enough to see which sides are tight. Whether they are is then checked by
+the conditions of optimality, other sides are found where not, and the answer and its
+derivatives are those of the tight sides (`diffplan.functional.polyhedron`).
 """
 
 import warnings
@@ -14,10 +16,18 @@ import torch
 from torch import Tensor
 
 from diffplan.constraints.base import ActionConstraint, as_tensor
-from diffplan.errors import ArgumentError, MissingDependencyError, ShapeError
+from diffplan.errors import (
+    ArgumentError,
+    MissingDependencyError,
+    ShapeError,
+    UnsupportedProblemError,
+)
+from diffplan.functional.derivatives import inside_transform, is_mapped
+from diffplan.functional.polyhedron import along_sides, find_nearest
 
-_SOLVER = {"solve_method": "SCS", "eps": 1e-10, "max_iters": 100_000}
-"""The default accuracy, 1e-4, would leave actions outside and gradients wrong."""
+_SOLVER = {"solve_method": "SCS", "eps": 1e-9, "max_iters": 5000}
+_TIGHT = 1e-6
+"""How near, in distances that are of the order of one, its answer meets a side."""
 
 
 class Polytope(ActionConstraint):
@@ -25,9 +35,10 @@ class Polytope(ActionConstraint):
 
     Each action outside costs a small quadratic programme on the CPU, about a
     millisecond: fine for gradient planners with few candidates, slow for sampling
-    planners with thousands. Actions inside cost nothing. Derivatives are right to first
-    order, with respect to actions, bounds, matrix and offset; a second one is refused
-    by cvxpylayers. Neither `torch.compile` nor `torch.func.vmap` goes through it.
+    planners with thousands. Actions inside cost nothing. How far away they are and how
+    the rows are scaled does not matter. Derivatives with respect to actions, bounds,
+    matrix and offset are right to any order. Neither `torch.compile` nor
+    `torch.func.vmap` goes through it.
 
     Args:
         matrix: G, `[C, A]`, no row zero; may carry a graph.
@@ -50,17 +61,18 @@ class Polytope(ActionConstraint):
         _layer(1, 1)  # before any work is lost
         self.matrix = as_tensor("matrix", matrix)
         self.offset = as_tensor("offset", offset)
-        if self.matrix.ndim != 2 or self.offset.shape != self.matrix.shape[:1]:
+        shape = self.matrix.shape
+        if len(shape) != 2 or 0 in shape or self.offset.shape != shape[:1]:
             raise ShapeError(
-                "matrix, offset: expected [C, A] and [C], got "
-                f"{list(self.matrix.shape)} and {list(self.offset.shape)}"
+                "matrix, offset: expected [C, A] and [C] with at least one row, got "
+                f"{list(shape)} and {list(self.offset.shape)}"
             )
-        lengths = self.matrix.norm(dim=-1)
-        if not (lengths > 0).all():
+        largest = self.matrix.detach().abs().amax(dim=-1)
+        if not (largest > 0).all():
             raise ArgumentError(
-                f"matrix: expected no row of zeros, got row {int(lengths.argmin())}"
+                f"matrix: expected no row of zeros, got row {int(largest.argmin())}"
             )
-        self.size = (self.offset / lengths).detach().abs().amax()
+        self.size = self._rows(self.matrix)[1].detach().abs()
 
     def project(self, actions: Tensor) -> Tensor:
         """Return the nearest actions inside the polytope, same shape `[…, A]`."""
@@ -73,16 +85,20 @@ class Polytope(ActionConstraint):
             ArgumentError: they have no action in common.
         """
         matrix, offset = self._rows(actions)
-        eye = torch.eye(actions.shape[-1], dtype=actions.dtype, device=actions.device)
+        eye = torch.eye(len(matrix[0]), dtype=matrix.dtype, device=matrix.device)
         below, above = torch.isfinite(low), torch.isfinite(high)
         matrix = torch.cat([matrix, -eye[below], eye[above]])
-        offset = torch.cat([offset, -low[below], high[above]])
+        offset = torch.cat([offset, -low[below].double(), high[above].double()])
         return _nearest(actions, matrix, offset).clamp(low, high)
 
     def excess(self, actions: Tensor) -> Tensor:
-        """Return the distances beyond each side `[…, C]`."""
-        matrix, offset = self._rows(actions)
-        return self.beyond_rounding((actions @ matrix.mT - offset).relu())
+        """Return the distances beyond each side `[…, C]`; mere rounding is zero."""
+        matrix, offset = (side.to(actions) for side in self._rows(actions))
+        beyond = actions @ matrix.mT - offset
+        # of the products that cancel, which may be far larger than what they leave
+        size = (actions.abs() @ matrix.abs().mT + offset.abs()).detach().clamp_min(1)
+        rounding = 16 * torch.finfo(beyond.dtype).eps * size
+        return torch.where(beyond > rounding, beyond, torch.zeros_like(beyond))
 
     def check_dim(self, name: str, dim: int) -> None:
         """Raise a `ShapeError` if the matrix has another number of columns."""
@@ -93,10 +109,14 @@ class Polytope(ActionConstraint):
             )
 
     def _rows(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Sides as unit normals and distances, in the dtype of the actions."""
-        lengths = self.matrix.norm(dim=-1)
-        matrix, offset = self.matrix / lengths[:, None], self.offset / lengths
-        return matrix.to(actions), offset.to(actions)
+        """Sides as unit normals and distances, in float64, where the actions are."""
+        matrix = self.matrix.to(actions.device).double()
+        offset = self.offset.to(actions.device).double()
+        # first by the largest entry: squares of small and large ones leave the range
+        largest = matrix.detach().abs().amax(dim=-1)
+        matrix, offset = matrix / largest[:, None], offset / largest
+        lengths = matrix.norm(dim=-1)
+        return matrix / lengths[:, None], offset / lengths
 
     def __repr__(self) -> str:
         return f"Polytope(matrix={self.matrix.tolist()}, offset={self.offset.tolist()})"
@@ -104,25 +124,56 @@ class Polytope(ActionConstraint):
 
 def _nearest(actions: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
     """Solve for the actions outside; those inside are their own nearest point."""
+    if is_mapped(actions):
+        raise UnsupportedProblemError(
+            "constraints: Polytope looks at numbers, which torch.func.vmap hides; give "
+            "the planner all problems in one batch"
+        )
     points = actions.reshape(-1, actions.shape[-1])
-    with torch.no_grad():
-        inside = (points @ matrix.mT <= offset).all(dim=-1)
-        outside = ~inside & torch.isfinite(points).all(dim=-1)
+    fixed = points.detach().double()
+    inside = (fixed @ matrix.detach().mT <= offset.detach()).all(dim=-1)
+    outside = ~inside & torch.isfinite(fixed).all(dim=-1)
     if not outside.any():
         return actions
-    layer = _layer(*matrix.shape)
-    given = [value.double().cpu() for value in (points[outside], matrix, offset)]
+    given = points[outside].double()
+    single = torch.finfo(torch.float32).eps
+    found = find_nearest(
+        given,
+        matrix,
+        offset,
+        tight=_guess(given.detach(), matrix.detach(), offset.detach()),
+        rounding=8 * min(torch.finfo(actions.dtype).eps, single),
+    )
+    if not found.found.all():
+        first = int(found.found.to(torch.uint8).argmin())
+        raise ArgumentError(
+            "constraints: the polytope has no action inside the box (or they meet in "
+            f"less than rounding), seen from {given[first].tolist()}"
+        )
+    solved = along_sides(found.points, given, matrix, offset, found.tight)
+    index = outside.nonzero().expand(-1, points.shape[-1])
+    return points.scatter(0, index, solved.to(points)).reshape(actions.shape)
+
+
+def _guess(points: Tensor, matrix: Tensor, offset: Tensor) -> Tensor | None:
+    """Return the sides that cvxpylayers finds tight, `[B, C]`; None if it finds none.
+
+    Far points and sides are left to the search, which does not depend on distances.
+    """
+    near = points.abs().amax() < 1e3 and offset.abs().amax() < 1e3
+    if inside_transform() or not near:
+        return None
+    given = [value.cpu() for value in (points, matrix, offset)]
     try:
-        (solved,) = layer(*given, solver_args=_SOLVER)
+        with torch.no_grad():
+            (solved,) = _layer(*matrix.shape)(*given, solver_args=_SOLVER)
     except Exception as error:
         # diffcp has an exception of its own, which is not worth a second import.
         if type(error).__name__ != "SolverError":
             raise
-        raise ArgumentError(
-            f"constraints: the polytope has no action inside the box: {error}"
-        ) from error
-    index = outside.nonzero().expand(-1, points.shape[-1])
-    return points.scatter(0, index, solved.to(points)).reshape(actions.shape)
+        return None
+    gap = offset - solved.to(points) @ matrix.mT
+    return gap < _TIGHT * (1 + offset.abs())
 
 
 def is_available() -> bool:

@@ -18,7 +18,7 @@ from diffplan.functional.projections import (
     project_ball_within,
     project_simplex,
 )
-from diffplan.functional.safe_math import safe_sqrt
+from diffplan.functional.safe_math import safe_norm, safe_sqrt
 
 
 class Ball(ActionConstraint):
@@ -82,7 +82,7 @@ class Ball(ActionConstraint):
         if self.norm == 1:
             length = offset.abs().sum(dim=-1, keepdim=True)
         else:
-            length = safe_sqrt(offset.square().sum(dim=-1, keepdim=True))
+            length = safe_norm(offset)
         return self.beyond_rounding((length - radius).relu())
 
     def linearized_excess(self, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from diffplan.functional.chain import (
     with_given_state,
     zero_unless,
 )
+from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
 
 
 @dataclass(frozen=True)
@@ -129,21 +130,15 @@ class BlockTridiagonalFactor:
     def solve(self, b: Tensor) -> Tensor:
         """Solve H x = b for `b` `[…, K, n]`; zeros where the factorisation failed."""
         rhs = flatten_batch(b, len(self.batch_shape))
-        tensors = (self.matrix.diagonal, self.matrix.lower, rhs)
-        arguments = (*tensors, self.flat_ok, *self.chol, *self.below)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            x = _Solve.apply(*arguments)
-        else:
-            x = _Solve.forward(*arguments)
+        matrix, factor = self.matrix, (*self.chol, *self.below)
+        x = _solve(matrix.diagonal, matrix.lower, rhs, self.flat_ok, factor)
         return x.view(b.shape)
 
     def logdet(self) -> Tensor:
         """The logarithm of the determinant, `[…]`; zero where `ok` is False."""
         chol = self.chol
         matrix = self.matrix
-        if torch.is_grad_enabled() and (
-            matrix.diagonal.requires_grad or matrix.lower.requires_grad
-        ):
+        if is_followed(matrix.diagonal, matrix.lower):
             # differentiate the elimination of a matrix that is known to have one
             eye = torch.eye(matrix.diagonal.shape[-1]).to(matrix.diagonal)
             diagonal = torch.where(_broad(self.flat_ok, 4), matrix.diagonal, eye)
@@ -153,7 +148,20 @@ class BlockTridiagonalFactor:
         return 2.0 * safe.log().sum((-1, -2)).view(self.batch_shape)
 
 
-class _Solve(torch.autograd.Function):
+def _solve(
+    diagonal: Tensor,
+    lower: Tensor,
+    rhs: Tensor,
+    ok: Tensor,
+    factor: tuple[Tensor, ...],
+) -> Tensor:
+    arguments = (diagonal, lower, rhs, ok, *factor)
+    if not is_followed(diagonal, lower, rhs):
+        return _SolveReverse.forward(*arguments)
+    return apply(_Solve, _SolveReverse, *arguments)
+
+
+class _SolveReverse(torch.autograd.Function):
     """The solve as one node of the graph; its backward is another solve."""
 
     generate_vmap_rule = True
@@ -169,12 +177,12 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs, output)
+        keep(ctx, *inputs, output)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         diagonal, lower, _, ok, *factor, x = ctx.saved_tensors
-        y = _Solve.apply(diagonal, lower, cotangent, ok, *factor)
+        y = _solve(diagonal, lower, cotangent, ok, tuple(factor))
         by_diagonal = by_lower = None
         if ctx.needs_input_grad[0]:
             half = -0.5 * y[..., :, None] * x[..., None, :]
@@ -185,6 +193,18 @@ class _Solve(torch.autograd.Function):
                 + x[:, 1:, :, None] * y[:, :-1, None, :]
             )
         return by_diagonal, by_lower, y, *(None for _ in range(1 + len(factor)))
+
+
+class _Solve(_SolveReverse):
+    """The same with forward mode: H dx = db - dH x."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        diagonal, lower, _, ok, *factor, x = ctx.saved_tensors
+        by_diagonal, by_lower, by_rhs = or_zero(tangents[:3], ctx.saved_tensors[:3])
+        symmetric = 0.5 * (by_diagonal + by_diagonal.mT)
+        moved = BlockTridiagonal(symmetric, by_lower).matvec(x)
+        return _solve(diagonal, lower, by_rhs - moved, ok, tuple(factor))
 
 
 def _factorize(
@@ -321,7 +341,8 @@ def _normal_blocks(system: ChainSystem) -> tuple[Tensor, Tensor]:
     )
     batch, horizon, size, actions = by_action.shape
     width = actions + size
-    diagonal = by_action.new_zeros(batch, horizon, width, width)
+    seed = system.seed()
+    diagonal = seed.new_zeros(batch, horizon, width, width)
     weighted = weight * by_action
     diagonal[..., :actions, :actions] = (
         by_action.mT @ weighted + stage_action.mT @ stage_action
@@ -339,7 +360,7 @@ def _normal_blocks(system: ChainSystem) -> tuple[Tensor, Tensor]:
     main = diagonal.diagonal(dim1=-2, dim2=-1)
     main[..., :actions].add_(system.action_curvature)
     main.add_(system.damping[:, None, None])
-    lower = by_action.new_zeros(batch, horizon - 1, width, width)
+    lower = seed.new_zeros(batch, horizon - 1, width, width)
     lower[..., :actions, actions:] = (
         by_action[:, 1:].mT @ weighted_state
         + stage_action[:, 1:].mT @ stage_state[:, 1:]

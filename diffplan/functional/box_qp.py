@@ -27,6 +27,7 @@ from torch.nn.functional import pad
 
 from diffplan.errors import require_count, require_shape
 from diffplan.functional.chain import flatten_batch, times, zero_unless
+from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
 
 
 class BoxQPSolution(NamedTuple):
@@ -37,8 +38,9 @@ class BoxQPSolution(NamedTuple):
         free: Which variables no bound holds, `[…, A]` bool.
         converged: Whether the conditions of optimality hold with these `free`
             variables, `[…]` bool.
-        ok: Whether H is positive definite and everything finite, `[…]` bool. Where it
-            is False the solution is the allowed point nearest to zero, a constant.
+        ok: Whether H is positive definite, everything finite and no `low` above its
+            `high`, `[…]` bool. Where it is False the solution is the allowed point
+            nearest to zero (some bound where none is allowed), a constant.
     """
 
     solution: Tensor
@@ -111,19 +113,19 @@ def _flat_box_qp(
     start: Tensor,
     iterations: int,
 ) -> BoxQPSolution:
-    with torch.no_grad():
-        point, free = active_set(
-            hessian, linear, low, high, start.clamp(low, high), iterations
-        )
-        definite = torch.linalg.cholesky_ex(hessian).info == 0
-        at_low = point <= low
+    form, slope = hessian.detach(), linear.detach()
+    lower, upper = low.detach(), high.detach()
+    begin = start.detach().clamp(lower, upper)
+    point, free = active_set(form, slope, lower, upper, begin, iterations)
+    ok = torch.linalg.cholesky_ex(form).info == 0
+    ok = ok & (lower <= upper).all(-1)
+    at_low = point <= lower
     held = torch.where(free, 0.0, torch.where(at_low, low, high))
     wanted = torch.where(free, -linear - times(held, hessian), held)
     found, solved = solve_free(hessian, wanted.unsqueeze(-1), free.unsqueeze(-1))
-    raw, ok = found.squeeze(-1), definite & solved
-    with torch.no_grad():
-        nearest = torch.zeros_like(raw).clamp(low, high)
-        converged = ok & _is_optimal(hessian, linear, low, high, raw, free)
+    raw, ok = found.squeeze(-1), ok & solved
+    nearest = torch.zeros_like(linear).clamp(lower, upper)
+    converged = ok & _is_optimal(form, slope, lower, upper, raw.detach(), free)
     solution = torch.where(ok[:, None], raw.clamp(low, high), nearest)
     return BoxQPSolution(solution, free, converged, ok)
 
@@ -176,21 +178,29 @@ def solve_free(
         of H is positive definite, `[B]`. Where it is not, the solution means nothing
         and has no gradient.
     """
-    with torch.no_grad():
-        matrix = hessian
-        if free is not None:
-            eye = torch.eye(free.shape[-2], dtype=hessian.dtype, device=hessian.device)
-            matrix = torch.where(free & free.mT, hessian, eye)
-        root, failed = torch.linalg.cholesky_ex(matrix)
-        ok = failed == 0
-    if torch.is_grad_enabled() and (hessian.requires_grad or rhs.requires_grad):
-        if free is None:
-            free = torch.ones_like(rhs[..., :1], dtype=torch.bool)
-        return _SolveFree.apply(hessian, rhs, free, ok, root), ok
-    return torch.cholesky_solve(rhs, root), ok
+    matrix = hessian.detach()
+    if free is not None:
+        eye = torch.eye(free.shape[-2], dtype=hessian.dtype, device=hessian.device)
+        matrix = torch.where(free & free.mT, matrix, eye)
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    ok = failed == 0
+    if not is_followed(hessian, rhs):
+        return torch.cholesky_solve(rhs, root), ok
+    if free is None:
+        free = torch.ones_like(rhs[..., :1], dtype=torch.bool)
+    return _solve_with(hessian, rhs, free, ok, root), ok
 
 
-class _SolveFree(torch.autograd.Function):
+def _solve_with(
+    hessian: Tensor, rhs: Tensor, free: Tensor, ok: Tensor, root: Tensor
+) -> Tensor:
+    arguments = (hessian, rhs, free, ok, root)
+    if not is_followed(hessian, rhs):
+        return _SolveFreeReverse.forward(*arguments)
+    return apply(_SolveFree, _SolveFreeReverse, *arguments)
+
+
+class _SolveFreeReverse(torch.autograd.Function):
     """The solve as one node of the graph; its backward is another one."""
 
     generate_vmap_rule = True
@@ -207,16 +217,27 @@ class _SolveFree(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
+        keep(ctx, *inputs, output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         hessian, _, free, ok, root, solution = ctx.saved_tensors
-        adjoint = _SolveFree.apply(hessian, cotangents[0], free, ok, root)
+        adjoint = _solve_with(hessian, cotangents[0], free, ok, root)
         by_hessian = None
         if ctx.needs_input_grad[0]:
             by_hessian = torch.where(free & free.mT, -(adjoint @ solution.mT), 0.0)
         return by_hessian, adjoint, None, None, None
+
+
+class _SolveFree(_SolveFreeReverse):
+    """The same with forward mode: H dx = drhs - dH x."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        hessian, rhs, free, ok, root, solution = ctx.saved_tensors
+        by_hessian, by_rhs = or_zero(tangents[:2], (hessian, rhs))
+        moved = torch.where(free & free.mT, by_hessian, 0.0) @ solution
+        return _solve_with(hessian, by_rhs - moved, free, ok, root)
 
 
 def _is_free(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
 from diffplan.functional.rollout import inside_transform
 
 
@@ -70,6 +71,13 @@ class ChainSystem(NamedTuple):
     def to(self, dtype: torch.dtype) -> "ChainSystem":
         """The same system in another precision."""
         return ChainSystem(*(tensor.to(dtype) for tensor in self))
+
+    def seed(self) -> Tensor:
+        """No number at all, made from every tensor: mapped by `vmap` if any of them is.
+
+        Tensors made from it can be written into.
+        """
+        return sum((tensor.flatten()[:0] for tensor in self), self.damping[:0])
 
     def detach(self) -> "ChainSystem":
         """The same numbers without their history."""
@@ -147,9 +155,10 @@ def solve_chain(
         rhs: Flattened right-hand side.
     """
     tensors = (*system, *rhs)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return ChainSolution(*_SolveChain.apply(solve, *tensors, factor_ok, *factor))
-    return _masked_solve(solve, system, factor, factor_ok, rhs)
+    if not is_followed(*tensors):
+        return _masked_solve(solve, system, factor, factor_ok, rhs)
+    arguments = (solve, *tensors, factor_ok, *factor)
+    return ChainSolution(*apply(_SolveChain, _SolveChainReverse, *arguments))
 
 
 def chain_residual(
@@ -205,7 +214,7 @@ def _masked_solve(
     )
 
 
-class _SolveChain(torch.autograd.Function):
+class _SolveChainReverse(torch.autograd.Function):
     """The solve as one node of the graph; its backward is another solve."""
 
     generate_vmap_rule = True
@@ -219,7 +228,7 @@ class _SolveChain(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.mark_non_differentiable(output[3])
         ctx.solve = inputs[0]
-        ctx.save_for_backward(*inputs[1:], *output)
+        keep(ctx, *inputs[1:], *output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -245,6 +254,56 @@ class _SolveChain(torch.autograd.Function):
             adjoint.actions,
             *(None for _ in range(1 + len(factor))),
         )
+
+
+class _SolveChain(_SolveChainReverse):
+    """The same with forward mode: one more solve, for what the tangents leave."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, states, actions, costates, ok = ctx.saved_tensors
+        system, _, _, factor = _unpack(tuple(tensors))
+        moves = or_zero(tangents[1:12], tensors[:11])
+        solution = ChainSolution(states, actions, costates, ok)
+        left = _left_by_tangents(system, solution, moves)
+        moved = solve_chain(ctx.solve, system, factor, ok, left)
+        return moved.states, moved.actions, moved.costates, None
+
+
+def _left_by_tangents(
+    system: ChainSystem, solution: ChainSolution, tangents: tuple[Tensor, ...]
+) -> ChainRightHandSide:
+    """Differentiate `chain_residual` along tangents of system and right-hand side.
+
+    At a fixed solution, which is zero where the solve failed, and so is this.
+    """
+    ok, x = solution.ok, with_given_state(solution.states)
+    u, nu = solution.actions, solution.costates
+    before, end = x[:, :-1], x[:, -1]
+    d, right = ChainSystem(*tangents[:8]), ChainRightHandSide(*tangents[8:])
+    by_state, by_action = system.stage_state_jacobian, system.stage_action_jacobian
+    stage = times(before, by_state.mT) + times(u, by_action.mT)
+    d_stage = times(before, d.stage_state_jacobian.mT)
+    d_stage = d_stage + times(u, d.stage_action_jacobian.mT)
+    last = system.terminal_jacobian
+    d_end = times(times(end, d.terminal_jacobian.mT), last)
+    d_end = d_end + times(times(end, last.mT), d.terminal_jacobian)
+    pull = times(nu, d.state_jacobian) - times(stage, d.stage_state_jacobian)
+    pull = pull - times(d_stage, by_state)
+    push = times(nu, d.action_jacobian) - times(stage, d.stage_action_jacobian)
+    push = push - times(d_stage, by_action)
+    damping, weight = d.damping[:, None, None], system.transition_weight[..., None]
+    predicted = times(before, d.state_jacobian.mT) + times(u, d.action_jacobian.mT)
+    # divided twice, since w * w overflows float32 long before w does
+    stretch = (nu / weight) * (d.transition_weight[..., None] / weight)
+    inflow = torch.cat((pull[:, 1:], -d_end[:, None]), 1)
+    return ChainRightHandSide(
+        defect=zero_unless(ok, right.defect - predicted + stretch),
+        states=zero_unless(ok, right.states + inflow - damping * x[:, 1:]),
+        actions=zero_unless(
+            ok, right.actions + push - (d.action_curvature + damping) * u
+        ),
+    )
 
 
 def _system_gradients(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffplan.errors import is_traced
+from diffplan.errors import ArgumentError, is_traced, require_at_least
 
 CACHED = 2**15
 """Numbers that are filtered at once: about what a processor's cache holds."""
@@ -23,11 +23,14 @@ def colour_noise(
 
     Args:
         white: `[…, T, A]`, independent N(0, 1) numbers.
-        exponent: 0 leaves the noise white, 1 is pink, 2 is red; at least zero.
+        exponent: 0 leaves the noise white, 1 is pink, 2 is red; at least zero, finite.
 
     Returns:
         `[…, T, A]`, Gaussian, mean 0, variance 1, independent between action
         dimensions.
+
+    Raises:
+        ArgumentError: the exponent is negative, infinite or NaN.
 
     References:
         Timmer and König (1995), "On generating power law noise"; used for planning by
@@ -38,7 +41,10 @@ def colour_noise(
         >>> colour_noise(torch.ones(4, 1), exponent=0.0).flatten()
         tensor([1., 1., 1., 1.])
     """
-    if exponent == 0 or white.numel() == 0:  # nothing has no spectrum
+    require_at_least("exponent", exponent, 0.0)
+    if math.isinf(exponent):
+        raise ArgumentError(f"exponent: expected a finite number, got {exponent}")
+    if exponent == 0 or white.numel() == 0:
         return white
     steps, width = white.shape[-2:]
     rows, gains = white.reshape(-1, steps, width), _gains(steps, float(exponent))
@@ -69,8 +75,9 @@ def _gains(steps: int, exponent: float) -> tuple[float, ...]:
     Numbers of Python, which are the same on every device.
     """
     # Frequency 0 gets the power of the lowest other frequency, where 1/f is finite.
+    # In units of the lowest one no power of a frequency is too large.
     indices = [max(1, min(f, steps - f)) for f in range(steps)]
-    gain = [(f / steps) ** (-exponent / 2) for f in indices]
+    gain = [f ** (-exponent / 2) for f in indices]
     # White noise has equal power at all T frequencies, and the variance of the answer
     # is their mean power; dividing by its root makes that one exactly.
     scale = steps * math.sqrt(math.fsum(g * g for g in gain) / steps)

@@ -1,7 +1,7 @@
 """Preconditioned conjugate gradients for a batch of systems, matrix-free.
 
 The loop stops as soon as every element has: unlike most of this room it looks at
-numbers from the host.
+numbers from the host, if they can be looked at (not those that `vmap` maps over).
 
 References:
     Nocedal and Wright, *Numerical Optimization*, 2nd ed., algorithm 5.3.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from diffplan.functional.derivatives import is_mapped
 
 Solve = Callable[[Tensor], Tensor]
 """A linear map of vectors `[B, n]`, element by element."""
@@ -62,7 +64,7 @@ def conjugate_gradients(
     active = definite & (residual.norm(dim=1) > goal)
     count = 0
     for count in range(1, iterations + 1):
-        if not active.any():
+        if not (is_mapped(active) or active.any()):
             count -= 1
             break
         image = product(direction)

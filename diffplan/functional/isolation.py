@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan.functional.rollout import inside_transform
+from diffplan.functional.derivatives import inside_transform, keep
 
 
 def may_look(value: Tensor) -> bool:
@@ -194,11 +194,23 @@ def guarded_evaluation(
 class _Constant(torch.autograd.Function):
     """The first argument as a constant; see `without_gradient`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, *depends_on: Tensor) -> Tensor:
-        ctx.save_for_backward(*depends_on)
+    def forward(value: Tensor, *depends_on: Tensor) -> Tensor:
+        del depends_on
         return value.clone()
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del output
+        keep(ctx, *inputs)
+
+    @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
-        return None, *(torch.zeros_like(value) for value in ctx.saved_tensors)
+        _, *depends_on = ctx.saved_tensors
+        return None, *(torch.zeros_like(value) for value in depends_on)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Tensor | None) -> Tensor:
+        return torch.zeros_like(ctx.saved_tensors[0])

@@ -139,8 +139,10 @@ def _hold_and_solve(
     falling = slope > 0
     free = torch.where(falling, above_low, below_high)
     if look:
-        all_free = bool(free.all())
-        law, ok = _solve(curvature, answer, None if all_free else free)
+        if bool(free.all()):
+            law, ok = _solve(curvature, answer, None)
+        else:
+            law, ok = _solve_held(curvature, answer, limits, free, falling)
         step = law.vector.detach()
         if torch.equal(step.clamp(least, most), step):
             return law, ok, True  # what is held is at its bound, where it stays
@@ -149,10 +151,21 @@ def _hold_and_solve(
         step = step.detach()
     falling = torch.where(free, step > 0, falling)
     free = free & (step.clamp(least, most) == step)
-    held = torch.where(free, 0.0, torch.where(falling, most, least))
+    return *_solve_held(curvature, answer, limits, free, falling), False
+
+
+def _solve_held(
+    curvature: Tensor, answer: Affine, limits: Limits, free: Tensor, falling: Tensor
+) -> tuple[Affine, Tensor]:
+    """The law of the free actions, where the others are held.
+
+    A held action is its bound, and has the bound's graph, also where it is there
+    already and does not move.
+    """
+    held = torch.where(free, 0.0, torch.where(falling, limits.most, limits.least))
     pushed = torch.baddbmm(answer.vector, curvature, held, alpha=-1.0)
     law, ok = _solve(curvature, Affine(answer.matrix, pushed), free)
-    return law._replace(vector=torch.where(free, law.vector, held)), ok, False
+    return law._replace(vector=torch.where(free, law.vector, held)), ok
 
 
 def _solve(

@@ -29,6 +29,8 @@ from diffplan.errors import (
     require_positive,
     require_tensor,
 )
+from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
+from diffplan.functional.safe_math import nan_unless_positive
 
 NEWTON_STEPS = {torch.float32: 4, torch.float64: 5}
 MANY = 1024
@@ -59,7 +61,9 @@ def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:
             entries of +inf or more, make their row NaN, as in `torch.softmax`.
         k: How many to choose, 0 … N.
         temperature: τ, divides x: a number above zero, or a tensor of such numbers
-            with one for all rows `[]` or one per row `[…, 1]`.
+            with one for all rows `[]` or one per row `[…, 1]`. An infinite one gives
+            all available entries the same weight. A number of a tensor that is not
+            above zero makes its row NaN: nobody waits to look at it.
 
     Returns:
         `[…, N]`, in the dtype of x.
@@ -84,19 +88,30 @@ def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:
     """
     _check(x, k, temperature)
     scores = x if x.dtype in NEWTON_STEPS else x.float()
-    wanted = scores.requires_grad
+    given: tuple[Tensor, ...] = (scores,)
     if isinstance(temperature, Tensor):
+        temperature = nan_unless_positive(temperature)
         temperature = temperature.to(scores).expand(*x.shape[:-1], 1)
-        wanted = wanted or temperature.requires_grad
-    if wanted and torch.is_grad_enabled():
-        weights: Tensor = _Projection.apply(scores, k, temperature)
+        given = (scores, temperature)
+    if _needs_node(*given):
+        weights: Tensor = apply(_Projection, _ProjectionReverse, scores, k, temperature)
     else:
         weights = _project(scores, k, temperature)
     return weights.to(x.dtype)
 
 
-class _Projection(torch.autograd.Function):
-    """The projection as one node of the graph, with its closed-form derivative."""
+def _needs_node(*given: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        # what is not seen here, inside torch.func, is differentiated step by step
+        return torch.is_grad_enabled() and any(value.requires_grad for value in given)
+    return is_followed(*given)
+
+
+class _ProjectionReverse(torch.autograd.Function):
+    """The projection as one node of the graph, with its closed-form derivative.
+
+    dy = (diag(h) - h h' / Σh) d(x/τ), symmetric: both modes push the same way.
+    """
 
     generate_vmap_rule = True
 
@@ -108,32 +123,62 @@ class _Projection(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, _, temperature = inputs
         if isinstance(temperature, Tensor):
-            ctx.save_for_backward(output, x, temperature)
+            keep(ctx, output, x, temperature)
         else:
             ctx.temperature = temperature
-            ctx.save_for_backward(output)
+            keep(ctx, output)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         y, *others = ctx.saved_tensors
-        h = y * (1 - y)
-        total = h.sum(-1, keepdim=True)
-        total = total.clamp_min(torch.finfo(h.dtype).tiny)  # 0 / 0 if all saturated
-        weighted = h * cotangent
-        mean = weighted.sum(-1, keepdim=True) / total
-        pull = torch.addcmul(weighted, h, mean, value=-1)  # sums to zero
+        pull = _push(y, cotangent)
         if not others:
             return pull / ctx.temperature, None, None
         x, temperature = others
         by_temperature = None
         if ctx.needs_input_grad[2]:
-            # dy/dτ = -(dy/dx) x / τ. As `pull` sums to zero, any centre may be taken
-            # off x; this one keeps the digits of scores far from zero.
-            seen = torch.where(h > 0, x, 0.0)
-            centre = (h * seen).sum(-1, keepdim=True) / total
-            slope = (pull * (seen - centre)).sum(-1, keepdim=True)
+            slope = (pull * _centred(y, x)).sum(-1, keepdim=True)
             by_temperature = -slope / temperature.square()
         return pull / temperature, None, by_temperature
+
+
+class _Projection(_ProjectionReverse):
+    """The same with forward mode."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        y, *others = ctx.saved_tensors
+        (by_x,) = or_zero(tangents[:1], (y,))
+        if not others:
+            return _push(y, by_x) / ctx.temperature
+        x, temperature = others
+        (by_temperature,) = or_zero(tangents[2:], (temperature,))
+        move = by_x - _centred(y, x) * (by_temperature / temperature)
+        return _push(y, move) / temperature
+
+
+def _push(y: Tensor, move: Tensor) -> Tensor:
+    """Multiply with diag(h) - h h' / Σh; the answer sums to zero."""
+    h = y * (1 - y)
+    weighted = h * move
+    mean = weighted.sum(-1, keepdim=True) / _total(h)
+    return torch.addcmul(weighted, h, mean, value=-1)
+
+
+def _centred(y: Tensor, x: Tensor) -> Tensor:
+    """Scores less a centre, zero where they do not count.
+
+    As `_push` takes any constant off, any centre will do for dy/dτ = -(dy/dx) x / τ;
+    this one keeps the digits of scores far from zero.
+    """
+    h = y * (1 - y)
+    seen = torch.where(h > 0, x, 0.0)
+    return seen - (h * seen).sum(-1, keepdim=True) / _total(h)
+
+
+def _total(h: Tensor) -> Tensor:
+    total = h.sum(-1, keepdim=True)
+    return total.clamp_min(torch.finfo(h.dtype).tiny)  # 0 / 0 if all saturated
 
 
 def _project(x: Tensor, k: int, temperature: float | Tensor) -> Tensor:
@@ -147,7 +192,10 @@ def _project(x: Tensor, k: int, temperature: float | Tensor) -> Tensor:
     # differences of large scores are taken before the division rounds them.
     middle = 0.5 * best.amin(-1, keepdim=True) + 0.5 * rest.amax(-1, keepdim=True)
     middle = middle.clamp_min(torch.finfo(x.dtype).min)
-    best, rest = (best - middle) / temperature, (rest - middle) / temperature
+    # an infinite score stays one at an infinite temperature
+    known = torch.isfinite(middle)
+    best = torch.where(best.isposinf() & known, best, (best - middle) / temperature)
+    rest = torch.where(rest.isneginf(), rest, (rest - middle) / temperature)
     shift = _solve(best, rest, NEWTON_STEPS[x.dtype] + (x.shape[-1] > MANY))
     weights = torch.sigmoid_(rest + shift)
     return weights.scatter(-1, order, torch.sigmoid_(best + shift))

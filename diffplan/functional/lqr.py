@@ -228,12 +228,13 @@ def _factor_of(problem: LQRProblem) -> LQRFactor:
 
 def _broadcast(problem: LQRProblem) -> LQRProblem:
     """Check all shapes against those of `action_jacobian`; expand to one batch."""
-    if problem.action_jacobian.dim() < 3:
+    shape = problem.action_jacobian.shape
+    if len(shape) < 3 or 0 in shape[-3:]:
         raise ShapeError(
-            "action_jacobian: expected […, T, S, A], got "
-            f"{list(problem.action_jacobian.shape)}"
+            "action_jacobian: expected […, T, S, A] with at least one of each, got "
+            f"{list(shape)}"
         )
-    horizon, state, action = problem.action_jacobian.shape[-3:]
+    horizon, state, action = shape[-3:]
     trailing: dict[str, tuple[int, ...]] = {
         "state_cost": (horizon + 1, state, state),
         "action_cost": (horizon, action, action),

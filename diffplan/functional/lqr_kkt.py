@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.chain import times, zero_unless
+from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
 
 _OUTER = 4
 """Up to so many rows outer products are faster than a product of matrices."""
@@ -194,9 +195,10 @@ def solve(
         vectors: The right-hand side.
     """
     tensors = (*matrices, *vectors)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return Trajectory(*_SolveLQR.apply(*tensors, factor_ok, *factor))
-    return _masked_sweep(matrices, factor, factor_ok, vectors)
+    if not is_followed(*tensors):
+        return _masked_sweep(matrices, factor, factor_ok, vectors)
+    arguments = (*tensors, factor_ok, *factor)
+    return Trajectory(*apply(_SolveLQR, _SolveLQRReverse, *arguments))
 
 
 def _masked_sweep(
@@ -246,7 +248,7 @@ def _solve_curvature(root: Tensor, rhs: Tensor) -> Tensor:
     return torch.cholesky_solve(rhs.unsqueeze(-1), root).squeeze(-1)
 
 
-class _SolveLQR(torch.autograd.Function):
+class _SolveLQRReverse(torch.autograd.Function):
     """The solve as one node of the graph; its backward is another solve."""
 
     generate_vmap_rule = True
@@ -259,7 +261,7 @@ class _SolveLQR(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.mark_non_differentiable(output[3])
-        ctx.save_for_backward(*inputs, *output)
+        keep(ctx, *inputs, *output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -277,6 +279,30 @@ class _SolveLQR(torch.autograd.Function):
             adjoint.costates[:, 0],
         )
         return (*gradients, *vectors, *(None for _ in range(1 + len(factor))))
+
+
+class _SolveLQR(_SolveLQRReverse):
+    """The same with forward mode: M dz = -(db + dM z)."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, x, u, costates, ok = ctx.saved_tensors
+        matrices, _, _, factor = _unpack(tuple(tensors))
+        moves = or_zero(tangents[:9], tensors[:9])
+        d, right = Matrices(*moves[:5]), Vectors(*moves[5:])
+        before, nu = x[:, :-1], costates[:, 1:]
+        by_state = times(u, d.cross_cost) + times(nu, d.state_jacobian)
+        by_state = torch.nn.functional.pad(by_state, (0, 0, 0, 1))
+        by_action = times(before, d.cross_cost.mT) + times(u, d.action_cost.mT)
+        by_costate = times(before, d.state_jacobian.mT)
+        left = Vectors(
+            right.state_linear + times(x, d.state_cost.mT) + by_state,
+            right.action_linear + by_action + times(nu, d.action_jacobian),
+            right.offset + by_costate + times(u, d.action_jacobian.mT),
+            right.initial_state,
+        )
+        moved = solve(matrices, factor, ok, left)
+        return moved.states, moved.actions, moved.costates, None
 
 
 def _matrix_gradients(
@@ -305,7 +331,7 @@ def symmetric(matrix: Tensor) -> Tensor:
     """Return the symmetric part of matrices `[…, n, n]`; one, expanded, stays one."""
     small = matrix
     for dim in range(matrix.dim() - 2):
-        if matrix.stride(dim) == 0:
+        if matrix.stride(dim) == 0 and matrix.shape[dim] > 1:
             small = small.narrow(dim, 0, 1)
     return torch.lerp(small, small.mT, 0.5).expand_as(matrix)
 

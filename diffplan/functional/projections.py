@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError
+from diffplan.functional.derivatives import constants
+from diffplan.functional.safe_math import safe_norm
 
 Projection = Callable[[Tensor], Tensor]
 """`point […, A] → nearest point of a closed convex set […, A]`."""
@@ -110,7 +112,9 @@ def project_simplex(point: Tensor, total: Tensor, low: Tensor, high: Tensor) -> 
     # No coordinate can exceed what the lower bounds of the others leave to it: finite.
     room = (total - low.sum(dim=-1, keepdim=True)).clamp_min(0)
     high = torch.minimum(high, low + room)
-    with torch.no_grad():
+    # A shift of all changes nothing; about the largest, far points keep their digits.
+    point = point - point.detach().amax(dim=-1, keepdim=True)
+    with constants():
         ends = torch.cat([point - low, point - high], dim=-1)
         shift = _bracket(
             ends,
@@ -120,7 +124,7 @@ def project_simplex(point: Tensor, total: Tensor, low: Tensor, high: Tensor) -> 
         )
         at = point - shift
         free = (low < at) & (at < high)
-    fixed = at.clamp(low, high)
+    fixed = _held(at, low, high)
     spent = torch.where(free, 0, fixed).sum(dim=-1, keepdim=True)
     summed = torch.where(free, point, 0).sum(dim=-1, keepdim=True)
     count = free.sum(dim=-1, keepdim=True)
@@ -160,13 +164,17 @@ def project_ball_within(
     offset = point - center
 
     def excess(share: Tensor) -> Tensor:
-        found = project(center + share * offset) - center
-        return found.square().sum(dim=-1, keepdim=True) - radius.square()
+        # In units of the radius, whose square may leave the range.
+        found = (project(center + share * offset) - center) / radius
+        return found.square().sum(dim=-1, keepdim=True) - 1
 
-    with torch.no_grad():
+    with constants():
         one = torch.ones_like(point[..., :1])
         inside = excess(one) <= 0
-        share = torch.where(inside, one, _root(excess, torch.zeros_like(one), one))
+        # Where the centre is in the other set, the ball alone asks for no smaller one.
+        least = (radius / safe_norm(offset)).clamp_max(1)
+        least = torch.where(excess(least) <= 0, least, 0)
+        share = torch.where(inside, one, _root(excess, least, one))
     for _ in range(2):
         beyond, pullback = torch.func.vjp(excess, share)  # type: ignore[misc]
         (slope,) = pullback(one)
@@ -217,27 +225,33 @@ def _project_round_ball(
     """x(s) = clip(center + s (point - center)) for the share s in [0, 1]."""
     offset = point - center
 
-    def left(share: Tensor) -> Tensor:
-        # What the squared norm leaves of radius²: it falls as the share grows.
-        used = (center + share * offset).clamp(low, high) - center
-        return radius.square() - used.square().sum(dim=-1, keepdim=True)
+    def left(used: Tensor) -> Tensor:
+        # What is left of the squared radius, in units of it: squares of small and
+        # large numbers leave the range. Beyond two radii all is the same.
+        ratio = (used / radius).clamp(-2, 2)
+        return 1 - ratio.square().sum(dim=-1, keepdim=True)
 
-    with torch.no_grad():
+    def used(share: Tensor) -> Tensor:
+        return (center + share * offset).clamp(low, high) - center
+
+    with constants():
         step = torch.where(offset == 0, torch.ones_like(offset), offset)
         ends = torch.cat([(low - center) / step, (high - center) / step], dim=-1)
         edge = torch.zeros_like(point[..., :1])
-        share = _bracket(torch.cat([ends.clamp(0, 1), edge, edge + 1], dim=-1), left)
+        share = _bracket(
+            torch.cat([ends.clamp(0, 1), edge, edge + 1], dim=-1),
+            lambda share: left(used(share)),  # falls as the share grows
+        )
         at = center + share * offset
         free = (low < at) & (at < high)
-        inside = left(edge + 1) >= 0
-    fixed = at.clamp(low, high)
-    spent = torch.where(free, 0, fixed - center).square().sum(dim=-1, keepdim=True)
-    length = torch.where(free, offset, 0).square().sum(dim=-1, keepdim=True)
-    rest = radius.square() - spent
+        inside = left(used(edge + 1)) >= 0
+    fixed = _held(at, low, high)
+    rest = left(torch.where(free, 0, fixed - center))
+    length = safe_norm(torch.where(free, offset, 0))
     # Both branches stay finite, also in their derivatives: see `safe_sqrt`.
     solvable = (rest > 0) & (length > 0)
-    ratio = torch.where(solvable, rest, 1) / torch.where(solvable, length, 1)
-    share = torch.where(solvable, ratio.sqrt(), 0)
+    reach = radius * torch.where(solvable, rest, 1).sqrt()
+    share = torch.where(solvable, reach / torch.where(solvable, length, 1), 0)
     shrunk = torch.where(free, center + share * offset, fixed)
     return torch.where(inside, point, shrunk).clamp(low, high)
 
@@ -247,32 +261,39 @@ def _project_diamond(
 ) -> Tensor:
     """x(λ) = clip(center + sign(d) max(|d| - λ, 0)) with d = point - center."""
     offset = point - center
-    size, sign = offset.abs(), offset.sign()
+    sign = offset.sign()
+    with constants():
+        most = offset.abs().amax(dim=-1, keepdim=True)
+    # Sizes and λ count from the largest size: far points keep their digits.
+    size = offset.abs() - most
 
     def excess(shift: Tensor) -> Tensor:
         shrunk = center + sign * (size - shift).clamp_min(0)
         used = (shrunk.clamp(low, high) - center).abs()
         return used.sum(dim=-1, keepdim=True) - radius
 
-    with torch.no_grad():
+    with constants():
         # 0 · inf, of a coordinate at the centre, is no end.
         to_low = (size - sign * (low - center)).nan_to_num(0.0)
         to_high = (size - sign * (high - center)).nan_to_num(0.0)
-        edge = torch.zeros_like(point[..., :1])
-        most = size.amax(dim=-1, keepdim=True)
-        ends = torch.cat([size, to_low, to_high, edge], dim=-1)
-        shift = _bracket(torch.minimum(ends.clamp_min(0), most), excess)
+        ends = torch.cat([size, to_low, to_high, -most], dim=-1)
+        shift = _bracket(torch.maximum(ends.clamp_max(0), -most), excess)
         centred = size <= shift
         at = center + sign * (size - shift).clamp_min(0)
         free = ~centred & (low < at) & (at < high)
-        inside = excess(edge) <= 0
-    fixed = torch.where(centred, center.clamp(low, high), at.clamp(low, high))
+        inside = excess(-most) <= 0
+    fixed = torch.where(centred, center.clamp(low, high), _held(at, low, high))
     spent = torch.where(free, 0, (fixed - center).abs()).sum(dim=-1, keepdim=True)
     summed = torch.where(free, size, 0).sum(dim=-1, keepdim=True)
     count = free.sum(dim=-1, keepdim=True)
     shift = (summed + spent - radius) / count.clamp_min(1)
     shrunk = torch.where(free, center + sign * (size - shift), fixed)
     return torch.where(inside, point, shrunk).clamp(low, high)
+
+
+def _held(at: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Clip constants to bounds that carry a graph, also where both are equal."""
+    return torch.where(at <= low, low, torch.where(at >= high, high, at))
 
 
 def _root(rising: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
@@ -284,13 +305,14 @@ def _root(rising: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tens
     Args:
         rising: `[…, 1] → […, 1]`, above zero at `high`. Where it is so at `low` too,
             the answer is `low`.
-        low: `[…, 1]`.
+        low: `[…, 1]`, at least zero.
         high: `[…, 1]`.
     """
     below, above = rising(low), rising(high)
     kept = torch.zeros_like(low)  # which end the last step kept: -1 low, 1 high
     for step in range(ROOT_STEPS):
-        middle = low + (high - low) / 2
+        # far points have tiny shares: half of the digits, not of the length
+        middle = torch.where(low > 0, low.sqrt() * high.sqrt(), high / 2)
         secant = (low * above - high * below) / (above - below)
         usable = (secant > low) & (secant < high)  # also False for NaN
         at = torch.where(usable, secant, middle) if step % 3 else middle
@@ -314,8 +336,9 @@ def _bracket(ends: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
     lower = ends.amin(dim=-1, keepdim=True)
     upper = ends.amax(dim=-1, keepdim=True)
     for end in ends.split(1, dim=-1):
-        positive = value(end) > 0
-        lower = torch.where(positive, torch.maximum(lower, end), lower)
-        upper = torch.where(positive, upper, torch.minimum(upper, end))
+        # Of a flat root the right end: left of it the pieces of far points collapse.
+        before = value(end) >= 0
+        lower = torch.where(before, torch.maximum(lower, end), lower)
+        upper = torch.where(before, upper, torch.minimum(upper, end))
     # Where all values have one sign, both are the outermost end.
     return lower + (upper - lower) / 2

@@ -43,6 +43,7 @@ from diffplan.functional.chain import (
     times,
     with_given_state,
 )
+from diffplan.functional.derivatives import inside_transform
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,7 @@ def _workspace(system: ChainSystem) -> Tensor:
     solve; at 230 states the page faults of the next one were a tenth of its time.
     """
     _, horizon, size, _ = system.state_jacobian.shape
-    # made from no entry of every tensor: under vmap it is batched if any of them is
-    seed = sum((tensor.flatten()[:0] for tensor in system), system.damping[:0])
-    return seed.new_empty(2, horizon, len(system.damping), size, size)
+    return system.seed().new_empty(2, horizon, len(system.damping), size, size)
 
 
 class _Step(NamedTuple):
@@ -228,7 +227,10 @@ def _cost_to_go(step: _Step, soft: Tensor, gain: Tensor) -> Tensor:
 
 
 def _add_to_diagonal(matrix: Tensor, value: Tensor | float) -> Tensor:
-    """Add to the diagonal of a matrix that nobody else holds, in place."""
+    """Add to the diagonal of a matrix that nobody else holds, in place if it may be."""
+    if inside_transform():  # vmap may map over the value alone
+        diagonal = torch.zeros_like(matrix.diagonal(dim1=-2, dim2=-1)) + value
+        return matrix + torch.diag_embed(diagonal)
     matrix.diagonal(dim1=-2, dim2=-1).add_(value)
     return matrix
 

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from diffplan.functional.derivatives import inside_transform as inside_transform
+
 ResultT = TypeVar("ResultT")
 
 
@@ -69,10 +71,3 @@ def recomputed(function: Callable[..., ResultT], *inputs: Tensor) -> ResultT:
     if not torch.is_grad_enabled() or inside_transform():
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False)
-
-
-def inside_transform() -> bool:
-    """Whether this runs inside `torch.func.vmap`, `grad` or another of its kind."""
-    if torch.compiler.is_compiling():
-        return False  # they are part of the graph
-    return torch._C._functorch.peek_interpreter_stack() is not None

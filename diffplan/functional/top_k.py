@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffplan.errors import ArgumentError, ShapeError, require_count
+
 
 def hard_top_k(scores: Float[Tensor, "*batch N"], k: int) -> Float[Tensor, "*batch N"]:
     """Return one for the k highest scores and zero for the others.
@@ -15,10 +17,21 @@ def hard_top_k(scores: Float[Tensor, "*batch N"], k: int) -> Float[Tensor, "*bat
         scores: `[…, N]`; -inf is the lowest, NaN is not allowed.
         k: Between 1 and N.
 
+    Raises:
+        ArgumentError: k is not a whole number between 1 and N.
+        ShapeError: the scores have no dimension.
+
     Example:
         >>> hard_top_k(torch.tensor([0.3, 0.9, 0.5]), k=2)
         tensor([0., 1., 1.])
     """
+    if scores.ndim == 0:
+        raise ShapeError("scores: expected […, N], got a scalar")
+    if require_count("k", k) > scores.shape[-1]:
+        raise ArgumentError(
+            f"k: expected at most {scores.shape[-1]}, the last dimension of scores, "
+            f"got {k}"
+        )
     chosen = scores.detach().topk(k, dim=-1, sorted=False).indices
     zeros = torch.zeros_like(scores, requires_grad=False)
     return zeros.scatter(-1, chosen, 1.0)

@@ -251,7 +251,9 @@ class Cartpole(AnalyticDynamics):
     ±`force_limit`. The equations of Barto, Sutton and Anderson (1983), explicit Euler
     with the old velocities, as in the differentiable cross-entropy method's
     experiments (Amos and Yarats 2020, arXiv:1909.12830, appendix C). A state whose
-    (cos θ, sin θ) is not on the unit circle turns as its angle atan2(sin, cos) does.
+    (cos θ, sin θ) is not on the unit circle turns as its angle atan2(sin, cos) does;
+    (0, 0), which has no angle, counts as upright, whatever happens nearby: derivatives
+    by cos θ and sin θ of the angle are zero there.
 
     Args:
         time_step: dt, seconds.
@@ -296,7 +298,8 @@ class Cartpole(AnalyticDynamics):
         push, turn, _ = self._forces(state, action)
         acceleration = push - lever * turn * cos / total
         dt = self.time_step
-        angle = torch.atan2(sin, cos) + dt * spin
+        unit_cos, unit_sin, _ = _direction(cos, sin)
+        angle = torch.atan2(unit_sin, unit_cos) + dt * spin
         return torch.stack(
             [
                 place + dt * speed,
@@ -316,8 +319,9 @@ class Cartpole(AnalyticDynamics):
         d_turn, d_acceleration = self._derivatives(state, action)
         one, zero = torch.ones_like(cos), torch.zeros_like(cos)
         # d atan2(sin, cos) = (cos d sin - sin d cos) / (sin² + cos²)
-        radius = cos**2 + sin**2
-        d_angle = [-sin / radius, cos / radius, dt * one]
+        unit_cos, unit_sin, scale = _direction(cos, sin)
+        per_length = scale / (unit_cos**2 + unit_sin**2)
+        d_angle = [-unit_sin * per_length, unit_cos * per_length, dt * one]
         d_cos = [-following[..., 3] * d for d in d_angle]
         d_sin = [following[..., 2] * d for d in d_angle]
         by_state = _matrix(
@@ -373,3 +377,19 @@ class Cartpole(AnalyticDynamics):
 def _matrix(rows: list[list[Tensor]]) -> Tensor:
     """Matrix `[…, R, C]` from R rows of C entries `[…]`."""
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _direction(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (cos, sin) of about unit length, and what they were multiplied with.
+
+    Angles and their derivatives do not depend on the length, whose square may leave the
+    range of numbers. Zero has no direction: (1, 0), constants, and a factor of zero.
+    """
+    length = torch.maximum(cos.detach().abs(), sin.detach().abs())
+    known = length >= torch.finfo(length.dtype).tiny
+    scale = torch.where(known, 1 / torch.where(known, length, 1.0), 0.0)
+    return (
+        torch.where(known, cos * scale, 1.0),
+        torch.where(known, sin * scale, 0.0),
+        scale,
+    )

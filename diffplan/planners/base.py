@@ -10,7 +10,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,7 +19,8 @@ from diffplan.border import full_precision
 from diffplan.errors import (
     is_traced,
 )
-from diffplan.functional.isolation import guarded_copy, isolated
+from diffplan.functional.derivatives import constants
+from diffplan.functional.isolation import guarded_copy
 from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import (
     CONSTANT,
@@ -31,19 +31,19 @@ from diffplan.gradients import (
     default_strategy,
     require_supported,
 )
-from diffplan.plan import Plan, Status
+from diffplan.plan import Plan
 from diffplan.planners.arguments import require_kinds, require_warm_start
-from diffplan.planners.checkpointing import checkpointed_evaluation
 from diffplan.planners.compiling import CompilableCore, start_plan
 from diffplan.planners.derivatives import (
+    refuse_export,
     refuse_inference_mode,
     require_derivatives,
     require_promised,
     tell_of_constants,
 )
-from diffplan.planners.progress import unless_worse
+from diffplan.planners.numbers import check_numbers, numbers_in_range
 from diffplan.planners.randomness import check_randomness, counted, noise_keys
-from diffplan.planners.solution import Solution
+from diffplan.planners.solution import Solution, answer
 from diffplan.problem import PlanningProblem
 
 __all__ = ["Planner", "Solution"]
@@ -65,9 +65,9 @@ class Planner(CompilableCore, ABC):
     to the batch when it calls the model (candidates, starts …): those are tried once,
     before any work is done. One that cannot move within constrained actions calls
     `problem.refuse_constraints` in `check_problem`. One that descends the cost by its
-    derivative declares `needs_derivatives`, and one that asks the model about actions
-    outside of the box on its way `leaves_bounds`. One that offers to save memory sets
-    `checkpoint`.
+    derivative declares `needs_derivatives` (`torch.export` cannot trace it), and one
+    that asks the model about actions outside of the box on its way `leaves_bounds`. One
+    that offers to save memory sets `checkpoint`.
 
     References:
         The signature follows "a problem at call time, a record as the answer".
@@ -128,6 +128,7 @@ class Planner(CompilableCore, ABC):
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
+        refuse_export(type(self).__name__, self.needs_derivatives)
         require_kinds(problem, state, warm_start)
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
@@ -193,12 +194,20 @@ class Planner(CompilableCore, ABC):
         problem = _moved(problem, state)
         graphed = guarded_copy(problem, state)
         untracked = isinstance(self.gradient, Detach | Implicit)
-        with torch.no_grad() if untracked else nullcontext():
+        with constants() if untracked else nullcontext():
             given = problem if untracked else graphed
             solution = self.solve(given, state, noise, warm_start)
         if isinstance(self.gradient, Implicit):
             solution = self.differentiate(problem, state, solution)
-        return self._answer(graphed, state, solution, evaluate)
+        return answer(
+            graphed,
+            state,
+            solution,
+            sound=numbers_in_range(self),
+            constant=isinstance(self.gradient, Detach),
+            checkpoint=self.checkpoint,
+            evaluate=evaluate,
+        )
 
     @abstractmethod
     def solve(
@@ -312,54 +321,6 @@ class Planner(CompilableCore, ABC):
             type(self).__name__, chosen, self.supported_gradients
         )
 
-    def _answer(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        solution: Solution,
-        evaluate: bool = True,
-    ) -> Plan:
-        raw = solution.actions
-        finite = torch.isfinite(raw).all(dim=-1).all(dim=-1)
-        safe = torch.where(finite[:, None, None], raw, torch.zeros_like(raw))
-        actions = problem.project(safe)
-        if isinstance(self.gradient, Detach):
-            actions = actions.detach()  # also from bounds and constraints
-        if not evaluate:
-            shape = (state.shape[0], self.horizon + 1, state.shape[1])
-            states = state.new_full(shape, torch.nan)
-            cost = state.new_full(shape[:1], torch.nan)
-        else:
-            thrifty = partial(checkpointed_evaluation, problem)
-            follow = thrifty if self.checkpoint else problem.evaluate
-            if solution.known is None:
-                states, cost = isolated(follow, state, actions, lead=1)
-            else:
-                known = solution.known
-                actions, states, cost = unless_worse(follow, state, actions, known)
-            finite = finite & torch.isfinite(cost)
-        status: Tensor | int = int(Status.COMPLETED)
-        if solution.status is not None:
-            status = solution.status
-        if problem.action_constraints:
-            broken = ~problem.contains(actions).all(dim=-1)
-            status = torch.where(broken, int(Status.CONSTRAINT_VIOLATED), status)
-        status = torch.where(finite, status, int(Status.NON_FINITE))
-        iterations = solution.iterations
-        if isinstance(iterations, Tensor):
-            iterations = iterations.expand(status.shape).clone()
-        else:
-            iterations = torch.full_like(status, iterations)
-        return Plan(
-            actions=actions,
-            states=states,
-            cost=cost,
-            status=status,
-            iterations=iterations,
-            diagnostics=dict(solution.diagnostics),
-            memory=dict(solution.memory),
-        )
-
     def _refuse(self, problem: PlanningProblem) -> None:
         if not self.keeps_state_constraints:
             problem.refuse_state_constraints(type(self).__name__)
@@ -367,6 +328,7 @@ class Planner(CompilableCore, ABC):
             problem.refuse_noise(type(self).__name__)
 
     def _check_learnable(self) -> None:
+        check_numbers(self)
         if torch.is_grad_enabled():
             require_promised(self, self.gradient, self.supported_gradients)
 

@@ -17,7 +17,8 @@ from diffplan.gradients import (
     Truncated,
     Unroll,
 )
-from diffplan.planners.sampling import SamplingPlanner, set_number
+from diffplan.planners.numbers import set_number
+from diffplan.planners.sampling import SamplingPlanner
 
 SPREAD_FLOOR = 1e-6
 """Added to the standard deviation of the costs before it divides them."""

@@ -134,6 +134,24 @@ def _require(
         )
 
 
+def refuse_export(name: str, needs_derivatives: bool) -> None:
+    """Raise if `torch.export` traces a planner that differentiates while it plans.
+
+    Args:
+        name: The planner's.
+        needs_derivatives: Whether it does.
+
+    Raises:
+        UnsupportedProblemError: says what can be exported.
+    """
+    if torch.compiler.is_exporting() and needs_derivatives:
+        raise UnsupportedProblemError(
+            f"torch.export: {name} differentiates while it plans, which torch.export "
+            "cannot trace; use torch.compile, or export a planner that samples (CEM, "
+            "DCEM, MPPI)"
+        )
+
+
 def refuse_inference_mode(needed_by: str) -> None:
     """Refuse to plan with `Implicit()` where nothing can be differentiated.
 

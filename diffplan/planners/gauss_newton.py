@@ -30,8 +30,8 @@ from diffplan.plan import Plan
 from diffplan.planners.base import Solution
 from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
 from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
+from diffplan.planners.numbers import set_number
 from diffplan.planners.progress import with_cheaper_last
-from diffplan.planners.sampling import set_number
 from diffplan.planners.second_order import SecondOrderShooting
 from diffplan.planners.steps import Nominal, Step, increments
 from diffplan.problem import PlanningProblem

@@ -8,10 +8,8 @@ The loop::
         candidates ← project(candidates - step_size · direction(gradient))
     answer: the cheapest candidate of all iterations
 
-A step that is too long makes candidates worse, so the answer is the best iterate and
-not the last one; its gradient is that of the steps that led to it.
-
-Gradients come from `torch.func.grad` and updates from pure rules, so the loop can be
+A step that is too long makes candidates worse, so the answer is the best iterate; its
+gradient is that of the steps that led to it. Gradients come from `torch.func.grad` and updates from pure rules, so the loop can be
 unrolled, differentiated again and compiled.
 """
 
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.functional.derivatives import inside_transform
 from diffplan.functional.first_order import (
     RULES,
     FirstOrderRule,
@@ -30,7 +29,6 @@ from diffplan.functional.first_order import (
 )
 from diffplan.functional.isolation import finite_rows, isolated, known_finite
 from diffplan.functional.random import standard_normal
-from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -50,8 +48,9 @@ from diffplan.planners.candidates import (
 )
 from diffplan.planners.checkpointing import checkpointed_gradient
 from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
+from diffplan.planners.numbers import set_number
 from diffplan.planners.progress import Best, Progress, with_cheaper_last
-from diffplan.planners.sampling import set_number, stack_trace
+from diffplan.planners.sampling import stack_trace
 from diffplan.problem import PlanningProblem
 
 DESCENT = {

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffplan.functional.conjugate_gradients import Solve
+from diffplan.functional.derivatives import constants, keep
 from diffplan.functional.isolation import replaced
 from diffplan.gradients import Implicit
 from diffplan.objectives.base import StageObjective
@@ -22,7 +23,7 @@ from diffplan.planners.quadratic_model import regulator
 from diffplan.planners.trajectory_newton import ActionCost
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.matrix_free import Minimization, differentiable
-from diffplan.solvers.stationary import Minimum, Refuse, polish, report
+from diffplan.solvers.stationary import Minimum, polish, refusing, report
 
 _FEW = 32
 """Numbers of a state and an action together for which curvature is expanded."""
@@ -58,9 +59,9 @@ def differentiate_actions(
     smooth = minimization(state)
     minimum = polish(smooth, start)
     polished = minimum.variables
-    finite = torch.isfinite(minimum.stationarity) & torch.isfinite(
-        smooth.cost(polished)
-    )
+    with constants():
+        finite = torch.isfinite(smooth.cost(polished))
+    finite = finite & torch.isfinite(minimum.stationarity)
     sound = minimum.sound & finite
     if not bool(finite.all()):
         # Another element stands in the place of one that is NaN, whose own numbers
@@ -69,7 +70,8 @@ def differentiate_actions(
         smooth = minimization(here)
         minimum = replace(minimum, variables=there, local=smooth.local(there))
     if isinstance(smooth, ActionCost):
-        actions, depends = smooth.differentiable(minimum)
+        actions, depends, solved = smooth.differentiable(minimum)
+        sound = sound & solved
     else:
         actions, depends = differentiable(smooth, minimum).view(shape), ()
     if not bool(finite.any()):
@@ -133,9 +135,10 @@ class Guard(torch.autograd.Function):
     Those are the constants that they were polished to.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         actions: Tensor,
         constant: Tensor,
         state: Tensor,
@@ -146,7 +149,6 @@ class Guard(torch.autograd.Function):
         """Return actions `[B, T, A]`.
 
         Args:
-            ctx: For backward.
             actions: With the gradient, `[B, T, A]`.
             constant: Without, `[B, T, A]`.
             state: Of the elements, `[B, S]`.
@@ -154,20 +156,40 @@ class Guard(torch.autograd.Function):
             sound: Which elements have one, `[B]` bool.
             depends_on: What the actions depend on.
         """
-        ctx.strategy = strategy
-        ctx.save_for_backward(sound, state, *depends_on)
+        del state, strategy, depends_on
         return torch.where(sound[:, None, None], actions, constant)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the derivative needs."""
+        del output
+        ctx.strategy = inputs[3]
+        keep(ctx, inputs[4], inputs[2], *inputs[5:])
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Raise, or replace cotangents, as the strategy says."""
         sound, state, *depends_on = ctx.saved_tensors
-        flat = cotangent.flatten(1)
-        kept = report(flat, sound, flat, ctx.strategy.on_failure)
+        kept = _guarded(cotangent, ctx.strategy, sound, depends_on)
         # An element's own state is cut off where another element stands for it.
-        lost = kept.detach().isnan().any(1, keepdim=True) & ~sound[:, None]
+        lost = kept.detach().flatten(1).isnan().any(1, keepdim=True) & ~sound[:, None]
         by_state = torch.where(lost, torch.nan, torch.zeros_like(state))
-        kept = kept.view(cotangent.shape)
-        if torch.is_grad_enabled() and ctx.strategy.order == 1:
-            kept = Refuse.apply(kept, *depends_on)
         return kept, None, by_state, None, None, *(None for _ in depends_on)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
+        """Raise, or replace tangents, likewise."""
+        sound, _, *depends_on = ctx.saved_tensors
+        if tangent is None:
+            return None
+        return _guarded(tangent, ctx.strategy, sound, depends_on)
+
+
+def _guarded(
+    derivative: Tensor, strategy: Implicit, sound: Tensor, depends_on: list[Tensor]
+) -> Tensor:
+    flat = derivative.flatten(1)
+    kept = report(flat, sound, flat, strategy.on_failure).view(derivative.shape)
+    if strategy.order > 1:
+        return kept
+    return refusing(kept, lambda: tuple(depends_on))

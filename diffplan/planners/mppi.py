@@ -15,7 +15,8 @@ from diffplan.gradients import (
     Truncated,
     Unroll,
 )
-from diffplan.planners.sampling import SamplingPlanner, set_number
+from diffplan.planners.numbers import set_number
+from diffplan.planners.sampling import SamplingPlanner
 
 
 class MPPI(SamplingPlanner):

@@ -21,7 +21,7 @@ from abc import abstractmethod
 from typing import ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.coloured_noise import colour_noise
@@ -33,6 +33,7 @@ from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.candidates import candidate_costs, worst_if_failed
 from diffplan.planners.compiling import known_before, start_plan
+from diffplan.planners.numbers import set_number
 from diffplan.problem import PlanningProblem
 
 NOISE_LIMIT = 2**28
@@ -94,6 +95,8 @@ class SamplingPlanner(Planner):
         self.iterations = require_count("iterations", iterations, 0)
         set_number(self, "initial_std", initial_std)
         self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0.0)
+        if noise_exponent == float("inf"):
+            raise ArgumentError("noise_exponent: expected a finite number, got inf")
         if chunk_size is not None:
             chunk_size = require_count("chunk_size", chunk_size, 1)
         self.chunk_size, self.checkpoint = chunk_size, checkpoint
@@ -230,31 +233,3 @@ def stack_trace(values: list[Tensor], state: Tensor) -> Tensor:
     if not values:
         return state.new_zeros(state.shape[0], 0)
     return torch.stack(values, dim=-1).detach()
-
-
-def set_number(
-    module: nn.Module, name: str, value: float | Tensor | None, *, zero: bool = False
-) -> None:
-    """Set a positive number that may be learnable as `module.name`.
-
-    An `nn.Parameter` becomes a parameter of the module and another tensor a buffer, so
-    that both move and save with it.
-
-    Args:
-        module: Whose number it is.
-        name: Its name.
-        value: The number; None stands for a default that is found later.
-        zero: Whether it may be zero.
-
-    Raises:
-        ArgumentError: a number is not positive (or NaN).
-    """
-    if value is not None:
-        given = torch.as_tensor(value)
-        if not bool(((given > 0) | ((given == 0) & zero)).all()):
-            least = "at least 0" if zero else "above 0"
-            raise ArgumentError(f"{name}: expected {least}, got {value}")
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        module.register_buffer(name, value)
-    else:
-        setattr(module, name, value)

@@ -33,6 +33,7 @@ from diffplan.functional.box_lqr import (
     LimitedLaw,
     limited_sweep,
 )
+from diffplan.functional.derivatives import inside_transform
 from diffplan.functional.isolation import (
     finite_rows,
     may_look,
@@ -40,7 +41,6 @@ from diffplan.functional.isolation import (
     without_gradient,
 )
 from diffplan.functional.limited_stage import Stage, limited_stage
-from diffplan.functional.rollout import inside_transform
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners.base import Planner, Solution

@@ -1,9 +1,17 @@
-"""What a planner's `solve` returns, before `Planner` makes a `Plan` of it."""
+"""What a planner's `solve` returns, and the `Plan` that becomes of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
+import torch
 from torch import Tensor
+
+from diffplan.functional.isolation import isolated
+from diffplan.plan import Plan, Status
+from diffplan.planners.checkpointing import checkpointed_evaluation
+from diffplan.planners.progress import unless_worse
+from diffplan.problem import PlanningProblem
 
 
 @dataclass(frozen=True)
@@ -26,3 +34,70 @@ class Solution:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     known: Tensor | None = None
+
+
+def answer(
+    problem: PlanningProblem,
+    state: Tensor,
+    solution: Solution,
+    *,
+    sound: Tensor | bool,
+    constant: bool,
+    checkpoint: bool,
+    evaluate: bool,
+) -> Plan:
+    """Return the plan of a solution: allowed actions, their states, cost and status.
+
+    Args:
+        problem: The problem.
+        state: `[B, S]`.
+        solution: What was found; actions that are not finite become allowed ones.
+        sound: Whether the planner's own numbers make sense, a bool.
+        constant: Whether actions have no graph.
+        checkpoint: See `Planner.checkpoint`.
+        evaluate: See `Planner.forward`.
+    """
+    raw = solution.actions
+    finite = torch.isfinite(raw).all(dim=-1).all(dim=-1) & sound
+    safe = torch.where(finite[:, None, None], raw, torch.zeros_like(raw))
+    actions = problem.project(safe)
+    if constant:
+        actions = actions.detach()  # also from bounds and constraints
+    if not evaluate:
+        shape = (state.shape[0], actions.shape[1] + 1, state.shape[1])
+        states = state.new_full(shape, torch.nan)
+        cost = state.new_full(shape[:1], torch.nan)
+    else:
+        thrifty = partial(checkpointed_evaluation, problem)
+        follow = thrifty if checkpoint else problem.evaluate
+        if solution.known is None:
+            states, cost = isolated(follow, state, actions, lead=1)
+        else:
+            known = solution.known
+            actions, states, cost = unless_worse(follow, state, actions, known)
+        finite = finite & torch.isfinite(cost)
+    return Plan(
+        actions=actions,
+        states=states,
+        cost=cost,
+        status=_status(problem, actions, solution.status, finite),
+        iterations=_per_problem(solution.iterations, finite),
+        diagnostics=dict(solution.diagnostics),
+        memory=dict(solution.memory),
+    )
+
+
+def _status(
+    problem: PlanningProblem, actions: Tensor, found: Tensor | None, finite: Tensor
+) -> Tensor:
+    status: Tensor | int = int(Status.COMPLETED) if found is None else found
+    if problem.action_constraints:
+        broken = ~problem.contains(actions).all(dim=-1)
+        status = torch.where(broken, int(Status.CONSTRAINT_VIOLATED), status)
+    return torch.where(finite, status, int(Status.NON_FINITE))
+
+
+def _per_problem(iterations: Tensor | int, like: Tensor) -> Tensor:
+    if isinstance(iterations, Tensor):
+        return iterations.expand(like.shape).clone()
+    return torch.full_like(like, iterations, dtype=torch.long)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from diffplan.functional.chain import times
 from diffplan.functional.conjugate_gradients import LinearSolution
+from diffplan.functional.derivatives import constants, is_followed
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
 from diffplan.functional.lqr_kkt import Vectors
@@ -79,13 +80,16 @@ class ActionCost:
 
     def local(self, variables: Tensor) -> "Expansion":
         """Return the expansion about actions `[B, T·A]`."""
-        with torch.no_grad():
+        with constants():
             return Expansion(self, variables.view(self.shape))
 
-    def differentiable(self, minimum: Minimum) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def differentiable(
+        self, minimum: Minimum
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """Return the minimum `[B, T, A]`, a function of problem, state and bounds.
 
-        And the tensors with a graph that it depends on, for a refusal.
+        And the tensors that it depends on, for a refusal; and where the systems that
+        give it its derivative could be solved, `[B]` bool.
 
         One Newton step from a constant has the right first derivative; a step from
         there has the right second one, as Newton's method doubles what is right.
@@ -98,13 +102,14 @@ class ActionCost:
         free = local.free.view(self.shape)
         point, blocks, factor = local.point, local.blocks, local.factor
         depends: list[Tensor] = []
+        ok = torch.ones_like(minimum.sound)
         for order in range(1, self.strategy.order + 1):
             if order > 1:
                 blocks = _blocks(self.problem, point)
                 factor = _held(blocks, free)
             residual = _residual(self.problem, self.state, point)
-            depends += [part for part in residual if part.requires_grad]
-            if self.low.requires_grad or self.high.requires_grad:
+            depends += residual
+            if is_followed(self.low, self.high):
                 moves = self._moves(point.actions, free)
                 residual = _moved(residual, blocks, moves, free)
             else:
@@ -112,17 +117,20 @@ class ActionCost:
                     action_linear=residual.action_linear * free
                 )
             found = factor.solve(*residual)
+            ok = ok & found.ok
             steps = (found.states, found.actions, found.costates)
             # the value stays where it was polished to, inside the bounds exactly
             point = Extremal(
                 *(at + (s - s.detach()) for at, s in zip(point, steps, strict=True))
             )
-        return point.actions, tuple(depends)
+        return point.actions, tuple(depends), ok
 
     def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
         """How held actions follow their bounds: zero, with the graph of the bounds."""
         low, high = (bound.view(self.shape[1:]) for bound in (self.low, self.high))
-        return (1 - free) * (torch.where(actions <= low, low, high) - actions)
+        held = torch.where(actions <= low, low, high)
+        # masked before the difference: an open side is infinite
+        return torch.where(free > 0, actions, held) - actions
 
 
 class Expansion:
@@ -152,7 +160,7 @@ class Expansion:
 
     def solve(self, rhs: Tensor) -> LinearSolution:
         """Solve with the exact Hessian, one sweep over the horizon; see `Local`."""
-        with torch.no_grad():
+        with constants():
             states, actions = self.point.states, self.point.actions
             zeros = torch.zeros_like(states)
             linear = -(rhs * self.free).view(actions.shape)
@@ -161,7 +169,7 @@ class Expansion:
 
     def descend(self, slope: Tensor) -> Tensor:
         """Solve with the curvature that is left without that of the dynamics."""
-        with torch.no_grad():
+        with constants():
             return regulator(self.problem, self.point.states, self.point.actions)(slope)
 
 
@@ -170,19 +178,15 @@ def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> Vecto
 
     With the graph of everything.
     """
-    with torch.enable_grad():
-        states, actions = (
-            at if at.requires_grad else at.detach().requires_grad_()
-            for at in (point.states, point.actions)
-        )
-        following = problem.step(states[:, :-1], actions)
-        defect = following - states[:, 1:]
-        lagrangian = problem.trajectory_cost(states, actions).sum()
-        lagrangian = lagrangian + (point.costates * defect).sum()
-        by_state, by_action = torch.autograd.grad(
-            lagrangian, (states, actions), create_graph=True, materialize_grads=True
-        )
-    return Vectors(by_state, by_action, defect, state - states[:, 0])
+
+    def lagrangian(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        defect = problem.step(states[:, :-1], actions) - states[:, 1:]
+        pull = (point.costates * defect).sum()
+        return problem.trajectory_cost(states, actions).sum() + pull, defect
+
+    differentiate = torch.func.grad(lagrangian, argnums=(0, 1), has_aux=True)
+    (by_state, by_action), defect = differentiate(point.states, point.actions)
+    return Vectors(by_state, by_action, defect, state - point.states[:, 0])
 
 
 def _moved(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_at_least, require_positive
+from diffplan.functional.safe_math import require_learned
 from diffplan.solvers.blocks import ChainBlocks, ChainSolver
 
 CarryT = TypeVar("CarryT")
@@ -102,8 +103,10 @@ class FixedDamping:
     value: float | Tensor = 5e-4
 
     def __post_init__(self) -> None:
-        value = self.value.detach() if isinstance(self.value, Tensor) else self.value
-        require_at_least("damping", float(value), 0.0)
+        if isinstance(self.value, Tensor):
+            require_learned("damping", self.value, zero=True)
+        else:
+            require_at_least("damping", self.value, 0.0)
 
     def start(self, like: Tensor) -> Tensor:
         """Return the first damping, in the shape `[B]` of `like`."""

@@ -17,17 +17,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 
+from diffplan.errors import UnsupportedGradientError
 from diffplan.functional.conjugate_gradients import (
     LinearSolution,
     Solve,
     conjugate_gradients,
 )
+from diffplan.functional.derivatives import (
+    constants,
+    in_forward_mode,
+    inside_transform,
+    levels,
+)
+from diffplan.functional.isolation import may_look
 from diffplan.gradients import Implicit
 from diffplan.solvers.stationary import (
     Minimum,
-    Refuse,
     free_variables,
+    refusing,
     report,
     tolerance_or,
 )
@@ -65,16 +74,16 @@ class MatrixFree:
 
     def __init__(self, problem: Minimization, variables: Tensor) -> None:
         self.strategy = problem.strategy
-        gradient, self.product = _hessian(problem.cost, variables)
-        self.gradient = gradient.detach()
-        with torch.no_grad():
+        with constants():
+            self.gradient, pullback = _with_pullback(problem.cost, variables)
             self.descend = problem.precondition(variables)
+        self.product = pullback
         self.free = free_variables(variables, self.gradient, problem.low, problem.high)
 
     def solve(self, rhs: Tensor) -> LinearSolution:
         """Solve by conjugate gradients; see `Local`."""
         free = self.free
-        with torch.no_grad():
+        with constants():
             return conjugate_gradients(
                 lambda v: self.product(v) * free,
                 rhs * free,
@@ -98,7 +107,15 @@ def differentiable(problem: Minimization, minimum: Minimum) -> Tensor:
     Raises:
         GradientError: later, in `backward`, for elements without such a derivative,
             if the strategy says so.
+        UnsupportedGradientError: several transforms of `torch.func` differentiate: the
+            solve belongs to the innermost, and the others cannot repeat it.
     """
+    if inside_transform() and levels(TransformType.Grad, TransformType.Jvp) > 1:
+        raise UnsupportedGradientError(
+            "gradient: Implicit() by conjugate gradients (LatCo, large states) is "
+            "differentiated by one transform of torch.func at most; use "
+            "torch.autograd.grad(create_graph=True)"
+        )
     return _Solution(problem, minimum).attached(problem.strategy.order)
 
 
@@ -109,8 +126,9 @@ class _Solution:
         self.problem = problem
         self.minimum = minimum
         self.free = minimum.local.free
-        zero = problem.strategy.on_failure == "zero"
-        self.without_derivative = zero and not bool(minimum.sound.any())
+        zero, sound = problem.strategy.on_failure == "zero", minimum.sound
+        known = zero and may_look(sound)
+        self.without_derivative = known and not bool(sound.any())
 
     def attached(self, order: int) -> Tensor:
         """The minimum, a function of everything that the cost closes over.
@@ -118,29 +136,28 @@ class _Solution:
         One Newton step from a constant has the right first derivative; a step from
         there has the right second one, as Newton's method doubles what is right.
         """
-        point = self._on_bounds()
+        point, slope = self._on_bounds(), _slope_of(self.problem.cost)
         for _ in range(order):
-            gradient = _gradient(self.problem.cost, point)
-            point = point + _MinusInverse.apply(gradient * self.free, self)
+            point = point + _MinusInverse.apply(slope(point) * self.free, self)
         return point
 
     def solve(self, rhs: Tensor) -> Tensor:
         """H⁻¹ rhs on the free variables, differentiable if gradients are recorded."""
         strategy, free = self.problem.strategy, self.free
-        with torch.no_grad():
+        slope = _slope_of(self.problem.cost)
+        with constants():
             found = self.minimum.local.solve(rhs)
             sound = self.minimum.sound & found.converged
             solution = report(found.solution, sound, rhs, strategy.on_failure)
-        if not torch.is_grad_enabled():
-            return solution
         if strategy.order == 1:
             # it depends on all that the gradient depends on, and so must the refusal:
             # autograd only visits nodes on a way to what it was asked for
-            gradient = _gradient(self.problem.cost, self._on_bounds())
-            return Refuse.apply(solution, rhs, gradient)
+            return refusing(solution, lambda: (rhs, slope(self._on_bounds())))
+        if not torch.is_grad_enabled() and not in_forward_mode():
+            return solution
         # H w = rhs defines w as ∇F = 0 defines z: the same theorem once more
-        image = _hessian_product(self.problem.cost, self.attached(order=1), solution)
-        left = torch.where(sound[:, None], image - rhs, 0.0)
+        _, product = _with_pullback(self.problem.cost, self.attached(order=1))
+        left = torch.where(sound[:, None], product(solution) - rhs, 0.0)
         return solution + _MinusInverse.apply(left * free, self)
 
     def _on_bounds(self) -> Tensor:
@@ -156,14 +173,17 @@ class _Solution:
 class _MinusInverse(torch.autograd.Function):
     """Zero, with the derivative -H⁻¹: adds what the theorem says to a solution."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        residual: Tensor,
-        solution: _Solution,
-    ) -> Tensor:
-        ctx.solution = solution
+    def forward(residual: Tensor, solution: _Solution) -> Tensor:
+        del solution
         return torch.zeros_like(residual)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.solution = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, None]:
@@ -172,36 +192,22 @@ class _MinusInverse(torch.autograd.Function):
             return None, None  # zeros would meet what is not finite on their way
         return step, None
 
-
-def _gradient(cost: Cost, point: Tensor) -> Tensor:
-    """∇F at a point, with a graph to everything that the cost closes over."""
-    with torch.enable_grad():
-        if not point.requires_grad:
-            point = point.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            cost(point).sum(), point, create_graph=True, materialize_grads=True
-        )
-    return gradient
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return -ctx.solution.solve(tangent)
 
 
-def _hessian(cost: Cost, variables: Tensor) -> tuple[Tensor, Solve]:
-    """∇F and v → H v at constant variables; one backward pass per product."""
-    leaf = variables.detach().requires_grad_()
-    gradient = _gradient(cost, leaf)
+def _slope_of(cost: Cost) -> Callable[[Tensor], Tensor]:
+    """∇F as a function, with a graph to everything that the cost closes over."""
+    return torch.func.grad(lambda point: cost(point).sum())
+
+
+def _with_pullback(cost: Cost, point: Tensor) -> tuple[Tensor, Solve]:
+    """∇F and v → H v at a point; H is symmetric, so that a backward pass multiplies."""
+    gradient, pullback = torch.func.vjp(_slope_of(cost), point)  # type: ignore[misc]
 
     def product(vector: Tensor) -> Tensor:
-        (image,) = torch.autograd.grad(
-            gradient, leaf, vector, retain_graph=True, materialize_grads=True
-        )
+        (image,) = pullback(vector)
         return image
 
     return gradient, product
-
-
-def _hessian_product(cost: Cost, point: Tensor, vector: Tensor) -> Tensor:
-    """H v at a point with a graph, itself with a graph."""
-    gradient = _gradient(cost, point)
-    (image,) = torch.autograd.grad(
-        gradient, point, vector, create_graph=True, materialize_grads=True
-    )
-    return image

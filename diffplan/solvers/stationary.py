@@ -28,9 +28,13 @@ from diffplan.errors import (
     UnsupportedGradientError,
 )
 from diffplan.functional.conjugate_gradients import LinearSolution
+from diffplan.functional.derivatives import constants, in_forward_mode, is_mapped
 from diffplan.gradients import Implicit
 
 _SHORTEST_STEP = 2.0**-10
+_FIRST_ORDER = (
+    "gradient: Implicit(order=1) has no second derivative; use Implicit(order=2)"
+)
 
 
 @runtime_checkable
@@ -116,9 +120,18 @@ def polish(problem: Smooth, start: Tensor) -> Minimum:
     Args:
         problem: What is minimised.
         start: z `[B, n]`, inside the bounds.
+
+    Raises:
+        UnsupportedGradientError: `torch.func.vmap` maps over the variables: how many
+            steps they take depends on numbers that it hides.
     """
     strategy = problem.strategy
     variables = start.detach()
+    if is_mapped(variables):
+        raise UnsupportedGradientError(
+            "gradient: Implicit() cannot be mapped by torch.func.vmap; give the "
+            "planner all states at once, [B, S], or use Unroll()"
+        )
     for step in range(strategy.polish + 1):
         local = problem.local(variables)
         newton = _newton_step(local)
@@ -138,25 +151,39 @@ class _NewtonStep:
     failed: Tensor
 
 
-class Refuse(torch.autograd.Function):
+def refusing(solution: Tensor, depends_on: Callable[[], tuple[Tensor, ...]]) -> Tensor:
+    """Return a derivative that refuses to be differentiated itself.
+
+    Args:
+        solution: The derivative.
+        depends_on: Returns the tensors that it depends on.
+    """
+    if not (torch.is_grad_enabled() or in_forward_mode()):
+        return solution
+    return _Refuse.apply(solution, *depends_on())
+
+
+class _Refuse(torch.autograd.Function):
     """The first argument, whose derivative was not asked for when planning."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ARG004
-        solution: Tensor,
-        *depends_on: Tensor,  # noqa: ARG004
-    ) -> Tensor:
-        """Return the solution; the other tensors are what it depends on."""
+    def forward(solution: Tensor, *depends_on: Tensor) -> Tensor:
+        del depends_on
         return solution.clone()
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[None, ...]:  # noqa: ARG004
-        """Refuse."""
-        raise UnsupportedGradientError(
-            "gradient: Implicit(order=1) has no second derivative; use "
-            "Implicit(order=2)"
-        )
+        raise UnsupportedGradientError(_FIRST_ORDER)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # noqa: ARG004
+        raise UnsupportedGradientError(_FIRST_ORDER)
 
 
 def _newton_step(local: Local) -> _NewtonStep:
@@ -175,7 +202,7 @@ def _newton_step(local: Local) -> _NewtonStep:
 
 def _line_search(problem: Smooth, variables: Tensor, newton: _NewtonStep) -> Tensor:
     """Halve the step of each element until its cost does not rise."""
-    with torch.no_grad():
+    with constants():
         cost = problem.cost(variables)
         slack = 10 * torch.finfo(cost.dtype).eps * (1 + cost.abs())
         chosen, waiting = variables, ~newton.failed
@@ -195,29 +222,36 @@ def free_variables(
     variables: Tensor, gradient: Tensor, low: Tensor | None, high: Tensor | None
 ) -> Tensor:
     """Return one where no bound holds a variable against the descent, else zero."""
-    with torch.no_grad():
-        free = torch.ones_like(variables, dtype=torch.bool)
-        if low is not None and high is not None:
-            free = free & ~((variables <= low) & (gradient > 0))
-            free = free & ~((variables >= high) & (gradient < 0))
-            free = free & (low < high)
-        return free.to(variables.dtype)
+    free = torch.ones_like(variables, dtype=torch.bool)
+    if low is not None and high is not None:
+        free = free & ~((variables <= low) & (gradient > 0))
+        free = free & ~((variables >= high) & (gradient < 0))
+        free = free & (low < high)
+    return free.to(variables.dtype)
 
 
 def report(solution: Tensor, sound: Tensor, rhs: Tensor, on_failure: str) -> Tensor:
     """Raise for elements without a derivative, or replace theirs, as asked for.
 
+    Where `torch.func.vmap` hides for which elements a solve converged, as `jacrev` may,
+    nothing can be raised: the derivative is NaN there, unless zero was asked for.
+
     Args:
         solution: What was found for the cotangents `rhs`, `[B, n]`.
         sound: For which elements it is a derivative, `[B]` bool.
-        rhs: `[B, n]`; an element whose cotangent is zero is sound.
+        rhs: `[B, n]`; an element whose cotangent is zero is sound, where numbers can be
+            looked at (`jacrev` maps over cotangents).
         on_failure: See `Implicit`.
 
     Raises:
         GradientError: names the elements, if so asked.
     """
-    # an element that nobody differentiates (zero cotangent) cannot get a wrong answer
-    sound = sound | (rhs == 0).all(dim=1)
+    if not is_mapped(rhs):
+        # an element that nobody differentiates cannot get a wrong answer
+        sound = sound | (rhs == 0).all(dim=1)
+    fill = 0.0 if on_failure == "zero" else torch.nan
+    if is_mapped(sound):
+        return torch.where(sound[:, None], solution, fill)
     if bool(sound.all()):
         return solution
     elements = torch.nonzero(~sound).flatten().tolist()
@@ -231,7 +265,6 @@ def report(solution: Tensor, sound: Tensor, rhs: Tensor, on_failure: str) -> Ten
         raise GradientError(message)
     if on_failure == "zero":
         warnings.warn(message, NumericsWarning, stacklevel=2)
-    fill = 0.0 if on_failure == "zero" else torch.nan
     return torch.where(sound[:, None], solution, fill)
 
 

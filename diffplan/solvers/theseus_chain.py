@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError
+from diffplan.errors import ArgumentError, SingularSystemError
 from diffplan.functional.block_tridiagonal import BlockTridiagonal
 from diffplan.solvers.theseus_import import LinearSolver, th
 
@@ -128,6 +128,7 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
             widths[level] += width
         self.width = max(widths)
         self.groups = self._group(objective, touched)
+        self.touched = touched
         # Where each column of the ordering lies in [levels · width].
         self.places = torch.cat(
             [
@@ -140,6 +141,7 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
         self.diagonal: Tensor
         self.lower: Tensor
         self.gradient: Tensor
+        self.jacobians: list[list[Tensor]]
 
     def _group(self, objective: th.Objective, touched: list[list[int]]) -> list[_Group]:
         groups: dict[tuple[Any, ...], _Group] = {}
@@ -159,14 +161,18 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
         self._linearize_hessian_impl()
 
     def _linearize_hessian_impl(self, _detach_hessian: bool = False) -> None:
-        served = list(self.objective._get_jacobians_iter())
+        served = [
+            cost.weighted_jacobians_error()
+            for cost in self.objective._get_jacobians_iter()
+        ]
+        self.jacobians = [jacobians for jacobians, _ in served]
         batch, count, width = self.objective.batch_size, self.num_levels, self.width
         like = {"dtype": self.objective.dtype, "device": self.objective.device}
         diagonal = torch.zeros(count, batch, width, width, **like)
         lower = torch.zeros(max(count - 1, 0), batch, width, width, **like)
         gradient = torch.zeros(count, batch, width, **like)
         for group in self.groups:
-            results = [served[i].weighted_jacobians_error() for i in group.members]
+            results = [served[i] for i in group.members]
             levels = torch.tensor(group.levels, device=gradient.device)
             error = torch.stack([error for _, error in results]).unsqueeze(-1)
             jacobians = _by_side(group, [jacobians for jacobians, _ in results], width)
@@ -215,10 +221,20 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
         return self._ata_impl()
 
     def Av(self, v: Tensor) -> Tensor:
-        """Refuse: J itself is never kept."""
-        raise NotImplementedError(
-            f"BlockTridiagonalLinearization keeps JᵀJ, not J (a vector {list(v.shape)})"
-        )
+        """Return J v `[B, rows]`, cost by cost, for `v` `[B, columns]`."""
+        rows: list[Tensor] = []
+        for variables, jacobians in zip(self.touched, self.jacobians, strict=True):
+            parts = [
+                torch.einsum("brc,bc->br", jacobian, v.narrow(1, start, width))
+                for jacobian, start, width in zip(
+                    jacobians,
+                    (self.var_start_cols[variable] for variable in variables),
+                    (self.var_dims[variable] for variable in variables),
+                    strict=True,
+                )
+            ]
+            rows.append(torch.stack(parts).sum(0))
+        return torch.cat(rows, dim=1)
 
     def diagonal_scaling(self, v: Tensor) -> Tensor:
         """Return diag(JᵀJ) · v for `v` `[B, columns]`."""
@@ -228,8 +244,9 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
 class BlockTridiagonalSolver(LinearSolver):
     """Block-tridiagonal Cholesky, with Theseus' two kinds of damping.
 
-    Elements whose matrix is not positive definite get a step of zero, not garbage; how
-    the last solve went is in `ok` `[B]`.
+    A matrix that is not positive definite raises, as in Theseus' own solvers: of a step
+    of zero Theseus would say that it has converged, and that its derivative is zero.
+    Which elements it was is in `ok` `[B]`.
 
     Args:
         objective: The objective.
@@ -274,6 +291,9 @@ class BlockTridiagonalSolver(LinearSolver):
             damping: A number or `[B]`; None stands for zero.
             ellipsoidal_damping: Scale the damping by diag(JᵀJ) and add `damping_eps`.
             damping_eps: Only used with ellipsoidal damping.
+
+        Raises:
+            SingularSystemError: names the elements without such a step.
         """
         matrix = self.linearization.matrix()
         diagonal = matrix.diagonal
@@ -286,6 +306,13 @@ class BlockTridiagonalSolver(LinearSolver):
             diagonal.to(self.dtype), matrix.lower.to(self.dtype)
         ).cholesky()
         self.ok = factor.ok
+        if not bool(factor.ok.all()):
+            elements = torch.nonzero(~factor.ok).flatten().tolist()
+            raise SingularSystemError(
+                "linear_solver: JᵀJ + damping is not positive definite for the batch "
+                f"elements {elements}: some variable is not determined by the costs; "
+                "add a cost or damping"
+            )
         step = factor.solve(self.linearization.gradient.to(self.dtype))
         return self.linearization.collect(step).to(diagonal.dtype)
 

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from diffplan.errors import (
     ArgumentError,
+    UnsupportedGradientError,
     require_at_least,
 )
+from diffplan.functional.derivatives import inside_transform
 from diffplan.solvers.blocks import ChainBlocks, ChainSolver
 from diffplan.solvers.least_squares import (
     FixedDamping,
@@ -210,8 +212,15 @@ def theseus_levenberg_marquardt(
 
     Raises:
         ArgumentError: damping is adaptive, or `iterations` is negative.
+        UnsupportedGradientError: this runs inside a transform of `torch.func`, whose
+            tensors Theseus cannot read.
     """
     require_at_least("iterations", iterations, 0)
+    if inside_transform():
+        raise UnsupportedGradientError(
+            "gradient: Theseus cannot run inside torch.func (vmap, grad, jvp, …); use "
+            'engine="native", which takes the same steps'
+        )
     if not isinstance(damping, FixedDamping):
         raise ArgumentError(
             f"damping: the theseus engine takes FixedDamping, got {damping!r}"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lqr_problems import element, lqr_cost, random_lqr
+from lqr_problems import element, increments, lqr_cost, packed
 from problems import same_to_rounding
 from scipy.optimize import minimize
 from torch import Tensor
@@ -15,30 +15,6 @@ from diffplan.functional import (
     limited_sweep,
     lqr,
 )
-
-
-def increments(batch: tuple[int, ...], *sizes: int, seed: int) -> LQRProblem:
-    """A problem about a rollout: no offsets, and the first state does not move."""
-    problem = random_lqr(batch, *sizes, seed=seed)
-    return problem._replace(
-        offset=torch.zeros_like(problem.offset),
-        initial_state=torch.zeros_like(problem.initial_state),
-    )
-
-
-def packed(problem: LQRProblem) -> IncrementalLQR:
-    """The same, with one matrix for the cost of each step."""
-    cross, state_cost = problem.cross_cost, problem.state_cost
-    rows = (problem.action_cost, cross), (cross.mT, state_cost[..., :-1, :, :])
-    linear = problem.state_linear
-    return IncrementalLQR(
-        problem.action_jacobian,
-        problem.state_jacobian,
-        torch.cat([torch.cat(row, -1) for row in rows], -2),
-        torch.cat((problem.action_linear, linear[..., :-1, :]), -1),
-        state_cost[..., -1, :, :],
-        linear[..., -1, :],
-    )
 
 
 def bounds(problem: LQRProblem, limit: float) -> tuple[Tensor, Tensor]:

@@ -204,3 +204,12 @@ def test_wrong_arguments_are_named() -> None:
         box_qp(hessian, linear, low, high[:, :2])
     with pytest.raises(ArgumentError, match="iterations"):
         box_qp(hessian, linear, low, high, iterations=-1)
+
+
+def test_a_box_without_points_is_reported() -> None:
+    hessian = torch.eye(2, dtype=torch.float64).expand(3, 2, 2)
+    low = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, torch.nan]], dtype=torch.float64)
+    high = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    found = box_qp(hessian, torch.ones(3, 2, dtype=torch.float64), low, high)
+    assert found.ok.tolist() == [False, True, False]
+    assert found.converged.tolist() == [False, True, False]

@@ -1,9 +1,12 @@
 """Coloured noise: exact covariance, spectrum and independence."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from diffplan.errors import ArgumentError
 from diffplan.functional.coloured_noise import colour_noise
 
 
@@ -69,3 +72,20 @@ def test_dimensions_and_candidates_stay_apart() -> None:
 def test_white_noise_is_returned_as_it_is() -> None:
     white = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
     assert colour_noise(white, 0.0) is white
+
+
+@pytest.mark.parametrize("exponent", [-1.0, math.nan, math.inf])
+def test_exponents_without_a_spectrum_are_refused(exponent: float) -> None:
+    with pytest.raises(ArgumentError, match="exponent: expected"):
+        colour_noise(torch.ones(4, 1), exponent)
+
+
+def test_any_finite_exponent_gives_finite_noise() -> None:
+    white = torch.randn(300, 1, generator=torch.Generator().manual_seed(0))
+    for exponent in (1e-3, 30.0, 1e6):
+        assert torch.isfinite(colour_noise(white, exponent)).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 2), (3, 0, 2), (3, 4, 0)])
+def test_nothing_stays_nothing(shape: tuple[int, ...]) -> None:
+    assert colour_noise(torch.zeros(shape), 1.0).shape == shape

@@ -486,3 +486,26 @@ def test_other_things_than_rows_of_numbers_are_refused() -> None:
         lml(torch.tensor(1.0), 1)
     with pytest.raises(TensorTypeError, match="x"):
         lml(torch.arange(3), 1)
+
+
+def test_an_infinite_temperature_gives_equal_weights() -> None:
+    x = torch.tensor([[3.0, 1.0, -2.0, 5.0], [0.0, -torch.inf, 1.0, 2.0]])
+    expected = torch.tensor([[0.5] * 4, [2 / 3, 0.0, 2 / 3, 2 / 3]])
+    torch.testing.assert_close(lml(x, 2, math.inf), expected)
+    temperature = torch.tensor(math.inf, requires_grad=True)
+    x = x.requires_grad_()
+    weights = lml(x, 2, temperature)
+    torch.testing.assert_close(weights, expected)
+    by_x, by_temperature = torch.autograd.grad(
+        (weights * x.detach().clamp_min(-9)).sum(), (x, temperature)
+    )
+    assert (by_x == 0).all()
+    assert by_temperature == 0
+
+
+def test_a_temperature_that_left_its_range_shows() -> None:
+    x = torch.tensor([[3.0, 1.0, 2.0]]).expand(4, 3)
+    temperature = torch.tensor([[-1.0], [0.0], [torch.nan], [1.0]])
+    weights = lml(x, 2, temperature)
+    assert weights[:3].isnan().all()
+    assert weights[3].isfinite().all()

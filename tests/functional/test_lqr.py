@@ -263,3 +263,27 @@ def test_sizes_that_disagree_are_named() -> None:
         lqr(problem._replace(state_linear=problem.state_linear[:, 1:]))
     with pytest.raises(ShapeError, match="action_jacobian"):
         lqr(problem._replace(action_jacobian=torch.zeros(3, 2)))
+
+
+def test_batches_may_be_empty() -> None:
+    problem = random_lqr((), 3, 2, 2, seed=1)
+    for shape in ((0, 2), (2, 0, 2)):
+        solution = lqr(problem._replace(initial_state=torch.zeros(shape).double()))
+        assert solution.actions.shape == (*shape[:-1], 3, 2)
+
+
+def test_no_steps_are_refused() -> None:
+    none = torch.zeros(0, 2, 2)
+    problem = LQRProblem(
+        none.new_zeros(1, 2, 2),
+        none,
+        none,
+        none.new_zeros(1, 2),
+        none[..., 0],
+        none,
+        none,
+        none[..., 0],
+        torch.zeros(2),
+    )
+    with pytest.raises(ShapeError, match="at least one of each"):
+        lqr(problem)

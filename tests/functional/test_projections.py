@@ -416,3 +416,61 @@ def test_a_ball_that_misses_the_other_set_leaves_its_nearest_point() -> None:
         points, number(0.5), 3 * box, lambda x: x.clamp(-box, box)
     )
     assert torch.equal(got, box.expand(6, 2))
+
+
+def test_a_simplex_of_one_action_is_its_total() -> None:
+    total = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    low, high = torch.zeros(1).double(), torch.full((1,), torch.inf).double()
+    for start in (-3.0, 0.2, 9.0):
+        point = torch.tensor([start], dtype=torch.float64, requires_grad=True)
+        found = project_simplex(point, total, low, high)
+        by_total, by_point = torch.autograd.grad(found.sum(), (total, point))
+        assert found.item() == pytest.approx(0.7)
+        assert by_total == 1
+        assert by_point == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("radius", [1e-30, 1e-24, 1.0, 1e19, 1e30])
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_balls_of_any_size_are_kept(
+    dtype: torch.dtype, radius: float, norm: float
+) -> None:
+    wide = torch.tensor([torch.inf], dtype=dtype)
+    size, origin = torch.tensor(radius, dtype=dtype), torch.zeros(2, dtype=dtype)
+    for share, inside in ((3.0, False), (0.1, True)):
+        point = share * radius * torch.tensor([1.0, 1.2], dtype=dtype)
+        found = project_ball(point, size, origin, norm, -wide, wide)
+        # the same picture in units of the radius
+        unit = project_ball(
+            (point / size).double(),
+            torch.ones(()).double(),
+            origin.double(),
+            norm,
+            -wide.double(),
+            wide.double(),
+        )
+        torch.testing.assert_close((found / size).double(), unit, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found, point) == inside
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_points_have_the_nearest_point_of_their_direction(
+    dtype: torch.dtype,
+) -> None:
+    point = torch.tensor([3.0, 4.0, -1.0], dtype=dtype)
+    low, high = torch.zeros(3, dtype=dtype), torch.ones(3, dtype=dtype)
+    one, origin = torch.tensor(0.8, dtype=dtype), torch.zeros(3, dtype=dtype)
+    for scale in (1e4, 1e8):
+        far = scale * point
+        simplex = project_simplex(far, one, low, high)
+        torch.testing.assert_close(simplex, torch.tensor([0.0, 0.8, 0.0], dtype=dtype))
+        diamond = project_ball(far, one, origin, 1, low, high)
+        torch.testing.assert_close(diamond, torch.tensor([0.0, 0.8, 0.0], dtype=dtype))
+        both = project_ball_within(
+            far, one, origin, lambda x: project_simplex(x, high[0], low, high)
+        )
+        # on the edge Σ = 1 of the simplex, where the ball cuts it: x² + (1 - x)² = 0.64
+        edge = (1 + 0.28**0.5) / 2
+        expected = torch.tensor([1 - edge, edge, 0.0], dtype=dtype)
+        torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-5)

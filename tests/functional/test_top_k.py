@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffplan.errors import ArgumentError
 from diffplan.functional.top_k import hard_top_k
 
 
@@ -46,3 +47,9 @@ def test_vmap() -> None:
     scores = torch.tensor([[3.0, 1.0, 2.0], [-1.0, 5.0, 0.0]])
     mapped = torch.func.vmap(lambda row: hard_top_k(row, 1))(scores)
     assert torch.equal(mapped, hard_top_k(scores, 1))
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_more_than_there_are_is_refused(k: int) -> None:
+    with pytest.raises(ArgumentError, match="k: expected"):
+        hard_top_k(torch.zeros(2, 3), k)

@@ -161,3 +161,18 @@ def test_construction_names_what_is_wrong() -> None:
         Pendulum(time_step=0.0)
     with pytest.raises(ArgumentError, match="dimensions"):
         PointMass(0)
+
+
+def test_cartpole_without_a_direction_has_finite_derivatives() -> None:
+    # (cos θ, sin θ) = (0, 0) has no angle, and tiny ones no squares in float32.
+    cartpole = Cartpole()
+    action = torch.zeros(3, 1)
+    state = torch.zeros(3, 5)
+    state[1, 2], state[2, 3] = 1e-25, -1e-30
+    following, by_state, by_action = cartpole.linearize(state, action)
+    rows = torch.func.vmap(torch.func.jacrev(cartpole.step))(state, action)
+    assert torch.isfinite(by_state).all()
+    assert torch.isfinite(by_action).all()
+    torch.testing.assert_close(by_state, rows, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(following[:, 2], torch.tensor([1.0, 1.0, 0.0]))
+    assert (by_state[0, 2:4, 2:4] == 0).all()

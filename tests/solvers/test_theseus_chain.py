@@ -6,7 +6,7 @@ from torch import Tensor
 
 th = pytest.importorskip("theseus")
 
-from diffplan.errors import ArgumentError  # noqa: E402
+from diffplan.errors import ArgumentError, SingularSystemError  # noqa: E402
 from diffplan.solvers.theseus_chain import (  # noqa: E402
     BlockTridiagonalLinearization,
     BlockTridiagonalSolver,
@@ -129,6 +129,7 @@ def test_the_normal_equations_are_those_of_the_dense_linearisation() -> None:
     torch.testing.assert_close(
         blocks.diagonal_scaling(vector), dense.diagonal_scaling(vector)
     )
+    torch.testing.assert_close(blocks.Av(vector), dense.Av(vector))
     assert blocks.num_levels == LENGTH
     assert blocks.width == 5
 
@@ -141,6 +142,65 @@ def test_plain_levenberg_marquardt_takes_the_plug_in() -> None:
         linearization_cls=BlockTridiagonalLinearization,
     )
     assert isinstance(optimizer.linear_solver, BlockTridiagonalSolver)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_dogleg_takes_the_steps_of_the_dense_solver() -> None:
+    found = []
+    for settings in (
+        {},
+        {
+            "linear_solver_cls": BlockTridiagonalSolver,
+            "linearization_cls": BlockTridiagonalLinearization,
+        },
+    ):
+        objective, values = chain(3)
+        optimizer = th.Dogleg(objective, max_iterations=4, **settings)
+        layer = th.TheseusLayer(optimizer)
+        with torch.no_grad():
+            # so small a region that steps along the gradient are taken
+            given = {"trust_region_init": 0.3}
+            found.append(layer.forward(dict(values), optimizer_kwargs=given)[0])
+    dense, ours = found
+    for name, value in dense.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:There was an error while running:RuntimeWarning")
+@pytest.mark.parametrize("mode", ["unroll", "implicit"])
+def test_a_singular_system_raises_instead_of_converging(mode: str) -> None:
+    # x + y - target alone does not say where x is.
+    objective = th.Objective(dtype=torch.float64)
+    x, y = (th.Vector(1, name=name, dtype=torch.float64) for name in "xy")
+    target = th.Vector(1, name="target", dtype=torch.float64)
+    objective.add(
+        th.AutoDiffCostFunction(
+            [x, y],
+            lambda optim_vars, aux_vars: (
+                optim_vars[0].tensor + optim_vars[1].tensor - aux_vars[0].tensor
+            ),
+            1,
+            cost_weight=th.ScaleCostWeight(torch.ones(1, 1, dtype=torch.float64)),
+            aux_vars=[target],
+        )
+    )
+    optimizer = th.GaussNewton(
+        objective,
+        linear_solver_cls=BlockTridiagonalSolver,
+        linearization_cls=BlockTridiagonalLinearization,
+    )
+    given = {name: torch.zeros(2, 1, dtype=torch.float64) for name in ("x", "y")}
+    given["target"] = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
+    # Theseus passes the message on: with a graph as an error, else as a warning.
+    layer, settings = th.TheseusLayer(optimizer), {"backward_mode": mode}
+    with pytest.raises(RuntimeError, match=r"batch elements \[0, 1\]"):
+        layer.forward(given, optimizer_kwargs=settings)
+    objective.update(given)
+    optimizer.linear_solver.linearization.linearize()
+    with pytest.raises(SingularSystemError, match="not determined by the costs"):
+        optimizer.linear_solver.solve()
+    assert optimizer.linear_solver.ok.tolist() == [False, False]
 
 
 def test_another_linearisation_is_refused() -> None:

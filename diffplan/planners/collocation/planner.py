@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.functional.derivatives import constants
 from diffplan.functional.random import standard_normal
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -42,13 +43,13 @@ from diffplan.planners.collocation.primal_dual import (
     Progress,
 )
 from diffplan.planners.collocation.residuals import TrajectoryProblem
-from diffplan.planners.collocation.starts import Starts
+from diffplan.planners.collocation.starts import Starts, best_start
 from diffplan.planners.collocation.stationary import differentiate_trajectory
 from diffplan.planners.collocation.units import ActionUnits
 from diffplan.planners.compiling import known_before, start_plan
 from diffplan.planners.failures import where_sound, with_value
 from diffplan.planners.implicit import judged
-from diffplan.planners.sampling import set_number
+from diffplan.planners.numbers import set_number
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainSolver, RiccatiSolver
 from diffplan.solvers.least_squares import (
@@ -238,7 +239,7 @@ class LatCo(Planner):
         constant = Trajectory(trajectory.states.detach(), trajectory.actions.detach())
         trajectory = trajectory.where(progress.sound, constant)
         solution = self._solution(collocation.units, trajectory, progress, report)
-        solution = self._best_start(collocation.problem, repeated, solution)
+        solution = best_start(collocation.problem, repeated, solution, self.num_starts)
         if not self.fall_back or isinstance(self.gradient, Implicit):
             return solution
         known = self.initial_actions(problem, state, None)
@@ -260,7 +261,7 @@ class LatCo(Planner):
         if not isinstance(self.gradient, Truncated):
             return engine(trajectory, progress, iterations=self.iterations)
         kept = min(self.iterations, self.gradient.iterations)
-        with torch.no_grad():
+        with constants():
             cut = self.iterations - kept
             trajectory, progress, _ = engine(trajectory, progress, iterations=cut)
             progress = primal_dual.observe(trajectory, progress)
@@ -370,27 +371,6 @@ class LatCo(Planner):
         status = torch.where(report.failed, int(Status.FACTORIZATION_FAILED), status)
         broken = report.non_finite | ~progress.sound
         return torch.where(broken, int(Status.NON_FINITE), status)
-
-    def _best_start(
-        self, problem: PlanningProblem, state: Tensor, solution: Solution
-    ) -> Solution:
-        """Keep, per problem, the start whose allowed actions cost least to roll out."""
-        if self.num_starts == 1:
-            return solution
-        with torch.no_grad():
-            actions = problem.project(solution.actions)
-            states = problem.rollout(state, actions)
-            cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
-        best = cost.reshape(-1, self.num_starts).argmin(dim=1)
-        chosen = best + self.num_starts * torch.arange(len(best), device=best.device)
-        assert solution.status is not None  # set by _solution; narrows the type
-        return Solution(
-            actions=solution.actions[chosen],
-            status=solution.status[chosen],
-            iterations=solution.iterations,
-            diagnostics={k: v[chosen] for k, v in solution.diagnostics.items()},
-            memory={k: v[chosen] for k, v in solution.memory.items()},
-        )
 
 
 def _engine(name: str) -> LevenbergMarquardt:

@@ -10,6 +10,8 @@ from diffplan.plan import Plan
 from diffplan.planners.collocation.primal_dual import Multipliers
 from diffplan.planners.collocation.residuals import TrajectoryProblem
 from diffplan.planners.failures import evaluate_soundly, where_sound
+from diffplan.planners.solution import Solution
+from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import Trajectory
 
 
@@ -84,3 +86,32 @@ class Starts:
                 where_sound(first, kept[..., 1], multipliers.action),
             )
         return trajectory, multipliers
+
+
+def best_start(
+    problem: PlanningProblem, state: Tensor, solution: Solution, count: int
+) -> Solution:
+    """Keep, per problem, the start whose allowed actions cost least to roll out.
+
+    Args:
+        problem: For the states of all starts.
+        state: `[B·count, S]`.
+        solution: Of all starts.
+        count: Starts per problem.
+    """
+    if count == 1:
+        return solution
+    with torch.no_grad():
+        actions = problem.project(solution.actions)
+        states = problem.rollout(state, actions)
+        cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
+    best = cost.reshape(-1, count).argmin(dim=1)
+    chosen = best + count * torch.arange(len(best), device=best.device)
+    assert solution.status is not None  # set by LatCo; narrows the type
+    return Solution(
+        actions=solution.actions[chosen],
+        status=solution.status[chosen],
+        iterations=solution.iterations,
+        diagnostics={k: v[chosen] for k, v in solution.diagnostics.items()},
+        memory={k: v[chosen] for k, v in solution.memory.items()},
+    )
