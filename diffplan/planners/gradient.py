@@ -9,8 +9,8 @@ The loop::
     answer: the cheapest candidate of all iterations
 
 A step that is too long makes candidates worse, so the answer is the best iterate; its
-gradient is that of the steps that led to it. Gradients come from `torch.func.grad` and updates from pure rules, so the loop can be
-unrolled, differentiated again and compiled.
+gradient is that of the steps that led to it. Gradients come from `torch.func.grad` and
+updates from pure rules, so the loop can be unrolled, differentiated again and compiled.
 """
 
 from functools import partial
