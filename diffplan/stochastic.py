@@ -55,6 +55,7 @@ class Mean:
     """The average cost of all particles.
 
     Example:
+        >>> import torch
         >>> Mean()(torch.tensor([1.0, 2.0, 6.0]))
         tensor(3.)
     """
@@ -80,6 +81,7 @@ class CVaR:
         ArgumentError: `alpha` is out of range.
 
     Example:
+        >>> import torch
         >>> CVaR(0.5)(torch.tensor([1.0, 2.0, 6.0]))  # (6 + ½ · 2) / 1.5
         tensor(4.6667)
     """
@@ -126,7 +128,7 @@ class StochasticProblem(PlanningProblem):
             states.
 
     Example:
-        >>> import diffplan as dp
+        >>> import torch, diffplan as dp
         >>> class Drift:
         ...     def predict(self, state, action):
         ...         return torch.distributions.Normal(state + action, 0.1)

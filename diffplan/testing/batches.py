@@ -11,7 +11,7 @@ from diffplan.errors import ShapeError, TensorTypeError
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner
 from diffplan.problem import PlanningProblem
-from diffplan.testing.assertions import close, fail, refusal, same
+from diffplan.testing.assertions import close, constants_expected, fail, refusal, same
 
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4}
 """How far plans of one problem in two batches may differ, relatively.
@@ -63,7 +63,8 @@ def check_loop(planner: Planner, problem: PlanningProblem, state: Tensor) -> Non
     for number in range(1, 4):
         leaf = state.detach().clone().requires_grad_()
         start = None if plan is None else plan.shifted()
-        plan = planner(problem, leaf, warm_start=start)
+        with constants_expected():
+            plan = planner(problem, leaf, warm_start=start)
         same("plan.memory['plan_index']", _numbers(plan), [number] * len(state))
         if plan.actions.requires_grad:  # backward frees its graph, and no other one
             torch.autograd.grad(plan.actions.sum(), leaf, allow_unused=True)
