@@ -60,7 +60,8 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
-def tests_portable(session: nox.Session) -> None:
+@nox.parametrize("threads", ["1", "2"])
+def tests_portable(session: nox.Session, threads: str) -> None:
     """Run the numeric tests with the plainest kernels, on one thread and on two.
 
     What they demand must hold on every processor: another one takes other kernels,
@@ -69,21 +70,18 @@ def tests_portable(session: nox.Session) -> None:
     python = shared_environment(session)
     named = any(argument.startswith("tests/") for argument in session.posargs)
     chosen = (*(() if named else NUMERIC_TESTS), *session.posargs)
-    statuses = [
-        pytest(
-            session,
-            python,
-            *("-n", "2", "-m", f"{DEFAULT_TESTS} and not compiled", *chosen),
-            # Threads that wait give way: there may be more of them than cores.
-            env={
-                **PLAINEST_KERNELS,
-                "OMP_NUM_THREADS": threads,
-                "OMP_WAIT_POLICY": "PASSIVE",
-            },
-        )
-        for threads in ("1", "2")
-    ]
-    judge(session, *statuses)
+    status = pytest(
+        session,
+        python,
+        *("-n", "2", "-m", f"{DEFAULT_TESTS} and not compiled", *chosen),
+        # Threads that wait give way: there may be more of them than cores.
+        env={
+            **PLAINEST_KERNELS,
+            "OMP_NUM_THREADS": threads,
+            "OMP_WAIT_POLICY": "PASSIVE",
+        },
+    )
+    judge(session, status)
 
 
 @nox.session(python=list(SUPPORTED), default=False)
@@ -136,6 +134,14 @@ def bench(session: nox.Session) -> None:
         fill_peer(session, requirements)
     for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
         run(session, python, str(script), *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def bench_gpu(session: nox.Session) -> None:
+    """Measure what one GPU does in eight minutes; `-- --dry` runs on any machine."""
+    python = shared_environment(session)
+    environment = {"PYTHONPATH": str(ROOT), **WITHOUT_CHECKS}
+    run(session, python, "benchmarks/gpu.py", *session.posargs, env=environment)
 
 
 @nox.session(venv_backend="none", default=False)

@@ -325,13 +325,13 @@ def speeds(machine: Machine) -> dict[str, Any]:
 SECTIONS: dict[str, tuple[Callable[[Machine], dict[str, Any]], float]] = {
     "speeds": (speeds, 10),
     "synchronisation": (synchronisation, 20),
+    "rssm": (rssm, 20),
+    "ilqr": (ilqr, 20),
+    "grad_mpc": (grad_mpc, 20),
+    "dcem": (dcem, 20),
+    "latco": (latco, 100),
+    "cem": (cem, 60),
     "tests": (marked_tests, 60),
-    "rssm": (rssm, 30),
-    "ilqr": (ilqr, 40),
-    "grad_mpc": (grad_mpc, 30),
-    "dcem": (dcem, 30),
-    "cem": (cem, 90),
-    "latco": (latco, 120),
 }
 """Each section, and the seconds that it may take on a GPU of 2023."""
 

@@ -28,6 +28,7 @@ from torch.nn.functional import pad
 from diffplan.errors import require_count, require_shape
 from diffplan.functional.chain import flatten_batch, times, zero_unless
 from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
+from diffplan.functional.safe_math import cholesky_solve
 
 
 class BoxQPSolution(NamedTuple):
@@ -185,7 +186,7 @@ def solve_free(
     root, failed = torch.linalg.cholesky_ex(matrix)
     ok = failed == 0
     if not is_followed(hessian, rhs):
-        return torch.cholesky_solve(rhs, root), ok
+        return cholesky_solve(rhs, root), ok
     if free is None:
         free = torch.ones_like(rhs[..., :1], dtype=torch.bool)
     return _solve_with(hessian, rhs, free, ok, root), ok
@@ -213,7 +214,7 @@ class _SolveFreeReverse(torch.autograd.Function):
         ok: Tensor,
         root: Tensor,
     ) -> Tensor:
-        return zero_unless(ok, torch.cholesky_solve(rhs, root))
+        return zero_unless(ok, cholesky_solve(rhs, root))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

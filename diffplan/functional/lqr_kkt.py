@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diffplan.functional.chain import times, zero_unless
 from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
+from diffplan.functional.safe_math import cholesky_solve
 
 _OUTER = 4
 """Up to so many rows outer products are faster than a product of matrices."""
@@ -245,7 +246,7 @@ def _solve_curvature(root: Tensor, rhs: Tensor) -> Tensor:
     """Q_uu⁻¹ rhs for vectors `[B, T, A]`."""
     if root.shape[-1] == 1:
         return rhs / root.squeeze(-1).square()
-    return torch.cholesky_solve(rhs.unsqueeze(-1), root).squeeze(-1)
+    return cholesky_solve(rhs.unsqueeze(-1), root).squeeze(-1)
 
 
 class _SolveLQRReverse(torch.autograd.Function):

@@ -44,6 +44,7 @@ from diffplan.functional.chain import (
     with_given_state,
 )
 from diffplan.functional.derivatives import inside_transform
+from diffplan.functional.safe_math import cholesky_solve
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:
         )
         failures = failures + failed
         cross = torch.baddbmm(step.cross, pulled, step.by_state)
-        gain = torch.cholesky_solve(cross, hessian)
+        gain = cholesky_solve(cross, hessian)
         factors[t].copy_(factor)
         hessians.append(hessian)
         gains.append(gain)
@@ -267,7 +268,7 @@ def _sweep(
     loops = _ClosedLoop.of_steps(system, gain)
     linear, slope = _backward_vectors(loops, gain, costs, factors, rhs)
     push = times(slope, system.action_jacobian) - rhs.actions
-    feedforward = -torch.cholesky_solve(push.unsqueeze(-1), hessian).squeeze(-1)
+    feedforward = -cholesky_solve(push.unsqueeze(-1), hessian).squeeze(-1)
     offset = times(feedforward, system.action_jacobian.mT) - rhs.defect
     offset = offset - linear / system.transition_weight[..., None]
 

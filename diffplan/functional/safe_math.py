@@ -73,3 +73,16 @@ def require_learned(name: str, value: Tensor, *, zero: bool = False) -> Tensor:
             "the optimiser have its logarithm"
         )
     return value
+
+
+def cholesky_solve(rhs: Tensor, root: Tensor) -> Tensor:
+    """Return M⁻¹ rhs for M = root rootᵀ, by two triangular solves.
+
+    `torch.cholesky_solve` takes a library on a GPU that can be no part of a CUDA graph.
+
+    Args:
+        rhs: `[…, n, m]`.
+        root: Lower triangular `[…, n, n]`.
+    """
+    half = torch.linalg.solve_triangular(root, rhs, upper=False)
+    return torch.linalg.solve_triangular(root.mT, half, upper=True)

@@ -1,0 +1,79 @@
+"""Every planner on a GPU: the plan of the CPU, its gradient, no waiting, one graph."""
+
+import copy
+
+import pytest
+import torch
+from planner_cases import PlannerCase, each_planner_that
+from problems import double_integrator, states_of
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.planners.randomness import noise_keys
+
+pytestmark = pytest.mark.gpu
+
+each_native = each_planner_that(lambda case: case.name != "LatCo-theseus")
+
+
+def on_gpu(case: PlannerCase) -> tuple[dp.Planner, dp.PlanningProblem, Tensor]:
+    """A planner, a problem and states on the device."""
+    problem, state = double_integrator(limit=1.0), states_of(3)
+    planner = case.build(horizon=4, iterations=3)
+    for part in (problem.dynamics, problem.objective, planner):
+        part.cuda()
+    return planner, problem, state.cuda()
+
+
+@each_native
+def test_a_gpu_plans_as_a_cpu_does(case: PlannerCase) -> None:
+    problem, state = double_integrator(limit=1.0), states_of(3)
+    expected = case.build(horizon=4, iterations=3)(problem, state)
+    planner, problem, state = on_gpu(case)
+    plan = planner(problem, state)
+    assert plan.actions.is_cuda
+    # The noise is the same to the bit; sums are taken in another order.
+    torch.testing.assert_close(
+        plan.actions.cpu(), expected.actions, rtol=1e-7, atol=1e-7
+    )
+    torch.testing.assert_close(plan.cost.cpu(), expected.cost, rtol=1e-7, atol=1e-7)
+    assert torch.equal(plan.status.cpu(), expected.status)
+
+
+@each_planner_that(
+    lambda case: case.name != "LatCo-theseus" and dp.Unroll in case.gradients
+)
+def test_the_gradient_on_a_gpu_is_that_of_a_cpu(case: PlannerCase) -> None:
+    slopes = []
+    for device in ("cpu", "cuda"):
+        problem, state = double_integrator(limit=1.0), states_of(3).to(device)
+        planner = case.build(horizon=4, iterations=3, gradient=dp.Unroll()).to(device)
+        problem.dynamics.to(device)
+        problem.objective.to(device)
+        state.requires_grad_()
+        actions = planner(problem, state).actions
+        slopes += torch.autograd.grad(actions.sin().sum(), state)
+    torch.testing.assert_close(slopes[1].cpu(), slopes[0], rtol=1e-6, atol=1e-6)
+
+
+@each_native
+def test_a_plan_is_one_cuda_graph(case: PlannerCase) -> None:
+    planner, problem, state = on_gpu(case)
+    problem = copy.copy(problem)
+    problem.action_space = problem.action_space.to(state)
+    noise = planner.draw_noise(problem, state, noise_keys(state))
+
+    def plan() -> dp.Plan:
+        with torch.no_grad():
+            return planner.plan_with_noise(problem, state, noise, None)
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        expected = plan()
+        plan()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # whatever waits for the device is an error here
+        captured = plan()
+    graph.replay()
+    torch.testing.assert_close(captured.actions, expected.actions)
