@@ -155,7 +155,7 @@ CASES = [
     case(
         "CEM-coloured",
         CEM,
-        {"num_samples": 64, "num_elites": 8, "iterations": 8, "noise_exponent": 2.0},
+        {"num_samples": 200, "num_elites": 20, "iterations": 10, "noise_exponent": 2.0},
         optimum_gap=0.04,
         warm_gap=0.06,
     ),
@@ -232,8 +232,8 @@ CASES = [
     case(
         "GradMPC",
         GradMPC,
-        {"iterations": 80, "num_candidates": 4, "step_size": 0.05},
-        optimum_gap=0.06,
+        {"iterations": 120, "num_candidates": 4, "step_size": 0.1},
+        optimum_gap=0.02,
         gradients=TRACKED,
         learnable=(("step_size", 0.02),),
     ),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from diffplan.functional.derivatives import apply, is_followed
 from diffplan.functional.isolation import finite_rows, may_look, replaced
 
 ResultT = TypeVar("ResultT")
@@ -68,7 +69,9 @@ def where_sound(sound: Tensor, value: Tensor, other: Tensor | float) -> Tensor:
 
 def with_value(value: Tensor, of: Tensor) -> Tensor:
     """Return numbers without a graph as if they were those of a tensor that has one."""
-    return _Valued.apply(value, of) if of.requires_grad else value
+    if not is_followed(of):
+        return value
+    return apply(_ValuedBothModes, _Valued, value, of)
 
 
 class _Cut(torch.autograd.Function):
@@ -105,3 +108,11 @@ class _Valued(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[None, Tensor]:  # noqa: ARG004
         return None, cotangent
+
+
+class _ValuedBothModes(_Valued):
+    """The same with forward mode."""
+
+    @staticmethod
+    def jvp(ctx: Any, value: Tensor | None, of: Tensor | None) -> Tensor | None:  # noqa: ARG004
+        return torch.zeros_like(value) if of is None and value is not None else of

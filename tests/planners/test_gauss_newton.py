@@ -94,9 +94,11 @@ def test_a_fixed_damping_may_go_uphill_and_an_adaptive_one_never_does() -> None:
     moved = 0.5 - slope * residual / (slope**2 + 1e-6)
     uphill = 0.5 * (math.tanh(8 * moved) - 0.9) ** 2
     assert uphill > 0.5 * residual**2
-    fixed = ShootingGN(1, 1, damping=1e-6, step_sizes=(1.0,))
-    cost = fixed(problem, start, warm_start=far).cost
-    torch.testing.assert_close(cost.item(), uphill, rtol=1e-6, atol=0)
+    fixed = ShootingGN(1, 2, damping=1e-6, step_sizes=(1.0,))
+    plan = fixed(problem, start, warm_start=far)
+    after = plan.diagnostics["cost"][0, 1]  # the answer is the best that was seen
+    torch.testing.assert_close(after.item(), uphill, rtol=1e-6, atol=0)
+    assert plan.cost <= 0.5 * residual**2
     adaptive = ShootingGN(1, 12, damping=AdaptiveDamping(1e-6), step_sizes=(1.0,))
     trace = adaptive(problem, start, warm_start=far).diagnostics["cost"][0]
     assert (trace.diff() <= 0).all()

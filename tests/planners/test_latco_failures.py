@@ -14,6 +14,7 @@ import diffplan as dp
 from diffplan.errors import GradientError, NumericsWarning
 from diffplan.objectives import ResidualObjective
 from diffplan.planners import LogarithmicRule
+from diffplan.planners.randomness import noise_keys
 
 FAR = torch.tensor([9.0, 1.0], dtype=torch.float64)
 NEAR = torch.tensor([[0.3, 0.1], [-0.5, 0.2], [0.8, 0.0]], dtype=torch.float64)
@@ -108,7 +109,7 @@ def check_that_nobody_is_harmed(
     found = []
     for rows in (slice(0, None), slice(1, None)):  # with the failed one, and without
         inputs = Inputs(BATCH[rows].clone().requires_grad_(), kind, wall)
-        noise = planner.draw_noise(inputs.problem, BATCH, None)
+        noise = planner.draw_noise(inputs.problem, BATCH, noise_keys(BATCH))
         plan = planner.plan_with_noise(
             inputs.problem, inputs.state, noise[rows], None, evaluate=wall is not None
         )
@@ -176,12 +177,12 @@ def test_planned_states_where_the_model_fails_are_a_failure_of_that_element() ->
     def step(state: Tensor, action: Tensor) -> Tensor:
         return push * (state + action) + 0.1 * (2.25 - state.square()).sqrt()
 
-    push, state = leaf(0.9), torch.zeros(6, 1, dtype=torch.float64)
+    push, state = leaf(0.9), torch.zeros(64, 1, dtype=torch.float64)
     problem = dp.PlanningProblem(
         step, dp.objectives.GoalDistance(torch.zeros(1)), dp.Box([-1.0], [1.0])
     )
     planner = dp.LatCo(4, 5)
-    noise = planner.draw_noise(problem, state, None)
+    noise = planner.draw_noise(problem, state, noise_keys(state))
     plan = planner.plan_with_noise(problem, state, noise, None)
     failed = plan.status == dp.Status.NON_FINITE
     assert failed.any()
