@@ -225,7 +225,7 @@ def test_a_pendulum_within_a_speed_limit_as_by_slsqp(name: str) -> None:
     "planner",
     [
         dp.CEM(HORIZON, num_samples=200, num_elites=20),
-        dp.MPPI(HORIZON, num_samples=1000, temperature=0.01),
+        dp.MPPI(HORIZON),
         dp.ShootingGD(HORIZON, iterations=40),
         dp.GradMPC(HORIZON, iterations=80, num_candidates=1, step_size=0.02, **FIXED),
     ],

@@ -47,6 +47,7 @@ def converging(
             "initial_multipliers": (30.0, 30.0),
             "damping": 1e-4,
             "normalize": False,
+            "fall_back": False,  # the minimum has forces: it is no plan to be executed
         }
     return case.build(4, gradient=gradient, **changes)
 

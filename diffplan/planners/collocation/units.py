@@ -1,13 +1,13 @@
 """The units in which collocation moves actions: about half the width of their box.
 
 One damping and one multiplier per step serve all dimensions of an action, so that these
-must be of one size. An action is a = centre + unit · v and the variable is v, with
+must be of one size. An action is a = centre + unit · v and the variable is v, with::
 
-    unit = 2 h / (1 + h),   |v| ≤ (1 + h) / 2,   h half the width of the box:
+    unit = 2 h / (1 + h),   |v| ≤ (1 + h) / 2,   h half the width of the box
 
-h for a narrow box, for [-1, 1] exactly 1 (as in the paper), and never more than 2, for
-a wide box says nothing about the size of good actions. An action whose box is a point
-has unit 0: it is the centre, whatever v is.
+This is about 2 h for a narrow box, exactly 1 for [-1, 1] (as in the paper), and never
+more than 2, for a wide box says nothing about the size of good actions. An action whose
+box is a point has unit 0: it is the centre, whatever v is.
 """
 
 from dataclasses import dataclass
