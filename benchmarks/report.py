@@ -24,13 +24,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 def source(content: Results) -> str:
     """Say where the numbers of a results file come from."""
     versions, machine = content["versions"], content["hardware"]
-    commit = content["source"].get("commit", "unknown")[:10]
+    commit = f"`{content['source'].get('commit', 'unknown')[:10]}`"
+    if content["source"].get("dirty"):
+        commit += " with uncommitted changes"
     processor = machine.get("processor") or machine.get("cpu", "unknown processor")
     command = "python benchmarks/" + " ".join(content["command"])
     torch = versions.get("torch", "?")
     return (
         f"`{command}`, threads: {content['threads']}, torch {torch}, {processor}, "
-        f"commit `{commit}`, {content['date'][:10]}."
+        f"commit {commit}, {content['date'][:10]}."
     )
 
 
@@ -222,6 +224,8 @@ def gpu(results: Results) -> list[str]:
     tests = results["sections"].get("tests")
     if tests:
         lines += ["", f"Tests marked `gpu`: {tests['last_lines'][-1]}."]
+        failed = [line for line in tests["last_lines"] if line.startswith("FAILED")]
+        lines += ["", *(f"- `{line.split()[1]}`" for line in failed)]
     return lines
 
 

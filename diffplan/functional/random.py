@@ -1,4 +1,4 @@
-"""Random numbers that are a function of a key: the same in every batch, on any device.
+"""Random numbers that are a function of a key: the same in every batch.
 
 A stream of random numbers is named by a key, an int64 number, and its i-th number
 depends on the key and on i alone::
@@ -15,9 +15,10 @@ vectorise (`torch.func.vmap`), compile into one graph and export.
 Every operation is either on integers or one whose result IEEE 754 prescribes to the
 last bit (+, -, ·, /, √), one after the other: logarithm and sine are short polynomials.
 PyTorch's own may differ in the last bit between the vectorised part and the rest of an
-array, so that a number would depend on its place after all. A compiler that contracts
-a product and a sum (Triton) may change the last bit of what it compiles. Operations are
-in place wherever their tensor is new, which spares the cache.
+array, so that a number would depend on its place after all. Compiled code may contract
+a product and a sum, and a GPU's arithmetic is its own: there, a key's numbers are those
+of a CPU to rounding, and to the bit those of any other batch on that device. Operations
+are in place wherever their tensor is new, which spares the cache.
 
 References:
     Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"

@@ -7,7 +7,7 @@ problem it sees has one step, whose action is z, and the cost of the decoded act
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -137,6 +137,13 @@ class LatentActions(Planner):
             promises = {Unroll: replace(DECODED, order=order), **promises}
         self.supported_gradients = promises  # type: ignore[misc]
         self.configure_gradient(gradient, planner)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the latent space with the parameters, its bounds still in double."""
+        low = self.latent_space.low
+        device = fn(torch.zeros((), device=low.device)).device
+        self.latent_space = self.latent_space.to(low.to(device))
+        return super()._apply(fn, recurse)
 
     def decode(self, problem: PlanningProblem, latent: Tensor) -> Tensor:
         """Return the allowed actions `[…, T, A]` of latent points `[…, d]`.

@@ -196,11 +196,13 @@ def test_numbers_are_the_same_on_every_processor_and_for_ever() -> None:
 
 
 @pytest.mark.gpu
-def test_numbers_are_the_same_on_a_gpu() -> None:
+def test_numbers_on_a_gpu_are_those_of_a_cpu_and_of_every_batch() -> None:
     keys = keys_of(100)
     for draw in (standard_normal, uniform):
         expected = draw(keys, (501,), LIKE)
-        assert torch.equal(draw(keys.cuda(), (501,), LIKE).cpu(), expected)
+        found = draw(keys.cuda(), (501,), LIKE)
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(draw(keys[7:9].cuda(), (501,), LIKE), found[7:9])
 
 
 def test_numbers_are_box_and_mullers_of_splitmix64() -> None:

@@ -32,7 +32,7 @@ def test_a_gpu_plans_as_a_cpu_does(case: PlannerCase) -> None:
     planner, problem, state = on_gpu(case)
     plan = planner(problem, state)
     assert plan.actions.is_cuda
-    # The noise is the same to the bit; sums are taken in another order.
+    # Its arithmetic rounds in its own way, and sums are taken in another order.
     torch.testing.assert_close(
         plan.actions.cpu(), expected.actions, rtol=1e-7, atol=1e-7
     )

@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import diffplan as dp
-from diffplan.planners import LatentActions
 from diffplan.planners.randomness import noise_keys
 from diffplan.planners.second_order import SecondOrderShooting
 
@@ -112,8 +111,6 @@ def test_solve_stays_on_its_device(case: PlannerCase) -> None:
     problem.__dict__.update(host.__dict__, action_space=box)
     for module in (problem.dynamics, problem.objective, planner):
         module.to("meta")
-    if isinstance(planner, LatentActions):
-        planner.latent_space = planner.latent_space.to(state)
     noise = None if noise is None else noise.to("meta")
     with NoSynchronization(), NoNumbersFromTheHost():
         plan = planner.plan_with_noise(problem, state, noise, None)
