@@ -155,7 +155,7 @@ CASES = [
     case(
         "CEM-coloured",
         CEM,
-        {"num_samples": 200, "num_elites": 20, "iterations": 10, "noise_exponent": 2.0},
+        {"num_samples": 200, "num_elites": 16, "iterations": 10, "noise_exponent": 2.0},
         optimum_gap=0.04,
         warm_gap=0.06,
     ),

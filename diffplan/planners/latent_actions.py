@@ -7,7 +7,7 @@ problem it sees has one step, whose action is z, and the cost of the decoded act
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -138,7 +138,9 @@ class LatentActions(Planner):
         self.supported_gradients = promises  # type: ignore[misc]
         self.configure_gradient(gradient, planner)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> "LatentActions":
         """Move the latent space with the parameters, its bounds still in double."""
         low = self.latent_space.low
         device = fn(torch.zeros((), device=low.device)).device

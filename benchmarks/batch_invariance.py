@@ -1,0 +1,104 @@
+"""Does an episode depend on how many are planned together? Stage (a) of LatCo answers.
+
+    python benchmarks/batch_invariance.py --directory runs/batch_invariance
+
+Collects the data and fits the model of the reproduction's stage (a), which is kept in
+the directory, then lets each planner act from the same starts, in batches of 1 and of
+all of them. The model is in float32.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _measuring import settings, write_results
+
+import diffplan.envs
+from diffplan.models.rssm import RSSM
+from diffplan.training.episode import Episode
+from diffplan.training.interaction import run_episodes
+from diffplan.training.seeding import derive_seed
+from reproductions.latco.comparison import (
+    Stopwatch,
+    make_agent,
+    start_seeds,
+    units,
+)
+from reproductions.latco.comparison_config import ComparisonConfig
+
+RESULTS = Path(__file__).parent / "results"
+Found = dict[str, Any]
+
+
+def trained_model(config: ComparisonConfig, directory: Path) -> RSSM:
+    """Return the model of stage (a) and seed 0, fitted unless the directory has it."""
+    path = directory / "seed_0" / "model" / "model.pt"
+    if not path.exists():
+        for unit in units(config, [0], directory)[:2]:
+            unit.directory.mkdir(parents=True, exist_ok=True)
+            unit.run()
+    return RSSM.load(path).eval()
+
+
+def episodes_of(
+    model: RSSM, config: ComparisonConfig, planner: str, batch: int
+) -> list[Episode]:
+    """Return one episode per start, that many planned together."""
+    evaluation = config.evaluation
+    agent = make_agent(model, config.settings(planner), evaluation, Stopwatch())
+    with diffplan.envs.make_vector(config.data.task, batch) as environments:
+        return run_episodes(
+            agent,
+            environments,
+            start_seeds(evaluation),
+            agent_seed=derive_seed(0, "planner", planner),
+        )
+
+
+def compared(alone: list[Episode], together: list[Episode]) -> Mapping[str, Any]:
+    """Return successes of both, the episodes that differ in it, and by how much."""
+    won = [[bool((e.rewards > 0).any()) for e in found] for found in (alone, together)]
+    pairs = zip(*won, strict=True)
+    differences = [
+        float(np.abs(a.actions - b.actions).max())
+        for a, b in zip(alone, together, strict=True)
+    ]
+    return {
+        "successes_alone": sum(won[0]),
+        "successes_together": sum(won[1]),
+        "other_outcome": [
+            i for i, (a, b) in enumerate(zip(*won, strict=True)) if a != b
+        ],
+        "largest_difference_of_actions": differences,
+    }
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--planners", nargs="*", default=["latco", "cem", "mppi"])
+    parser.add_argument("--smoke", action="store_true", help="a model of no use, fast")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / "batch_invariance.json"
+    )
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    config = ComparisonConfig.smoke() if given.smoke else ComparisonConfig()
+    model = trained_model(config, given.directory)
+    starts = config.evaluation.starts
+    results: Found = {"starts": starts}
+    for planner in given.planners:
+        alone, together = (
+            episodes_of(model, config, planner, batch) for batch in (1, starts)
+        )
+        results[planner] = compared(alone, together)
+        print(planner, results[planner], flush=True)
+        write_results(given.output, settings(given), results)
+
+
+if __name__ == "__main__":
+    main()
