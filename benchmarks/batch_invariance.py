@@ -69,9 +69,7 @@ def compared(alone: list[Episode], together: list[Episode]) -> Mapping[str, Any]
     return {
         "successes_alone": sum(won[0]),
         "successes_together": sum(won[1]),
-        "other_outcome": [
-            i for i, (a, b) in enumerate(zip(*won, strict=True)) if a != b
-        ],
+        "other_outcome": [start for start, (a, b) in enumerate(pairs) if a != b],
         "largest_difference_of_actions": differences,
     }
 
