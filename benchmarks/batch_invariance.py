@@ -1,6 +1,6 @@
 """Does an episode depend on how many are planned together? Stage (a) of LatCo answers.
 
-    python benchmarks/batch_invariance.py --directory runs/batch_invariance
+    python benchmarks/batch_invariance.py [--quick]
 
 Collects the data and fits the model of the reproduction's stage (a), which is kept in
 the directory, then lets each planner act from the same starts, in batches of 1 and of
@@ -77,15 +77,15 @@ def compared(alone: list[Episode], together: list[Episode]) -> Mapping[str, Any]
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--directory", type=Path, default=Path("runs/batch_invariance"))
     parser.add_argument("--planners", nargs="*", default=["latco", "cem", "mppi"])
-    parser.add_argument("--smoke", action="store_true", help="a model of no use, fast")
+    parser.add_argument("--quick", action="store_true", help="a model of no use, fast")
     parser.add_argument(
         "--output", type=Path, default=RESULTS / "batch_invariance.json"
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    config = ComparisonConfig.smoke() if given.smoke else ComparisonConfig()
+    config = ComparisonConfig.smoke() if given.quick else ComparisonConfig()
     model = trained_model(config, given.directory)
     starts = config.evaluation.starts
     results: Found = {"starts": starts}
