@@ -4,7 +4,8 @@
 
 Collects the data and fits the model of the reproduction's stage (a), which is kept in
 the directory, then lets each planner act from the same starts, in batches of 1 and of
-all of them. The model is in float32.
+all of them. The model is in float32. Episodes that differ are explained by their first
+plans, which are made once more in float64: what is rounding becomes smaller there.
 """
 
 import argparse
@@ -18,12 +19,16 @@ from _measuring import settings, write_results
 
 import diffplan.envs
 from diffplan.models.rssm import RSSM
+from diffplan.problem import PlanningProblem
 from diffplan.training.episode import Episode
 from diffplan.training.interaction import run_episodes
 from diffplan.training.seeding import derive_seed
 from reproductions.latco.comparison import (
+    ACTION_DIM,
     Stopwatch,
+    action_box,
     make_agent,
+    objective_of,
     start_seeds,
     units,
 )
@@ -74,6 +79,33 @@ def compared(alone: list[Episode], together: list[Episode]) -> Mapping[str, Any]
     }
 
 
+@torch.no_grad()
+def first_plans(model: RSSM, config: ComparisonConfig, planner: str) -> list[float]:
+    """Return how far each start's first plan, made alone, is from that of the batch."""
+    starts = config.evaluation.starts
+    with diffplan.envs.make_vector(config.data.task, starts) as environments:
+        observations, _ = environments.reset(start_seeds(config.evaluation))
+    like = next(model.parameters())
+    state = model.observe(
+        model.initial_state((starts,)),
+        torch.zeros(starts, ACTION_DIM).to(like),
+        torch.from_numpy(observations).to(like),
+    )
+    chosen = config.settings(planner)
+    made = chosen.build(config.evaluation.horizon)
+    problem = PlanningProblem(model.step, objective_of(model, chosen), action_box())
+    keys = torch.arange(starts)
+    together = made(problem, state, keys=keys).actions
+    return [
+        float(
+            (made(problem, state[one], keys=keys[one]).actions[0] - together[start])
+            .abs()
+            .max()
+        )
+        for start, one in enumerate(keys[:, None])
+    ]
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -87,13 +119,18 @@ def main() -> None:
     torch.set_num_threads(1)
     config = ComparisonConfig.smoke() if given.quick else ComparisonConfig()
     model = trained_model(config, given.directory)
+    double = trained_model(config, given.directory).double()
     starts = config.evaluation.starts
     results: Found = {"starts": starts}
     for planner in given.planners:
         alone, together = (
             episodes_of(model, config, planner, batch) for batch in (1, starts)
         )
-        results[planner] = compared(alone, together)
+        results[planner] = {
+            **compared(alone, together),
+            "first_plans_float32": first_plans(model, config, planner),
+            "first_plans_float64": first_plans(double, config, planner),
+        }
         print(planner, results[planner], flush=True)
         write_results(given.output, settings(given), results)
 

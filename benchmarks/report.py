@@ -268,6 +268,32 @@ def random_numbers(results: Results) -> list[str]:
     return table(("", "ms", "times `torch.randn`"), rows)
 
 
+def batch_invariance(results: Results) -> list[str]:
+    """Successes of episodes that were planned alone and together."""
+    starts = results["starts"]
+    rows = []
+    for name, found in results.items():
+        if name == "starts":
+            continue
+        errors = [
+            f"{sorted(found[key])[starts // 2]:.0e} / {max(found[key]):.0e}"
+            for key in ("first_plans_float32", "first_plans_float64")
+        ]
+        other = ", ".join(map(str, found["other_outcome"])) or "none"
+        rows.append(
+            (
+                name,
+                found["successes_alone"],
+                found["successes_together"],
+                other,
+                *errors,
+            )
+        )
+    one, many = "in batches of 1", f"in a batch of {starts}"
+    header = ("planner", one, many, "starts with another outcome")
+    return table((*header, "float32, median / most", "float64"), rows)
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "latco_iteration": (
         "One LatCo iteration at the size of the paper's RSSM",
@@ -314,6 +340,12 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         "Random numbers",
         "For 1,000 problems, 300 candidates of 12 steps with 6 actions, on one thread.",
         random_numbers,
+    ),
+    "batch_invariance": (
+        "Episodes alone and together",
+        "Successes in stage (a) of LatCo's reproduction, and how far actions of the "
+        "first plan differ between both ways; the successes are those in float32.",
+        batch_invariance,
     ),
     "compiling": (
         "Compiling",

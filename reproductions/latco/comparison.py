@@ -19,6 +19,7 @@ from torch import Tensor
 import diffplan.envs
 from diffplan.agents import Agent, PlanningAgent, UniformAgent
 from diffplan.models.rssm import RSSM
+from diffplan.objectives.base import StageObjective
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.plan import Plan
 from diffplan.planners.collocation import LatCo
@@ -271,27 +272,31 @@ def make_agent(
     evaluation: EvaluationConfig,
     watch: Stopwatch,
 ) -> Agent:
-    """Return the agent of one planner; nothing but the planner differs.
-
-    Shooting maximises the sum of predicted rewards, LatCo minimises its own residual
-    form of it.
-    """
+    """Return the agent of one planner; nothing but the planner differs."""
     box = action_box()
     if isinstance(settings, RandomSettings):
         return UniformAgent(box)
     planner = settings.build(evaluation.horizon)
     watch.attach(planner)
-    latent = isinstance(settings, LatCoSettings)
-    objective = (SoftplusReward if latent else NegativeReturn)(model.reward)
     return PlanningAgent(
         model,
         planner,
-        objective,
+        objective_of(model, settings),
         box,
         replan_every=evaluation.execute,
         warm_start=False,
         posterior="mean",
     )
+
+
+def objective_of(model: RSSM, settings: PlannerSettings) -> StageObjective:
+    """Return what a planner minimises.
+
+    Shooting maximises the sum of predicted rewards, LatCo minimises its own residual
+    form of it.
+    """
+    latent = isinstance(settings, LatCoSettings)
+    return (SoftplusReward if latent else NegativeReturn)(model.reward)
 
 
 def action_box() -> Box:
