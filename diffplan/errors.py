@@ -207,7 +207,8 @@ LARGEST_COUNT = 10**9
 def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
     """Return `value` as an `int` if it is a whole number in range, else raise.
 
-    Whole numbers of numpy and of torch count, `True` and `False` do not.
+    Whole numbers of numpy count; `True`, `False` and tensors, whose number would have
+    to be waited for, do not.
 
     Args:
         name: The argument's name, for the message.
@@ -218,11 +219,10 @@ def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
         ArgumentError: it is a fraction, no number, or out of range.
     """
     whole = None
-    boolean = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
-    if not boolean:
+    if not isinstance(value, bool | Tensor):
         try:
             whole = operator.index(value)
-        except (TypeError, ValueError, RuntimeError):  # a fraction, a word, a vector
+        except TypeError:  # a fraction, a word, a vector
             whole = None
     if whole is None or whole < minimum:
         raise ArgumentError(

@@ -20,9 +20,7 @@ from diffplan.errors import (
 from diffplan.user_functions import require_result
 
 
-@pytest.mark.parametrize(
-    "value", [3, np.int64(3), np.uint8(3), torch.tensor(3), LARGEST_COUNT]
-)
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), LARGEST_COUNT])
 def test_whole_numbers_of_any_kind_become_an_int(value: object) -> None:
     counted = require_count("n", value)
     assert type(counted) is int
@@ -31,7 +29,19 @@ def test_whole_numbers_of_any_kind_become_an_int(value: object) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [True, np.True_, torch.tensor(True), 0, -2, 3.0, math.nan, "3", None, 10**30],
+    [
+        True,
+        np.True_,
+        torch.tensor(True),
+        torch.tensor(3),
+        0,
+        -2,
+        3.0,
+        math.nan,
+        "3",
+        None,
+        10**30,
+    ],
 )
 def test_what_cannot_be_counted_is_refused(value: object) -> None:
     with pytest.raises((ArgumentError, TypeError), match="n"):

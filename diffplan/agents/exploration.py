@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffplan.agents.base import AgentState
 from diffplan.errors import ArgumentError
-from diffplan.functional.random import standard_normal, uniform
+from diffplan.functional.random import standard_normal, stream_keys, uniform
 from diffplan.problem import Box
 
 Exploration = Callable[[Tensor, Box, Tensor], Tensor]
@@ -42,8 +42,12 @@ class GaussianNoise:
         if not self.std >= 0:
             raise ArgumentError(f"std: expected at least 0, got {self.std}")
 
-    def __call__(self, action: Tensor, action_space: Box, keys: Tensor) -> Tensor:
-        """Return noisy actions of the same shape."""
+    def __call__(
+        self, action: Tensor, action_space: Box, keys: Tensor | torch.Generator
+    ) -> Tensor:
+        """Return noisy actions of the same shape; a generator gives keys by itself."""
+        if isinstance(keys, torch.Generator):
+            keys = stream_keys(action.shape[:1], action.device, seed=keys)
         noise = standard_normal(keys, action.shape[1:], action)
         return action_space.project(action + self.std * noise)
 

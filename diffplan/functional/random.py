@@ -67,7 +67,7 @@ def stream_keys(
     lead: tuple[int, ...],
     device: torch.device,
     *,
-    seed: Tensor | int = 0,
+    seed: Tensor | int | torch.Generator = 0,
     keys: Tensor | None = None,
     count: Tensor | int = 0,
 ) -> Tensor:
@@ -76,7 +76,8 @@ def stream_keys(
     Args:
         lead: The leading dimensions of a batch of problems.
         device: Where the keys are wanted.
-        seed: Shared by the batch, a whole number or int64 `[]`.
+        seed: Shared by the batch, a whole number or int64 `[]`; or a generator, which
+            gives one and so advances.
         keys: Of the problems, int64 `[*lead]`; None stands for the index in the
             flattened batch.
         count: How many plans were made before this one, a whole number or int64
@@ -94,9 +95,20 @@ def stream_keys(
     if keys is None:
         keys = torch.arange(math.prod(lead), device=device).reshape(lead)
     keys = keys.to(device)
+    if isinstance(seed, torch.Generator):
+        seed = _drawn_seed(seed, device)
     if not isinstance(seed, Tensor):
         seed = torch.full_like(keys, wrapped(seed))
     return fold(fold(seed, keys), count)
+
+
+def _drawn_seed(generator: torch.Generator, device: torch.device) -> Tensor:
+    # One seed per call, also in torch.func.vmap: not one per element.
+    with torch._C._DisableFuncTorch():
+        seed = torch.randint(
+            2**63 - 1, (), generator=generator, device=generator.device
+        )
+        return seed.to(device, non_blocking=True)
 
 
 def fold(keys: Tensor, data: Tensor | int) -> Tensor:

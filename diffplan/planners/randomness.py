@@ -63,7 +63,7 @@ def noise_keys(
     return stream_keys(
         state.shape[:-1],
         state.device,
-        seed=0 if generator is None else _draw_seed(generator, state.device),
+        seed=0 if generator is None else generator,
         keys=keys,
         count=0 if made is None else made[..., 0, 0],
     )
@@ -80,12 +80,3 @@ def counted(plan: Plan, warm_start: Plan | None) -> Plan:
     if made is None:
         made = torch.zeros_like(plan.status)[..., None, None]
     return replace(plan, memory={**plan.memory, PLAN_INDEX: made + 1})
-
-
-def _draw_seed(generator: torch.Generator, device: torch.device) -> Tensor:
-    # One seed per call, also in torch.func.vmap: not one per element.
-    with torch._C._DisableFuncTorch():
-        seed = torch.randint(
-            2**63 - 1, (), generator=generator, device=generator.device
-        )
-        return seed.to(device, non_blocking=True)

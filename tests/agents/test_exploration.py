@@ -43,6 +43,19 @@ def test_noise_is_projected_on_an_uneven_box() -> None:
     assert noisy[:, 1].max() > 2.0
 
 
+def test_a_generator_gives_noise_that_goes_on_and_repeats() -> None:
+    box, action = Box([-9.0], [9.0]), torch.zeros(500, 1)
+
+    def draw(generator: torch.Generator) -> torch.Tensor:
+        return GaussianNoise(1.0)(action, box, generator)
+
+    generator = torch.Generator().manual_seed(3)
+    first, second = draw(generator), draw(generator)
+    assert torch.equal(draw(torch.Generator().manual_seed(3)), first)
+    assert abs(torch.corrcoef(torch.cat([first, second], 1).T)[0, 1]) < 0.2
+    assert abs(first.std() - 1) < 0.2
+
+
 def test_negative_deviation_is_refused() -> None:
     with pytest.raises(ArgumentError, match="std: expected at least 0"):
         GaussianNoise(-0.1)
