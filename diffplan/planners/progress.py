@@ -115,9 +115,9 @@ class Best(NamedTuple):
 
     def or_later(self, other: "Best") -> "Best":
         """Return the best of both; what came later, `other`, wins a tie."""
+        if may_look(other.least) and bool((other.least <= self.least).all()):
+            return other  # as in most iterations of a descent: nothing to mix
         better = no_worse(other.least, self.least)
-        if may_look(better) and bool(better.all()):
-            return other._replace(least=torch.minimum(self.least, other.least))
         return Best(
             torch.where(better[:, None, None], other.actions, self.actions),
             torch.where(better, other.candidate, self.candidate),
