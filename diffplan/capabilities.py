@@ -59,6 +59,15 @@ class Quadratizable(Protocol):
 
 
 @runtime_checkable
+class Stepping(Protocol):
+    """A model that predicts: all that is needed to plan with it."""
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the next state `[…, S]` after `action […, A]`."""
+        ...
+
+
+@runtime_checkable
 class Encoding(Protocol):
     """A model that needs no memory: an observation tells it the state."""
 
