@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffplan.agents.base import NO_PLAN, AgentState
 from diffplan.agents.exploration import Exploration
@@ -24,7 +24,7 @@ from diffplan.problem import Box, Objective, PlanningProblem
 _POSTERIOR, _PLANNING, _EXPLORATION = range(3)
 
 
-class PlanningAgent:
+class PlanningAgent(nn.Module):
     """Filters with a world model, plans with any planner, executes piece by piece.
 
     Between two plans the cached actions are executed open loop, yet every observation
@@ -33,7 +33,8 @@ class PlanningAgent:
     added to each executed action, and the filter sees the noisy action.
 
     The agent holds no memory of its own; see `AgentState`. It keeps references to its
-    parts: training the model in place trains the agent. No graph is built.
+    parts: training the model in place trains the agent. As a module it moves, saves and
+    copies model, planner and objective together. No graph is built.
 
     Args:
         model: Its `step` is what is planned with; its `observe` and `initial_state`,
@@ -81,9 +82,11 @@ class PlanningAgent:
                 "model: expected step(state, action), the dynamics of plans; "
                 f"{type(model).__name__} has none"
             )
+        super().__init__()
         self.filter = Filter(model, posterior)
         self.model = model
         self.planner = planner
+        self.objective = objective  # So that it is moved and saved with the others.
         self.problem = PlanningProblem(model.step, objective, action_space)
         self.replan_every = replan_every
         self.warm_start = warm_start
