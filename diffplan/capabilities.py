@@ -1,10 +1,11 @@
-"""What dynamics and objectives may know about themselves, and where it is looked for.
+"""What models and objectives may know about themselves, and where it is looked for.
 
-A capability is a method that makes planning faster or better: an analytic Jacobian, the
-distribution of the next state, second derivatives of a cost. It is found on the object
-behind the dynamics, however they were handed over (see `model_behind`).
+A capability is a method that not every model has: an analytic Jacobian, a decoder, a
+value; or an objective's second derivatives. Those that make planning faster are found
+on the object behind the dynamics, however they were handed over (see `model_behind`).
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -55,6 +56,97 @@ class Quadratizable(Protocol):
             may be an expanded tensor.
         """
         ...
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """A model that predicts: all that is needed to plan with it."""
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the next state `[…, S]` after `action […, A]`."""
+        ...
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """A model that needs no memory: an observation tells it the state."""
+
+    def encode(self, observation: Tensor) -> Tensor:
+        """Return the planning state `[…, S]` of an observation `[…, *shape]`."""
+        ...
+
+
+@runtime_checkable
+class Decoding(Protocol):
+    """A model that can show what a state looks like."""
+
+    def decode(self, state: Tensor) -> Tensor:
+        """Return the observation `[…, *shape]`; images as floats around [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Rewarding(Protocol):
+    """A model that predicts rewards; whether of actions, `takes_action` says."""
+
+    reward: Callable[..., Tensor]
+    """`(state […, S]) → […]` on arrival, or `(state, action […, A]) → […]`."""
+
+
+@runtime_checkable
+class Ending(Protocol):
+    """A model that knows where its task ends."""
+
+    def continues(self, state: Tensor) -> Tensor:
+        """Return the probability `[…]` that the task has not ended in the state."""
+        ...
+
+
+@runtime_checkable
+class Valuing(Protocol):
+    """A model that knows what is still to come."""
+
+    def value(self, state: Tensor) -> Tensor:
+        """Return the expected return `[…]` from a state `[…, S]` on."""
+        ...
+
+
+@runtime_checkable
+class Acting(Protocol):
+    """A model with a policy of its own."""
+
+    def policy(self, state: Tensor) -> Tensor:
+        """Return the action `[…, A]` for a state `[…, S]`."""
+        ...
+
+
+def takes_action(reward: Callable[..., object]) -> bool:
+    """Return whether a reward is one of state and action, `reward(state, action)`.
+
+    It is if it has a second argument that must be given by position; otherwise it is
+    the reward on arrival in a state. Ask once, where an objective is built.
+
+    Args:
+        reward: A world model's `reward`, a module or any function.
+
+    Example:
+        >>> takes_action(lambda state, action: state[..., 0] * action[..., 0])
+        True
+        >>> takes_action(lambda state, scale=1.0: scale * state[..., 0])
+        False
+    """
+    # Calling a module takes anything: what it takes is written in its forward.
+    function = reward.forward if isinstance(reward, nn.Module) else reward
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # Nothing can be known of it.
+        return False
+    positions = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    needed = [p for p in parameters if p.kind in positions and p.default is p.empty]
+    return len(needed) > 1
 
 
 def model_behind(dynamics: object) -> object:

@@ -14,7 +14,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -95,13 +95,17 @@ def seal(content: bytes, kind: str) -> tuple[bytes, str]:
     return content + f"\ndiffplan {kind} sha256 {checksum}\n".encode(), checksum
 
 
-def read_sealed(path: Path, kind: str, expected: str) -> tuple[bytes, str]:
+def read_sealed(
+    path: Path, kind: str, expected: str, older: Sequence[str] = ()
+) -> tuple[bytes, str]:
     """Read a sealed file of one kind.
 
     Args:
         path: The file.
         kind: As it was written.
         expected: What it should be, for the message.
+        older: Kinds that are read too: earlier versions, in which nothing of this one
+            is missing or means something else.
 
     Returns:
         The content and its checksum.
@@ -136,7 +140,7 @@ def read_sealed(path: Path, kind: str, expected: str) -> tuple[bytes, str]:
                 "it is damaged: content and checksum differ; take it from a copy, or "
                 "delete it and write it again"
             )
-        if end[1] != kind.encode():
+        if end[1].decode() not in (kind, *older):
             raise ValueError(f"it is a {end[1].decode()}, not a {kind}")
     return content, checksum
 

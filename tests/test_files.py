@@ -73,7 +73,7 @@ class Kind:
 
 KINDS = {
     "model": Kind(write_model, RSSM.load, "diffplan.models.RSSM/2"),
-    "episode": Kind(write_episode, load_episode, "diffplan.episode/1"),
+    "episode": Kind(write_episode, load_episode, "diffplan.episode/2"),
     "checkpoint": Kind(write_checkpoint, read_checkpoint, "diffplan.checkpoint/2/3"),
 }
 

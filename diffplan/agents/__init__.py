@@ -2,12 +2,14 @@
 
 from diffplan.agents.base import Agent, AgentState
 from diffplan.agents.exploration import Exploration, GaussianNoise, UniformAgent
+from diffplan.agents.filter import Filter
 from diffplan.agents.planning import PlanningAgent
 
 __all__ = [
     "Agent",
     "AgentState",
     "Exploration",
+    "Filter",
     "GaussianNoise",
     "PlanningAgent",
     "UniformAgent",

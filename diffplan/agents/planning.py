@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffplan.agents.base import NO_PLAN, AgentState
 from diffplan.agents.exploration import Exploration
-from diffplan.errors import ArgumentError, ShapeError
-from diffplan.functional.random import fold, standard_normal
-from diffplan.models.base import WorldModel
+from diffplan.agents.filter import Filter
+from diffplan.capabilities import Stepping
+from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.functional.random import fold
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Objective, PlanningProblem
@@ -23,7 +24,7 @@ from diffplan.problem import Box, Objective, PlanningProblem
 _POSTERIOR, _PLANNING, _EXPLORATION = range(3)
 
 
-class PlanningAgent:
+class PlanningAgent(nn.Module):
     """Filters with a world model, plans with any planner, executes piece by piece.
 
     Between two plans the cached actions are executed open loop, yet every observation
@@ -32,10 +33,12 @@ class PlanningAgent:
     added to each executed action, and the filter sees the noisy action.
 
     The agent holds no memory of its own; see `AgentState`. It keeps references to its
-    parts: training the model in place trains the agent. No graph is built.
+    parts: training the model in place trains the agent. As a module it moves, saves and
+    copies model, planner and objective together. No graph is built.
 
     Args:
-        model: Its `observe` filters, its `step` is what is planned with.
+        model: Its `step` is what is planned with; its `observe` and `initial_state`,
+            or its `encode`, filter (see `Filter`). Nothing else is asked of it.
         planner: Any planner.
         objective: Of plans, usually built on `model.reward`.
         action_space: Every action lies in it.
@@ -44,10 +47,11 @@ class PlanningAgent:
             environment that was reset starts afresh.
         exploration: Applied when `act(..., explore=True)`; None adds nothing.
         posterior: Filter with the posterior's "mean", or with a "sample" of it (the
-            released LatCo while training; the model needs a `state_size`).
+            released LatCo while training); see `Filter`.
 
     Raises:
         ArgumentError: `replan_every` is outside its range, or `posterior` unknown.
+        TensorTypeError: the model lacks one of these methods.
 
     Example:
         >>> agent = PlanningAgent(model, planner, NegativeReturn(model.reward), box)
@@ -58,7 +62,7 @@ class PlanningAgent:
 
     def __init__(
         self,
-        model: WorldModel,
+        model: Stepping,
         planner: Planner,
         objective: Objective,
         action_space: Box,
@@ -73,22 +77,20 @@ class PlanningAgent:
                 f"replan_every: expected 1 … {planner.horizon} (planner.horizon), got "
                 f"{replan_every}"
             )
-        if posterior not in ("mean", "sample"):
-            raise ArgumentError(
-                f"posterior: expected 'mean' or 'sample', got {posterior!r}"
+        if not hasattr(model, "step"):
+            raise TensorTypeError(
+                "model: expected step(state, action), the dynamics of plans; "
+                f"{type(model).__name__} has none"
             )
-        if posterior == "sample" and not hasattr(model, "state_size"):
-            raise ArgumentError(
-                "posterior: 'sample' needs a model with state_size, the number of "
-                f"normal draws of its posterior; {type(model).__name__} has none"
-            )
+        super().__init__()
+        self.filter = Filter(model, posterior)
         self.model = model
         self.planner = planner
+        self.objective = objective  # So that it is moved and saved with the others.
         self.problem = PlanningProblem(model.step, objective, action_space)
         self.replan_every = replan_every
         self.warm_start = warm_start
         self.exploration = exploration
-        self.posterior = posterior
 
     @property
     def action_space(self) -> Box:
@@ -107,7 +109,7 @@ class PlanningAgent:
                 0 … B - 1. An environment with the same key draws the same random
                 numbers in any batch.
         """
-        state = self.model.initial_state((batch_size,)).detach()
+        state = self.filter.start(batch_size)
         return AgentState.start(state, self.action_space.dim, seed, keys)
 
     @torch.no_grad()
@@ -125,15 +127,10 @@ class PlanningAgent:
             Actions `[B, A]`, and the memory for the next call.
 
         Raises:
-            ShapeError: the batch sizes differ.
+            ShapeError: the batch sizes differ, or the model's state is not flat.
         """
-        if observation.shape[:1] != agent_state.age.shape:
-            raise ShapeError(
-                f"observation: expected [{agent_state.batch_size}, …] as in "
-                f"agent_state, got {list(observation.shape)}"
-            )
         keys = agent_state.noise_keys()
-        state = self._filter(observation, agent_state, fold(keys, _POSTERIOR))
+        state = self.filter(observation, agent_state, fold(keys, _POSTERIOR))
         plan, age = self._renew(state, agent_state, fold(keys, _PLANNING))
         action = plan.actions[torch.arange(len(age), device=age.device), age]
         if explore and self.exploration is not None:
@@ -159,15 +156,7 @@ class PlanningAgent:
             mask: `[B]` booleans.
             keys: See `AgentState.restarted`.
         """
-        start = self.model.initial_state((agent_state.batch_size,)).detach()
-        return agent_state.restarted(mask, start, keys)
-
-    def _filter(self, observation: Tensor, memory: AgentState, keys: Tensor) -> Tensor:
-        noise = None
-        if self.posterior == "sample":
-            size = int(self.model.state_size)  # type: ignore[arg-type]
-            noise = standard_normal(keys, (size,), memory.state)
-        return self.model.observe(memory.state, memory.action, observation, noise)
+        return self.filter.restarted(agent_state, mask, keys)
 
     def _renew(
         self, state: Tensor, memory: AgentState, keys: Tensor

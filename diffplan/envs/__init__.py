@@ -8,6 +8,7 @@ Simulators are imported when the first of their tasks is made.
 """
 
 import difflib
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from diffplan.errors import (
@@ -33,7 +34,11 @@ _DM_CONTROL = (
     "reacher-easy",
     "walker-walk",
 )
-_TIME_LIMITS = {"dm_control": 1000, "metaworld": 150}
+# By name: where its class is. A suite says itself what it needs, OpenGL included.
+_SUITES = {
+    "dm_control": ("diffplan.envs.dm_control", "DMControlEnv"),
+    "metaworld": ("diffplan.envs.metaworld", "MetaWorldEnv"),
+}
 
 
 def list_tasks() -> list[str]:
@@ -83,38 +88,32 @@ def make(
         ArgumentError: a setting out of its range.
     """
     suite, _, name = task.partition("/")
-    if suite not in _TIME_LIMITS or not name:
+    if suite not in _SUITES or not name:
         close = difflib.get_close_matches(task, list_tasks(), cutoff=0.4)
         raise UnknownNameError(
             f"task: expected 'dm_control/…' or 'metaworld/…', got {task!r}; "
             f"close matches: {', '.join(close or list_tasks()[:3])}"
         )
+    module, kind = _SUITES[suite]
     try:
         from diffplan.envs.base import EnvOptions
+
+        environment = getattr(importlib.import_module(module), kind)
     except ImportError as error:
         raise MissingDependencyError(
             "environments need gymnasium: pip install diffplan[suite]"
         ) from error
-    from diffplan.envs.rendering import select_backend
-
-    select_backend()
     if action_repeat is None:
-        action_repeat = _default_action_repeat(suite, name)
+        action_repeat = environment.default_action_repeat(name)
     options = EnvOptions(
         observation=observation,
         seed=seed,
         action_repeat=action_repeat,
-        time_limit=_TIME_LIMITS[suite] if time_limit is None else time_limit,
+        time_limit=environment.time_limit if time_limit is None else time_limit,
         image_size=image_size,
         render_preset=render_preset,
     )
-    if suite == "metaworld":
-        from diffplan.envs.metaworld import MetaWorldEnv
-
-        return MetaWorldEnv(name, options, **simulator_options)
-    from diffplan.envs.dm_control import DMControlEnv
-
-    return DMControlEnv(name, options, **simulator_options)
+    return environment(name, options, **simulator_options)
 
 
 def make_vector(
@@ -141,11 +140,3 @@ def make_vector(
     factory = functools.partial(make, task, **settings)
     factories = [factory] * require_count("num_envs", num_envs)
     return VectorEnv(factories, num_workers=num_workers, timeout=timeout)
-
-
-def _default_action_repeat(suite: str, name: str) -> int:
-    if suite != "metaworld":
-        return 1
-    from diffplan.envs.metaworld import task_named
-
-    return task_named(name).action_repeat

@@ -2,16 +2,16 @@
 
 A simulator file only says how an episode begins, how one step advances, and what the
 state vector is. Images are drawn once per decision, not once per simulated step.
+Nothing here knows a simulator: what MuJoCo needs is in `diffplan.envs.mujoco`.
 """
 
 import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from diffplan.envs.rendering import FreeCamera, Renderer, require_images
 from diffplan.errors import ArgumentError, ShapeError, require_count
 
 
@@ -45,12 +45,10 @@ class EnvOptions:
         require_count("action_repeat", self.action_repeat)
         require_count("time_limit", self.time_limit)
         require_count("image_size", self.image_size)
-        if self.observation == "pixels":
-            require_images()
 
 
 class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
-    """A MuJoCo task behind the Gymnasium interface.
+    """A simulated task behind the Gymnasium interface.
 
     Actions are float32 in [-1, 1]; values outside are clipped. Where the simulator
     knows no bounds, neither does `action_space`, and actions reach it as they are.
@@ -60,28 +58,53 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
     episode: every random draw comes from `self.np_random`, and nothing of an earlier
     episode survives. `reset()` goes on with the stream of random numbers.
 
-    Subclasses fill in five methods (`_begin`, `_advance`, `_state`, `_info`,
-    `_simulation`) and, where rewards of repeated steps are not summed, `_combine`.
+    Subclasses fill in three methods (`_begin`, `_advance`, `_state`) and, where there
+    is something to say, `_info`, `_image` and `_combine` (rewards of repeated steps
+    that are not summed).
 
     Args:
         options: The shared settings.
         state_dim: Length of the state vector.
         action_space: What `step` takes, float32.
-        camera: Camera number or `FreeCamera` of the images.
+
+    Attributes:
+        time_limit: Simulated steps per episode that `diffplan.envs.make` sets where
+            nothing is asked for.
+        draws_images: Whether there is an `_image`.
+
+    Raises:
+        ArgumentError: images are asked for, and none are drawn.
+
+    Example:
+        >>> class Line(SimulatorEnv):
+        ...     def _begin(self):
+        ...         self.place = self.np_random.uniform(-1, 1, 1)
+        ...
+        ...     def _advance(self, action):
+        ...         self.place += 0.1 * action
+        ...         return -float(self.place[0] ** 2), False, False
+        ...
+        ...     def _state(self):
+        ...         return self.place
+        >>> env = Line(EnvOptions(time_limit=20), 1, box(-np.ones(1), np.ones(1)))
+        >>> observation, info = env.reset(seed=0)
     """
 
+    time_limit: ClassVar[int] = 1000
+    draws_images: ClassVar[bool] = False
+
     def __init__(
-        self,
-        options: EnvOptions,
-        state_dim: int,
-        action_space: gymnasium.spaces.Box,
-        camera: int | FreeCamera,
+        self, options: EnvOptions, state_dim: int, action_space: gymnasium.spaces.Box
     ) -> None:
+        if options.observation == "pixels" and not self.draws_images:
+            raise ArgumentError(
+                f"observation: expected 'state', since {type(self).__name__} draws no "
+                "images, got 'pixels'"
+            )
         self.options = options
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
-        self.render_mode = "rgb_array"
-        self._camera = camera
-        self._renderer: Renderer | None = None
+        modes = ["rgb_array"] if self.draws_images else []
+        self.metadata = {"render_modes": modes, "render_fps": 50}
+        self.render_mode = "rgb_array" if self.draws_images else None
         self._elapsed, self._over = 0, True  # Over: not begun.
         self._first_seed = options.seed
         size = options.image_size
@@ -111,13 +134,18 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
     def _state(self) -> np.ndarray:
         """Return the state vector [S]."""
 
-    @abc.abstractmethod
     def _info(self) -> dict[str, Any]:
-        """Return what is known beside observation and reward."""
+        """Return what is known beside observation and reward; nothing by default."""
+        return {}
 
-    @abc.abstractmethod
-    def _simulation(self) -> tuple[Any, Any]:
-        """Return the `mujoco.MjModel` and `mujoco.MjData` to draw."""
+    def _image(self) -> np.ndarray:
+        """Return the present image, uint8 [image_size, image_size, 3]."""
+        raise ArgumentError(f"render: {type(self).__name__} draws no images")
+
+    @classmethod
+    def default_action_repeat(cls, name: str) -> int:  # noqa: ARG003
+        """Return the simulated steps per decision of a task, where nothing is asked."""
+        return 1
 
     def _combine(self, rewards: list[float]) -> float:
         """Turn the rewards of the repeated steps into one; the sum by default."""
@@ -186,23 +214,10 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
         """Return the present image, uint8 [image_size, image_size, 3].
 
         Raises:
-            MissingDependencyError: no GL backend.
+            ArgumentError: the environment draws none.
+            MissingDependencyError: it could not, for want of a GL backend.
         """
-        model, data = self._simulation()
-        if self._renderer is None:
-            self._renderer = Renderer(
-                model,
-                self.options.image_size,
-                self._camera,
-                self.options.render_preset,
-            )
-        return self._renderer.draw(data)
-
-    def close(self) -> None:
-        """Free the GL context, if one was made."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        return self._image()
 
     def _observation(self) -> np.ndarray:
         if self.options.observation == "state":

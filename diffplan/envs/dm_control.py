@@ -14,8 +14,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from diffplan.envs.base import EnvOptions, SimulatorEnv, box
-from diffplan.envs.rendering import close_first_at_exit, select_backend
+from diffplan.envs.base import EnvOptions, box
+from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
+from diffplan.envs.rendering import close_first_at_exit
 from diffplan.errors import (
     MissingDependencyError,
     NonFiniteError,
@@ -55,8 +56,7 @@ _QUADRUPED_CAMERA = 2  # Camera 0 of the quadruped looks from far above.
 
 
 def _load_suite() -> Any:
-    """Import dm_control's suite, with a GL backend chosen first."""
-    select_backend()
+    """Import dm_control's suite; a GL backend was chosen before."""
     try:
         from dm_control import suite
     except ImportError as error:
@@ -73,7 +73,7 @@ def _load_suite() -> Any:
     return suite
 
 
-class DMControlEnv(SimulatorEnv):
+class DMControlEnv(MuJoCoEnv):
     """One task of the suite; its state vector is all observations, concatenated.
 
     An episode is `terminated` where the suite ends it with discount 0 (the tasks of the
@@ -94,6 +94,7 @@ class DMControlEnv(SimulatorEnv):
     """
 
     def __init__(self, name: str, options: EnvOptions) -> None:
+        prepare_mujoco(options)
         suite = _load_suite()
         domain, _, task = name.partition("-")
         if (domain, task) not in suite.ALL_TASKS:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.envs.base import EnvOptions, SimulatorEnv, box
+from diffplan.envs.base import EnvOptions, box
 from diffplan.envs.metaworld_tasks import ALIASES, TASKS
-from diffplan.envs.rendering import select_backend
+from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
 from diffplan.errors import ArgumentError, MissingDependencyError, UnknownNameError
 
 MUJOCO_RANGE = ((3, 3, 0), (3, 7, 0))
@@ -29,8 +29,7 @@ STATE_DIM = 18
 
 
 def _load_simulations() -> dict[str, Any]:
-    """Import Meta-World, with a GL backend chosen first and versions checked."""
-    select_backend()
+    """Import Meta-World and check versions; a GL backend was chosen before."""
     try:
         import mujoco
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -64,7 +63,7 @@ def check_mujoco_version(version: str) -> None:
         )
 
 
-class MetaWorldEnv(SimulatorEnv):
+class MetaWorldEnv(MuJoCoEnv):
     """One task with LatCo's starts, and reward 1 at steps where it is solved.
 
     The observation "state" is the hand position (3), gripper opening (1) and objects
@@ -95,6 +94,8 @@ class MetaWorldEnv(SimulatorEnv):
         >>> observation, info = env.reset(seed=0)
     """
 
+    time_limit = 150  # LatCo's.
+
     def __init__(
         self,
         name: str,
@@ -103,6 +104,7 @@ class MetaWorldEnv(SimulatorEnv):
     ) -> None:
         if reward not in ("sparse", "dense"):
             raise ArgumentError(f"reward: expected 'sparse' or 'dense', got {reward!r}")
+        prepare_mujoco(options)
         self.task = task_named(name)()
         self._reward = reward
         self._sim = _build(_load_simulations()[self.task.v3_name])
@@ -119,6 +121,11 @@ class MetaWorldEnv(SimulatorEnv):
             action_space=box(-np.ones(4), np.ones(4)),
             camera=self.task.camera,
         )
+
+    @classmethod
+    def default_action_repeat(cls, name: str) -> int:
+        """Return 2 for thermos and hammer, 1 for the others (LatCo)."""
+        return task_named(name).action_repeat
 
     @property
     def raw_observation(self) -> np.ndarray:

@@ -1,39 +1,49 @@
-"""What a world model is: a latent dynamics that filters, rewards, decodes and learns.
+"""What a world model is: a latent dynamics that sees, predicts and learns.
 
-A planner needs only `step` (and an objective needs `reward`); an agent needs
-`observe`; training needs `loss`. The whole latent structure of a model lives in one
-tensor `[…, S]`, the planning state.
+Everybody asks a model for what they use and no more: a planner for `step`, an agent for
+`observe` (or `encode`) besides, a trainer for `loss`. Whatever else a model knows is a
+capability, see `WorldModel`. The whole latent structure of a model lives in one tensor
+`[…, S]`, the planning state.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ShapeError
+from diffplan.capabilities import Encoding
+from diffplan.errors import ShapeError, TensorTypeError
 
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """Equally long pieces of episodes, the food of `WorldModel.loss`.
+    """Equally long pieces of episodes, from which `WorldModel.loss` is computed.
 
     `actions[:, t]` leads from `observations[:, t]` to `observations[:, t + 1]`;
-    `rewards[:, t]` is received on arrival at `t + 1`.
+    `rewards[:, t]` and `terminated[:, t]` are those of the arrival at `t + 1`.
 
     Args:
         observations: `[B, L + 1, …]`; uint8 images `[B, L + 1, 3, 64, 64]` or float
             vectors `[B, L + 1, D]`.
         actions: `[B, L, A]`.
         rewards: `[B, L]`.
+        terminated: bool `[B, L]`, whether the task ended the episode there, so that
+            nothing follows. Where an episode was only cut short (truncated) it is
+            False, and the value of what would have followed counts. Left out, it is
+            False everywhere.
 
     Raises:
-        ShapeError: B or L differ between the three tensors.
+        ShapeError: B or L differ between the tensors.
+        TensorTypeError: `terminated` is not bool.
     """
 
     observations: Tensor
     actions: Tensor
     rewards: Tensor
+    # Once the batch is made, this is a tensor: a loss need not ask.
+    terminated: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.actions.dim() != 3 or self.observations.dim() < 3:
@@ -56,6 +66,18 @@ class SequenceBatch:
                 f"rewards: expected [{batch}, {length}], got "
                 f"{list(self.rewards.shape)}: one reward for each action"
             )
+        if self.terminated is None:
+            nothing = torch.zeros_like(self.rewards, dtype=torch.bool)
+            object.__setattr__(self, "terminated", nothing)
+        if self.terminated.dtype != torch.bool:
+            raise TensorTypeError(
+                f"terminated: expected bool, got {self.terminated.dtype}"
+            )
+        if self.terminated.shape != (batch, length):
+            raise ShapeError(
+                f"terminated: expected [{batch}, {length}], got "
+                f"{list(self.terminated.shape)}: one for each action"
+            )
 
     @property
     def size(self) -> int:
@@ -74,6 +96,7 @@ class SequenceBatch:
             observations=self.observations.to(device),
             actions=self.actions.to(device),
             rewards=self.rewards.to(device),
+            terminated=self.terminated.to(device),
         )
 
 
@@ -94,16 +117,28 @@ class WorldModel(nn.Module, ABC):
     """A learned latent dynamics, with the planning state in one tensor.
 
     A model is itself a dynamics: `model(state, action)` is `model.step(state, action)`.
-    `step`, `reward` and `decode` accept any leading dimensions.
 
-    Two capabilities are optional, and therefore not declared here: a model that can
-    `linearize(state, action) → (next […, S], A […, S, S], B […, S, A])` has an
-    analytic Jacobian, one that can `predict(state, action) → Normal` knows its own
-    uncertainty. Planners look for these methods.
+    A subclass defines `step`, `loss`, and one of two ways to see: `observe`, or, where
+    an observation tells everything, `encode(observation […, *shape]) → state […, S]`.
+    What else it knows, it says by defining a method of these names; whoever can use a
+    capability looks for the method (`diffplan.capabilities`). All take any leading
+    dimensions:
+
+    - `reward(state) → […]` is the reward on arrival in a state;
+      `reward(state, action) → […]` that of an action taken in it. The second argument
+      is the declaration: see `takes_action`.
+    - `continues(state) → […]` is the probability that the task has not ended there.
+    - `value(state) → […]` is the return that is still to come, under the model's own
+      `policy(state) → action […, A]` if it has one.
+    - `decode(state)` is the predicted observation, images as floats around [0, 1].
+    - `linearize(state, action) → (next […, S], A […, S, S], B […, S, A])` is an
+      analytic Jacobian; `predict(state, action) → Normal` the model's own uncertainty.
 
     Attributes:
         state_dim: Size S of the planning state.
         action_dim: Size A of an action.
+        state_size: Only where the posterior is random: how many standard normal
+            numbers the `noise` of `observe` has.
     """
 
     state_dim: int
@@ -111,9 +146,16 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def step(self, state: Tensor, action: Tensor) -> Tensor:
-        """Most likely next state `[…, S]` after `action […, A]` in `state […, S]`."""
+        """Return the most likely next state `[…, S]` after `action […, A]`."""
 
     @abstractmethod
+    def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
+        """Return the training loss on `batch`, all noise drawn from `generator`.
+
+        One total serves several optimisers if each term reaches only the parameters it
+        is meant for: detach what it should leave alone.
+        """
+
     def observe(
         self,
         state: Tensor,
@@ -121,35 +163,63 @@ class WorldModel(nn.Module, ABC):
         observation: Tensor,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """State `[…, S]` that takes into account what was seen after `action`.
+        """Return the state `[…, S]` that takes into account what was seen.
+
+        Unless a model overrides this, that is `encode(observation)`, whatever the state
+        and the action before.
 
         Args:
             state: `[…, S]` before the action.
             action: `[…, A]`; zeros for the first observation of an episode.
             observation: `[…, *observation_shape]` after the action.
-            noise: Standard normal draw; None gives the posterior mean.
+            noise: Standard normal draw `[…, state_size]`; None gives the posterior
+                mean.
 
         Raises:
             ShapeError: the leading dimensions differ: one observation must not pass
                 for that of three states (`diffplan.errors.require_leading`).
         """
-
-    @abstractmethod
-    def reward(self, state: Tensor) -> Tensor:
-        """Predicted reward `[…]` for arriving in `state […, S]`."""
-
-    @abstractmethod
-    def decode(self, state: Tensor) -> Tensor:
-        """Predicted observation of `state […, S]`; images as floats around [0, 1]."""
-
-    @abstractmethod
-    def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
-        """Training loss on `batch`, with all noise drawn from `generator`."""
+        del noise  # What is encoded is certain.
+        if not isinstance(self, Encoding):
+            raise NotImplementedError(
+                f"{type(self).__name__}: expected a world model to define observe, or "
+                "encode where it needs no memory; it defines neither"
+            )
+        seen = self.encode(observation)
+        for name, lead in (("observation", seen), ("action", action)):
+            if lead.shape[:-1] != state.shape[:-1]:
+                raise ShapeError(
+                    f"{name}: expected the leading dimensions {list(state.shape[:-1])} "
+                    f"of the state, got {list(lead.shape[:-1])}"
+                )
+        return seen
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Same as `step`, so that a model is a dynamics."""
+        """Return `step(state, action)`, so that a model is a dynamics."""
         return self.step(state, action)
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> Tensor:
-        """Planning state before the first observation: zeros `[*batch_shape, S]`."""
+        """Return the state before the first observation: zeros `[*batch_shape, S]`."""
         return next(self.parameters()).new_zeros((*batch_shape, self.state_dim))
+
+    def optimizers(
+        self, learning_rate: float, epsilon: float
+    ) -> Mapping[str, torch.optim.Optimizer]:
+        """Return what trains the model; unless overridden one Adam, of all parameters.
+
+        Each parameter that asks for a gradient belongs to exactly one of them, and
+        gradients are clipped for each alone. Those of a target network ask for none.
+
+        Args:
+            learning_rate: That of the trainer's settings. Every group of an optimiser
+                keeps the rate it is given here, times the trainer's schedule.
+            epsilon: Of Adam.
+
+        Returns:
+            Optimisers by name; the name of an only one may be empty.
+        """
+        parameters = self.parameters()
+        return {"": torch.optim.Adam(parameters, lr=learning_rate, eps=epsilon)}
+
+    def after_update(self) -> None:
+        """Follow an update of the parameters: here target networks are moved."""

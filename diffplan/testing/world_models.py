@@ -3,9 +3,17 @@
 import torch
 from torch import Tensor
 
+from diffplan.capabilities import (
+    Acting,
+    Decoding,
+    Ending,
+    Linearizable,
+    Rewarding,
+    Valuing,
+    takes_action,
+)
 from diffplan.errors import ShapeError
 from diffplan.models.base import SequenceBatch, WorldModel
-from diffplan.problem import Linearizable
 from diffplan.testing.assertions import close, fail, refusal, same
 
 
@@ -13,6 +21,8 @@ def check_world_model(
     model: WorldModel, observation: Tensor, *, tolerance: float = 1e-4
 ) -> None:
     """Check that a world model keeps the promises of `WorldModel`.
+
+    Capabilities that it has are checked, those that it lacks are not asked for.
 
     Args:
         model: Any world model.
@@ -39,13 +49,14 @@ def check_world_model(
         same("observe(…).shape", state.shape, (3, model.state_dim))
         _check_leading_dimensions(model, state, action, tolerance)
         _check_nothing_is_broadcast(model, state, action, observation)
-        _check_readouts(model, state, observation)
+        _check_readouts(model, state, action, observation)
     if isinstance(model, Linearizable):
         _check_jacobians(model, state, action, tolerance)
     batch = SequenceBatch(
         observations=torch.stack([observation, observation.roll(1, 0)], dim=1),
         actions=drawn(3, 1, model.action_dim),
         rewards=drawn(3, 1),
+        terminated=torch.tensor([[True], [False], [False]], device=generator.device),
     )
     _check_loss(model, batch, generator)
 
@@ -75,12 +86,30 @@ def _check_nothing_is_broadcast(
             model.observe(state, action[:size], observation)
 
 
-def _check_readouts(model: WorldModel, state: Tensor, observation: Tensor) -> None:
-    for given in (state[0], state, state[:, None]):
+def _check_readouts(
+    model: WorldModel, state: Tensor, action: Tensor, observation: Tensor
+) -> None:
+    for given, move in (
+        (state[0], action[0]),
+        (state, action),
+        (state[:, None], action[:, None]),
+    ):
         lead = given.shape[:-1]
-        same("reward(…).shape", model.reward(given).shape, lead)
-        shape = (*lead, *observation.shape[1:])
-        same("decode(…).shape", model.decode(given).shape, shape)
+        if isinstance(model, Rewarding):
+            arguments = (given, move) if takes_action(model.reward) else (given,)
+            same("reward(…).shape", model.reward(*arguments).shape, lead)
+        if isinstance(model, Valuing):
+            same("value(…).shape", model.value(given).shape, lead)
+        if isinstance(model, Acting):
+            same("policy(…).shape", model.policy(given).shape, move.shape)
+        if isinstance(model, Ending):
+            share = model.continues(given)
+            same("continues(…).shape", share.shape, lead)
+            if not ((share >= 0) & (share <= 1)).all():
+                fail(f"continues(…): expected probabilities, got {share}")
+        if isinstance(model, Decoding):
+            shape = (*lead, *observation.shape[1:])
+            same("decode(…).shape", model.decode(given).shape, shape)
 
 
 def _check_jacobians(

@@ -12,10 +12,12 @@ import numpy as np
 from diffplan.errors import NonFiniteError, ShapeError, TensorTypeError
 from diffplan.files import open_archive, read_sealed, reading, seal, write_atomically
 
-_KIND = "diffplan.episode/1"
+_KIND = "diffplan.episode/2"
+# Version 1 did not tell whether an episode was terminated.
+_OLDER = ("diffplan.episode/1",)
 _EXPECTED = "an episode of diffplan.training"
 _ARRAYS = ("observations", "actions", "rewards", "success")
-_INFO, _PREVIOUS = "info_", "previous"
+_INFO, _PREVIOUS, _TERMINATED = "info_", "previous", "terminated"
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,12 @@ class Episode:
         rewards: float32 `[T]`; `rewards[t]` arrives with `observations[t + 1]`.
         success: float32 `[T]`, positive where the task is fulfilled; or None.
         initial_info: Numbers that the environment told at the reset.
+        terminated: Whether the task itself ended the episode, with its last action, so
+            that nothing can follow; False where the episode was only cut short (what
+            Gymnasium calls truncated).
 
     Raises:
-        TensorTypeError: something is no array of real numbers.
+        TensorTypeError: something is no array of real numbers, or `terminated` no bool.
         ShapeError: the lengths do not fit, or there is no action.
         NonFiniteError: NaN or infinity; names the array.
     """
@@ -42,6 +47,7 @@ class Episode:
     rewards: np.ndarray
     success: np.ndarray | None = None
     initial_info: Mapping[str, float] = field(default_factory=dict)
+    terminated: bool = False
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
@@ -50,6 +56,11 @@ class Episode:
                 images = name == "observations"
                 object.__setattr__(self, name, _copy(name, values, images=images))
         object.__setattr__(self, "initial_info", dict(self.initial_info))
+        if not isinstance(self.terminated, bool | np.bool_):
+            raise TensorTypeError(
+                f"terminated: expected a bool, got {type(self.terminated).__name__}"
+            )
+        object.__setattr__(self, "terminated", bool(self.terminated))
         if self.actions.ndim != 2 or len(self.actions) == 0:
             raise ShapeError(
                 f"actions: expected [T, A] with T ≥ 1, got {list(self.actions.shape)}"
@@ -113,6 +124,7 @@ def save_episode(episode: Episode, path: Path, *, previous: str = "") -> str:
     }
     for key, value in episode.initial_info.items():
         arrays[f"{_INFO}{key}"] = np.float64(value)
+    arrays[_TERMINATED] = np.bool_(episode.terminated)
     if previous:
         arrays[_PREVIOUS] = np.frombuffer(bytes.fromhex(previous), np.uint8)
     buffer = io.BytesIO()
@@ -124,6 +136,8 @@ def save_episode(episode: Episode, path: Path, *, previous: str = "") -> str:
 
 def load_episode(path: Path) -> Episode:
     """Read an episode that `save_episode` wrote.
+
+    One that an older version wrote counts as not terminated: it did not tell.
 
     Raises:
         FileError: the file is missing, damaged or holds something else.
@@ -137,7 +151,7 @@ def load_linked_episode(path: Path) -> tuple[Episode, str, str]:
     Raises:
         FileError: see `load_episode`.
     """
-    content, checksum = read_sealed(path, _KIND, _EXPECTED)
+    content, checksum = read_sealed(path, _KIND, _EXPECTED, _OLDER)
     with reading(path, _EXPECTED):
         arrays = _read_arrays(content)
         previous = arrays.pop(_PREVIOUS, np.zeros(0, np.uint8)).tobytes().hex()
@@ -146,7 +160,9 @@ def load_linked_episode(path: Path) -> tuple[Episode, str, str]:
             for key in list(arrays)
             if key.startswith(_INFO)
         }
-        return Episode(**arrays, initial_info=info), checksum, previous
+        terminated = bool(arrays.pop(_TERMINATED, False))
+        episode = Episode(**arrays, initial_info=info, terminated=terminated)
+        return episode, checksum, previous
 
 
 def _copy(name: str, values: Any, *, images: bool) -> np.ndarray:

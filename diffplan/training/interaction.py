@@ -21,7 +21,8 @@ Observer = Callable[[int, np.ndarray, AgentState], None]
 class Environments(Protocol):
     """Several environments that step together, as `diffplan.envs.vector.VectorEnv`.
 
-    `step` returns a record with `observations`, `rewards`, `done` and `infos`.
+    `step` returns a record with `observations`, `rewards`, `terminated`, `done` and
+    `infos`.
     """
 
     num_envs: int
@@ -112,6 +113,7 @@ class _Batch:
             self.records[i].append(
                 actions[i], step.observations[i], float(step.rewards[i]), step.infos[i]
             )
+            self.records[i].terminated = bool(step.terminated[i])
         self.observations = step.observations
         self.running = self.running & ~step.done
 
@@ -129,6 +131,7 @@ class _Record:
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.successes: list[float] = []
+        self.terminated = False
 
     def append(
         self,
@@ -150,6 +153,7 @@ class _Record:
             rewards=np.asarray(self.rewards, np.float32),
             success=np.asarray(self.successes, np.float32) if self.successes else None,
             initial_info=initial_info,
+            terminated=self.terminated,
         )
 
 

@@ -1,7 +1,8 @@
 """One gradient step on a world model, shared by online and offline training."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -83,12 +84,21 @@ def hold_then_decay(updates: int, hold: float = 0.6, final: float = 0.02) -> Sch
 
 
 class ModelTrainer:
-    """Adam on `WorldModel.loss`, with clipped gradients.
+    """Descends `WorldModel.loss`, by Adam or the model's own optimisers.
 
     Args:
-        model: Trained in place; its device is where everything happens.
-        config: The optimiser's settings.
-        schedule: Factor of the learning rate at each update.
+        model: Trained in place; its device is where everything happens. Its
+            `optimizers` make the step, its `after_update` moves target networks.
+        config: The optimisers' settings.
+        schedule: Factor of the learning rates at each update.
+
+    Attributes:
+        optimizers: By their place in a checkpoint: "optimizer", or "optimizer/name"
+            for one that the model gave a name.
+
+    Raises:
+        ArgumentError: a parameter that asks for a gradient is not in exactly one of the
+            model's optimisers.
 
     Example:
         >>> trainer = ModelTrainer(model, OptimizerConfig())  # doctest: +SKIP
@@ -105,9 +115,14 @@ class ModelTrainer:
         self.config = config
         self.schedule = schedule
         self.updates = 0
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.learning_rate, eps=config.epsilon
-        )
+        named = model.optimizers(config.learning_rate, config.epsilon)
+        self.optimizers = {
+            f"optimizer/{name}" if name else "optimizer": optimizer
+            for name, optimizer in named.items()
+        }
+        _require_each_once(model, self.optimizers.values())
+        # What the schedule's factor multiplies: rates may differ from group to group.
+        self._rates = [group["lr"] for group in self._groups()]
         self._loss = torch.compile(model.loss) if config.compile else model.loss
 
     @property
@@ -125,13 +140,15 @@ class ModelTrainer:
             generator: Of the model's noise.
 
         Returns:
-            The model's metrics and `gradient_norm` (before clipping), scalars on the
-            model's device: reading one waits for the GPU, so gather first.
+            The model's metrics and `gradient_norm` (before clipping; of optimisers with
+            names `gradient_norm/name`), scalars on the model's device: reading one
+            waits for the GPU, so gather first.
         """
-        learning_rate = self.config.learning_rate * self.schedule(self.updates)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
+        factor = self.schedule(self.updates)
+        for group, rate in zip(self._groups(), self._rates, strict=True):
+            group["lr"] = rate * factor
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         with _matmul_precision(self.config.precision):
             # Autocast belongs around the forward pass only.
             with torch.autocast(
@@ -141,12 +158,17 @@ class ModelTrainer:
             ):
                 record = self._loss(batch.to(self.device), generator)
             record.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.config.gradient_clip
-        )
-        self.optimizer.step()
+        metrics = dict(record.metrics)
+        for key, optimizer in self.optimizers.items():
+            parameters = [
+                p for group in optimizer.param_groups for p in group["params"]
+            ]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
+            metrics[key.replace("optimizer", "gradient_norm", 1)] = norm.detach()
+            optimizer.step()
+        self.model.after_update()
         self.updates += 1
-        return {**record.metrics, "gradient_norm": norm.detach()}
+        return metrics
 
     def train(
         self,
@@ -177,23 +199,25 @@ class ModelTrainer:
                 sums[name] = sums[name] + value if name in sums else value.double()
         means = {name: float(total) / updates for name, total in sums.items()}
         _require_finite(means, self.updates)
-        learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        return {**means, "learning_rate": learning_rate}
+        return {**means, "learning_rate": float(self._groups()[0]["lr"])}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs: model, optimiser, number of updates."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
-        }
+        """Return what a checkpoint needs: model, optimisers, number of updates."""
+        optimizers = {key: each.state_dict() for key, each in self.optimizers.items()}
+        model = self.model.state_dict()
+        return {"model": model, **optimizers, "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
-        # Adam would go on in the very tensors that it is given.
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
+        for key, optimizer in self.optimizers.items():
+            # Adam would go on in the very tensors that it is given.
+            optimizer.load_state_dict(deepcopy(state[key]))
         self.updates = state["updates"]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return all parameter groups; loading a state puts others in their place."""
+        return [g for each in self.optimizers.values() for g in each.param_groups]
 
 
 @contextmanager
@@ -206,6 +230,20 @@ def _matmul_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _require_each_once(
+    model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer]
+) -> None:
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    times = Counter(id(parameter) for group in groups for parameter in group["params"])
+    trained = ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    wrong = [f"{name} in {times[id(p)]}" for name, p in trained if times[id(p)] != 1]
+    if wrong:
+        raise ArgumentError(
+            "model.optimizers: expected each parameter that asks for a gradient in "
+            f"exactly one optimiser, got {', '.join(wrong)}"
+        )
 
 
 def _require_finite(means: Mapping[str, float], update: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from diffplan.agents.base import AgentState
-from diffplan.models.base import WorldModel
+from diffplan.capabilities import Decoding
 from diffplan.training.video import side_by_side, write_video
 
 IMAGE_AXES = 4
@@ -21,7 +21,7 @@ class EpisodeRecorder:
     are not recorded.
 
     Args:
-        model: Decodes planned states.
+        model: Decodes planned states; of one that cannot `decode` nothing is imagined.
 
     Example:
         >>> recorder = EpisodeRecorder(model)  # doctest: +SKIP
@@ -29,7 +29,7 @@ class EpisodeRecorder:
         >>> recorder.write("videos/episode")  # doctest: +SKIP
     """
 
-    def __init__(self, model: WorldModel) -> None:
+    def __init__(self, model: object) -> None:
         self.model = model
         self.seen: list[np.ndarray] = []
         self.imagined: list[np.ndarray] = []
@@ -42,7 +42,7 @@ class EpisodeRecorder:
         if first != 0 or observations.ndim != IMAGE_AXES:
             return
         self.seen.append(np.array(observations[0]))
-        if memory.plan is not None:
+        if memory.plan is not None and isinstance(self.model, Decoding):
             # The action that was just chosen is number age - 1 of the plan, and state
             # number age - 1 is where the plan had expected to be now.
             expected = memory.plan.states[0, int(memory.age[0]) - 1]

@@ -222,7 +222,17 @@ def _stack(windows: list[tuple[Episode, int]], length: int) -> SequenceBatch:
         rewards=torch.from_numpy(
             np.stack([e.rewards[t : t + length] for e, t in windows])
         ),
+        terminated=torch.from_numpy(
+            np.stack([_terminated(e)[t : t + length] for e, t in windows])
+        ),
     )
+
+
+def _terminated(episode: Episode) -> np.ndarray:
+    """Return whether the task ended at each step, bool `[T]`: at the last, or never."""
+    ended = np.zeros(episode.length, bool)
+    ended[-1] = episode.terminated
+    return ended
 
 
 def _require_like(episode: Episode, first: Episode) -> None:

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from diffplan.agents.base import AgentState
+from diffplan.agents import AgentState, Filter
 from diffplan.functional.random import fold, standard_normal
 from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
@@ -176,11 +176,11 @@ class ControllerAgent:
         self,
         controller: EmbeddedController,
         std: Callable[[], float | Tensor],
-        posterior: str = "mean",
+        posterior: Literal["mean", "sample"] = "mean",
         record: Callable[[Decision], object] | None = None,
     ) -> None:
-        self.controller, self.std = controller, std
-        self.posterior, self.record = posterior, record
+        self.controller, self.std, self.record = controller, std, record
+        self.filter = Filter(controller.model, posterior)
 
     @property
     def action_space(self) -> Box:
@@ -191,7 +191,7 @@ class ControllerAgent:
         self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
     ) -> AgentState:
         """Return the memory for environments that were just reset."""
-        state = self.controller.model.initial_state((batch_size,)).detach()
+        state = self.filter.start(batch_size)
         return AgentState.start(state, self.action_space.dim, seed, keys)
 
     @torch.no_grad()
@@ -200,13 +200,7 @@ class ControllerAgent:
     ) -> tuple[Tensor, AgentState]:
         """Filter the newest observations `[B, D]` and choose actions `[B, A]`."""
         keys = agent_state.noise_keys()
-        model, drawn = self.controller.model, None
-        if self.posterior == "sample":
-            size = (model.state_size,)
-            drawn = standard_normal(fold(keys, 0), size, agent_state.state)
-        belief = model.observe(
-            agent_state.state, agent_state.action, observation, drawn
-        )
+        belief = self.filter(observation, agent_state, fold(keys, 0))
         noise = self.controller.draw_noise(belief, fold(keys, 1))
         mean = self.controller.plan(belief, noise)[:, 0]
         action = mean
@@ -228,9 +222,7 @@ class ControllerAgent:
         self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
     ) -> AgentState:
         """Forget the episode where `mask [B]` holds."""
-        size = (agent_state.batch_size,)
-        start = self.controller.model.initial_state(size).detach()
-        return agent_state.restarted(mask, start, keys)
+        return self.filter.restarted(agent_state, mask, keys)
 
 
 class DecoderTraining:

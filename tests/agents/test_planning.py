@@ -1,5 +1,8 @@
+import copy
 import io
 import math
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +15,7 @@ import diffplan.agents.planning as planning_file
 from diffplan.agents import Agent, AgentState, GaussianNoise, PlanningAgent
 from diffplan.agents.base import NO_PLAN
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
+from diffplan.objectives import GoalDistance
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.plan import Plan, Status
 
@@ -279,6 +283,67 @@ def test_a_reset_with_a_key_begins_that_episode_and_one_without_goes_on() -> Non
     _, memory = play(agent, seen, start, explore=True)
     again, _ = play(agent, seen, agent.reset(memory, mask), explore=True)
     assert (again[:, 0] != first[:, 0]).any()
+
+
+def trained_agent(gain: float = 0.3) -> PlanningAgent:
+    """Parameters of the model, buffers of the planner and of the objective."""
+    model, planner = LinearModel(gain), GreedyPlanner(noise=0.1)
+    planner.register_buffer("memory", torch.ones(1))
+    objective = GoalDistance(torch.full((1,), 0.2))
+    return PlanningAgent(model, planner, objective, BOX, posterior="sample")
+
+
+def test_an_agent_lists_the_parameters_of_its_parts() -> None:
+    agent = trained_agent()
+    names = [name for name, _ in agent.named_parameters()]
+    assert names == ["model.gain", "model.scale"]
+    assert list(agent.state_dict()) == [*names, "planner.memory", "objective.goal"]
+
+
+def test_an_agent_moves_with_all_its_parts() -> None:
+    agent = trained_agent().to(torch.float64)
+    memory = agent.initial_state(2)
+    assert memory.state.dtype == torch.float64
+    action, memory = agent.act(observations(1, 2)[0].double(), memory)
+    assert action.dtype == memory.state.dtype == torch.float64
+    assert agent.problem.objective.goal.dtype == torch.float64
+
+
+def test_a_saved_agent_is_loaded_into_another() -> None:
+    agent, other = trained_agent(), trained_agent(gain=-0.7)
+    with torch.no_grad():
+        agent.objective.goal.fill_(0.4)
+    seen = observations(3, 2)
+    before, _ = play(other, seen, other.initial_state(2))
+    expected, _ = play(agent, seen, agent.initial_state(2))
+    assert not torch.equal(before, expected)
+    other.load_state_dict(agent.state_dict())
+    actual, _ = play(other, seen, other.initial_state(2))
+    assert torch.equal(actual, expected)
+    assert other.problem.objective.goal.item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))]
+)
+def test_a_copy_acts_alike_and_learns_alone(
+    copied: Callable[[PlanningAgent], PlanningAgent],
+) -> None:
+    agent, seen = trained_agent(), observations(3, 2)
+    other = copied(agent)
+    expected, _ = play(agent, seen, agent.initial_state(2))
+    actual, _ = play(other, seen, other.initial_state(2))
+    assert torch.equal(actual, expected)
+    # All that the copy plans and filters with is its own model.
+    assert other.model is not agent.model
+    assert other.filter.model is other.model
+    assert other.problem.dynamics.__self__ is other.model
+    with torch.no_grad():
+        other.model.gain.mul_(3)
+    after, _ = play(other, seen, other.initial_state(2))
+    again, _ = play(agent, seen, agent.initial_state(2))
+    assert torch.equal(again, expected)
+    assert not torch.equal(after, expected)
 
 
 def test_keys_of_another_kind_are_refused() -> None:

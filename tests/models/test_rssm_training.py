@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from diffplan.errors import ShapeError
+from diffplan.errors import ShapeError, TensorTypeError
 from diffplan.models import RSSM, LinearDynamics, SequenceBatch
 
 DOUBLE = torch.float64
@@ -162,6 +162,12 @@ def test_loss_refuses_wrong_batches() -> None:
         SequenceBatch(batch.observations[:, :-1], batch.actions, batch.rewards)
     with pytest.raises(ShapeError, match="rewards"):
         SequenceBatch(batch.observations, batch.actions, batch.rewards[:, :-1])
+    whole = (batch.observations, batch.actions, batch.rewards)
+    assert SequenceBatch(*whole).terminated.equal(batch.rewards > torch.inf)
+    with pytest.raises(ShapeError, match="terminated: expected"):
+        SequenceBatch(*whole, torch.zeros(2, 1, dtype=torch.bool))
+    with pytest.raises(TensorTypeError, match="terminated: expected bool"):
+        SequenceBatch(*whole, torch.zeros_like(batch.rewards))
 
 
 def swinging(number: int, length: int, generator: torch.Generator) -> SequenceBatch:

@@ -1,5 +1,7 @@
+import io
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from diffplan.errors import (
     ShapeError,
     TensorTypeError,
 )
+from diffplan.files import seal
 from diffplan.training import Episode, ReplayBuffer, load_episode, save_episode
 
 
@@ -205,6 +208,43 @@ def test_an_episode_copies_what_it_is_given(dtype: type) -> None:
         images = name == "observations" and dtype is np.uint8
         assert kept.dtype == (np.uint8 if images else np.float32), name
     assert episode.initial_info == {"start": 1.0}
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+def test_an_end_of_the_task_is_kept_and_marked_in_its_window(
+    terminated: bool, tmp_path: Path
+) -> None:
+    buffer = ReplayBuffer(tmp_path)
+    buffer.add(replace(numbered(4, 0), terminated=terminated))
+    again = ReplayBuffer.load(tmp_path)
+    assert again.episodes[0].terminated is terminated
+    batch = again.sample(50, 2, torch.Generator().manual_seed(0))
+    # Observations count the steps: the last window ends with the fourth transition.
+    last = batch.observations[:, -1, 0] == again.episodes[0].observations[-1, 0]
+    assert last.any()
+    assert not last.all()
+    assert batch.terminated[:, 1].equal(last & terminated)
+    assert not batch.terminated[:, 0].any()
+
+
+def test_what_is_no_bool_is_no_end() -> None:
+    # The suite's type checker may speak first.
+    with pytest.raises(TypeError, match="terminated"):
+        replace(numbered(4, 0), terminated=0.0)
+
+
+def test_an_episode_of_version_1_counts_as_not_terminated(tmp_path: Path) -> None:
+    path, buffer = tmp_path / "old.npz", io.BytesIO()
+    arrays = {"observations": np.ones((3, 2)), "actions": np.ones((2, 1))}
+    arrays = {**arrays, "rewards": np.ones(2), "info_start": np.float64(0.5)}
+    np.savez(buffer, **{name: np.float32(value) for name, value in arrays.items()})
+    path.write_bytes(seal(buffer.getvalue(), "diffplan.episode/1")[0])
+    episode = load_episode(path)
+    assert episode.terminated is False
+    assert episode.initial_info == {"start": 0.5}
+    path.write_bytes(seal(buffer.getvalue(), "diffplan.episode/3")[0])
+    with pytest.raises(FileError, match=r"it is a diffplan.episode/3, not"):
+        load_episode(path)
 
 
 def test_views_and_tensors_are_copied_too() -> None:

@@ -1,0 +1,78 @@
+"""What the MuJoCo tasks share beside `SimulatorEnv`: OpenGL, cameras, images."""
+
+import abc
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from diffplan.envs.base import EnvOptions, SimulatorEnv
+from diffplan.envs.rendering import (
+    FreeCamera,
+    Renderer,
+    require_images,
+    select_backend,
+)
+
+
+def prepare_mujoco(options: EnvOptions) -> None:
+    """Choose an OpenGL backend; must precede the first import of MuJoCo.
+
+    Raises:
+        MissingDependencyError: images are asked for, and there is no backend.
+    """
+    select_backend()
+    if options.observation == "pixels":
+        require_images()
+
+
+class MuJoCoEnv(SimulatorEnv):
+    """A MuJoCo task; its images are what a camera sees.
+
+    A subclass calls `prepare_mujoco(options)` before it imports its simulator.
+
+    Args:
+        options: The shared settings.
+        state_dim: Length of the state vector.
+        action_space: What `step` takes, float32.
+        camera: Camera number or `FreeCamera` of the images.
+    """
+
+    draws_images: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        options: EnvOptions,
+        state_dim: int,
+        action_space: gymnasium.spaces.Box,
+        camera: int | FreeCamera,
+    ) -> None:
+        super().__init__(options, state_dim, action_space)
+        self._camera = camera
+        self._renderer: Renderer | None = None
+
+    @abc.abstractmethod
+    def _simulation(self) -> tuple[Any, Any]:
+        """Return the `mujoco.MjModel` and `mujoco.MjData` to draw."""
+
+    def _image(self) -> np.ndarray:
+        """Return what the camera sees; the first image makes a GL context.
+
+        Raises:
+            MissingDependencyError: no GL backend.
+        """
+        model, data = self._simulation()
+        if self._renderer is None:
+            self._renderer = Renderer(
+                model,
+                self.options.image_size,
+                self._camera,
+                self.options.render_preset,
+            )
+        return self._renderer.draw(data)
+
+    def close(self) -> None:
+        """Free the GL context, if one was made."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
