@@ -31,6 +31,7 @@ import diffplan as dp
 from diffplan.models import RSSM
 from diffplan.models.base import SequenceBatch
 from diffplan.objectives import NegativeReturn, SoftplusReward
+from diffplan.planners.request import PlanRequest
 from diffplan.training import ModelTrainer, OptimizerConfig
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def plan_of(
 
     def run() -> object:
         with torch.no_grad():
-            return planner.plan_with_noise(problem, state, noise, None, evaluate=False)
+            return planner.plan_for(PlanRequest(problem, state, noise, evaluate=False))
 
     return run
 

@@ -34,7 +34,7 @@ import diffplan as dp
 from diffplan.functional.random import fold, standard_normal
 from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn, SoftplusReward
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 RESULTS = Path(__file__).parent / "results"
 ACTIONS = 4
@@ -153,9 +153,9 @@ def floor(
     counts = []
     for iterations in (1, 2):  # the difference is that of one iteration
         short.iterations = iterations
-        noise = short.draw_noise(contender.problem, state, noise_keys(state))
+        noise = short.draw_noise(contender.problem, state)
         with Flops() as counter:
-            short.plan_with_noise(contender.problem, state, noise, None, evaluate=False)
+            short.plan_for(PlanRequest(contender.problem, state, noise, evaluate=False))
         counts.append(counter.total)
     flops = (counts[1] - counts[0]) * contender.iterations
     used = (*model.transition.parameters(), *model.reward_head.parameters())
@@ -173,7 +173,7 @@ def prepare(contender: Contender, state: Tensor, mode: str) -> Callable[[], obje
 
     def solve() -> object:
         with torch.no_grad():
-            return planner.plan_with_noise(problem, state, noise, None, evaluate=False)
+            return planner.plan_for(PlanRequest(problem, state, noise, evaluate=False))
 
     if mode == "compiled":  # all of a call, and so its noise too
         planner.compile()
@@ -187,7 +187,7 @@ def given_noise(
     planner: dp.Planner, problem: dp.PlanningProblem, state: Tensor
 ) -> Tensor | None:
     """Draw all noise ahead, also where a planner would draw it in each iteration."""
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
     if noise is None or noise.is_floating_point():
         return noise
     assert isinstance(planner, dp.CEM)

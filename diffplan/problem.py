@@ -61,6 +61,7 @@ class PlanningProblem(CheckedModel):
     Attributes:
         action_constraints: Those of `constraints` that are sets of actions.
         state_constraints: Those that speak of states.
+        is_random: Whether a plan draws numbers for the problem too.
         guarded: Whether rollouts are, see `diffplan.functional.isolation`.
         differentiated: What was last asked of derivatives, by `Planner`.
 
@@ -80,6 +81,7 @@ class PlanningProblem(CheckedModel):
         1
     """
 
+    is_random: bool = False
     guarded: bool = False
     differentiated: tuple[object, ...] | None = None
 

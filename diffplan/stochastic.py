@@ -143,6 +143,8 @@ class StochasticProblem(PlanningProblem):
         torch.Size([5])
     """
 
+    is_random = True
+
     def __init__(
         self,
         dynamics: object,

@@ -31,7 +31,7 @@ from diffplan.errors import (
     TensorTypeError,
     UnsupportedProblemError,
 )
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 DOUBLE = torch.float64
 
@@ -362,9 +362,9 @@ def test_vmap_over_states_equals_a_loop(planner: dp.Planner) -> None:
 def test_solve_compiles_into_one_graph() -> None:
     problem, state = problem_with(Ball(0.9)), draw(2, 3)
     planner = dp.GradMPC(2, iterations=2, num_candidates=2)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
     compiled = torch.compile(planner.solve, fullgraph=True, backend="aot_eager")
-    expected = planner.solve(problem, state, noise, None)
+    expected = planner.solve(PlanRequest(problem, state, noise))
     got = compiled(problem, state, noise, None)
     torch.testing.assert_close(got.actions, expected.actions)
 

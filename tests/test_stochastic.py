@@ -24,6 +24,7 @@ from diffplan.errors import (
 from diffplan.models import RSSM
 from diffplan.planners.candidates import candidate_costs
 from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 DOUBLE = torch.float64
 
@@ -293,7 +294,7 @@ def test_noise_of_planner_and_dynamics_differ() -> None:
     problem = problem_of(num_particles=5)
     for keys in (noise_keys(state), torch.tensor([7])):
         realized = problem.realize(state, 4, keys)
-        own = planner.draw_noise(realized, state, keys)
+        own = planner.noise_from_keys(PlanRequest(realized, state, keys=keys))
         assert own.numel() == realized.noise.numel()
         assert not torch.equal(own.flatten(), realized.noise.flatten())
         shared = np.intersect1d(own.numpy(), realized.noise.numpy())

@@ -60,8 +60,8 @@ def test_a_wrong_planner_is_caught_in_words(
     defect: Callable[[Solution, Tensor], Solution], words: str
 ) -> None:
     class Wrong(CEM):
-        def solve(self, problem, state, noise, warm_start):  # noqa: ANN001, ANN202
-            return defect(super().solve(problem, state, noise, warm_start), state)
+        def solve(self, request):  # noqa: ANN001, ANN202
+            return defect(super().solve(request), request.state)
 
     with pytest.raises(AssertionError, match=words):
         check_planner(Wrong(3, num_samples=16, num_elites=4, iterations=2))

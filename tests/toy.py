@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.envs.vector import VectorEnv
-from diffplan.functional.random import standard_normal
 from diffplan.gradients import Detach
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
-from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution
-from diffplan.problem import Box, PlanningProblem
+from diffplan.planners.request import PlanRequest
+from diffplan.problem import Box
 
 BOX = Box([-1.0], [1.0])
 
@@ -115,23 +114,11 @@ class GreedyPlanner(Planner):
         self.batches: list[int] = []
         self.warm: list[bool] = []
 
-    def draw_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        keys: Tensor,
-    ) -> Tensor | None:
-        if not self.noise:
-            return None
-        return standard_normal(keys, (self.horizon, 1), state)
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...] | None:
+        return (self.horizon, 1) if self.noise else None
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
+    def solve(self, request: PlanRequest) -> Solution:
+        state, noise, warm_start = request.state, request.noise, request.warm_start
         self.batches.append(len(state))
         self.warm.append(warm_start is not None)
         actions = -(state[:, None] * 5).tanh().expand(-1, self.horizon, -1)

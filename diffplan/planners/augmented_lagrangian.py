@@ -46,6 +46,7 @@ from diffplan.objectives.penalty import (
 )
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner, Solution
+from diffplan.planners.request import PlanRequest
 from diffplan.planners.sampling import stack_trace
 from diffplan.problem import PlanningProblem
 
@@ -154,33 +155,37 @@ class AugmentedLagrangian(Planner):
         relaxed = problem.relaxed(problem.objective)
         self.planner.check_derivatives(relaxed, state)
 
-    def draw_noise(
-        self, problem: PlanningProblem, state: Tensor, keys: Tensor
-    ) -> Tensor | None:
-        """Draw the wrapped planner's noise, which all outer iterations share."""
-        return self.planner.draw_noise(problem, state, keys)
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...] | None:
+        """Return the shape of the wrapped planner's noise."""
+        return self.planner.noise_shape(request)
 
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+    def noise_from_keys(self, request: PlanRequest) -> Tensor | None:
+        """Draw the wrapped planner's noise, which all outer iterations share."""
+        return self.planner.noise_from_keys(request)
+
+    def check_noise(self, request: PlanRequest) -> None:
+        """Raise if noise is not such as the wrapped planner takes."""
+        self.planner.check_noise(request)
+
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return where the wrapped planner starts, with the first multipliers."""
-        inner = self.planner.cold_start(problem, state, keys)
-        if not problem.state_constraints:
+        inner = self.planner.cold_start(request)
+        if not request.problem.state_constraints:
             return inner
         return replace(
-            inner, memory=inner.memory | _named(self._start(problem, state, None))
+            inner, memory=inner.memory | _named(self._start(request.afresh()))
         )
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
+    def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
+        problem, state = request.problem, request.state
         if not problem.state_constraints:
-            plan = self.planner.plan_with_noise(problem, state, noise, warm_start)
-            return _solution(plan, problem, plan.status, plan.memory, {})
-        multipliers = self._start(problem, state, warm_start)
+            plan = self.planner.plan_for(request)
+            traces = {"cost": plan.cost.detach()[:, None]}
+            return _solution(plan, plan.status, plan.memory, traces)
+        # Multipliers follow from the states of each inner plan: all are rolled out.
+        request = replace(request, evaluate=True)
+        multipliers = self._start(request)
         before = torch.full_like(state[:, 0], torch.inf)
         trace: dict[str, list[Tensor]] = {
             "cost": [],
@@ -190,8 +195,8 @@ class AugmentedLagrangian(Planner):
         for _ in range(self.outer_iterations):
             term = ConstraintPenalty(problem.state_constraints, multipliers)
             relaxed = problem.relaxed(add_penalty(problem.objective, term))
-            plan = self.planner.plan_with_noise(relaxed, state, noise, warm_start)
-            warm_start = plan
+            plan = self.planner.plan_for(replace(request, problem=relaxed))
+            request = replace(request, warm_start=plan)
             values = _values(problem, plan)
             violation = values.largest()
             with torch.no_grad():
@@ -205,11 +210,10 @@ class AugmentedLagrangian(Planner):
         memory = plan.memory | _named(multipliers)
         status = self._status(plan.status, violation)
         traces = {name: stack_trace(values, state) for name, values in trace.items()}
-        return _solution(plan, problem, status, memory, traces)
+        return _solution(plan, status, memory, traces)
 
-    def _start(
-        self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
-    ) -> ConstraintMultipliers:
+    def _start(self, request: PlanRequest) -> ConstraintMultipliers:
+        problem, state, warm_start = request.problem, request.state, request.warm_start
         action = problem.action_space.to(state).center.expand(state.shape[0], -1)
         with torch.no_grad():
             stage = torch.cat(
@@ -317,16 +321,11 @@ def _largest(values: Tensor) -> Tensor:
 
 def _solution(
     plan: Plan,
-    problem: PlanningProblem,
     status: Tensor,
     memory: dict[str, Tensor],
     traces: dict[str, Tensor],
 ) -> Solution:
     inner = {f"planner_{name}": value for name, value in plan.diagnostics.items()}
-    if not traces:
-        with torch.no_grad():
-            cost = problem.trajectory_cost(plan.states, plan.actions)
-        traces = {"cost": cost[:, None]}
     return Solution(
         actions=plan.actions,
         status=status,

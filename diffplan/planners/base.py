@@ -10,15 +10,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffplan.border import full_precision
-from diffplan.errors import (
-    is_traced,
-)
+from diffplan.errors import is_traced
 from diffplan.functional.derivatives import constants
 from diffplan.functional.isolation import guarded_copy
 from diffplan.functional.rollout import inside_transform
@@ -42,11 +41,18 @@ from diffplan.planners.derivatives import (
     tell_of_constants,
 )
 from diffplan.planners.numbers import check_numbers, numbers_in_range
-from diffplan.planners.randomness import check_randomness, counted, noise_keys
+from diffplan.planners.randomness import (
+    check_randomness,
+    counted,
+    noise_keys,
+    refuse_both,
+    refuse_random,
+)
+from diffplan.planners.request import PlanRequest
 from diffplan.planners.solution import Solution, answer
 from diffplan.problem import PlanningProblem
 
-__all__ = ["Planner", "Solution"]
+__all__ = ["PlanRequest", "Planner", "Solution"]
 
 
 class Planner(CompilableCore, ABC):
@@ -55,7 +61,7 @@ class Planner(CompilableCore, ABC):
     A concrete planner sets `horizon` and `gradient` in its own `__init__`, declares in
     `supported_gradients` which strategies it supports and what they promise, in
     `learnable_numbers` which of its arguments may be an `nn.Parameter`, and defines
-    `solve` and — if it is random — `draw_noise`.
+    `solve` and — if it is random — `noise_shape`.
 
     Problems with more than a box are met halfway: `solve` brings actions to the allowed
     ones by `problem.project` and judges them by `problem.cost`. A planner that does the
@@ -95,6 +101,7 @@ class Planner(CompilableCore, ABC):
         warm_start: Plan | None = None,
         generator: torch.Generator | None = None,
         keys: Tensor | None = None,
+        noise: Tensor | None = None,
         evaluate: bool = True,
     ) -> Plan:
         """Plan from `state`.
@@ -115,155 +122,166 @@ class Planner(CompilableCore, ABC):
             keys: Of the problems, int64 with the leading dimensions of `state`, such
                 as the numbers of episodes; None stands for the index in the batch.
                 Problems with equal keys get equal noise.
+            noise: The random numbers themselves, in place of `generator` and `keys`:
+                what `draw_noise` returned, now or in another run, or numbers of your
+                own in its shape. None draws them.
             evaluate: False leaves out the rollout of the answer, T steps of the
                 dynamics one after the other, for those who want nothing but actions:
                 `plan.states` and `plan.cost` are NaN, `plan.status` does not tell
                 whether the cost is finite, and planners that sample do not compare
-                their answer with the warm start.
+                their answer with the warm start. `AugmentedLagrangian` still rolls out
+                each plan that its multipliers follow from.
 
         Returns:
             A `Plan` with the leading dimensions of `state`.
 
         Raises:
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
+            ArgumentError: `noise` and what it would be drawn from are both given.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
         refuse_export(type(self).__name__, self.needs_derivatives)
-        require_kinds(problem, state, warm_start)
+        given = PlanRequest(problem, state, noise, warm_start, evaluate, keys)
+        request = self._request(given, generator)
         # What is traced has no numbers to look at: no checks at the border then.
+        if not is_traced(state):
+            self._check_graph(problem, state)
+        with full_precision(state):
+            request = replace(request, problem=_moved(request.problem, request.state))
+            plan = self._run(request)
+        lead = state.shape[:-1]
+        if len(lead) != 1:
+            plan = plan.map(lambda value: value.reshape(lead + value.shape[1:]))
+        return counted(plan, warm_start)
+
+    def draw_noise(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        *,
+        warm_start: Plan | None = None,
+        generator: torch.Generator | None = None,
+        keys: Tensor | None = None,
+    ) -> Tensor | None:
+        """Draw the random numbers that a call with the same arguments would draw.
+
+        They can be kept and handed over: `planner(problem, state, noise=noise)`.
+
+        Args:
+            problem: See `forward`; so are the others.
+            state: `[…, S]`.
+            warm_start: Says how many plans came before; nothing else of it is used.
+            generator: Gives the seed, and so advances.
+            keys: Of the problems.
+
+        Returns:
+            Numbers that lead with the dimensions of `state`, of its dtype, or with
+            ones in their place where all problems share them. A planner that samples
+            too much to keep (see `SamplingPlanner`) returns the int64 keys `[…]` that
+            it draws from. None for a planner without random numbers.
+
+        Raises:
+            TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
+            UnsupportedProblemError: the problem is random itself, see `forward`.
+        """
+        if not is_traced(state):
+            refuse_random(problem)
+        given = PlanRequest(problem, state, None, warm_start, keys=keys)
+        with full_precision(state):
+            noise = self.noise_from_keys(self._request(given, generator))
+        if noise is None:
+            return None
+        lead = state.shape[:-1]
+        if len(noise) != lead.numel():  # shared by all problems
+            lead = torch.Size([1] * len(lead))
+        return noise.reshape(lead + noise.shape[1:])
+
+    def _request(
+        self, given: PlanRequest, generator: torch.Generator | None
+    ) -> PlanRequest:
+        """Check what a user has given, and make its leading dimensions one."""
+        problem, state, start = given.problem, given.state, given.warm_start
+        require_kinds(problem, state, start)
         if not is_traced(state):
             self._refuse(problem)
             problem.check_state(state, self.horizon, self.candidate_dimensions)
             self.check_problem(problem)
             self._check_learnable()
-            if warm_start is not None:
-                require_warm_start(problem, state, warm_start, self.horizon)
-            self._check_graph(problem, state)
-        check_randomness(state, generator, keys)
-        problem = problem.for_batch(state.shape[:-1])
-        if warm_start is not None:
-            warm_start = warm_start.to(state)
-        drawn_from = noise_keys(state, warm_start, generator, keys)
-        lead, start = state.shape[:-1], warm_start
+            if start is not None:
+                require_warm_start(problem, state, start, self.horizon)
+        check_randomness(state, generator, given.keys)
+        keys, noise, lead = None, given.noise, state.shape[:-1]
+        if noise is not None:
+            refuse_both(generator, given.keys)
+            refuse_random(problem)
+            self.check_noise(given)
+        problem = problem.for_batch(lead)
+        if start is not None:
+            start = start.to(state)
+        if noise is None:
+            keys = noise_keys(state, start, generator, given.keys)
         if len(lead) != 1:
             batch = lead.numel()
             state = state.reshape(batch, state.shape[-1])
-            drawn_from = drawn_from.reshape(batch)
+            keys = None if keys is None else keys.reshape(batch)
             if start is not None:
                 start = start.map(lambda value: _flattened(value, lead))
-        with full_precision(state):
-            problem = _moved(problem, state)
-            plan = self._run(problem, state, drawn_from, start, evaluate)
-        if len(lead) != 1:
-            plan = plan.map(lambda value: value.reshape(lead + value.shape[1:]))
-        return counted(plan, warm_start)
+            noise = None if noise is None else _flattened(noise, lead)
+        return PlanRequest(problem, state, noise, start, given.evaluate, keys)
 
-    def _plan(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        keys: Tensor,
-        warm_start: Plan | None,
-        evaluate: bool,
-    ) -> Plan:
-        problem = problem.realize(state, self.horizon, keys)
-        noise = self.draw_noise(problem, state, keys)
-        return self.plan_with_noise(problem, state, noise, warm_start, evaluate)
+    def _plan(self, request: PlanRequest) -> Plan:
+        if request.keys is not None:
+            problem, state, keys = request.problem, request.state, request.keys
+            problem = problem.realize(state, self.horizon, keys)
+            request = self.with_noise(replace(request, problem=problem))
+        return self.plan_for(request)
 
-    def plan_with_noise(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-        evaluate: bool = True,
-    ) -> Plan:
-        """Plan for one batch dimension with noise that is already drawn.
+    def plan_for(self, request: PlanRequest) -> Plan:
+        """Plan for a request whose noise is drawn: the core of `forward`.
 
-        The core of `forward`, for planners that run another one: nothing is checked.
+        For planners that run another one: nothing is checked.
 
         Args:
-            problem: The problem, already checked and its own noise drawn.
-            state: `[B, S]`.
-            noise: What `draw_noise` returned.
-            warm_start: An earlier plan with one batch dimension, or None.
-            evaluate: See `forward`.
+            request: Its problem's own noise is drawn too.
         """
         if isinstance(self.gradient, Implicit):
             refuse_inference_mode(type(self).__name__)
-        problem = _moved(problem, state)
-        graphed = guarded_copy(problem, state)
+        state = request.state
+        request = replace(request, problem=_moved(request.problem, state))
+        graphed = guarded_copy(request.problem, state)
         untracked = isinstance(self.gradient, Detach | Implicit)
         with constants() if untracked else nullcontext():
-            given = problem if untracked else graphed
-            solution = self.solve(given, state, noise, warm_start)
+            given = request if untracked else replace(request, problem=graphed)
+            solution = self.solve(given)
         if isinstance(self.gradient, Implicit):
-            solution = self.differentiate(problem, state, solution)
+            solution = self.differentiate(request, solution)
         return answer(
-            graphed,
-            state,
+            replace(request, problem=graphed),
             solution,
             sound=numbers_in_range(self),
             constant=isinstance(self.gradient, Detach),
             checkpoint=self.checkpoint,
-            evaluate=evaluate,
         )
 
     @abstractmethod
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
-        """Find actions for states `[B, S]`; pure, without host synchronisation.
+    def solve(self, request: PlanRequest) -> Solution:
+        """Find actions for the states of a request; pure, no host synchronisation.
 
         Args:
-            problem: The problem, already checked.
-            state: `[B, S]`.
-            noise: What `draw_noise` returned.
-            warm_start: An earlier plan with one batch dimension, or None.
+            request: See `PlanRequest`.
         """
 
-    def differentiate(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        solution: Solution,
-    ) -> Solution:
+    def differentiate(self, request: PlanRequest, solution: Solution) -> Solution:
         """Attach the implicit gradient to a solution that was found without a graph.
 
         A planner that declares `Implicit` defines it.
         """
         raise NotImplementedError(f"{type(self).__name__} declares Implicit only")
 
-    def draw_noise(
-        self,
-        problem: PlanningProblem,  # noqa: ARG002
-        state: Tensor,  # noqa: ARG002
-        keys: Tensor,  # noqa: ARG002
-    ) -> Tensor | None:
-        """Draw all random numbers of one plan, before the pure core (default: none).
-
-        By `diffplan.functional.random`, from nothing but the keys: each problem then
-        gets the same numbers in any batch.
-
-        Args:
-            problem: The problem.
-            state: `[B, S]`.
-            keys: int64 `[B]`, one stream of random numbers for each problem's plan.
-        """
-        return None
-
-    def cold_start(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        keys: Tensor,  # noqa: ARG002
-    ) -> Plan:
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return `initial_actions` as a plan; see `CompilableCore.cold_start`."""
-        return start_plan(state, self.initial_actions(problem, state, None))
+        actions = self.initial_actions(request.afresh())
+        return start_plan(request.state, actions)
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if the problem lacks a refinement or capability (default: none)."""
@@ -285,16 +303,15 @@ class Planner(CompilableCore, ABC):
             name, steps = type(self).__name__, self.horizon
             require_derivatives(problem, state, steps, needed_by=name, by_hand=constant)
 
-    def initial_actions(
-        self, problem: PlanningProblem, state: Tensor, warm_start: Plan | None
-    ) -> Tensor:
+    def initial_actions(self, request: PlanRequest) -> Tensor:
         """Return where planning starts: the warm start's actions, else the box centre.
 
         Returns:
             Allowed actions `[B, T, A]`.
         """
-        if warm_start is not None:
-            return problem.project(warm_start.actions)
+        problem, state = request.problem, request.state
+        if request.warm_start is not None:
+            return problem.project(request.warm_start.actions)
         center = problem.project(problem.action_space.to(state).center)
         return center.expand(state.shape[0], self.horizon, -1)
 
@@ -358,4 +375,5 @@ def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:
 
 
 def _flattened(value: Tensor, lead: torch.Size) -> Tensor:
-    return value.reshape(lead.numel(), *value.shape[len(lead) :])
+    count = value.shape[: len(lead)].numel()  # one, where problems share their noise
+    return value.reshape(count, *value.shape[len(lead) :])

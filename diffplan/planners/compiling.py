@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffplan.functional.isolation import may_look
 from diffplan.functional.rollout import inside_transform
 from diffplan.plan import Plan
-from diffplan.planners.randomness import PLAN_INDEX
-from diffplan.problem import PlanningProblem
+from diffplan.planners.randomness import PLAN_INDEX, NoiseSource
+from diffplan.planners.request import PlanRequest
 
 
-class CompilableCore(nn.Module, ABC):
+class CompilableCore(NoiseSource, ABC):
     """A module whose method `_plan` can be compiled, once for a whole loop of plans.
 
     A receding-horizon loop begins without a warm start and goes on with one: two kinds
@@ -43,46 +43,31 @@ class CompilableCore(nn.Module, ABC):
         return {**super().__getstate__(), "_compiled": None}
 
     @abstractmethod
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return the plan that a warm start from is the same as starting afresh.
 
         Its memory has the entries of the planner's plans.
 
         Args:
-            problem: The problem.
-            state: `[B, S]`.
-            keys: int64 `[B]`, those of `draw_noise`.
+            request: With noise, or with the keys that it is to be drawn from.
         """
 
     @abstractmethod
-    def _plan(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        keys: Tensor,
-        warm_start: Plan | None,
-        evaluate: bool,
-    ) -> Plan: ...
+    def _plan(self, request: PlanRequest) -> Plan: ...
 
-    def _run(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        keys: Tensor,
-        warm_start: Plan | None,
-        evaluate: bool,
-    ) -> Plan:
+    def _run(self, request: PlanRequest) -> Plan:
         """Call `_plan`, or what it was compiled to."""
         if self._compiled is None or inside_transform():
-            return self._plan(problem, state, keys, warm_start, evaluate)
+            return self._plan(request)
+        warm_start = request.warm_start
         if warm_start is None:
-            warm_start = self.cold_start(problem, state, keys)
+            warm_start = self.cold_start(request)
         # Another layout, order or set of entries would be compiled anew.
         counted = {PLAN_INDEX: torch.ones_like(warm_start.status)[:, None, None]}
         memory = dict(sorted((counted | warm_start.memory).items()))
         start = replace(warm_start, diagnostics={}, memory=memory)
         start = start.map(Tensor.contiguous)
-        return self._compiled(problem, state, keys, start, evaluate)
+        return self._compiled(replace(request, warm_start=start))
 
 
 def start_plan(

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
-from diffplan.functional.random import standard_normal
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -32,6 +31,7 @@ from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
 from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners.numbers import set_number
 from diffplan.planners.progress import with_cheaper_last
+from diffplan.planners.request import PlanRequest
 from diffplan.planners.second_order import SecondOrderShooting
 from diffplan.planners.steps import Nominal, Step, increments
 from diffplan.problem import PlanningProblem
@@ -150,29 +150,22 @@ class ShootingGN(SecondOrderShooting):
         """Return how the damping changes."""
         return self.damping
 
-    def draw_noise(
-        self, problem: PlanningProblem, state: Tensor, keys: Tensor
-    ) -> Tensor:
-        """Draw the N(0, 1) numbers of the starting points `[B, num_starts, T, A]`."""
-        shape = (self.num_starts, self.horizon, problem.action_space.dim)
-        return standard_normal(keys, shape, state)
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
+        """Return the shape of the starts' N(0, 1) numbers, `[num_starts, T, A]`."""
+        return (self.num_starts, self.horizon, request.problem.action_space.dim)
 
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return the first of the random starts, with the first damping."""
-        noise = self.draw_noise(problem, state, keys)[:, :1]
+        noise = self.with_noise(request).drawn()[:, :1]
         memory = {"damping": self._first_damping(noise)[..., None]}
-        return start_plan(state, self._starts(problem, noise)[:, 0], memory)
+        start = self._starts(request.problem, noise)[:, 0]
+        return start_plan(request.state, start, memory)
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
+    def solve(self, request: PlanRequest) -> Solution:
         """Run the loop from every start and keep the best; see `Planner.solve`."""
+        problem, state, warm_start = request.problem, request.state, request.warm_start
         box = problem.action_space.to(state)
-        noise = cast(Tensor, noise)
+        noise = request.drawn()
         actions = self._starts(problem, noise)
         damping = self._first_damping(noise)
         if warm_start is not None:
@@ -181,7 +174,7 @@ class ShootingGN(SecondOrderShooting):
         actions = box.project(actions)
         afresh = starts_afresh(warm_start, state)
         if self.iterations > 0 and any_afresh(afresh):
-            actions = self._with_middle(problem, state, actions, afresh)
+            actions = self._with_middle(request, actions, afresh)
         starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
         return self._best(*self.iterate(problem, starts, actions, damping))
 
@@ -224,17 +217,14 @@ class ShootingGN(SecondOrderShooting):
         return torch.cat([kept, damping[:, 1:]], dim=1)
 
     def _with_middle(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        actions: Tensor,
-        afresh: Tensor,
+        self, request: PlanRequest, actions: Tensor, afresh: Tensor
     ) -> Tensor:
         """Put the middle of the box in the place of a start, if it is cheaper than all.
 
         A descent that starts afresh ends no higher then than there.
         """
-        middle = self.initial_actions(problem, state, None).unsqueeze(1)
+        problem, state = request.problem, request.state
+        middle = self.initial_actions(request.afresh()).unsqueeze(1)
         tried = torch.cat((actions, middle), dim=1)
         with torch.no_grad():
             cost = worst_if_failed(candidate_costs(problem, state, tried))

@@ -14,7 +14,7 @@ updates from pure rules, so the loop can be unrolled, differentiated again and c
 """
 
 from functools import partial
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,6 @@ from diffplan.functional.first_order import (
     start_moments,
 )
 from diffplan.functional.isolation import finite_rows, isolated, known_finite
-from diffplan.functional.random import standard_normal
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -50,6 +49,7 @@ from diffplan.planners.checkpointing import checkpointed_gradient
 from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners.numbers import set_number
 from diffplan.planners.progress import Best, Progress, with_cheaper_last
+from diffplan.planners.request import PlanRequest
 from diffplan.planners.sampling import stack_trace
 from diffplan.problem import PlanningProblem
 
@@ -103,37 +103,28 @@ class GradientPlanner(Planner):
         set_number(self, "step_size", step_size)
         self.rule, self.keep_best = rule, keep_best
 
-    def draw_noise(
-        self, problem: PlanningProblem, state: Tensor, keys: Tensor
-    ) -> Tensor:
-        """Draw the N(0, 1) numbers of the starting points `[B, N, T, A]`."""
-        shape = (self.num_candidates, self.horizon, problem.action_space.dim)
-        return standard_normal(keys, shape, state)
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
+        """Return the shape of the starting points' N(0, 1) numbers, `[N, T, A]`."""
+        return (self.num_candidates, self.horizon, request.problem.action_space.dim)
 
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return the first of the random starting points."""
-        noise = self.draw_noise(problem, state, keys)
-        return start_plan(state, self._starting_points(problem, noise, None)[:, 0])
+        points = self._starting_points(self.with_noise(request.afresh()))
+        return start_plan(request.state, points[:, 0])
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
+    def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
-        noise = cast(Tensor, noise)
-        candidates = self._starting_points(problem, noise, warm_start)
+        problem, state = request.problem, request.state
+        candidates = self._starting_points(request)
         start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1).contiguous()
         moments, progress = start_moments(candidates), Progress()
-        afresh = starts_afresh(warm_start, state)
+        afresh = starts_afresh(request.warm_start, state)
         seeks_middle = self.keep_best and any_afresh(afresh)
 
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
                 if iteration == 0 and seeks_middle:
-                    first = self._first(problem, state, candidates, afresh)
+                    first = self._first(request, candidates, afresh)
                     candidates, gradient, cost = first
                 else:
                     gradient, cost = self._slopes(problem, start, candidates)
@@ -152,18 +143,15 @@ class GradientPlanner(Planner):
         return self._choose(problem, state, candidates, progress)
 
     def _first(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        candidates: Tensor,
-        afresh: Tensor,
+        self, request: PlanRequest, candidates: Tensor, afresh: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the first candidates, their gradients and their costs.
 
         Where the middle of the box is cheaper than all of them, it takes the place of
         the dearest of a fresh start: the descent has begun there and ends no higher.
         """
-        middle = self.initial_actions(problem, state, None).unsqueeze(1)
+        problem, state = request.problem, request.state
+        middle = self.initial_actions(request.afresh()).unsqueeze(1)
         tried = torch.cat((candidates, middle), dim=1)
         start = state.unsqueeze(1).expand(-1, tried.shape[1], -1).contiguous()
         gradient, cost = self._slopes(problem, start, tried)
@@ -204,9 +192,12 @@ class GradientPlanner(Planner):
         ahead = problem.project(candidates - self.step_size * gradient)
         return (candidates - ahead) / self.step_size
 
-    def _starting_points(
-        self, problem: PlanningProblem, noise: Tensor, warm_start: Plan | None
-    ) -> Tensor:
+    def _starting_points(self, request: PlanRequest) -> Tensor:
+        problem, warm_start, noise = (
+            request.problem,
+            request.warm_start,
+            request.drawn(),
+        )
         box = problem.action_space.to(noise)
         spread = 2 * torch.special.ndtr(noise) - 1 if self.uniform else noise
         points = box.center + box.scale * spread

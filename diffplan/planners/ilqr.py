@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw
 from diffplan.gradients import (
@@ -26,6 +25,7 @@ from diffplan.objectives.base import ResidualObjective, StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Solution
 from diffplan.planners.compiling import start_plan
+from diffplan.planners.request import PlanRequest
 from diffplan.planners.second_order import SecondOrderShooting
 from diffplan.planners.steps import Nominal, Step
 from diffplan.problem import PlanningProblem
@@ -153,21 +153,16 @@ class ILQR(SecondOrderShooting):
         """Return how the damping changes."""
         return self.damping
 
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return the centre of the box, with the first damping."""
-        actions = super().cold_start(problem, state, keys).actions
+        actions, state = super().cold_start(request).actions, request.state
         damping = torch.full_like(state[:, :1, None], self.damping.initial)
         return start_plan(state, actions, {"damping": damping})
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,  # noqa: ARG002 - draws none
-        warm_start: Plan | None,
-    ) -> Solution:
+    def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
-        start = self.initial_actions(problem, state, warm_start)
+        problem, state, warm_start = request.problem, request.state, request.warm_start
+        start = self.initial_actions(request)
         damping = torch.full_like(state[:, 0], self.damping.initial)
         if warm_start is not None and "damping" in warm_start.memory:
             damping = warm_start.memory["damping"][:, 0, 0].to(damping)

@@ -29,6 +29,7 @@ from diffplan.objectives.base import StageObjective
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.compiling import start_plan
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import Box, PlanningProblem
 from diffplan.user_functions import call, require_result
 
@@ -168,35 +169,43 @@ class LatentActions(Planner):
         """Raise what the inner planner raises for the problem it will be given."""
         self.planner.check_derivatives(self.latent_problem(problem), state)
 
-    def draw_noise(
-        self, problem: PlanningProblem, state: Tensor, keys: Tensor
-    ) -> Tensor | None:
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...] | None:
+        """Return the shape of the inner planner's noise."""
+        return self.planner.noise_shape(self._inner(request.afresh()))
+
+    def noise_from_keys(self, request: PlanRequest) -> Tensor | None:
         """Draw the noise of the inner planner."""
-        return self.planner.draw_noise(self.latent_problem(problem), state, keys)
+        return self.planner.noise_from_keys(self._inner(request.afresh()))
 
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+    def check_noise(self, request: PlanRequest) -> None:
+        """Raise if noise is not such as the inner planner takes."""
+        self.planner.check_noise(self._inner(request.afresh()))
+
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return the plan of the latent point that the inner planner starts from."""
-        inner = self.planner.cold_start(self.latent_problem(problem), state, keys)
+        inner = self.planner.cold_start(self._inner(request.afresh()))
         memory = {**inner.memory, "latent": inner.actions}
-        return start_plan(state, self.decode(problem, inner.action), memory)
+        actions = self.decode(request.problem, inner.action)
+        return start_plan(request.state, actions, memory)
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
+    def solve(self, request: PlanRequest) -> Solution:
         """Search for the latent point and decode it; see `Planner.solve`."""
-        inner = self.latent_problem(problem)
-        start = None if warm_start is None else self._latent_start(warm_start)
-        plan = self.planner.plan_with_noise(inner, state, noise, start)
+        plan = self.planner.plan_for(self._inner(request))
         return Solution(
-            actions=self.decode(problem, plan.action),
+            actions=self.decode(request.problem, plan.action),
             status=plan.status,
             iterations=plan.iterations,
             diagnostics={**plan.diagnostics, "latent": plan.action},
             memory={**plan.memory, "latent": plan.actions},
+        )
+
+    def _inner(self, request: PlanRequest) -> PlanRequest:
+        """Return what the inner planner is asked for."""
+        start = request.warm_start
+        return replace(
+            request,
+            problem=self.latent_problem(request.problem),
+            warm_start=None if start is None else self._latent_start(start),
         )
 
     def latent_problem(self, problem: PlanningProblem) -> PlanningProblem:

@@ -34,6 +34,8 @@ from diffplan.planners.base import Planner, Solution
 from diffplan.planners.candidates import candidate_costs, worst_if_failed
 from diffplan.planners.compiling import known_before, start_plan
 from diffplan.planners.numbers import set_number
+from diffplan.planners.randomness import require_noise
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
 NOISE_LIMIT = 2**28
@@ -123,35 +125,42 @@ class SamplingPlanner(Planner):
         """
         return weighted_std(candidates, weights, mean)
 
-    def draw_noise(
-        self, problem: PlanningProblem, state: Tensor, keys: Tensor
-    ) -> Tensor:
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
+        """Return the shape of one problem's noise, `[iterations, N, T, A]`."""
+        width = request.problem.action_space.dim
+        return (self.iterations, self.num_samples, self.horizon, width)
+
+    def noise_from_keys(self, request: PlanRequest) -> Tensor | None:
         """Draw the noise of all iterations, or return its keys `[B]` if too large."""
+        state, keys = request.state, cast(Tensor, request.keys)
         keys = keys[:1] if self.shared_noise else keys
-        one = (self.num_samples, self.horizon, problem.action_space.dim)
+        _, *one = self.noise_shape(request)
         count = keys.shape[0] * self.iterations * math.prod(one)
         if count * state.element_size() > NOISE_LIMIT:
             return keys
         iterations = torch.arange(self.iterations, device=keys.device)
-        white = standard_normal(fold(keys[:, None], iterations), one, state)
+        white = standard_normal(fold(keys[:, None], iterations), tuple(one), state)
         return colour_noise(white, self.noise_exponent)
 
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
-        """Return the centre of the box, with the first spread."""
-        plan = super().cold_start(problem, state, keys)
-        std = self._starting_std(problem, plan.actions)
-        return start_plan(state, plan.actions, {"std": std})
+    def check_noise(self, request: PlanRequest) -> None:
+        """Raise if noise is neither such as `draw_noise` returns, nor keys of it."""
+        name, shape, dtype = type(self).__name__, self.noise_shape(request), None
+        if isinstance(request.noise, Tensor) and request.noise.dtype == torch.int64:
+            shape, dtype = (), torch.int64
+        shared = self.shared_noise
+        require_noise(name, request, shape, shared=shared, dtype=dtype)
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
+    def cold_start(self, request: PlanRequest) -> Plan:
+        """Return the centre of the box, with the first spread."""
+        plan = super().cold_start(request)
+        std = self._starting_std(request.problem, plan.actions)
+        return start_plan(request.state, plan.actions, {"std": std})
+
+    def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
-        noise = cast(Tensor, noise)
-        mean = start = self.initial_actions(problem, state, warm_start)
+        problem, state, warm_start = request.problem, request.state, request.warm_start
+        noise = request.drawn()
+        mean = start = self.initial_actions(request)
         std = self._starting_std(problem, mean)
         trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
         for iteration in range(self.iterations):

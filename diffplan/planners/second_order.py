@@ -47,6 +47,7 @@ from diffplan.planners.base import Planner, Solution
 from diffplan.planners.implicit import differentiate_actions
 from diffplan.planners.progress import has_risen
 from diffplan.planners.quadratic_model import quadratic_model
+from diffplan.planners.request import PlanRequest
 from diffplan.planners.steps import (
     Chosen,
     Nominal,
@@ -151,11 +152,10 @@ class SecondOrderShooting(Planner):
     def damping_rule(self) -> AdaptiveDamping | Tensor | float:
         """Return how the damping changes: a number stays as it is."""
 
-    def differentiate(
-        self, problem: PlanningProblem, state: Tensor, solution: Solution
-    ) -> Solution:
+    def differentiate(self, request: PlanRequest, solution: Solution) -> Solution:
         """Give the actions the derivative of the minimum that they are."""
         strategy = cast(Implicit, self.gradient)
+        problem, state = request.problem, request.state
         return differentiate_actions(problem, state, solution, strategy)
 
     def iterate(

@@ -11,6 +11,7 @@ from diffplan.functional.isolation import isolated
 from diffplan.plan import Plan, Status
 from diffplan.planners.checkpointing import checkpointed_evaluation
 from diffplan.planners.progress import unless_worse
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
 
@@ -37,33 +38,30 @@ class Solution:
 
 
 def answer(
-    problem: PlanningProblem,
-    state: Tensor,
+    request: PlanRequest,
     solution: Solution,
     *,
     sound: Tensor | bool,
     constant: bool,
     checkpoint: bool,
-    evaluate: bool,
 ) -> Plan:
     """Return the plan of a solution: allowed actions, their states, cost and status.
 
     Args:
-        problem: The problem.
-        state: `[B, S]`.
+        request: What was asked for.
         solution: What was found; actions that are not finite become allowed ones.
         sound: Whether the planner's own numbers make sense, a bool.
         constant: Whether actions have no graph.
         checkpoint: See `Planner.checkpoint`.
-        evaluate: See `Planner.forward`.
     """
+    problem, state = request.problem, request.state
     raw = solution.actions
     finite = torch.isfinite(raw).all(dim=-1).all(dim=-1) & sound
     safe = torch.where(finite[:, None, None], raw, torch.zeros_like(raw))
     actions = problem.project(safe)
     if constant:
         actions = actions.detach()  # also from bounds and constraints
-    if not evaluate:
+    if not request.evaluate:
         shape = (state.shape[0], actions.shape[1] + 1, state.shape[1])
         states = state.new_full(shape, torch.nan)
         cost = state.new_full(shape[:1], torch.nan)

@@ -82,14 +82,14 @@ def _check_noise(
     keys: Tensor,
     index: Tensor,
 ) -> None:
-    noise = planner.draw_noise(problem, state, keys)
+    noise = planner.draw_noise(problem, state, keys=keys)
     if noise is None or len(noise) != len(state):  # none, or all problems share it
         return
-    part = planner.draw_noise(problem, state[index], keys[index])
+    part = planner.draw_noise(problem, state[index], keys=keys[index])
     if part is None or not torch.equal(part, noise[index]):
         fail(
-            "draw_noise gives a problem other numbers in another batch: draw from the "
-            "keys, by diffplan.functional.random"
+            "noise_from_keys gives a problem other numbers in another batch: draw from "
+            "the keys, by diffplan.functional.random"
         )
 
 

@@ -157,13 +157,17 @@ def check_states_follow_actions(
 
 
 def check_randomness(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
-    """Equal generators give equal plans, and the global random state is untouched."""
+    """Equal generators or noise give equal plans; no global random state is touched."""
     before = torch.get_rng_state()
-    plans = [
-        planner(problem, state, generator=torch.Generator(state.device).manual_seed(7))
-        for _ in range(2)
-    ]
+
+    def seeded() -> torch.Generator:
+        return torch.Generator(state.device).manual_seed(7)
+
+    plans = [planner(problem, state, generator=seeded()) for _ in range(2)]
     same_plan("an equal generator", *plans)
+    if not problem.is_random:
+        noise = planner.draw_noise(problem, state, generator=seeded())
+        same_plan("noise of draw_noise", planner(problem, state, noise=noise), plans[0])
     same_plan("no generator, twice", *[planner(problem, state) for _ in range(2)])
     if not torch.equal(before, torch.get_rng_state()):
         fail("the global random state has changed; use the generator")

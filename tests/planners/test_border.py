@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import diffplan as dp
 from diffplan.errors import ShapeError
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
+from diffplan.planners.request import PlanRequest
 from diffplan.testing import point_mass_problem
 from diffplan.testing.border import check_dtypes, check_goals
 
@@ -163,8 +164,9 @@ def test_a_planner_without_the_border_is_found_out() -> None:
             self, problem: dp.PlanningProblem, state: Tensor, **_: object
         ) -> object:
             flat = state.reshape(-1, state.shape[-1])
-            noise = self.draw_noise(problem, flat, torch.arange(len(flat)))
-            plan = self.plan_with_noise(problem, flat, noise, None)
+            keys = torch.arange(len(flat))
+            request = self.with_noise(PlanRequest(problem, flat, keys=keys))
+            plan = self.plan_for(request)
             return plan.map(
                 lambda value: value.reshape(*state.shape[:-1], *value.shape[1:])
             )

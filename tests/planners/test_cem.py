@@ -7,7 +7,7 @@ from problems import double_integrator, one_step, riccati_actions, states_of
 import diffplan as dp
 from diffplan.errors import ArgumentError, ShapeError
 from diffplan.planners import CEM, sampling
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 
 def test_one_step_quadratic_reaches_the_optimum() -> None:
@@ -31,8 +31,8 @@ def test_one_iteration_is_the_mean_and_biased_std_of_the_elites() -> None:
     problem = one_step(torch.tensor([0.5], dtype=torch.float64))
     state = torch.zeros(1, 1, dtype=torch.float64)
     planner = CEM(1, num_samples=20, num_elites=4, iterations=1, epsilon=1e-6)
-    noise = planner.draw_noise(problem, state, torch.tensor([3]))
-    found = planner.solve(problem, state, noise, None)
+    noise = planner.draw_noise(problem, state, keys=torch.tensor([3]))
+    found = planner.solve(PlanRequest(problem, state, noise))
     candidates = noise.flatten().clamp(-1, 1)
     elites = candidates[(candidates - 0.5).abs().argsort()[:4]]
     torch.testing.assert_close(found.actions.flatten()[0], elites.mean())
@@ -61,7 +61,7 @@ def test_noise_beyond_the_limit_is_drawn_in_each_iteration_and_the_same(
     planner = CEM(3, num_samples=200, num_elites=20, iterations=10)
     expected = planner(problem, state)
     monkeypatch.setattr(sampling, "NOISE_LIMIT", 1000)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
     assert noise.shape == (2,)
     assert not noise.is_floating_point()
     assert torch.equal(planner(problem, state).actions, expected.actions)

@@ -18,7 +18,7 @@ from diffplan.errors import ArgumentError
 from diffplan.planners import CEM, DCEM
 from diffplan.planners.candidates import candidate_costs
 from diffplan.planners.dcem import standardized
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 SMALL = {"num_samples": 12, "num_elites": 3, "iterations": 3}
 
@@ -36,8 +36,8 @@ def test_one_iteration_by_hand(temperature: float) -> None:
     planner = DCEM(
         3, num_samples=30, num_elites=4, iterations=1, temperature=temperature
     )
-    noise = planner.draw_noise(problem, state, noise_keys(state))
-    found = planner.solve(problem, state, noise, None)
+    noise = planner.draw_noise(problem, state)
+    found = planner.solve(PlanRequest(problem, state, noise))
     candidates = (0.75 * noise[:, 0]).clamp(-0.75, 0.75)
     assert (candidates.abs() == 0.75).any()  # what is evaluated is averaged
     cost = candidate_costs(problem, state, candidates).detach().numpy()
@@ -84,8 +84,8 @@ def test_temperature_zero_is_the_cross_entropy_method(standardize: bool) -> None
 def test_temperature_infinity_averages_all_candidates() -> None:
     problem, state = double_integrator(limit=1.0), states_of(2)
     planner = DCEM(3, num_samples=20, num_elites=2, iterations=1, temperature=1e9)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
-    found = planner.solve(problem, state, noise, None)
+    noise = planner.draw_noise(problem, state)
+    found = planner.solve(PlanRequest(problem, state, noise))
     candidates = noise[:, 0].clamp(-1, 1)
     torch.testing.assert_close(found.actions, candidates.mean(dim=1))
 
@@ -93,8 +93,8 @@ def test_temperature_infinity_averages_all_candidates() -> None:
 def test_as_many_elites_as_samples_average_all() -> None:
     problem, state = double_integrator(limit=1.0), states_of(2)
     planner = DCEM(3, num_samples=9, num_elites=9, iterations=1)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
-    found = planner.solve(problem, state, noise, None)
+    noise = planner.draw_noise(problem, state)
+    found = planner.solve(PlanRequest(problem, state, noise))
     torch.testing.assert_close(found.actions, noise[:, 0].clamp(-1, 1).mean(dim=1))
     single = DCEM(2, num_samples=1, num_elites=1, iterations=2)(problem, state)
     assert torch.isfinite(single.actions).all()
@@ -282,11 +282,11 @@ def test_truncated_keeps_the_gradient_of_the_last_iterations() -> None:
     problem, state = pendulum(), states_of(2).requires_grad_()
     settings = {"num_samples": 12, "num_elites": 3, "temperature": 0.5}
     planner = DCEM(2, iterations=3, gradient=dp.Truncated(1), **settings)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
-    found = planner.solve(problem, state, noise, None)
+    noise = planner.draw_noise(problem, state)
+    found = planner.solve(PlanRequest(problem, state, noise))
     first = DCEM(2, iterations=2, **settings)
     with torch.no_grad():
-        cut = first.solve(problem, state, noise[:, :2], None)
+        cut = first.solve(PlanRequest(problem, state, noise[:, :2]))
     candidates = cut.actions[:, None] + cut.memory["std"][:, None] * noise[:, 2]
     candidates = problem.action_space.project(candidates)
     weights = planner.weigh(candidate_costs(problem, state, candidates))
@@ -335,7 +335,7 @@ def test_straight_through_takes_the_derivative_of_the_projection() -> None:
     # Far from the bounds: where all elites are clipped, their spread has a kink.
     settings = {**SMALL, "temperature": 0.7, "initial_std": 0.2}
     planner = DCEM(2, straight_through=True, **settings)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
     base: list[tuple[Tensor, Tensor]] = []
 
     class Surrogate(DCEM):
@@ -353,15 +353,15 @@ def test_straight_through_takes_the_derivative_of_the_projection() -> None:
 
     surrogate = Surrogate(2, **settings)
     recording, used = True, []
-    surrogate.solve(problem, state, noise, None)
+    surrogate.solve(PlanRequest(problem, state, noise))
     recording = False
 
     def total(x: Tensor) -> Tensor:
         used.clear()
-        return surrogate.solve(problem, x, noise, None).actions.sum()
+        return surrogate.solve(PlanRequest(problem, x, noise)).actions.sum()
 
     leaf = state.clone().requires_grad_()
-    actions = planner.solve(problem, leaf, noise, None).actions
+    actions = planner.solve(PlanRequest(problem, leaf, noise)).actions
     (gradient,) = torch.autograd.grad(actions.sum(), leaf)
     expected = central_difference(total, state)
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)

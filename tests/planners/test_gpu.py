@@ -9,7 +9,7 @@ from problems import double_integrator, states_of
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 pytestmark = pytest.mark.gpu
 
@@ -61,11 +61,11 @@ def test_a_plan_is_one_cuda_graph(case: PlannerCase) -> None:
     planner, problem, state = on_gpu(case)
     problem = copy.copy(problem)
     problem.action_space = problem.action_space.to(state)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
 
     def plan() -> dp.Plan:
         with torch.no_grad():
-            return planner.plan_with_noise(problem, state, noise, None)
+            return planner.plan_for(PlanRequest(problem, state, noise))
 
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):

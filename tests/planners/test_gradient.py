@@ -16,7 +16,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.errors import ArgumentError
 from diffplan.planners import GradMPC, ShootingGD
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 
 def start_at(actions: Tensor, state: Tensor) -> dp.Plan:
@@ -68,7 +68,7 @@ def test_descent_equals_torch_optim(
 def test_shooting_is_adam_from_normal_starts() -> None:
     problem, state = pendulum(), states_of(2)
     planner = ShootingGD(4, iterations=25, num_starts=1, keep_best=False)
-    start = planner.draw_noise(problem, state, noise_keys(state))[:, 0]
+    start = planner.draw_noise(problem, state)[:, 0]
     twin = GradMPC(
         4,
         iterations=25,
@@ -161,8 +161,9 @@ def test_uniform_starts_fill_the_box() -> None:
         dp.Box([-1.0, 2.0], [3.0, 4.0]),
     )
     planner = ShootingGD(1, iterations=0, num_starts=4000, init="uniform")
-    noise = planner.draw_noise(problem, torch.zeros(1, 2), torch.arange(1))
-    points = planner._starting_points(problem, noise, None).reshape(4000, 2)
+    noise = planner.draw_noise(problem, torch.zeros(1, 2))
+    request = PlanRequest(problem, torch.zeros(1, 2), noise)
+    points = planner._starting_points(request).reshape(4000, 2)
     assert problem.action_space.contains(points).all()
     torch.testing.assert_close(
         points.mean(0), torch.tensor([1.0, 3.0]), rtol=0, atol=0.05

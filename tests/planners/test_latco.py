@@ -21,7 +21,7 @@ from diffplan.objectives import NegativeReturn, SoftplusReward
 from diffplan.planners import DualAscent, FixedMultiplier, LogarithmicRule
 from diffplan.planners.collocation.primal_dual import PrimalDual, Progress
 from diffplan.planners.collocation.residuals import TrajectoryProblem
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 from diffplan.solvers import BlockCholeskySolver, RiccatiSolver
 from diffplan.solvers.least_squares import Trajectory
 
@@ -298,10 +298,10 @@ def test_more_starts_never_cost_more_than_their_first() -> None:
     problem = reward_problem(small_rssm())
     state = torch.randn(2, 7, dtype=torch.float64)
     many = dp.LatCo(6, 20, num_starts=5)(problem, state)
-    noise = dp.LatCo(6, 20, num_starts=5).draw_noise(problem, state, noise_keys(state))
+    noise = dp.LatCo(6, 20, num_starts=5).draw_noise(problem, state)
     for index in range(5):
         single = dp.LatCo(6, 20)
-        one = single.solve(problem, state, noise[:, index : index + 1], None)
+        one = single.solve(PlanRequest(problem, state, noise[:, index : index + 1]))
         rolled = dp.functional.rollout(
             problem.dynamics, state, problem.action_space.project(one.actions)
         )

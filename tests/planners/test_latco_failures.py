@@ -14,7 +14,7 @@ import diffplan as dp
 from diffplan.errors import GradientError, NumericsWarning
 from diffplan.objectives import ResidualObjective
 from diffplan.planners import LogarithmicRule
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 FAR = torch.tensor([9.0, 1.0], dtype=torch.float64)
 NEAR = torch.tensor([[0.3, 0.1], [-0.5, 0.2], [0.8, 0.0]], dtype=torch.float64)
@@ -109,10 +109,9 @@ def check_that_nobody_is_harmed(
     found = []
     for rows in (slice(0, None), slice(1, None)):  # with the failed one, and without
         inputs = Inputs(BATCH[rows].clone().requires_grad_(), kind, wall)
-        noise = planner.draw_noise(inputs.problem, BATCH, noise_keys(BATCH))
-        plan = planner.plan_with_noise(
-            inputs.problem, inputs.state, noise[rows], None, evaluate=wall is not None
-        )
+        noise = planner.draw_noise(inputs.problem, BATCH)
+        given = inputs.problem, inputs.state, noise[rows], None, wall is not None
+        plan = planner.plan_for(PlanRequest(*given))
         good = slice(1, None) if rows.start == 0 else slice(0, None)
         found.append((plan, inputs.slopes(planner, plan, good)))
     (both, slopes), (alone, expected) = found
@@ -182,13 +181,13 @@ def test_planned_states_where_the_model_fails_are_a_failure_of_that_element() ->
         step, dp.objectives.GoalDistance(torch.zeros(1)), dp.Box([-1.0], [1.0])
     )
     planner = dp.LatCo(4, 5)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
-    plan = planner.plan_with_noise(problem, state, noise, None)
+    noise = planner.draw_noise(problem, state)
+    plan = planner.plan_for(PlanRequest(problem, state, noise))
     failed = plan.status == dp.Status.NON_FINITE
     assert failed.any()
     assert not failed.all()
     (slope,) = torch.autograd.grad(plan.actions[~failed].sum(), push)
-    alone = planner.plan_with_noise(problem, state[~failed], noise[~failed], None)
+    alone = planner.plan_for(PlanRequest(problem, state[~failed], noise[~failed]))
     (expected,) = torch.autograd.grad(alone.actions.sum(), push)
     torch.testing.assert_close(slope, expected)
 

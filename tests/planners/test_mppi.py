@@ -8,7 +8,7 @@ from torch import nn
 from diffplan.errors import ArgumentError
 from diffplan.planners import MPPI
 from diffplan.planners.candidates import candidate_costs
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 
 def one_round(temperature: float, **arguments: object) -> tuple[torch.Tensor, ...]:
@@ -17,9 +17,9 @@ def one_round(temperature: float, **arguments: object) -> tuple[torch.Tensor, ..
     planner = MPPI(
         3, num_samples=30, iterations=1, temperature=temperature, **arguments
     )
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
     candidates = noise[:, 0].clamp(-1, 1)
-    found = planner.solve(problem, state, noise, None)
+    found = planner.solve(PlanRequest(problem, state, noise))
     cost = candidate_costs(problem, state, candidates)
     return found.actions, candidates, cost, found.memory["std"]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.planners import sampling
 from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 DOUBLE = torch.float64
 
@@ -71,9 +72,7 @@ def test_chunks_do_not_change_a_plan(case: PlannerCase) -> None:
 
 
 def noise_of(planner: dp.planners.Planner, states: Tensor, keys: Tensor) -> Tensor:
-    noise = planner.draw_noise(
-        double_integrator(limit=1.0), states, noise_keys(states, keys=keys)
-    )
+    noise = planner.draw_noise(double_integrator(limit=1.0), states, keys=keys)
     assert noise is not None
     return noise
 
@@ -106,7 +105,7 @@ def test_noise_that_is_too_much_to_keep_is_the_same(
     expected = planner(problem, states, keys=keys)
     # Alone a problem's noise may be kept where that of its batch is not.
     monkeypatch.setattr(sampling, "NOISE_LIMIT", 20 * 3 * 3 * 8)
-    drawn = planner.draw_noise(problem, states, noise_keys(states, keys=keys))
+    drawn = planner.draw_noise(problem, states, keys=keys)
     assert drawn.is_floating_point() == shared
     monkeypatch.setattr(sampling, "NOISE_LIMIT", 0)
     assert_same(planner(problem, states, keys=keys), expected, torch.arange(4))
@@ -138,7 +137,7 @@ def test_particles_are_the_same_in_any_batch_and_not_those_of_the_planner() -> N
     particles = problem.realize(states, 3, drawn).noise
     alone = problem.realize(states[index], 3, drawn[index]).noise
     assert torch.equal(alone, particles[index])
-    own = planner.draw_noise(problem, states, drawn)
+    own = planner.noise_from_keys(PlanRequest(problem, states, keys=drawn))
     assert not torch.isin(own, particles).any()
 
 
@@ -277,7 +276,9 @@ def test_starting_afresh_is_warm_starting_from_the_cold_start(
 ) -> None:
     problem, (states, keys) = double_integrator(limit=1.0), many_states(3)
     planner = case.build(horizon=5, iterations=3)
-    start = planner.cold_start(problem, states, noise_keys(states, keys=keys))
+    start = planner.cold_start(
+        PlanRequest(problem, states, keys=noise_keys(states, keys=keys))
+    )
     expected = planner(problem, states, keys=keys)
     assert_same(
         planner(problem, states, keys=keys, warm_start=start),
@@ -293,6 +294,6 @@ def test_starting_afresh_is_warm_starting_from_the_cold_start(
 
 def test_cost_of_a_cold_start_is_no_promise() -> None:
     problem, states = double_integrator(limit=1.0), states_of(2)
-    start = dp.MPPI(5).cold_start(problem, states, noise_keys(states))
+    start = dp.MPPI(5).cold_start(PlanRequest(problem, states, keys=noise_keys(states)))
     assert torch.equal(start.actions, torch.zeros(2, 5, 1, dtype=DOUBLE))
     assert (cost_of(problem, states, start.actions) > start.cost).all()

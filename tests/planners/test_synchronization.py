@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import diffplan as dp
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 from diffplan.planners.second_order import SecondOrderShooting
 
 aten = torch.ops.aten
@@ -91,11 +91,11 @@ def test_solve_never_reads_a_number(
     monkeypatch.setattr(SecondOrderShooting, "may_look", lambda *_: False)
     problem, state = double_integrator(limit=1.0), states_of(2).requires_grad_()
     planner = case.build(horizon=4, iterations=3, gradient=gradient_of(case))
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
     warm_start = planner(problem, state).detach()
     with NoSynchronization():
         for start in (None, warm_start):
-            plan = planner.plan_with_noise(problem, state, noise, start)
+            plan = planner.plan_for(PlanRequest(problem, state, noise, start))
         if plan.actions.requires_grad:
             torch.autograd.grad(plan.actions.sum() + plan.cost.sum(), state)
 
@@ -104,7 +104,7 @@ def test_solve_never_reads_a_number(
 def test_solve_stays_on_its_device(case: PlannerCase) -> None:
     host, state = double_integrator(limit=1.0), states_of(2)
     planner = case.build(horizon=4, iterations=3, gradient=gradient_of(case))
-    noise = planner.draw_noise(host, state, noise_keys(state))
+    noise = planner.draw_noise(host, state)
     state = state.to("meta").requires_grad_()
     box = host.action_space.to(state)
     problem = dp.PlanningProblem.__new__(dp.PlanningProblem)
@@ -113,7 +113,7 @@ def test_solve_stays_on_its_device(case: PlannerCase) -> None:
         module.to("meta")
     noise = None if noise is None else noise.to("meta")
     with NoSynchronization(), NoNumbersFromTheHost():
-        plan = planner.plan_with_noise(problem, state, noise, None)
+        plan = planner.plan_for(PlanRequest(problem, state, noise))
         if plan.actions.requires_grad:
             torch.autograd.grad(plan.actions.sum() + plan.cost.sum(), state)
     assert plan.actions.shape == (2, 4, 1)

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 
 import diffplan as dp
 from diffplan.errors import ShapeError, TensorTypeError
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners.request import PlanRequest
 
 each_vmapped = each_planner_that(lambda case: case.vmapped)
 
@@ -69,10 +69,10 @@ def test_vmap_over_dynamics_equals_a_loop(case: PlannerCase) -> None:
 def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
     problem, state = double_integrator(limit=1.0), states_of(2)
     planner = case.build(horizon=2, iterations=2)
-    noise = planner.draw_noise(problem, state, noise_keys(state))
+    noise = planner.draw_noise(problem, state)
     compiled = torch.compile(planner.solve, fullgraph=True, backend=backend)
-    expected = planner.solve(problem, state, noise, None)
-    got = compiled(problem, state, noise, None)
+    expected = planner.solve(PlanRequest(problem, state, noise))
+    got = compiled(PlanRequest(problem, state, noise))
     torch.testing.assert_close(got.actions, expected.actions)
     torch.testing.assert_close(got.diagnostics["cost"], expected.diagnostics["cost"])
 
@@ -118,11 +118,11 @@ def test_gradients_pass_a_compiled_and_checkpointed_planner() -> None:
     gradients = []
     for checkpoint in (False, True):
         planner = dp.MPPI(4, num_samples=8, iterations=2, checkpoint=checkpoint)
-        noise = planner.draw_noise(problem, state, noise_keys(state))
+        noise = planner.draw_noise(problem, state)
         solve = planner.solve
         if checkpoint:
             solve = torch.compile(solve, fullgraph=True, backend="aot_eager")
-        actions = solve(problem, state, noise, None).actions
+        actions = solve(PlanRequest(problem, state, noise)).actions
         gradients += torch.autograd.grad(actions.sin().sum(), state)
     torch.testing.assert_close(gradients[1], gradients[0])
 

@@ -13,6 +13,7 @@ from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.planners import CEM, DCEM
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training import PPO, Experience, PPOConfig
 from reproductions.dcem import locomotion, paper_numbers
@@ -162,7 +163,7 @@ def test_a_decoder_makes_sequences_of_allowed_actions() -> None:
 def test_the_controller_plans_as_the_planner_does() -> None:
     made, belief = controller(), beliefs(6)
     noise = made.draw_noise(belief, torch.arange(len(belief)))
-    plan = made.planner.plan_with_noise(made.problem, belief, noise, None)
+    plan = made.planner.plan_for(PlanRequest(made.problem, belief, noise))
     torch.testing.assert_close(made.plan(belief, noise), plan.actions)
     torch.testing.assert_close(made.cost(belief, noise), plan.cost)
     assert belief.shape[0] == noise.shape[0]

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from diffplan.errors import ArgumentError, require_count, require_positive
 from diffplan.functional.derivatives import constants
-from diffplan.functional.random import standard_normal
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -50,6 +49,7 @@ from diffplan.planners.compiling import known_before, start_plan
 from diffplan.planners.failures import where_sound, with_value
 from diffplan.planners.implicit import judged
 from diffplan.planners.numbers import set_number
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainSolver, RiccatiSolver
 from diffplan.solvers.least_squares import (
@@ -196,36 +196,28 @@ class LatCo(Planner):
         """Raise if the objective has no residuals."""
         problem.require_objective(ResidualObjective, "LatCo")
 
-    def draw_noise(
-        self, problem: PlanningProblem, state: Tensor, keys: Tensor
-    ) -> Tensor:
-        """Draw the initial states and actions `[B, num_starts, T, S + A]`."""
-        width = state.shape[-1] + problem.action_space.dim
-        shape = (self.num_starts, self.horizon, width)
-        return standard_normal(keys, shape, state)
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
+        """Return the shape of the first states and actions, `[starts, T, S + A]`."""
+        width = request.state.shape[-1] + request.problem.action_space.dim
+        return (self.num_starts, self.horizon, width)
 
-    def cold_start(self, problem: PlanningProblem, state: Tensor, keys: Tensor) -> Plan:
+    def cold_start(self, request: PlanRequest) -> Plan:
         """Return the first of the random starts, with its multipliers."""
-        noise = self.draw_noise(problem, state, keys)[:, :1]
-        collocation = TrajectoryProblem(problem, state, self.action_violation)
+        noise, state = self.with_noise(request).drawn()[:, :1], request.state
+        collocation = TrajectoryProblem(request.problem, state, self.action_violation)
         start, progress = self._start(collocation, noise, None)
         multipliers = progress.multipliers.stacked()
         memory = {"states": start.states, "multipliers": multipliers}
         return start_plan(state, collocation.units.actions(start.actions), memory)
 
-    def solve(
-        self,
-        problem: PlanningProblem,
-        state: Tensor,
-        noise: Tensor | None,
-        warm_start: Plan | None,
-    ) -> Solution:
+    def solve(self, request: PlanRequest) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
+        problem, state, warm_start = request.problem, request.state, request.warm_start
         repeated = state.repeat_interleave(self.num_starts, dim=0)
         collocation = TrajectoryProblem(
             problem.repeated(self.num_starts), repeated, self.action_violation
         )
-        start, progress = self._start(collocation, noise, warm_start)
+        start, progress = self._start(collocation, request.drawn(), warm_start)
         primal_dual = PrimalDual(
             problem=collocation,
             rule=self.multiplier_rule,
@@ -242,9 +234,9 @@ class LatCo(Planner):
         solution = best_start(collocation.problem, repeated, solution, self.num_starts)
         if not self.fall_back or isinstance(self.gradient, Implicit):
             return solution
-        known = self.initial_actions(problem, state, None)
+        known = self.initial_actions(request.afresh())
         if warm_start is not None:
-            given = self.initial_actions(problem, state, warm_start)
+            given = self.initial_actions(request)
             known = known_before(warm_start, known, given)
         return replace(solution, known=known)
 
@@ -271,15 +263,13 @@ class LatCo(Planner):
         records = (*progress.records[:-1], *later.records)
         return trajectory, replace(later, records=records), report
 
-    def differentiate(
-        self, problem: PlanningProblem, state: Tensor, solution: Solution
-    ) -> Solution:
+    def differentiate(self, request: PlanRequest, solution: Solution) -> Solution:
         """Give the plan the derivative of the penalised problem's minimum.
 
         That of `stationary.py`: multipliers stay as they are.
         """
-        strategy = cast(Implicit, self.gradient)
-        collocation = TrajectoryProblem(problem, state, self.action_violation)
+        problem, strategy = request.problem, cast(Implicit, self.gradient)
+        collocation = TrajectoryProblem(problem, request.state, self.action_violation)
         units = collocation.units
         planned = Trajectory(
             solution.memory["states"],
@@ -311,7 +301,7 @@ class LatCo(Planner):
     def _start(
         self,
         collocation: TrajectoryProblem,
-        noise: Tensor | None,
+        noise: Tensor,
         warm_start: Plan | None,
     ) -> tuple[Trajectory, Progress]:
         starts = Starts(
@@ -320,7 +310,6 @@ class LatCo(Planner):
             multipliers=self.initial_multipliers,
             keep_multipliers=self.keep_multipliers,
         )
-        assert noise is not None  # drawn by draw_noise; narrows the type
         start = starts.cold(collocation, noise.flatten(0, 1))
         if warm_start is not None:
             start = starts.warm(collocation, warm_start, *start)
