@@ -74,9 +74,10 @@ class Plan:
         diagnostics: Traces `[…, iterations]` (cost, violation …) and other tensors
             that explain the result; never needed to go on.
         memory: What a warm start needs beside the actions (spread, multipliers …),
-            each `[…, T, k]`, or `[…, 1, k]` for what does not belong to a time step;
-            and `plan_index` `[…, 1, 1]`, how many plans this one is the last of, so
-            that the next one draws fresh noise.
+            each `[…, T, k]`, or `[…, 1, k]` for what does not belong to a time step
+            (of several, such as elites, `[…, K, T, k]`); and `plan_index` `[…, 1, 1]`,
+            how many plans this one is the last of, so that the next one draws fresh
+            noise.
 
     Example:
         >>> plan = Plan(torch.zeros(3, 5, 2), torch.zeros(3, 6, 4), torch.zeros(3))

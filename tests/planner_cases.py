@@ -1,6 +1,7 @@
 """Every planner, small enough to test, and what it declares about itself.
 
-The contract suite runs on each case. To add a planner, add one entry to `CASES`.
+The contract suite runs on each case. To add a planner, add one entry to `CASES`;
+those of `examples/planners` are in `EXAMPLES`.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from diffplan.planners import (
     ShootingGN,
 )
 from diffplan.solvers import BlockCholeskySolver
+from examples.planners.icem import ICEM
+from examples.planners.policy_mppi import PolicyMPPI
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,26 @@ def case(
         return planner(horizon=horizon, **{**defaults, **changes})
 
     return PlannerCase(name, build, **declared)
+
+
+class ProportionalPolicy(nn.Module):
+    """Every action is against the first number of the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(-0.5))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return (self.gain * state[..., :1]).tanh()
+
+
+def policy_case(name: str, defaults: dict[str, Any], **declared: Any) -> PlannerCase:
+    """A planner that a policy proposes to."""
+
+    def build(horizon: int = 5, **changes: Any) -> Planner:
+        return PolicyMPPI(horizon, ProportionalPolicy(), **{**defaults, **changes})
+
+    return PlannerCase(name, build, action_dim=1, **declared)
 
 
 class LinearDecoder(nn.Module):
@@ -318,6 +341,29 @@ CASES = [
     ),
 ]
 
+# Planners of other people, of which the library knows nothing.
+EXAMPLES = [
+    case(
+        "iCEM",
+        ICEM,
+        {"num_samples": 100, "num_elites": 10, "iterations": 10},
+        optimum_gap=0.04,
+        warm_gap=0.06,
+    ),
+    policy_case(
+        "PolicyMPPI",
+        {
+            "num_samples": 200,
+            "num_elites": 16,
+            "num_proposals": 8,
+            "iterations": 10,
+            "temperature": 0.1,
+            "min_std": 0.01,
+            "max_std": 1.0,
+        },
+    ),
+]
+
 
 def each_planner_that(holds: Callable[[PlannerCase], bool]) -> pytest.MarkDecorator:
     """Run a test for each case that `holds`, given to it as `case`."""
@@ -331,7 +377,7 @@ def each_planner_that(holds: Callable[[PlannerCase], bool]) -> pytest.MarkDecora
                     bool(case.missing), reason=f"needs the package {case.missing}"
                 ),
             )
-            for case in CASES
+            for case in (*CASES, *EXAMPLES)
             if holds(case)
         ],
     )

@@ -1,7 +1,7 @@
 """Planners: `plan = planner(problem, state)`."""
 
 from diffplan.planners.augmented_lagrangian import AugmentedLagrangian
-from diffplan.planners.base import Planner, Solution
+from diffplan.planners.base import Planner, PlanRequest, Solution
 from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import (
     DualAscent,
@@ -16,7 +16,7 @@ from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.ilqr import ILQR
 from diffplan.planners.latent_actions import LatentActions
 from diffplan.planners.mppi import MPPI
-from diffplan.planners.sampling import SamplingPlanner
+from diffplan.planners.sampling import SamplingPlanner, Search
 
 __all__ = [
     "CEM",
@@ -31,8 +31,10 @@ __all__ = [
     "LatentActions",
     "LogarithmicRule",
     "MultiplierRule",
+    "PlanRequest",
     "Planner",
     "SamplingPlanner",
+    "Search",
     "ShootingGD",
     "ShootingGN",
     "Solution",

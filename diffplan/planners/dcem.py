@@ -149,7 +149,7 @@ class DCEM(SamplingPlanner):
             chosen = hard + (chosen - chosen.detach())
         count = available.sum(-1, keepdim=True)
         weights = chosen / count.clamp(1, self.num_elites)
-        return torch.where(count > 0, weights, 1 / self.num_samples)
+        return torch.where(count > 0, weights, 1 / cost.shape[-1])
 
 
 def standardized(cost: Tensor) -> Tensor:

@@ -3,22 +3,27 @@
 CEM, DCEM and MPPI differ in two lines: how costs become weights, and how the spread
 follows from them::
 
-    mean, std ← warm start or box centre, initial_std
+    search ← begin: mean of the warm start or box centre, initial_std
     repeat `iterations` times:
-        candidates ← project(mean + std · noise)          N of them
+        candidates ← project(propose(search, noise))      mean + std · noise
         cost       ← objective of their rollouts
         weights    ← weigh(cost)                          sum one
-        mean       ← Σ weights · candidates
-        std        ← refit_std(candidates, weights, mean, std)
-    answer: mean
+        search     ← refit(search, candidates, cost, weights)
+                         mean ← Σ weights · candidates
+                         std  ← refit_std(candidates, weights, mean, std)
+    answer(search)                                        mean
 
-The mean of soft choices can be worse than each of them, also than the mean that a warm
-start began with: that is the answer where it is better by more than a hundredth.
+Other planners override the steps in between: they add candidates, keep elites or
+momentum in what a `Search` carries, or answer with the best candidate. The mean of soft
+choices can be worse than each of them, also than the mean that a warm start began with:
+that is the answer where it is better by more than a hundredth.
 """
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -42,12 +47,28 @@ NOISE_LIMIT = 2**28
 """Bytes of noise drawn ahead of a plan; beyond, iterations draw theirs (see below)."""
 
 
+class Search(NamedTuple):
+    """What a sampling planner knows between two refits.
+
+    Attributes:
+        mean: Middle of the next candidates, `[B, T, A]`.
+        std: Their spread, `[B, T, A]`.
+        carried: Whatever else a planner goes on with, by name, each `[B, …, T, A]` or
+            `[B, …, 1, k]`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    carried: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class SamplingPlanner(Planner):
     """Base of CEM, DCEM and MPPI; owns the loop above.
 
     A concrete planner sets the attributes below, usually by `configure_sampling`, and
-    defines `weigh`; it may override `refit_std`. Weights with a graph make the whole
-    planner differentiable.
+    defines `weigh`; it may override the loop's other steps: `begin`, `propose`, `refit`
+    or only `refit_std`, and `answer`. Weights with a graph make the whole planner
+    differentiable.
 
     All noise is drawn before the loop, `[B, iterations, N, T, A]`. Where that would
     take more than `NOISE_LIMIT` bytes (256 MiB), each iteration draws the same numbers
@@ -63,9 +84,12 @@ class SamplingPlanner(Planner):
             `[1, iterations, N, T, A]`, which saves drawing and keeping the others'.
         chunk_size: Candidates rolled out at once; None takes all.
         keep_best: Whether a warm start that is better is the answer.
+        remembered: What of `Search.carried` goes into the memory of a plan, where the
+            next `begin` finds it, shifted in time as the actions are.
     """
 
     plans_under_noise: ClassVar[bool] = True
+    remembered: ClassVar[tuple[str, ...]] = ()
     num_samples: int
     iterations: int
     initial_std: float | Tensor | None
@@ -107,6 +131,49 @@ class SamplingPlanner(Planner):
     @abstractmethod
     def weigh(self, cost: Tensor) -> Tensor:
         """Turn costs `[B, N]` (infinite, never NaN) into weights of sum one."""
+
+    def begin(self, request: PlanRequest) -> Search:
+        """Return what the search starts from; `request.warm_start` may be None.
+
+        Also asked without a warm start and without noise, for `cold_start`.
+        """
+        mean = self.initial_actions(request)
+        return Search(mean, self._starting_std(request.problem, mean))
+
+    def propose(self, search: Search, noise: Tensor, iteration: int) -> Tensor:  # noqa: ARG002
+        """Return the candidates `[B, M, T, A]` of an iteration, any number of them.
+
+        They are projected onto the allowed actions afterwards.
+
+        Args:
+            search: What is known so far.
+            noise: The iteration's N(0, 1) numbers `[B, N, T, A]`.
+            iteration: From 0 to `iterations` - 1.
+        """
+        return torch.addcmul(search.mean.unsqueeze(1), search.std.unsqueeze(1), noise)
+
+    def refit(
+        self,
+        search: Search,
+        candidates: Tensor,
+        cost: Tensor,  # noqa: ARG002
+        weights: Tensor,
+    ) -> Search:
+        """Return what is known after an iteration (default: a new mean and spread).
+
+        Args:
+            search: What the candidates came from.
+            candidates: `[B, M, T, A]`, allowed.
+            cost: Theirs `[B, M]`, infinite for failures, never NaN.
+            weights: What `weigh` returned for it.
+        """
+        mean = weighted_mean(candidates, weights)
+        std = self.refit_std(candidates, weights, mean, search.std)
+        return search._replace(mean=mean, std=std)
+
+    def answer(self, search: Search) -> Tensor:
+        """Return the actions `[B, T, A]` to answer with (default: the mean)."""
+        return search.mean
 
     def refit_std(
         self,
@@ -151,61 +218,57 @@ class SamplingPlanner(Planner):
         require_noise(name, request, shape, shared=shared, dtype=dtype)
 
     def cold_start(self, request: PlanRequest) -> Plan:
-        """Return the centre of the box, with the first spread."""
-        plan = super().cold_start(request)
-        std = self._starting_std(request.problem, plan.actions)
-        return start_plan(request.state, plan.actions, {"std": std})
+        """Return the plan of a search that has only begun."""
+        search = self.begin(request.afresh())
+        memory = self._memory(search)
+        return start_plan(request.state, self.answer(search), memory)
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
-        problem, state, warm_start = request.problem, request.state, request.warm_start
-        noise = request.drawn()
-        mean = start = self.initial_actions(request)
-        std = self._starting_std(problem, mean)
+        noise, state, warm_start = request.drawn(), request.state, request.warm_start
+        search = self.begin(request)
+        start = search.mean
         trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
-                mean, std = self._refit(
-                    problem,
-                    state,
-                    (mean, std),
-                    self._noise_of(noise, iteration, mean),
-                    trace,
-                )
-        known = None
+                drawn = self.noise_of(noise, iteration, start)
+                candidates = self.propose(search, drawn, iteration)
+                search = self._judged(request, search, candidates, trace)
+        actions, known = self.answer(search), None
         if self.keep_best and warm_start is not None:
-            known = known_before(warm_start, mean, start)
+            known = known_before(warm_start, actions, start)
         return Solution(
-            actions=mean,
+            actions=actions,
             status=_status(trace["best_cost"]),
             iterations=self.iterations,
             diagnostics={name: stack_trace(v, state) for name, v in trace.items()},
-            memory={"std": std},
+            memory=self._memory(search),
             known=known,
         )
 
-    def _refit(
+    def _judged(
         self,
-        problem: PlanningProblem,
-        state: Tensor,
-        gaussian: tuple[Tensor, Tensor],
-        noise: Tensor,
+        request: PlanRequest,
+        search: Search,
+        candidates: Tensor,
         trace: dict[str, list[Tensor]],
-    ) -> tuple[Tensor, Tensor]:
-        """One iteration: from mean and spread `[B, T, A]` to the next ones."""
-        mean, std = gaussian
-        candidates = torch.addcmul(mean.unsqueeze(1), std.unsqueeze(1), noise)
+    ) -> Search:
+        """Roll candidates out, weigh them and go on with what they tell."""
+        problem = request.problem
         candidates = problem.project(candidates)
         cost = candidate_costs(
-            problem, state, candidates, self.chunk_size, self.checkpoint
+            problem, request.state, candidates, self.chunk_size, self.checkpoint
         )
         cost = worst_if_failed(cost)
         weights = self.weigh(cost)
-        mean = weighted_mean(candidates, weights)
         trace["cost"].append(weighted_cost(cost, weights))
         trace["best_cost"].append(cost.amin(dim=-1))
-        trace["spread"].append(std.mean(dim=(-2, -1)))
-        return mean, self.refit_std(candidates, weights, mean, std)
+        trace["spread"].append(search.std.mean(dim=(-2, -1)))
+        return self.refit(search, candidates, cost, weights)
+
+    def _memory(self, search: Search) -> dict[str, Tensor]:
+        kept = {name: search.carried[name] for name in self.remembered}
+        return {"std": search.std, **kept}
 
     def _starting_std(self, problem: PlanningProblem, mean: Tensor) -> Tensor:
         if self.initial_std is None:
@@ -216,7 +279,8 @@ class SamplingPlanner(Planner):
             std = mean.new_full((), self.initial_std)
         return std.expand(mean.shape)
 
-    def _noise_of(self, noise: Tensor, iteration: int, mean: Tensor) -> Tensor:
+    def noise_of(self, noise: Tensor, iteration: int, mean: Tensor) -> Tensor:
+        """Return the noise `[B, N, T, A]` of an iteration, of a request's noise."""
         if noise.is_floating_point():
             return noise[:, iteration]
         shape = (self.num_samples, *mean.shape[1:])

@@ -109,7 +109,7 @@ def check_shapes(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
         for name, value in {**plan.diagnostics, **plan.memory}.items():
             same(f"the batch dimensions of {name}", value.shape[: len(lead)], lead)
         for name, value in plan.memory.items():
-            steps_of = value.shape[len(lead) : -1]
+            steps_of = value.shape[len(lead) : -1][-1:]  # others may stand before them
             if tuple(steps_of) not in ((planner.horizon,), (1,)):
                 fail(f"memory[{name!r}]: expected […, T or 1, k], got {value.shape}")
         close("plan.states[..., 0, :]", plan.states[..., 0, :], given, 1e-6)
