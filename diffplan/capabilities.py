@@ -9,12 +9,14 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
+
+CapabilityT = TypeVar("CapabilityT")
 
 Jacobians = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """`(state […, S], action […, A]) → next […, S], A […, S, S], B […, S, A]`."""
@@ -67,7 +69,6 @@ class Stepping(Protocol):
         ...
 
 
-@runtime_checkable
 class Encoding(Protocol):
     """A model that needs no memory: an observation tells it the state."""
 
@@ -76,7 +77,6 @@ class Encoding(Protocol):
         ...
 
 
-@runtime_checkable
 class Decoding(Protocol):
     """A model that can show what a state looks like."""
 
@@ -85,15 +85,14 @@ class Decoding(Protocol):
         ...
 
 
-@runtime_checkable
 class Rewarding(Protocol):
     """A model that predicts rewards; whether of actions, `takes_action` says."""
 
-    reward: Callable[..., Tensor]
-    """`(state […, S]) → […]` on arrival, or `(state, action […, A]) → […]`."""
+    def reward(self, *state_and_action: Tensor) -> Tensor:
+        """Return the reward `[…]` of `(state […, S])` or `(state, action […, A])`."""
+        ...
 
 
-@runtime_checkable
 class Ending(Protocol):
     """A model that knows where its task ends."""
 
@@ -102,7 +101,6 @@ class Ending(Protocol):
         ...
 
 
-@runtime_checkable
 class Valuing(Protocol):
     """A model that knows what is still to come."""
 
@@ -111,13 +109,31 @@ class Valuing(Protocol):
         ...
 
 
-@runtime_checkable
 class Acting(Protocol):
     """A model with a policy of its own."""
 
     def policy(self, state: Tensor) -> Tensor:
         """Return the action `[…, A]` for a state `[…, S]`."""
         ...
+
+
+def knows(model: object, capability: type[CapabilityT]) -> TypeGuard[CapabilityT]:
+    """Return whether a model has a capability: methods or submodules of these names.
+
+    Python's own `isinstance` would overlook a submodule, from 3.12 on.
+
+    Args:
+        model: Any object.
+        capability: One of this file's protocols.
+
+    Example:
+        >>> model = nn.Module()
+        >>> model.decode = nn.Linear(2, 3)
+        >>> knows(model, Decoding), knows(model, Acting)
+        (True, False)
+    """
+    names = (name for name in vars(capability) if not name.startswith("_"))
+    return all(callable(getattr(model, name, None)) for name in names)
 
 
 def takes_action(reward: Callable[..., object]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from diffplan.capabilities import Encoding
+from diffplan.capabilities import Encoding, knows
 from diffplan.errors import ShapeError, TensorTypeError
 
 
@@ -121,7 +121,7 @@ class WorldModel(nn.Module, ABC):
     A subclass defines `step`, `loss`, and one of two ways to see: `observe`, or, where
     an observation tells everything, `encode(observation […, *shape]) → state […, S]`.
     What else it knows, it says by defining a method of these names; whoever can use a
-    capability looks for the method (`diffplan.capabilities`). All take any leading
+    capability looks for the name (`diffplan.capabilities`). All take any leading
     dimensions:
 
     - `reward(state) → […]` is the reward on arrival in a state;
@@ -180,7 +180,7 @@ class WorldModel(nn.Module, ABC):
                 for that of three states (`diffplan.errors.require_leading`).
         """
         del noise  # What is encoded is certain.
-        if not isinstance(self, Encoding):
+        if not knows(self, Encoding):
             raise NotImplementedError(
                 f"{type(self).__name__}: expected a world model to define observe, or "
                 "encode where it needs no memory; it defines neither"

@@ -10,6 +10,7 @@ from diffplan.capabilities import (
     Linearizable,
     Rewarding,
     Valuing,
+    knows,
     takes_action,
 )
 from diffplan.errors import ShapeError
@@ -95,19 +96,19 @@ def _check_readouts(
         (state[:, None], action[:, None]),
     ):
         lead = given.shape[:-1]
-        if isinstance(model, Rewarding):
+        if knows(model, Rewarding):
             arguments = (given, move) if takes_action(model.reward) else (given,)
             same("reward(…).shape", model.reward(*arguments).shape, lead)
-        if isinstance(model, Valuing):
+        if knows(model, Valuing):
             same("value(…).shape", model.value(given).shape, lead)
-        if isinstance(model, Acting):
+        if knows(model, Acting):
             same("policy(…).shape", model.policy(given).shape, move.shape)
-        if isinstance(model, Ending):
+        if knows(model, Ending):
             share = model.continues(given)
             same("continues(…).shape", share.shape, lead)
             if not ((share >= 0) & (share <= 1)).all():
                 fail(f"continues(…): expected probabilities, got {share}")
-        if isinstance(model, Decoding):
+        if knows(model, Decoding):
             shape = (*lead, *observation.shape[1:])
             same("decode(…).shape", model.decode(given).shape, shape)
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from diffplan.agents.base import AgentState
-from diffplan.capabilities import Decoding
+from diffplan.capabilities import Decoding, knows
 from diffplan.training.video import side_by_side, write_video
 
 IMAGE_AXES = 4
@@ -42,7 +42,7 @@ class EpisodeRecorder:
         if first != 0 or observations.ndim != IMAGE_AXES:
             return
         self.seen.append(np.array(observations[0]))
-        if memory.plan is not None and isinstance(self.model, Decoding):
+        if memory.plan is not None and knows(self.model, Decoding):
             # The action that was just chosen is number age - 1 of the plan, and state
             # number age - 1 is where the plan had expected to be now.
             expected = memory.plan.states[0, int(memory.age[0]) - 1]

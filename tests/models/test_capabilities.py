@@ -17,6 +17,7 @@ from diffplan.capabilities import (
     Ending,
     Rewarding,
     Valuing,
+    knows,
     takes_action,
 )
 from diffplan.errors import ArgumentError
@@ -51,15 +52,24 @@ def test_a_model_has_the_capabilities_that_it_defines() -> None:
     kinds = (Decoding, Rewarding, Ending, Valuing, Acting)
     small = RSSM((1,), 1, belief_size=2, state_size=2, hidden_size=2)
     task, embedding = TaskModel(), EmbeddingModel()
-    assert [isinstance(small, kind) for kind in kinds] == [
+    assert [knows(small, kind) for kind in kinds] == [
         True,
         True,
         False,
         False,
         False,
     ]
-    assert [isinstance(task, kind) for kind in kinds] == [False, True, True, True, True]
-    assert not any(isinstance(embedding, kind) for kind in kinds)
+    assert [knows(task, kind) for kind in kinds] == [False, True, True, True, True]
+    assert not any(knows(embedding, kind) for kind in kinds)
+
+
+def test_a_submodule_of_the_name_is_a_capability() -> None:
+    model = LinearModel()
+    assert not knows(model, Acting)
+    model.policy = nn.Linear(1, 1)
+    assert knows(model, Acting)
+    model.continues = None
+    assert not knows(model, Ending)
 
 
 class StateHead(nn.Module):
