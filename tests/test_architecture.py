@@ -116,6 +116,20 @@ def test_nothing_of_the_library_knows_the_reproductions() -> None:
                 assert name.split(".")[1] in (own, "common"), f"{path}: {name}"
 
 
+def test_planners_are_called_and_not_solved() -> None:
+    """Outside of the planners, `planner(problem, state)` is the only way in."""
+    # Mathematics and solvers know no planner: what they solve are equations.
+    own = [ROOT / "diffplan" / room for room in ("planners", "functional", "solvers")]
+    paths = [path for path in FILES if not any(map(path.is_relative_to, own))]
+    for folder in ("reproductions", "examples", "benchmarks"):
+        paths += (ROOT / folder).rglob("*.py")
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                by_pass = node.func.attr == "solve" and bool(node.args or node.keywords)
+                assert not by_pass, f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
 def test_import_diffplan_loads_no_optional_package() -> None:
     # numpy is left out: torch loads it by itself where it is installed.
     unwanted = sorted(name for name in OPTIONAL if name != "numpy" and "." not in name)

@@ -116,8 +116,8 @@ def plan_costs(
     The point that was found is decoded again: at temperature 0 it is a constant, and
     this is where the decoder's gradient comes from. With DCEM it is the same plan.
     """
-    solution = planner.solve(problem, states, noise, None)
-    actions = planner.decode(problem, solution.diagnostics["latent"])
+    plan = planner(problem, states, noise=noise, evaluate=False)
+    actions = planner.decode(problem, plan.diagnostics["latent"])
     return problem.cost(states, actions)
 
 

@@ -22,6 +22,7 @@ from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.planners import LatentActions
+from diffplan.planners.base import PlanRequest
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.seeding import make_generator
 from reproductions.dcem.locomotion_config import EmbeddingSettings
@@ -124,20 +125,20 @@ class EmbeddedController(nn.Module):
 
     def draw_noise(self, belief: Tensor, keys: Tensor) -> Tensor:
         """Draw the search's noise `[B, iterations, N, 1, d]` for beliefs `[B, S]`."""
-        noise = self.planner.draw_noise(self.problem, belief, keys)
+        # Streams of their own: `Planner.draw_noise` would fold a seed into the keys.
+        request = PlanRequest(self.problem, belief, keys=keys)
+        noise = self.planner.noise_from_keys(request)
         assert noise is not None
         return noise
 
     def plan(self, belief: Tensor, noise: Tensor) -> Tensor:
         """Return the plans `[B, T, A]` from beliefs `[B, S]`.
 
-        Without the rollouts that a `Plan` adds to describe the answer: an action costs
-        as many transitions as the search itself.
+        Without the rollouts that describe the answer of a `Plan`: an action costs as
+        many transitions as the search itself.
         """
-        inner = self.planner.latent_problem(self.problem)
-        inner.action_space = inner.action_space.to(belief)
-        found = self.planner.planner.solve(inner, belief, noise, None)
-        return self.planner.decode(self.problem, found.actions[:, 0])
+        plan = self.planner(self.problem, belief, noise=noise, evaluate=False)
+        return plan.actions
 
     def cost(self, belief: Tensor, noise: Tensor) -> Tensor:
         """Return minus the return `[B]` that the model predicts for the plans."""

@@ -138,9 +138,8 @@ def predict(
     solver: GradMPC | DCEM, problem: PlanningProblem, x: Tensor, noise: Tensor
 ) -> Tensor:
     """Return the minimisers `[M, R]` for x `[M, R]` and the noise of `draw_noise`."""
-    # The pure core: the noise is drawn, and the plan's other parts are not needed.
-    solution = solver.solve(problem, x.reshape(-1, 1), noise, None)
-    return solution.actions.reshape(x.shape)
+    plan = solver(problem, x.reshape(-1, 1), noise=noise, evaluate=False)
+    return plan.actions.reshape(x.shape)
 
 
 class RegressionEnsemble(EnsembleTraining):
