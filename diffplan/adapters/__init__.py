@@ -1,0 +1,1 @@
+"""diffplan in other people's loops; each module needs the package it is named after."""
