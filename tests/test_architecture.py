@@ -116,6 +116,23 @@ def test_nothing_of_the_library_knows_the_reproductions() -> None:
                 assert name.split(".")[1] in (own, "common"), f"{path}: {name}"
 
 
+def test_families_of_planners_do_not_know_each_other() -> None:
+    """What they share lies beside them; a wrapper takes any planner by its base."""
+    folder = ROOT / "diffplan" / "planners"
+    families = {
+        path.name for path in folder.iterdir() if (path / "__init__.py").exists()
+    }
+    assert families == {"collocation", "sampling", "second_order", "wrappers"}
+    for path in folder.rglob("*.py"):
+        if path == folder / "__init__.py":
+            continue
+        own = path.relative_to(folder).parts[0].removesuffix(".py")
+        for line, name in imports(path):
+            room = name.removeprefix("diffplan.planners.").split(".")[0]
+            apart = room == own or room not in (families | {"gradient"})
+            assert apart, f"{path}:{line}: {name}"
+
+
 def test_planners_are_called_and_not_solved() -> None:
     """Outside of the planners, `planner(problem, state)` is the only way in."""
     # Mathematics and solvers know no planner: what they solve are equations.

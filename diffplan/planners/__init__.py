@@ -1,8 +1,6 @@
 """Planners: `plan = planner(problem, state)`."""
 
-from diffplan.planners.augmented_lagrangian import AugmentedLagrangian
 from diffplan.planners.base import Planner, PlanRequest, Solution
-from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import (
     DualAscent,
     FixedMultiplier,
@@ -10,13 +8,10 @@ from diffplan.planners.collocation import (
     LogarithmicRule,
     MultiplierRule,
 )
-from diffplan.planners.dcem import DCEM
-from diffplan.planners.gauss_newton import ShootingGN
 from diffplan.planners.gradient import GradMPC, ShootingGD
-from diffplan.planners.ilqr import ILQR
-from diffplan.planners.latent_actions import LatentActions
-from diffplan.planners.mppi import MPPI
-from diffplan.planners.sampling import SamplingPlanner, Search
+from diffplan.planners.sampling import CEM, DCEM, MPPI, SamplingPlanner, Search
+from diffplan.planners.second_order import ILQR, ShootingGN
+from diffplan.planners.wrappers import AugmentedLagrangian, LatentActions
 
 __all__ = [
     "CEM",

@@ -50,7 +50,7 @@ from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners.numbers import set_number
 from diffplan.planners.progress import Best, Progress, with_cheaper_last
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.sampling import stack_trace
+from diffplan.planners.solution import stack_trace
 from diffplan.problem import PlanningProblem
 
 DESCENT = {

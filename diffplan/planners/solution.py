@@ -1,7 +1,7 @@
-"""What a planner's `solve` returns, and the `Plan` that becomes of it."""
+"""What a planner's `solve` returns, its traces, and the `Plan` that becomes of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -99,3 +99,29 @@ def _per_problem(iterations: Tensor | int, like: Tensor) -> Tensor:
     if isinstance(iterations, Tensor):
         return iterations.expand(like.shape).clone()
     return torch.full_like(like, iterations, dtype=torch.long)
+
+
+def judged(
+    solution: Solution, actions: Tensor, sound: Tensor, stationarity: Tensor
+) -> Solution:
+    """Return a solution with polished actions and a status that says how sound it is.
+
+    Args:
+        solution: Of the planner.
+        actions: With the implicit gradient `[B, T, A]`.
+        sound: Which elements have a derivative, `[B]` bool.
+        stationarity: How far each element is from a minimum `[B]`.
+    """
+    found = torch.where(sound, int(Status.CONVERGED), int(Status.NOT_STATIONARY))
+    if solution.status is not None:
+        broken = solution.status == int(Status.NON_FINITE)
+        found = torch.where(broken, solution.status, found)
+    diagnostics = {**solution.diagnostics, "stationarity": stationarity[:, None]}
+    return replace(solution, actions=actions, status=found, diagnostics=diagnostics)
+
+
+def stack_trace(values: list[Tensor], state: Tensor) -> Tensor:
+    """Stack numbers `[B]` of each iteration into a trace `[B, iterations]`."""
+    if not values:
+        return state.new_zeros(state.shape[0], 0)
+    return torch.stack(values, dim=-1).detach()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from diffplan.gradients import Detach
 from diffplan.planners.base import Planner
-from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.gradient import GradMPC, ShootingGD
-from diffplan.planners.mppi import MPPI
+from diffplan.planners.sampling.cem import CEM
+from diffplan.planners.sampling.mppi import MPPI
 
 
 @dataclass(frozen=True)

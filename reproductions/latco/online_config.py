@@ -10,10 +10,10 @@ from diffplan.gradients import Detach
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.planners.base import Planner
-from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.gradient import ShootingGD
-from diffplan.planners.mppi import MPPI
+from diffplan.planners.sampling.cem import CEM
+from diffplan.planners.sampling.mppi import MPPI
 from diffplan.problem import Objective
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig

@@ -17,8 +17,8 @@ import diffplan as dp
 from diffplan.errors import ArgumentError
 from diffplan.planners import CEM, DCEM
 from diffplan.planners.candidates import candidate_costs
-from diffplan.planners.dcem import standardized
 from diffplan.planners.request import PlanRequest
+from diffplan.planners.sampling.dcem import standardized
 
 SMALL = {"num_samples": 12, "num_elites": 3, "iterations": 3}
 

@@ -16,7 +16,7 @@ from diffplan.errors import (
     TensorTypeError,
     UnsupportedProblemError,
 )
-from diffplan.planners.sampling import SamplingPlanner
+from diffplan.planners.sampling.loop import SamplingPlanner
 
 BUDGET = {"horizon": 3, "iterations": 3}
 PARTS = ("actions", "states", "cost", "status")

@@ -13,9 +13,9 @@ from problems import cost_of, double_integrator, pendulum, states_of
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.planners import sampling
 from diffplan.planners.randomness import noise_keys
 from diffplan.planners.request import PlanRequest
+from diffplan.planners.sampling import loop
 
 DOUBLE = torch.float64
 
@@ -104,10 +104,10 @@ def test_noise_that_is_too_much_to_keep_is_the_same(
     planner = kind(3, shared_noise=shared, **settings)
     expected = planner(problem, states, keys=keys)
     # Alone a problem's noise may be kept where that of its batch is not.
-    monkeypatch.setattr(sampling, "NOISE_LIMIT", 20 * 3 * 3 * 8)
+    monkeypatch.setattr(loop, "NOISE_LIMIT", 20 * 3 * 3 * 8)
     drawn = planner.draw_noise(problem, states, keys=keys)
     assert drawn.is_floating_point() == shared
-    monkeypatch.setattr(sampling, "NOISE_LIMIT", 0)
+    monkeypatch.setattr(loop, "NOISE_LIMIT", 0)
     assert_same(planner(problem, states, keys=keys), expected, torch.arange(4))
 
 

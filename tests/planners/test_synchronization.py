@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import diffplan as dp
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order import SecondOrderShooting
+from diffplan.planners.second_order.loop import SecondOrderShooting
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.errors import ArgumentError
 from diffplan.planners import LatCo
-from diffplan.planners.second_order import SecondOrderShooting
+from diffplan.planners.second_order.loop import SecondOrderShooting
 
 each_truncated = each_planner_that(lambda case: dp.Truncated in case.gradients)
 # … whose iterate is the actions alone.

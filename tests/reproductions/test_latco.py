@@ -9,8 +9,8 @@ import torch
 
 from diffplan.errors import UnknownNameError
 from diffplan.models.rssm import RSSM
-from diffplan.planners.cem import CEM
 from diffplan.planners.collocation import LatCo
+from diffplan.planners.sampling.cem import CEM
 from diffplan.training.checkpoint import Checkpoints
 from reproductions.common.command import DONE, WRONG
 from reproductions.latco import online_report, paper_numbers

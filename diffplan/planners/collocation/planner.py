@@ -47,9 +47,9 @@ from diffplan.planners.collocation.stationary import differentiate_trajectory
 from diffplan.planners.collocation.units import ActionUnits
 from diffplan.planners.compiling import known_before, start_plan
 from diffplan.planners.failures import where_sound, with_value
-from diffplan.planners.implicit import judged
 from diffplan.planners.numbers import set_number
 from diffplan.planners.request import PlanRequest
+from diffplan.planners.solution import judged
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainSolver, RiccatiSolver
 from diffplan.solvers.least_squares import (
@@ -287,7 +287,7 @@ class LatCo(Planner):
         # An action that failed outside the box would be cut off from `on_failure`.
         inside = with_value(problem.project(actions).detach(), actions)
         actions = where_sound(minimum.sound, actions, inside)
-        judgement = judged(solution, minimum, actions)
+        judgement = judged(solution, actions, minimum.sound, minimum.stationarity)
         return replace(
             judgement,
             diagnostics={

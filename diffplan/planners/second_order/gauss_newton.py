@@ -32,8 +32,8 @@ from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners.numbers import set_number
 from diffplan.planners.progress import with_cheaper_last
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order import SecondOrderShooting
-from diffplan.planners.steps import Nominal, Step, increments
+from diffplan.planners.second_order.line_search import Nominal, Step, increments
+from diffplan.planners.second_order.loop import SecondOrderShooting
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
 

@@ -41,6 +41,7 @@ from diffplan.planners.compiling import known_before, start_plan
 from diffplan.planners.numbers import set_number
 from diffplan.planners.randomness import require_noise
 from diffplan.planners.request import PlanRequest
+from diffplan.planners.solution import stack_trace
 from diffplan.problem import PlanningProblem
 
 NOISE_LIMIT = 2**28
@@ -299,10 +300,3 @@ def _status(cheapest: list[Tensor]) -> Tensor | None:
 def weighted_cost(cost: Tensor, weights: Tensor) -> Tensor:
     """Return Σ weights · cost `[B]`; weight zero silences an infinite cost."""
     return (weights * cost).nansum(dim=-1)  # 0 · inf is NaN
-
-
-def stack_trace(values: list[Tensor], state: Tensor) -> Tensor:
-    """Stack numbers `[B]` of each iteration into a trace `[B, iterations]`."""
-    if not values:
-        return state.new_zeros(state.shape[0], 0)
-    return torch.stack(values, dim=-1).detach()

@@ -47,7 +47,7 @@ from diffplan.objectives.penalty import (
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.sampling import stack_trace
+from diffplan.planners.solution import stack_trace
 from diffplan.problem import PlanningProblem
 
 _ENOUGH = 0.25

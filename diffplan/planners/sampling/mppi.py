@@ -16,7 +16,7 @@ from diffplan.gradients import (
     Unroll,
 )
 from diffplan.planners.numbers import set_number
-from diffplan.planners.sampling import SamplingPlanner
+from diffplan.planners.sampling.loop import SamplingPlanner
 
 
 class MPPI(SamplingPlanner):

@@ -8,7 +8,7 @@ from diffplan.errors import ArgumentError, require_at_least, require_count
 from diffplan.functional.gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
-from diffplan.planners.sampling import SamplingPlanner
+from diffplan.planners.sampling.loop import SamplingPlanner
 
 
 class CEM(SamplingPlanner):

@@ -18,7 +18,7 @@ from diffplan.gradients import (
     Unroll,
 )
 from diffplan.planners.numbers import set_number
-from diffplan.planners.sampling import SamplingPlanner
+from diffplan.planners.sampling.loop import SamplingPlanner
 
 SPREAD_FLOOR = 1e-6
 """Added to the standard deviation of the costs before it divides them."""

@@ -17,13 +17,13 @@ from diffplan.functional.derivatives import constants, keep
 from diffplan.functional.isolation import replaced
 from diffplan.gradients import Implicit
 from diffplan.objectives.base import StageObjective
-from diffplan.plan import Status
 from diffplan.planners.base import Solution
-from diffplan.planners.quadratic_model import regulator
-from diffplan.planners.trajectory_newton import ActionCost
+from diffplan.planners.second_order.exact_newton import ActionCost
+from diffplan.planners.second_order.quadratic_model import regulator
+from diffplan.planners.solution import judged
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.matrix_free import Minimization, differentiable
-from diffplan.solvers.stationary import Minimum, polish, refusing, report
+from diffplan.solvers.stationary import polish, refusing, report
 
 _FEW = 32
 """Numbers of a state and an action together for which curvature is expanded."""
@@ -78,7 +78,7 @@ def differentiate_actions(
         actions, depends = actions.detach(), (*depends, actions)
     constant = polished.view(shape)
     actions = Guard.apply(actions, constant, state, strategy, sound, *depends)
-    return judged(solution, minimum, actions, sound)
+    return judged(solution, actions, sound, minimum.stationarity)
 
 
 def _matrix_free(
@@ -98,35 +98,6 @@ def _matrix_free(
         return regulator(problem, states, actions)
 
     return Minimization(cost, precondition, strategy, low, high)
-
-
-def judged(
-    solution: Solution, minimum: Minimum, actions: Tensor, sound: Tensor | None = None
-) -> Solution:
-    """Return a solution with polished actions and a status that says how sound it is.
-
-    Args:
-        solution: Of the planner.
-        minimum: Of the polishing.
-        actions: With the implicit gradient `[B, T, A]`.
-        sound: Which elements have a derivative, `[B]` bool; None asks the minimum.
-    """
-    sound = minimum.sound if sound is None else sound
-    found = torch.where(sound, int(Status.CONVERGED), int(Status.NOT_STATIONARY))
-    if solution.status is not None:
-        broken = solution.status == int(Status.NON_FINITE)
-        found = torch.where(broken, solution.status, found)
-    return Solution(
-        actions=actions,
-        status=found,
-        iterations=solution.iterations,
-        diagnostics={
-            **solution.diagnostics,
-            "stationarity": minimum.stationarity[:, None],
-        },
-        memory=solution.memory,
-        known=solution.known,
-    )
 
 
 class Guard(torch.autograd.Function):

@@ -44,11 +44,10 @@ from diffplan.functional.limited_stage import Stage, limited_stage
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.implicit import differentiate_actions
 from diffplan.planners.progress import has_risen
-from diffplan.planners.quadratic_model import quadratic_model
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.steps import (
+from diffplan.planners.second_order.implicit import differentiate_actions
+from diffplan.planners.second_order.line_search import (
     Chosen,
     Nominal,
     Step,
@@ -59,7 +58,13 @@ from diffplan.planners.steps import (
     roll_out,
     search,
 )
-from diffplan.planners.traces import Traces, in_place_of, never_moved, went_well
+from diffplan.planners.second_order.quadratic_model import quadratic_model
+from diffplan.planners.second_order.traces import (
+    Traces,
+    in_place_of,
+    never_moved,
+    went_well,
+)
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping, more_damping
 

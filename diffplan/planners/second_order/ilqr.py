@@ -26,8 +26,8 @@ from diffplan.plan import Plan
 from diffplan.planners.base import Solution
 from diffplan.planners.compiling import start_plan
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order import SecondOrderShooting
-from diffplan.planners.steps import Nominal, Step
+from diffplan.planners.second_order.line_search import Nominal, Step
+from diffplan.planners.second_order.loop import SecondOrderShooting
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
 
