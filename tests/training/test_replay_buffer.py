@@ -17,6 +17,7 @@ from diffplan.errors import (
 )
 from diffplan.files import seal
 from diffplan.training import Episode, ReplayBuffer, load_episode, save_episode
+from diffplan.training import episode as episode_file
 
 
 def numbered(length: int, number: int, **extra: object) -> Episode:
@@ -245,6 +246,22 @@ def test_an_episode_of_version_1_counts_as_not_terminated(tmp_path: Path) -> Non
     path.write_bytes(seal(buffer.getvalue(), "diffplan.episode/3")[0])
     with pytest.raises(FileError, match=r"it is a diffplan.episode/3, not"):
         load_episode(path)
+
+
+def test_a_run_goes_on_behind_episodes_of_version_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = ReplayBuffer(tmp_path)
+    with monkeypatch.context() as older:
+        older.setattr(episode_file, "_KIND", "diffplan.episode/1")
+        buffer.add(numbered(4, 0))
+    before = buffer.checksum
+    again = ReplayBuffer(tmp_path)
+    again.restore(1, before)
+    again.add(replace(numbered(4, 1), terminated=True))
+    both = ReplayBuffer(tmp_path)
+    both.restore(2, again.checksum)
+    assert [episode.terminated for episode in both.episodes] == [False, True]
 
 
 def test_views_and_tensors_are_copied_too() -> None:
