@@ -105,6 +105,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     # numbers
     "a bool as a number": (lambda: cem(num_elites=True), "num_elites: "),
+    "a tensor as a number": (lambda: cem(torch.tensor(T)), "horizon: "),
     "a tensor's bool as a number": (lambda: cem(torch.tensor(True)), "horizon: "),
     "half a step": (lambda: cem(1.5), "horizon: "),
     "a word as a number": (lambda: cem("3"), "horizon: "),
@@ -228,7 +229,6 @@ WELCOME: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         ),
         lambda: plan(chunk_size=2),
     ),
-    "whole numbers of torch": (lambda: plan(horizon=torch.tensor(T)), plan),
     "a box of gymnasium": (
         lambda: cem()(
             problem(action_space=gymnasium.spaces.Box(-1, 1, (1,), np.float32)), STATE
