@@ -72,7 +72,8 @@ def test_chunks_do_not_change_a_plan(case: PlannerCase) -> None:
 
 
 def noise_of(planner: dp.planners.Planner, states: Tensor, keys: Tensor) -> Tensor:
-    noise = planner.draw_noise(double_integrator(limit=1.0), states, keys=keys)
+    request = PlanRequest(double_integrator(limit=1.0), states, keys=keys)
+    noise = planner.noise_from_keys(request)
     assert noise is not None
     return noise
 
