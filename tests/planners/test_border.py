@@ -200,9 +200,7 @@ def test_a_misspelt_option_is_refused_when_the_planner_is_built(
 
 
 def test_a_choice_is_refused_in_words() -> None:
-    with pytest.raises(
-        ArgumentError, match=r"init: expected one of 'normal', .*typo"
-    ):
+    with pytest.raises(ArgumentError, match=r"init: expected one of 'normal', .*typo"):
         require_choice("init", "typo", Init)
 
 
