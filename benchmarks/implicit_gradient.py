@@ -69,7 +69,7 @@ class Problem:
         """LatCo with multipliers that stay, so that the minimum is well defined."""
         return dp.LatCo(
             self.horizon,
-            iterations,
+            iterations=iterations,
             multiplier_rule=FixedMultiplier(),
             initial_multipliers=(MULTIPLIER, MULTIPLIER),
             initialization="rollout",
@@ -155,7 +155,7 @@ def whole_planner(problem: Problem, zero: Tensor) -> dict[str, object]:
     """Compare with differences of LatCo whose multipliers follow the violations."""
 
     def planner(gradient: dp.GradientStrategy) -> dp.LatCo:
-        return dp.LatCo(problem.horizon, WHOLE_ITERATIONS, gradient=gradient)
+        return dp.LatCo(problem.horizon, iterations=WHOLE_ITERATIONS, gradient=gradient)
 
     def scalar(state: Tensor, tilt: Tensor) -> Tensor:
         plan = planner(dp.Detach())(problem.planning(tilt), state)

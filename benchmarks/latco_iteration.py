@@ -122,7 +122,9 @@ def latco_iterations(
     problem = dp.PlanningProblem(model.step, SoftplusReward(model.reward), box)
 
     def run(iterations: int) -> None:
-        planner = dp.LatCo(horizon, iterations, gradient=dp.Detach(), **settings)
+        planner = dp.LatCo(
+            horizon, iterations=iterations, gradient=dp.Detach(), **settings
+        )
         planner(problem, state)
 
     return run

@@ -77,7 +77,11 @@ def contenders(model: RSSM, horizon: int, share: float) -> dict[str, Contender]:
     quiet = {"gradient": dp.Detach()}
     return {
         "LatCo": Contender(
-            dp.LatCo(horizon, latco, **quiet), residuals, latco, 14.0, rollouts=0
+            dp.LatCo(horizon, iterations=latco, **quiet),
+            residuals,
+            latco,
+            14.0,
+            rollouts=0,
         ),
         "shooting GD": Contender(
             dp.ShootingGD(horizon, iterations=gd, **quiet), returns, gd, 14.0, 2

@@ -14,12 +14,12 @@ updates from pure rules, so the loop can be unrolled, differentiated again and c
 """
 
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.errors import require_count, require_positive
 from diffplan.functional.derivatives import inside_transform
 from diffplan.functional.first_order import (
     RULES,
@@ -38,6 +38,7 @@ from diffplan.gradients import (
     tracked,
 )
 from diffplan.plan import Plan
+from diffplan.planners.arguments import Init, require_choice
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.candidates import (
     candidate_costs,
@@ -52,6 +53,9 @@ from diffplan.planners.progress import Best, Progress, with_cheaper_last
 from diffplan.planners.request import PlanRequest
 from diffplan.planners.solution import stack_trace
 from diffplan.problem import PlanningProblem
+
+Optimizer = Literal["sgd", "adam", "rmsprop"]
+"""The names of `diffplan.functional.first_order.RULES`."""
 
 DESCENT = {
     Unroll: Derivatives(order=2),
@@ -283,7 +287,7 @@ class ShootingGD(GradientPlanner):
         iterations: int = 500,
         step_size: float | Tensor = 0.05,
         num_starts: int = 1,
-        init: str = "normal",
+        init: Init = "normal",
         checkpoint: bool = False,
         keep_best: bool = True,
         gradient: GradientStrategy | None = None,
@@ -297,8 +301,7 @@ class ShootingGD(GradientPlanner):
             keep_best=keep_best,
         )
         self.num_candidates = require_count("num_starts", num_starts, 1)
-        if init not in ("normal", "uniform"):
-            raise ArgumentError(f"init: expected 'normal' or 'uniform', got {init!r}")
+        require_choice("init", init, Init)
         self.uniform = init == "uniform"
         self.checkpoint = checkpoint
         self.configure_gradient(gradient)
@@ -361,7 +364,7 @@ class GradMPC(GradientPlanner):
         iterations: int = 40,
         num_candidates: int = 1000,
         step_size: float | Tensor = 0.1,
-        optimizer: str | FirstOrderRule = "sgd",
+        optimizer: Optimizer | FirstOrderRule = "sgd",
         clip: float | None = None,
         checkpoint: bool = False,
         keep_best: bool = True,
@@ -381,11 +384,8 @@ class GradMPC(GradientPlanner):
         self.configure_gradient(gradient)
 
 
-def _rule(optimizer: str | FirstOrderRule) -> FirstOrderRule:
+def _rule(optimizer: Optimizer | FirstOrderRule) -> FirstOrderRule:
     if not isinstance(optimizer, str):
         return optimizer
-    if optimizer not in RULES:
-        raise ArgumentError(
-            f"optimizer: expected one of {', '.join(RULES)}, got {optimizer!r}"
-        )
+    require_choice("optimizer", optimizer, Optimizer)
     return RULES[optimizer]

@@ -158,8 +158,8 @@ def require_noise(
     noise, state = request.noise, request.state
     if shape is None:
         raise ArgumentError(
-            f"noise: expected None, for {planner} draws no random numbers, got "
-            f"{type(noise).__name__}"
+            f"noise: expected None, for {planner} draws no random numbers (its "
+            f"noise_shape is None), got {type(noise).__name__}"
         )
     if not isinstance(noise, Tensor):
         raise TensorTypeError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from diffplan.errors import ArgumentError
 from diffplan.plan import Plan
 from diffplan.problem import PlanningProblem
 
@@ -34,10 +35,10 @@ class PlanRequest:
         """Return the noise, for a planner that always has some.
 
         Raises:
-            ValueError: there is none: such a request did not come from a planner.
+            ArgumentError: there is none: the request did not come from a planner.
         """
         if self.noise is None:
-            raise ValueError(
+            raise ArgumentError(
                 "request.noise: expected a tensor, got None: this planner needs random "
                 "numbers, see Planner.draw_noise"
             )

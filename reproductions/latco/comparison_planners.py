@@ -23,7 +23,9 @@ class LatCoSettings:
 
     def build(self, horizon: int) -> Planner:
         """Return the planner."""
-        return LatCo(horizon, self.iterations, fall_back=False, gradient=Detach())
+        return LatCo(
+            horizon, iterations=self.iterations, fall_back=False, gradient=Detach()
+        )
 
     def describe(self) -> str:
         """Return the settings in words."""

@@ -122,7 +122,7 @@ class PlannerConfig:
     def _latco(self) -> Planner:
         return LatCo(
             self.horizon,
-            self.iterations,
+            iterations=self.iterations,
             dynamics_tolerance=self.tolerance,
             action_tolerance=self.tolerance,
             num_starts=self.num_starts,

@@ -88,7 +88,7 @@ def test_a_plan_is_the_regulators() -> None:
         dp.Box(-wide, wide),
     )
     start = problem.initial_state
-    plan = dp.ILQR(5, 3, tolerance=1e-9)(planning, start)
+    plan = dp.ILQR(5, iterations=3, tolerance=1e-9)(planning, start)
     zero = {"offset", "state_linear", "action_linear", "cross_cost"}
     fixed = {
         "state_cost": forms[0].expand(4, 6, 3, 3),
@@ -113,7 +113,7 @@ def test_parameters_are_learnt_through_a_plan() -> None:
         dp.Box([-1.0], [1.0]),
     )
     start = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    planner = dp.ILQR(6, 20, gradient=dp.Implicit())
+    planner = dp.ILQR(6, iterations=20, gradient=dp.Implicit())
 
     def first(value: Tensor) -> Tensor:
         cost.action_cost.data = value

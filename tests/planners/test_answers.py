@@ -47,7 +47,7 @@ def test_descents_never_answer_worse_than_they_began(
             cold = planner(problem, state)
             middle = torch.zeros_like(cold.actions)  # of symmetrical boxes
             assert no_higher(cold.cost, problem.cost(state, middle))
-            best = dp.ILQR(5, 30)(problem, state)
+            best = dp.ILQR(5, iterations=30)(problem, state)
             for actions in (middle, best.actions, 0.3 * best.actions, 0.5 + middle):
                 start = warm(cold, problem, actions)
                 answer = planner(problem, state, warm_start=start)
@@ -108,7 +108,7 @@ def test_a_constant_damping_that_lets_steps_overshoot_is_no_worse() -> None:
     problem, state = pendulum(), states_of(5) * 4
     with torch.no_grad():
         for damping in (1e-6, 1.0):
-            planner = dp.ShootingGN(5, 4, damping=damping, step_sizes=(1.0,))
+            planner = dp.ShootingGN(5, iterations=4, damping=damping, step_sizes=(1.0,))
             cold = planner(problem, state)
             again = planner(problem, state, warm_start=cold)
             assert no_higher(again.cost, cold.cost)
@@ -120,7 +120,7 @@ def test_default_settings_are_no_worse_than_a_warm_start(
 ) -> None:
     planner, problem = kind(5, gradient=dp.Detach()), pendulum()
     state = states_of(2)
-    best = dp.ILQR(5, 30)(problem, state).detach()
+    best = dp.ILQR(5, iterations=30)(problem, state).detach()
     with torch.no_grad():
         cold = planner(problem, state)
         middle = torch.zeros_like(cold.actions)
@@ -132,7 +132,7 @@ def test_default_settings_are_no_worse_than_a_warm_start(
 
 def test_a_mean_of_soft_choices_is_kept_if_so_asked() -> None:
     problem, state = pendulum(), states_of(4)
-    best = dp.ILQR(5, 30)(problem, state).detach()
+    best = dp.ILQR(5, iterations=30)(problem, state).detach()
     start = replace(best, memory={})
     for kind in (dp.MPPI, dp.DCEM, dp.CEM):
         kept = kind(5, num_samples=10, num_elites=10) if kind is dp.CEM else kind(5)

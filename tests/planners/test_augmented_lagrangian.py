@@ -50,14 +50,18 @@ HARD = {
 }
 FIXED = {"gradient": dp.Detach()}  # no graph where no gradient is asked for
 INNER = {
-    "ILQR": ILQR(HORIZON, 3, tolerance=1e-7, **FIXED),
-    "ILQR-exact": ILQR(HORIZON, 3, tolerance=1e-7, gauss_newton=False, **FIXED),
-    "ShootingGN": ShootingGN(HORIZON, 3, tolerance=1e-7, num_starts=2, **FIXED),
-    "LatCo": dp.LatCo(HORIZON, 5, num_starts=2, **HARD, **FIXED),
+    "ILQR": ILQR(HORIZON, iterations=3, tolerance=1e-7, **FIXED),
+    "ILQR-exact": ILQR(
+        HORIZON, iterations=3, tolerance=1e-7, gauss_newton=False, **FIXED
+    ),
+    "ShootingGN": ShootingGN(
+        HORIZON, iterations=3, tolerance=1e-7, num_starts=2, **FIXED
+    ),
+    "LatCo": dp.LatCo(HORIZON, iterations=5, num_starts=2, **HARD, **FIXED),
 }
 LONGER = {
     "ILQR": ILQR(HORIZON, iterations=6, **FIXED),
-    "LatCo": dp.LatCo(HORIZON, 8, num_starts=2, **HARD, **FIXED),
+    "LatCo": dp.LatCo(HORIZON, iterations=8, num_starts=2, **HARD, **FIXED),
 }
 
 
@@ -438,7 +442,7 @@ UNROLLED = {
     "GradMPC": dp.GradMPC(3, iterations=4, num_candidates=2, step_size=0.02),
     "MPPI": dp.MPPI(3, num_samples=6, iterations=3, temperature=1.0),
     "ILQR": ILQR(3, iterations=2, gradient=dp.Unroll()),
-    "LatCo": dp.LatCo(3, 3, damping=1e-2, initial_multipliers=(3.0, 3.0)),
+    "LatCo": dp.LatCo(3, iterations=3, damping=1e-2, initial_multipliers=(3.0, 3.0)),
 }
 
 

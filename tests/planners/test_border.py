@@ -8,8 +8,9 @@ from planner_cases import PlannerCase, each_planner
 from torch import Tensor, nn
 
 import diffplan as dp
-from diffplan.errors import ShapeError
+from diffplan.errors import ArgumentError, ShapeError
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
+from diffplan.planners.arguments import Init, require_choice
 from diffplan.planners.request import PlanRequest
 from diffplan.testing import point_mass_problem
 from diffplan.testing.border import check_dtypes, check_goals
@@ -177,3 +178,36 @@ def test_a_planner_without_the_border_is_found_out() -> None:
         check_dtypes(planner, problem, state)
     with pytest.raises((AssertionError, ShapeError), match="goal"):
         check_goals(planner, problem, state)
+
+
+@pytest.mark.parametrize(
+    ("build", "option"),
+    [
+        (dp.LatCo, "action_violation"),
+        (dp.LatCo, "initialization"),
+        (dp.LatCo, "engine"),
+        (dp.ShootingGN, "init"),
+        (dp.ShootingGD, "init"),
+        (dp.GradMPC, "optimizer"),
+    ],
+)
+def test_a_misspelt_option_is_refused_when_the_planner_is_built(
+    build: Callable[..., dp.Planner], option: str
+) -> None:
+    # TypeError: the type checker of the tests may come before the planner's own words.
+    with pytest.raises((ArgumentError, TypeError), match=option):
+        build(3, **{option: "typo"})
+
+
+def test_a_choice_is_refused_in_words() -> None:
+    with pytest.raises(ArgumentError, match=r"init: expected one of 'normal', .*typo"):
+        require_choice("init", "typo", Init)
+
+
+@pytest.mark.parametrize("build", [dp.ILQR, dp.ShootingGN, dp.LatCo, dp.CEM])
+def test_only_the_horizon_may_go_without_its_name(
+    build: Callable[..., dp.Planner],
+) -> None:
+    assert build(3, iterations=2).horizon == 3
+    with pytest.raises(TypeError):
+        build(3, 2)

@@ -68,7 +68,7 @@ def test_a_narrow_side_does_not_hold_up_collocation_as_released(
         torch.stack([bounded_actions(problem, x, horizon=5) for x in state]),
     )
     given = with_a_narrow_action(half_width, torch.float32)
-    plan = dp.LatCo(5, 100, engine=engine)(given, state.float())
+    plan = dp.LatCo(5, iterations=100, engine=engine)(given, state.float())
     assert (plan.status == int(dp.Status.CONVERGED)).all(), plan.explain()
     assert given.action_space.contains(plan.actions).all()
     assert torch.isfinite(plan.memory["multipliers"]).all()

@@ -150,7 +150,7 @@ def test_implicit_gradients_are_not_mapped_but_say_so(name: str) -> None:
 
 def test_implicit_gradients_of_the_first_order_refuse_a_second_in_any_mode() -> None:
     problem = linear_quadratic(0.7)
-    planner = dp.ILQR(HORIZON, 4, gradient=dp.Implicit())
+    planner = dp.ILQR(HORIZON, iterations=4, gradient=dp.Implicit())
 
     def total(length: Tensor) -> Tensor:
         return planner(problem.with_values(), problem.state * length).actions.sum()

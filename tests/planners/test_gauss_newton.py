@@ -22,7 +22,7 @@ SIZES = [(6, 2, 1), (10, 4, 2), (15, 6, 3)]
 def test_bounded_problems_agree_with_cvxpy(sizes: tuple[int, int, int]) -> None:
     pytest.importorskip("cvxpy")
     problem, starts, oracles = planning_lqr(*sizes, limit=0.5, seed=3)
-    plan = ShootingGN(sizes[0], 30, tolerance=1e-9)(problem, starts)
+    plan = ShootingGN(sizes[0], iterations=30, tolerance=1e-9)(problem, starts)
     assert (plan.status == dp.Status.CONVERGED).all()
     held = plan.actions.abs() > 0.5 - 1e-9
     assert held.any()
@@ -46,7 +46,7 @@ def warm(actions: Tensor, problem: dp.PlanningProblem, start: Tensor) -> dp.Plan
 def test_a_step_is_that_of_dense_levenberg_marquardt(damping: float) -> None:
     problem, start = free_pendulum(), states_of(1)
     given = 0.3 * torch.arange(5.0, dtype=torch.float64).sin().reshape(1, 5, 1)
-    planner = ShootingGN(5, 1, damping=damping, step_sizes=(1.0,))
+    planner = ShootingGN(5, iterations=1, damping=damping, step_sizes=(1.0,))
     plan = planner(problem, start, warm_start=warm(given, problem, start))
 
     def residuals(flat: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def test_a_fixed_damping_takes_every_step_in_full() -> None:
     # On a quadratic a tenth of each step leaves nine tenths of the way, as released.
     problem, starts, oracles = planning_lqr(6, 3, 2, limit=float("inf"), seed=3)
     zero = torch.zeros(3, 6, 2, dtype=torch.float64)
-    planner = ShootingGN(6, 8, damping=1e-12, step_sizes=(0.1,))
+    planner = ShootingGN(6, iterations=8, damping=1e-12, step_sizes=(0.1,))
     plan = planner(problem, starts, warm_start=warm(zero, problem, starts))
     assert (plan.diagnostics["step_size"] == 0.1).all()
     assert (plan.diagnostics["damping"] == 1e-12).all()
@@ -94,12 +94,14 @@ def test_a_fixed_damping_may_go_uphill_and_an_adaptive_one_never_does() -> None:
     moved = 0.5 - slope * residual / (slope**2 + 1e-6)
     uphill = 0.5 * (math.tanh(8 * moved) - 0.9) ** 2
     assert uphill > 0.5 * residual**2
-    fixed = ShootingGN(1, 2, damping=1e-6, step_sizes=(1.0,))
+    fixed = ShootingGN(1, iterations=2, damping=1e-6, step_sizes=(1.0,))
     plan = fixed(problem, start, warm_start=far)
     after = plan.diagnostics["cost"][0, 1]  # the answer is the best that was seen
     torch.testing.assert_close(after.item(), uphill, rtol=1e-6, atol=0)
     assert plan.cost <= 0.5 * residual**2
-    adaptive = ShootingGN(1, 12, damping=AdaptiveDamping(1e-6), step_sizes=(1.0,))
+    adaptive = ShootingGN(
+        1, iterations=12, damping=AdaptiveDamping(1e-6), step_sizes=(1.0,)
+    )
     trace = adaptive(problem, start, warm_start=far).diagnostics["cost"][0]
     assert (trace.diff() <= 0).all()
     assert trace[-1] < 1e-9
@@ -108,7 +110,7 @@ def test_a_fixed_damping_may_go_uphill_and_an_adaptive_one_never_does() -> None:
 def test_damping_grows_after_failure_and_shrinks_after_success() -> None:
     problem, start, far = saturated()
     rule = AdaptiveDamping(initial=1e-6, shrink=0.5, grow=7.0)
-    planner = ShootingGN(1, 12, damping=rule, step_sizes=(1.0,))
+    planner = ShootingGN(1, iterations=12, damping=rule, step_sizes=(1.0,))
     plan = planner(problem, start, warm_start=far)
     damping, taken = (plan.diagnostics[name][0] for name in ("damping", "step_size"))
     expected = torch.where(taken[:-1] > 0, 0.5, 7.0).double()
@@ -136,8 +138,8 @@ def two_wells() -> dp.PlanningProblem:
 
 def test_more_starts_find_the_better_minimum() -> None:
     start = torch.full((8, 1), 0.8)
-    one = ShootingGN(3, 30)(two_wells(), start)
-    many = ShootingGN(3, 30, num_starts=16)(two_wells(), start)
+    one = ShootingGN(3, iterations=30)(two_wells(), start)
+    many = ShootingGN(3, iterations=30, num_starts=16)(two_wells(), start)
     assert (one.states[:, -1, 0] > 1.5).any()  # some starts end in the worse well
     assert (many.states[:, -1, 0] < -0.5).all()
     assert (many.cost <= one.cost + 1e-6).all()
@@ -147,9 +149,9 @@ def test_more_starts_find_the_better_minimum() -> None:
 
 def test_a_warm_start_takes_the_place_of_the_first_start() -> None:
     problem, start = two_wells(), torch.full((2, 1), 0.8)
-    good = ShootingGN(3, 30, num_starts=16)(problem, start).detach()
+    good = ShootingGN(3, iterations=30, num_starts=16)(problem, start).detach()
     assert "damping" in good.memory
-    again = ShootingGN(3, 3)(problem, start, warm_start=good)
+    again = ShootingGN(3, iterations=3)(problem, start, warm_start=good)
     assert (again.cost <= good.cost + 1e-6).all()
     first = again.diagnostics["damping"][:, 0]
     assert torch.equal(first, good.memory["damping"][:, 0, 0])
@@ -160,7 +162,7 @@ def test_starts_lie_in_the_box(init: str) -> None:
     box = dp.Box([-0.5, 0.2], [0.5, 3.0])
     goal = GoalDistance(torch.zeros(2))
     problem = dp.PlanningProblem(lambda x, u: x + u, goal, box)
-    plan = ShootingGN(40, 0, init=init)(problem, torch.zeros(20, 2))
+    plan = ShootingGN(40, iterations=0, init=init)(problem, torch.zeros(20, 2))
     assert box.contains(plan.actions).all()
     box = box.to(plan.actions)
     middle, half = plan.actions.mean((0, 1)), plan.actions.std((0, 1))
@@ -173,7 +175,7 @@ def test_starts_lie_in_the_box(init: str) -> None:
 
 def test_the_damping_may_be_learnt() -> None:
     damping = nn.Parameter(torch.tensor(0.5))
-    planner = ShootingGN(3, 1, damping=damping)
+    planner = ShootingGN(3, iterations=1, damping=damping)
     assert list(planner.parameters()) == [damping]
     plan = planner(free_pendulum(), states_of(1))
     (gradient,) = torch.autograd.grad(plan.actions.square().sum(), damping)
@@ -192,7 +194,7 @@ def test_rewards_need_a_residual_form() -> None:
 
 def test_stationary_plans_are_minima() -> None:
     problem, start = pendulum(), states_of(3)
-    plan = ShootingGN(10, 60, tolerance=1e-7)(problem, start)
+    plan = ShootingGN(10, iterations=60, tolerance=1e-7)(problem, start)
     assert (plan.status == dp.Status.CONVERGED).all()
     leaf = plan.actions.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(cost_of(problem, start, leaf).sum(), leaf)

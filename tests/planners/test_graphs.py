@@ -108,7 +108,7 @@ def test_the_question_is_asked_once_per_problem() -> None:
         return PROBLEM.dynamics(state, action)
 
     problem = dp.PlanningProblem(dynamics, PROBLEM.objective, PROBLEM.action_space)
-    planner = dp.ILQR(2, 0)
+    planner = dp.ILQR(2, iterations=0)
     counts = []
     for _ in range(3):
         calls.clear()

@@ -32,7 +32,7 @@ def test_bounded_problems_agree_with_cvxpy(
 ) -> None:
     pytest.importorskip("cvxpy")
     problem, starts, oracles = planning_lqr(*sizes, limit=0.5, seed=3)
-    planner = ILQR(sizes[0], 20, gauss_newton=gauss_newton, tolerance=1e-9)
+    planner = ILQR(sizes[0], iterations=20, gauss_newton=gauss_newton, tolerance=1e-9)
     plan = planner(problem, starts)
     assert (plan.status == dp.Status.CONVERGED).all()
     held = plan.actions.abs() > 0.5 - 1e-9
@@ -48,7 +48,7 @@ def test_bounded_problems_agree_with_cvxpy(
 def test_without_bounds_one_iteration_is_exact(sizes: tuple[int, int, int]) -> None:
     problem, starts, oracles = planning_lqr(*sizes, limit=float("inf"), seed=2)
     tiny = AdaptiveDamping(initial=1e-12)
-    planner = ILQR(sizes[0], 1, damping=tiny, tolerance=1e-8, feedback=True)
+    planner = ILQR(sizes[0], iterations=1, damping=tiny, tolerance=1e-8, feedback=True)
     plan = planner(problem, starts)
     assert (plan.status == dp.Status.CONVERGED).all()
     for index, oracle in enumerate(oracles):
@@ -61,7 +61,7 @@ def test_without_bounds_one_iteration_is_exact(sizes: tuple[int, int, int]) -> N
 def test_a_nonlinear_plan_is_a_bounded_minimum(gauss_newton: bool) -> None:
     problem = pendulum()
     starts = torch.tensor([[0.5, 0.0], [-0.3, 1.0], [1.2, 0.3]], dtype=torch.float64)
-    planner = ILQR(12, 40, gauss_newton=gauss_newton, tolerance=1e-7)
+    planner = ILQR(12, iterations=40, gauss_newton=gauss_newton, tolerance=1e-7)
     plan = planner(problem, starts)
     assert (plan.status == dp.Status.CONVERGED).all()
     gradient = slope(problem, starts, plan.actions)
@@ -116,7 +116,7 @@ def integrator() -> dp.PlanningProblem:
 
 def test_indefinite_costs_are_met_with_more_damping() -> None:
     start = torch.tensor([[0.02], [-0.1]], dtype=torch.float64)
-    plan = ILQR(6, 60, tolerance=1e-6)(integrator(), start)
+    plan = ILQR(6, iterations=60, tolerance=1e-6)(integrator(), start)
     damping, taken = plan.diagnostics["damping"], plan.diagnostics["step_size"]
     assert (taken[:, 0] == 0).all()  # Q_uu is indefinite: nothing is tried
     torch.testing.assert_close(damping[:, 1], 100 * damping[:, 0])
@@ -128,7 +128,7 @@ def test_indefinite_costs_are_met_with_more_damping() -> None:
 
 def test_a_hessian_that_stays_indefinite_is_reported() -> None:
     start = torch.tensor([[0.02], [2.0]], dtype=torch.float64)
-    plan = ILQR(6, 2, feedback=True)(integrator(), start)
+    plan = ILQR(6, iterations=2, feedback=True)(integrator(), start)
     assert plan.status[0] == dp.Status.FACTORIZATION_FAILED
     assert plan.status[1] != dp.Status.FACTORIZATION_FAILED
     assert (plan.actions[0] == 0).all()
@@ -138,7 +138,9 @@ def test_a_hessian_that_stays_indefinite_is_reported() -> None:
 def test_more_damping_shortens_the_step() -> None:
     problem, starts, _ = planning_lqr(6, 3, 2, limit=float("inf"), seed=3)
     moves = [
-        ILQR(6, 1, damping=AdaptiveDamping(initial=amount))(problem, starts).actions
+        ILQR(6, iterations=1, damping=AdaptiveDamping(initial=amount))(
+            problem, starts
+        ).actions
         for amount in (1e-6, 1.0, 1e3)
     ]
     lengths = [float(move.norm()) for move in moves]
@@ -160,7 +162,7 @@ def test_the_line_search_takes_the_longest_step_that_pays(
     start = torch.zeros(1, 1, dtype=torch.float64)
     sizes = (1.0, 0.75, 0.5)
     tiny = AdaptiveDamping(initial=1e-12)
-    plan = ILQR(1, 1, damping=tiny, step_sizes=sizes)(problem, start)
+    plan = ILQR(1, iterations=1, damping=tiny, step_sizes=sizes)(problem, start)
     drops = [0.5 * (goal**2 - (math.sin(goal * size) - goal) ** 2) for size in sizes]
     pays = [
         drop >= 0.1 * size * 0.5 * goal**2
@@ -172,7 +174,9 @@ def test_the_line_search_takes_the_longest_step_that_pays(
     torch.testing.assert_close(plan.actions.item(), goal * taken)
 
 
-@pytest.mark.parametrize("planner", [ILQR(8, 12), ShootingGN(8, 12)])
+@pytest.mark.parametrize(
+    "planner", [ILQR(8, iterations=12), ShootingGN(8, iterations=12)]
+)
 def test_looking_at_numbers_changes_nothing(planner: dp.Planner) -> None:
     problem = pendulum()
     starts = torch.tensor([[0.5, 0.0], [-0.3, 1.0], [2.8, 0.3]], dtype=torch.float64)
@@ -188,7 +192,7 @@ def test_looking_at_numbers_changes_nothing(planner: dp.Planner) -> None:
 def test_feedback_gains_correct_a_disturbed_start() -> None:
     problem = pendulum()
     start = torch.tensor([0.3, 0.0], dtype=torch.float64)
-    plan = ILQR(15, 20, feedback=True)(problem, start)
+    plan = ILQR(15, iterations=20, feedback=True)(problem, start)
     disturbed = start + torch.tensor([0.05, -0.1], dtype=torch.float64)
     state, actions = disturbed, []
     for t in range(15):
@@ -197,15 +201,15 @@ def test_feedback_gains_correct_a_disturbed_start() -> None:
         actions.append(action.clamp(-1, 1))
         state = problem.dynamics(state, actions[-1])
     closed = cost_of(problem, disturbed, torch.stack(actions))
-    best = ILQR(15, 20)(problem, disturbed).cost
+    best = ILQR(15, iterations=20)(problem, disturbed).cost
     open_loop = cost_of(problem, disturbed, plan.actions)
     assert best < closed < best + 0.05 * (open_loop - best)
 
 
 def test_early_exit_stops_where_all_have_converged() -> None:
     problem, starts = pendulum(), states_of(4)
-    full = ILQR(8, 40, tolerance=1e-6)(problem, starts)
-    plan = ILQR(8, 40, tolerance=1e-6, early_exit=True)(problem, starts)
+    full = ILQR(8, iterations=40, tolerance=1e-6)(problem, starts)
+    plan = ILQR(8, iterations=40, tolerance=1e-6, early_exit=True)(problem, starts)
     assert (plan.status == dp.Status.CONVERGED).all()
     trace = plan.diagnostics["gradient_norm"]
     assert trace.shape[1] < 10
@@ -217,7 +221,7 @@ def test_early_exit_stops_where_all_have_converged() -> None:
 
 def test_early_exit_keeps_elements_independent() -> None:
     problem, starts = pendulum(), states_of(4)
-    planner = ILQR(8, 40, early_exit=True)
+    planner = ILQR(8, iterations=40, early_exit=True)
     together = planner(problem, starts)
     assert len(set(together.iterations.tolist())) > 1
     for index, start in enumerate(starts):
@@ -232,7 +236,11 @@ def test_early_exit_leaves_truncated_its_iterations(kept: int) -> None:
     for early in (True, False):
         start = states_of(2).requires_grad_()
         planner = ILQR(
-            6, 40, tolerance=1e-9, early_exit=early, gradient=dp.Truncated(kept)
+            6,
+            iterations=40,
+            tolerance=1e-9,
+            early_exit=early,
+            gradient=dp.Truncated(kept),
         )
         plan = planner(problem, start)
         loss = (plan.actions * torch.arange(6.0).cos()[:, None]).sum()
@@ -243,17 +251,17 @@ def test_early_exit_leaves_truncated_its_iterations(kept: int) -> None:
 
 def test_a_warm_start_goes_on_with_its_damping() -> None:
     problem, starts = pendulum(), states_of(2)
-    first = ILQR(6, 2)(problem, starts).detach()
+    first = ILQR(6, iterations=2)(problem, starts).detach()
     assert first.memory["damping"].shape == (2, 1, 1)
-    second = ILQR(6, 2)(problem, starts, warm_start=first)
-    both = ILQR(6, 4)(problem, starts)
+    second = ILQR(6, iterations=2)(problem, starts, warm_start=first)
+    both = ILQR(6, iterations=4)(problem, starts)
     torch.testing.assert_close(second.actions, both.actions)
     kept = second.diagnostics["damping"][:, 0]
     assert torch.equal(kept, first.memory["damping"][:, 0, 0])
 
 
 def test_no_iterations_report_on_the_start() -> None:
-    plan = ILQR(5, 0)(pendulum(), states_of(2))
+    plan = ILQR(5, iterations=0)(pendulum(), states_of(2))
     assert plan.diagnostics["cost"].shape == (2, 0)
     assert plan.iterations.tolist() == [0, 0]
     assert plan.status.tolist() == [int(dp.Status.ITERATION_LIMIT)] * 2
@@ -278,7 +286,7 @@ def test_dynamics_that_know_their_jacobian_are_asked() -> None:
     control = torch.tensor([[0.05], [0.3]], dtype=torch.float64)
     cost = QuadraticCost(torch.tensor([0.5, 0.0], dtype=torch.float64))
     plans = [
-        ILQR(5, 5)(
+        ILQR(5, iterations=5)(
             dp.PlanningProblem(kind(transition, control), cost, box), states_of(2)
         )
         for kind in (Known, LinearDynamics)
@@ -305,7 +313,7 @@ def test_a_jacobian_of_nan_spoils_nobody_else() -> None:
     start = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
     results = []
     for given in (start, start[1:]):
-        plan = ILQR(3, 4)(problem, given)
+        plan = ILQR(3, iterations=4)(problem, given)
         parameters = list(dynamics.parameters())
         results.append((plan, torch.autograd.grad(plan.actions.sum(), parameters)))
     (plan, gradients), (alone, expected) = results
@@ -322,7 +330,7 @@ def test_two_actions_with_active_bounds_have_right_gradients(
     gauss_newton: bool,
 ) -> None:
     problem, starts, _ = planning_lqr(4, 3, 2, limit=0.5, seed=4)
-    planner = ILQR(4, 2, gauss_newton=gauss_newton)
+    planner = ILQR(4, iterations=2, gauss_newton=gauss_newton)
 
     def actions(start: Tensor, half_width: Tensor) -> Tensor:
         box = dp.Box(-half_width, half_width)

@@ -123,9 +123,11 @@ def test_the_distance_to_the_whole_planner_of_latco() -> None:
     # Multipliers follow violations; `Implicit` holds them. With multipliers as large
     # as a finished run leaves them that hardly matters: 1 % here.
     problem = pendulum_near_upright()
-    planner = dp.LatCo(4, 150, dynamics_tolerance=1e-6, gradient=dp.Implicit())
+    planner = dp.LatCo(
+        4, iterations=150, dynamics_tolerance=1e-6, gradient=dp.Implicit()
+    )
     _, found = gradients(planner, problem)
-    whole = dp.LatCo(4, 150, dynamics_tolerance=1e-6, gradient=dp.Unroll())
+    whole = dp.LatCo(4, iterations=150, dynamics_tolerance=1e-6, gradient=dp.Unroll())
     _, expected = gradients(whole, problem)
     for name in ("state", "dynamics", "objective"):
         gap = (found[name] - expected[name]).norm() / expected[name].norm()
@@ -147,7 +149,7 @@ def test_an_element_without_a_minimum_is_reported_and_refused() -> None:
 
 def test_planner_numbers_that_are_not_differentiated_are_refused() -> None:
     damping = torch.nn.Parameter(torch.tensor(1e-3, dtype=torch.float64))
-    planner = dp.LatCo(3, 2, damping=damping, gradient=dp.Implicit())
+    planner = dp.LatCo(3, iterations=2, damping=damping, gradient=dp.Implicit())
     problem = pendulum_near_upright()
     with pytest.raises(UnsupportedGradientError, match="damping"):
         planner(problem.with_values(), problem.state)

@@ -54,7 +54,7 @@ def test_reaches_the_closed_form_optimum_of_a_linear_quadratic_problem(
     # Tight feasibility, little damping: what is left is the distance to the optimum.
     planner = dp.LatCo(
         horizon,
-        60,
+        iterations=60,
         dynamics_tolerance=1e-12,
         damping=5e-8,
         initial_multipliers=(1e4, 1.0),
@@ -72,7 +72,7 @@ def test_reaches_the_bounded_optimum_when_action_limits_are_hard() -> None:
     # paper's measure is the squared excess, so 1e-12 allows an excess of 1e-6.
     planner = dp.LatCo(
         5,
-        100,
+        iterations=100,
         dynamics_tolerance=1e-12,
         action_tolerance=1e-12,
         damping=1e-8,
@@ -109,7 +109,9 @@ def test_both_engines_give_the_same_iterates_on_an_rssm(start: str) -> None:
     state = torch.randn(3, 7, dtype=torch.float64)
     for iterations in (0, 1, 3, 25):
         plans = [
-            dp.LatCo(6, iterations, engine=engine, initialization=start)(problem, state)
+            dp.LatCo(6, iterations=iterations, engine=engine, initialization=start)(
+                problem, state
+            )
             for engine in ("native", "theseus")
         ]
         for name in ("planned_states", "raw_actions", "dynamics_violation"):
@@ -126,7 +128,7 @@ def test_the_unrolled_gradient_is_that_of_finite_differences(engine: str) -> Non
         pytest.importorskip("theseus")
     model = small_rssm()
     problem = reward_problem(model)
-    planner = dp.LatCo(3, 5, engine=engine, dynamics_tolerance=1e-2)
+    planner = dp.LatCo(3, iterations=5, engine=engine, dynamics_tolerance=1e-2)
     state = torch.randn(1, 7, dtype=torch.float64)
 
     def loss(x: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ def test_the_unrolled_gradient_is_that_of_finite_differences(engine: str) -> Non
 def test_the_unrolled_gradient_reaches_the_model_parameters() -> None:
     model = small_rssm()
     problem = reward_problem(model)
-    planner = dp.LatCo(3, 5, dynamics_tolerance=1e-2)
+    planner = dp.LatCo(3, iterations=5, dynamics_tolerance=1e-2)
     state = torch.randn(2, 7, dtype=torch.float64)
 
     def loss() -> Tensor:
@@ -184,7 +186,7 @@ def test_normalised_residuals_equal_the_released_step_solved_densely() -> None:
         torch.randn(1, 4, 2, dtype=torch.float64),
         2 * torch.randn(1, 4, 1, dtype=torch.float64),
     )
-    planner = dp.LatCo(4, 1, initial_multipliers=(7.0, 3.0))
+    planner = dp.LatCo(4, iterations=1, initial_multipliers=(7.0, 3.0))
     warm = dp.Plan(
         start.actions,
         torch.cat([state[:, None], start.states], 1),
@@ -226,7 +228,7 @@ def test_block_cholesky_and_riccati_lead_to_the_same_plan() -> None:
     problem = reward_problem(small_rssm())
     state = torch.randn(2, 7, dtype=torch.float64)
     plans = [
-        dp.LatCo(8, 40, solver=solver)(problem, state)
+        dp.LatCo(8, iterations=40, solver=solver)(problem, state)
         for solver in (RiccatiSolver(), BlockCholeskySolver())
     ]
     torch.testing.assert_close(plans[0].actions, plans[1].actions, rtol=1e-6, atol=1e-8)
@@ -235,7 +237,9 @@ def test_block_cholesky_and_riccati_lead_to_the_same_plan() -> None:
 def test_the_violation_settles_at_nine_tenths_of_the_tolerance() -> None:
     # The released rule rests where log10(violation / tolerance + 0.1) = 0.
     problem = double_integrator()
-    plan = dp.LatCo(5, 300, dynamics_tolerance=1e-6, damping=0.0)(problem, states_of())
+    plan = dp.LatCo(5, iterations=300, dynamics_tolerance=1e-6, damping=0.0)(
+        problem, states_of()
+    )
     final = plan.diagnostics["dynamics_violation"][:, -1]
     torch.testing.assert_close(final, torch.full_like(final, 0.9e-6), rtol=1e-2, atol=0)
 
@@ -289,7 +293,7 @@ def test_a_box_with_open_sides_has_finite_violations() -> None:
         dp.objectives.GoalDistance(torch.ones(2)),
         dp.Box([-math.inf, -math.inf], [math.inf, 0.5]),
     )
-    plan = dp.LatCo(4, 50)(problem, torch.zeros(2))
+    plan = dp.LatCo(4, iterations=50)(problem, torch.zeros(2))
     assert plan.succeeded
     assert torch.isfinite(plan.diagnostics["action_violation"]).all()
 
@@ -297,10 +301,10 @@ def test_a_box_with_open_sides_has_finite_violations() -> None:
 def test_more_starts_never_cost_more_than_their_first() -> None:
     problem = reward_problem(small_rssm())
     state = torch.randn(2, 7, dtype=torch.float64)
-    many = dp.LatCo(6, 20, num_starts=5)(problem, state)
-    noise = dp.LatCo(6, 20, num_starts=5).draw_noise(problem, state)
+    many = dp.LatCo(6, iterations=20, num_starts=5)(problem, state)
+    noise = dp.LatCo(6, iterations=20, num_starts=5).draw_noise(problem, state)
     for index in range(5):
-        single = dp.LatCo(6, 20)
+        single = dp.LatCo(6, iterations=20)
         one = single.solve(PlanRequest(problem, state, noise[:, index : index + 1]))
         rolled = dp.functional.rollout(
             problem.dynamics, state, problem.action_space.project(one.actions)
@@ -312,9 +316,9 @@ def test_more_starts_never_cost_more_than_their_first() -> None:
 def test_a_warm_start_with_its_multipliers_goes_on_where_it_stopped() -> None:
     problem = reward_problem(small_rssm())
     state = torch.randn(2, 7, dtype=torch.float64)
-    whole = dp.LatCo(6, 12)(problem, state)
-    half = dp.LatCo(6, 6)(problem, state)
-    resumed = dp.LatCo(6, 6, keep_multipliers=True)(
+    whole = dp.LatCo(6, iterations=12)(problem, state)
+    half = dp.LatCo(6, iterations=6)(problem, state)
+    resumed = dp.LatCo(6, iterations=6, keep_multipliers=True)(
         problem, state, warm_start=_with_raw_actions(half)
     )
     torch.testing.assert_close(
@@ -339,8 +343,8 @@ def test_an_element_that_diverges_is_reported_and_infects_nobody() -> None:
     problem = dp.PlanningProblem(
         step, dp.objectives.GoalDistance(torch.ones(1)), dp.Box([-1.0], [1.0])
     )
-    both = dp.LatCo(4, 30)(problem, torch.tensor([[0.0], [3.0]]))
-    alone = dp.LatCo(4, 30)(problem, torch.zeros(1, 1))
+    both = dp.LatCo(4, iterations=30)(problem, torch.tensor([[0.0], [3.0]]))
+    alone = dp.LatCo(4, iterations=30)(problem, torch.zeros(1, 1))
     assert both.succeeded.tolist() == [True, False]
     assert both.status[1] in (dp.Status.NON_FINITE, dp.Status.FACTORIZATION_FAILED)
     assert torch.isfinite(both.actions).all()
@@ -375,7 +379,9 @@ def test_settings_out_of_range_are_refused_by_name(setting: dict[str, object]) -
 
 def test_every_iterate_is_recorded_when_asked() -> None:
     problem = reward_problem(small_rssm())
-    plan = dp.LatCo(4, 7, record=True)(problem, torch.zeros(7, dtype=torch.float64))
+    plan = dp.LatCo(4, iterations=7, record=True)(
+        problem, torch.zeros(7, dtype=torch.float64)
+    )
     assert plan.diagnostics["trace_states"].shape == (7, 4, 7)
     torch.testing.assert_close(
         plan.diagnostics["trace_states"][-1], plan.diagnostics["planned_states"]

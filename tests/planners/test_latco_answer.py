@@ -47,7 +47,7 @@ def test_the_warm_start_is_the_answer_with_its_gradient() -> None:
     problem, state = pendulum(), states_of(2)
     best = dp.ShootingGN(HORIZON, iterations=30)(problem, state).detach()
     given = best.actions.requires_grad_()
-    plan = dp.LatCo(HORIZON, 20)(problem, state, warm_start=best)
+    plan = dp.LatCo(HORIZON, iterations=20)(problem, state, warm_start=best)
     assert torch.equal(plan.actions, given)
     (slope,) = torch.autograd.grad(plan.actions.sum(), given)
     assert torch.equal(slope, torch.ones_like(given))

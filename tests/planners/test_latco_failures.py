@@ -132,7 +132,7 @@ def latco(gradient: dp.GradientStrategy, **settings: object) -> dp.LatCo:
     if isinstance(gradient, dp.Unroll | dp.Truncated):
         damping = nn.Parameter(torch.tensor(1e-3, dtype=torch.float64))
         settings = {"damping": damping, **settings}
-    return dp.LatCo(4, 5, gradient=gradient, **settings)
+    return dp.LatCo(4, iterations=5, gradient=gradient, **settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,7 +180,7 @@ def test_planned_states_where_the_model_fails_are_a_failure_of_that_element() ->
     problem = dp.PlanningProblem(
         step, dp.objectives.GoalDistance(torch.zeros(1)), dp.Box([-1.0], [1.0])
     )
-    planner = dp.LatCo(4, 5)
+    planner = dp.LatCo(4, iterations=5)
     noise = planner.draw_noise(problem, state)
     plan = planner.plan_for(PlanRequest(problem, state, noise))
     failed = plan.status == dp.Status.NON_FINITE
@@ -228,7 +228,7 @@ def test_a_failed_element_has_the_gradient_nan_where_that_is_asked_for() -> None
 
 def test_a_warm_start_that_failed_is_no_failure_of_the_next_plan() -> None:
     inputs = Inputs(BATCH, "cliff")
-    planner = dp.LatCo(4, 60, initial_multipliers=(1e3, 1.0))
+    planner = dp.LatCo(4, iterations=60, initial_multipliers=(1e3, 1.0))
     failed = planner(inputs.problem, BATCH).detach()
     states = {"states": torch.full_like(failed.memory["states"], torch.nan)}
     broken = dp.Plan(failed.actions, failed.states, failed.cost, memory=states)

@@ -72,7 +72,8 @@ def test_chunks_do_not_change_a_plan(case: PlannerCase) -> None:
 
 
 def noise_of(planner: dp.planners.Planner, states: Tensor, keys: Tensor) -> Tensor:
-    noise = planner.draw_noise(double_integrator(limit=1.0), states, keys=keys)
+    request = PlanRequest(double_integrator(limit=1.0), states, keys=keys)
+    noise = planner.noise_from_keys(request)
     assert noise is not None
     return noise
 
@@ -229,9 +230,9 @@ def test_an_element_that_is_reset_draws_as_in_its_first_plan(case: PlannerCase) 
 @each_planner
 def test_a_plan_of_another_planner_goes_on_counting(case: PlannerCase) -> None:
     problem, states = double_integrator(limit=1.0), states_of(2)
-    plan = dp.ILQR(5, 2)(problem, states)
+    plan = dp.ILQR(5, iterations=2)(problem, states)
     for _ in range(2):
-        plan = dp.ILQR(5, 2)(problem, states, warm_start=plan.shifted())
+        plan = dp.ILQR(5, iterations=2)(problem, states, warm_start=plan.shifted())
     if case.name.startswith("LatentActions"):  # starts from its own plans only
         latent = case.build(iterations=1)(problem, states).memory
         plan = replace(plan, memory={**latent, "plan_index": plan.memory["plan_index"]})

@@ -148,7 +148,7 @@ def test_objectives_that_know_their_derivatives_are_asked() -> None:
     for objective in (known, unknown):
         problem, states, actions = trajectory(objective, 4)
         model, _ = quadratic_model(problem, states, actions, gauss_newton=True)
-        plans.append((*model, ILQR(4, 3)(problem, states[:, 0]).actions))
+        plans.append((*model, ILQR(4, iterations=3)(problem, states[:, 0]).actions))
     for got, wanted in zip(*plans, strict=True):
         torch.testing.assert_close(got, wanted)
 

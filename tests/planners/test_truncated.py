@@ -99,7 +99,7 @@ def test_latco_goes_on_from_a_constant(engine: str) -> None:
     def latco(iterations: int, gradient: dp.GradientStrategy) -> dp.LatCo:
         return dp.LatCo(
             HORIZON,
-            iterations,
+            iterations=iterations,
             engine=engine,
             damping=1e-2,
             keep_multipliers=True,

@@ -129,7 +129,7 @@ def test_without_temperature_the_point_that_was_found_is_a_constant() -> None:
     costs = plan_costs(planner, ensemble.problem, states, noise)
     (gradient,) = torch.autograd.grad(costs.sum(), ensemble.parameters)
     with torch.no_grad():
-        found = planner.solve(ensemble.problem, states, noise, None)
+        found = planner(ensemble.problem, states, noise=noise)
     latent = found.diagnostics["latent"]
     again = ensemble.planner(ensemble.parameters)
     held = ensemble.problem.cost(states, again.decode(ensemble.problem, latent))

@@ -15,12 +15,12 @@ with N(0, 1) numbers.
 
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan.errors import require_count, require_positive
 from diffplan.functional.derivatives import constants
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -34,6 +34,7 @@ from diffplan.gradients import (
 )
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan, Status
+from diffplan.planners.arguments import require_choice
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.collocation.multipliers import LogarithmicRule, MultiplierRule
 from diffplan.planners.collocation.primal_dual import (
@@ -41,7 +42,7 @@ from diffplan.planners.collocation.primal_dual import (
     PrimalDual,
     Progress,
 )
-from diffplan.planners.collocation.residuals import TrajectoryProblem
+from diffplan.planners.collocation.residuals import ActionViolation, TrajectoryProblem
 from diffplan.planners.collocation.starts import Starts, best_start
 from diffplan.planners.collocation.stationary import differentiate_trajectory
 from diffplan.planners.collocation.units import ActionUnits
@@ -60,8 +61,8 @@ from diffplan.solvers.least_squares import (
     levenberg_marquardt,
 )
 
-ENGINES = ("native", "theseus")
-INITIALIZATIONS = ("normal", "rollout")
+Engine = Literal["native", "theseus"]
+Initialization = Literal["normal", "rollout"]
 
 
 class LatCo(Planner):
@@ -153,21 +154,21 @@ class LatCo(Planner):
     def __init__(
         self,
         horizon: int,
-        iterations: int = 200,
         *,
+        iterations: int = 200,
         dynamics_tolerance: float = 1e-4,
         action_tolerance: float = 1e-4,
         damping: float | Tensor = 5e-4,
         multiplier_rule: MultiplierRule | None = None,
         initial_multipliers: tuple[float, float] = (1.0, 1.0),
         normalize: bool = True,
-        action_violation: str = "released",
-        initialization: str = "normal",
+        action_violation: ActionViolation = "released",
+        initialization: Initialization = "normal",
         num_starts: int = 1,
         fall_back: bool = True,
         keep_multipliers: bool = False,
         solver: ChainSolver | None = None,
-        engine: str = "native",
+        engine: Engine = "native",
         gradient: GradientStrategy | None = None,
         record: bool = False,
     ) -> None:
@@ -182,13 +183,16 @@ class LatCo(Planner):
         self.multiplier_rule = multiplier_rule or LogarithmicRule.released()
         self.initial_multipliers = initial_multipliers
         self.normalize = normalize
-        self.action_violation = action_violation
-        self.initialization = _one_of("initialization", initialization, INITIALIZATIONS)
+        require_choice("action_violation", action_violation, ActionViolation)
+        require_choice("initialization", initialization, Initialization)
+        require_choice("engine", engine, Engine)
+        self.action_violation: ActionViolation = action_violation
+        self.initialization: Initialization = initialization
         self.num_starts = require_count("num_starts", num_starts, 1)
         self.fall_back = fall_back
         self.keep_multipliers = keep_multipliers
         self.solver = solver or RiccatiSolver()
-        self.engine = _one_of("engine", engine, ENGINES)
+        self.engine: Engine = engine
         self.record = record
         self.configure_gradient(gradient or Unroll())
 
@@ -362,15 +366,9 @@ class LatCo(Planner):
         return torch.where(broken, int(Status.NON_FINITE), status)
 
 
-def _engine(name: str) -> LevenbergMarquardt:
+def _engine(name: Engine) -> LevenbergMarquardt:
     if name == "native":
         return levenberg_marquardt
     from diffplan.solvers.theseus_trajectory import theseus_levenberg_marquardt
 
     return theseus_levenberg_marquardt
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ArgumentError(f"{name}: expected one of {allowed}, got {value!r}")
-    return value

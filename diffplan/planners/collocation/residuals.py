@@ -15,22 +15,22 @@ not finite are handled as in `planners/failures.py`.
 """
 
 import copy
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffplan.errors import ArgumentError
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.objectives.base import ResidualObjective, half_square
+from diffplan.planners.arguments import require_choice
 from diffplan.planners.collocation.units import ActionUnits
 from diffplan.planners.failures import evaluate_soundly, stand_ins, with_value
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.blocks import ChainBlocks
 from diffplan.solvers.least_squares import Trajectory
 
-ACTION_VIOLATIONS = ("released", "paper")
+ActionViolation = Literal["released", "paper"]
 
 
 class Residuals(NamedTuple):
@@ -140,13 +140,9 @@ class TrajectoryProblem:
         self,
         problem: PlanningProblem,
         state: Tensor,
-        action_violation: str = "released",
+        action_violation: ActionViolation = "released",
     ) -> None:
-        if action_violation not in ACTION_VIOLATIONS:
-            raise ArgumentError(
-                f"action_violation: expected one of {ACTION_VIOLATIONS}, got "
-                f"{action_violation!r}"
-            )
+        require_choice("action_violation", action_violation, ActionViolation)
         self.objective = problem.require_objective(ResidualObjective, "collocation")
         self.problem = problem
         self.units = ActionUnits.of(problem.action_space.to(state))

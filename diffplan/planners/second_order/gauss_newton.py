@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_count
+from diffplan.errors import require_count
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -26,6 +26,7 @@ from diffplan.gradients import (
 )
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan
+from diffplan.planners.arguments import Init, require_choice
 from diffplan.planners.base import Solution
 from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
 from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
@@ -36,8 +37,6 @@ from diffplan.planners.second_order.line_search import Nominal, Step, increments
 from diffplan.planners.second_order.loop import SecondOrderShooting
 from diffplan.problem import PlanningProblem
 from diffplan.solvers.least_squares import AdaptiveDamping
-
-INITIALIZATIONS = ("normal", "uniform")
 
 
 class ShootingGN(SecondOrderShooting):
@@ -107,13 +106,13 @@ class ShootingGN(SecondOrderShooting):
     def __init__(
         self,
         horizon: int,
-        iterations: int = 30,
         *,
+        iterations: int = 30,
         damping: AdaptiveDamping | Tensor | float | None = None,
         tolerance: float = 1e-4,
         step_sizes: Sequence[float] = (1.0, 0.3, 0.1),
         num_starts: int = 1,
-        init: str = "normal",
+        init: Init = "normal",
         early_exit: bool | None = None,
         gradient: GradientStrategy | None = None,
     ) -> None:
@@ -130,10 +129,7 @@ class ShootingGN(SecondOrderShooting):
         else:
             set_number(self, "damping", damping)
         self.num_starts = require_count("num_starts", num_starts)
-        if init not in INITIALIZATIONS:
-            raise ArgumentError(
-                f"init: expected one of {INITIALIZATIONS}, got {init!r}"
-            )
+        require_choice("init", init, Init)
         self.init = init
         self.configure_gradient(gradient)
 

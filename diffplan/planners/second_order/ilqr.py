@@ -113,8 +113,8 @@ class ILQR(SecondOrderShooting):
     def __init__(
         self,
         horizon: int,
-        iterations: int = 10,
         *,
+        iterations: int = 10,
         gauss_newton: bool | None = None,
         damping: AdaptiveDamping | None = None,
         tolerance: float = 1e-4,
