@@ -194,12 +194,20 @@ class CheckedModel:
         """Return the objective as `kind`, a refinement such as `ResidualObjective`.
 
         Raises:
-            UnsupportedProblemError: the objective is not of that kind.
+            UnsupportedProblemError: the objective is not of that kind, or its cost is
+                not the sum of its terms.
         """
         if not isinstance(self.objective, kind):
             raise UnsupportedProblemError(
                 f"objective: {needed_by} needs a {kind.__name__}, got "
                 f"{describe(self.objective)}"
+            )
+        if not getattr(self.objective, "sums_steps", True):
+            # Terms that do not add up to the cost would be another problem's.
+            raise UnsupportedProblemError(
+                f"objective: {needed_by} counts the terms of a {kind.__name__}, got "
+                f"{describe(self.objective)}, whose `forward` is its own; where a "
+                "weight depends on the step, give the terms the argument `time`"
             )
         return self.objective
 
