@@ -41,7 +41,7 @@ class Triable(Protocol):
         """Return allowed actions."""
         ...
 
-    def step(self, state: Tensor, action: Tensor) -> Tensor:
+    def step(self, state: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
         """Return the next state, its shape checked."""
         ...
 
@@ -97,13 +97,13 @@ def _try_positions(problem: Triable, state: Tensor, horizon: int) -> None:
     angle = torch.arange(_IN_A_ROW * len(width), dtype=state.dtype).cos().to(state)
     shifts = 0.5 * angle.reshape(_IN_A_ROW, -1) * width
     actions = problem.project(box.center + shifts).expand(len(state), -1, -1)
-    visited = [state]
-    for action in actions.unbind(1)[1:]:
-        visited.append(problem.step(visited[-1], action))
-    states = torch.stack(visited, dim=1)
-    # All of them stand at one step, so that a function which takes the time may be
+    # All states stand at one step, so that a function which takes the time may be
     # asked, whatever its data are indexed by.
     time = torch.full((_IN_A_ROW,), horizon - 1, device=state.device)
+    visited = [state]
+    for action in actions.unbind(1)[1:]:
+        visited.append(problem.step(visited[-1], action, time[0]))
+    states = torch.stack(visited, dim=1)
     objective = problem.objective
     functions: list[tuple[str, Callable[..., Tensor]]]
     functions = [("function", item.function) for item in problem.state_constraints]
@@ -142,7 +142,8 @@ def _agree(one: Tensor, other: Tensor) -> bool:
 
 
 def _try_step(problem: Triable, state: Tensor, action: Tensor) -> None:
-    problem.step(state, action.expand(*state.shape[:-1], -1).contiguous())
+    time = torch.zeros((), dtype=torch.int64, device=state.device)
+    problem.step(state, action.expand(*state.shape[:-1], -1).contiguous(), time)
 
 
 def _try_objective(
@@ -154,7 +155,7 @@ def _try_objective(
     problem.trajectory_cost(states, actions)
     for constraint in problem.state_constraints:
         constraint.stages(states, actions)
-        constraint.end(states[..., -1, :])
+        constraint.last(states)
 
 
 def unlike(sizes: Iterable[int]) -> int:

@@ -7,20 +7,20 @@ that depends on the step says so by an argument named `time`::
     def running_cost(self, state, action, time):  # state […, steps, S], time [steps]
         return self.weights[time] * state.square().sum(-1)
 
-It then receives the steps' numbers as an int64 tensor that lines up with the states:
-`[steps]` for states `[…, steps, S]`, a scalar for a state `[…, S]`. Numbers begin with
-zero at the given state.
+It then receives the steps' numbers as an int64 tensor `[steps]`, which begin with zero
+at the given state, and its states always have an axis of steps, `[…, steps, S]`, be it
+of one: the same code is right for a single step and for a whole horizon.
 """
 
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 ChoiceT = TypeVar("ChoiceT")
 
 
@@ -48,11 +48,22 @@ def at(function: FunctionT, timed: bool, time: Tensor | None) -> FunctionT:
     Args:
         function: Of states, and perhaps actions.
         timed: Whether it takes the time.
-        time: `[steps]` or `[]`, int64.
+        time: `[steps]` int64 for states with an axis of steps; a scalar for a state
+            without one, which then gets one on the way.
     """
-    if timed and time is not None:
-        return partial(function, time=time)  # type: ignore[return-value]
-    return function
+    if not timed or time is None:
+        return function
+    # A scalar would not do for the function itself: to index by it reads its number.
+    told: Any = partial(function, time=time.reshape(-1))
+    return told if time.ndim else partial(_one_step, told)  # type: ignore[return-value]
+
+
+def _one_step(told: Callable[..., Tensor], state: Tensor, *others: Tensor) -> Tensor:
+    result = told(state.unsqueeze(-2), *(other.unsqueeze(-2) for other in others))
+    return result.squeeze(state.ndim - 1)
+
+
+_one_step.stands_for_its_argument = True  # type: ignore[attr-defined]  # in messages
 
 
 def step_numbers(first: int, where: slice, like: Tensor) -> Tensor:

@@ -83,16 +83,21 @@ class TimedCost(ResidualObjective):
 def timed_problem(
     clock: bool = False, dtype: torch.dtype = torch.float64
 ) -> dp.PlanningProblem:
-    """The bounded double integrator for five steps, each with a weight of its own."""
+    """The bounded double integrator for five steps: weights and wind of each step."""
     plain = double_integrator(dtype, limit=0.6)
+    wind = torch.tensor([0.0, 0.1, -0.2, 0.05, 0.3], dtype=dtype)
+
+    def with_wind(state: Tensor, action: Tensor, time: Tensor) -> Tensor:
+        return plain.dynamics(state, action) + wind[time].unsqueeze(-1)
 
     def with_clock(state: Tensor, action: Tensor) -> Tensor:
-        moved = plain.dynamics(state[..., :2], action)
+        time = state[..., 2].detach().round().long().clamp(0, 4)
+        moved = with_wind(state[..., :2], action, time)
         return torch.cat([moved, state[..., 2:] + 1], dim=-1)
 
     weights = torch.tensor([1.0, 3.0, 0.2, 2.0, 0.5, 7.0], dtype=dtype)
     cost = TimedCost(weights, torch.tensor([0.5, 0.0], dtype=dtype), clock)
-    dynamics = with_clock if clock else plain.dynamics
+    dynamics = with_clock if clock else with_wind
     return dp.PlanningProblem(dynamics, cost, plain.action_space)
 
 

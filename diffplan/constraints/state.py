@@ -113,6 +113,12 @@ class StateConstraint:
         ]
         return torch.cat(values, dim=-2)
 
+    def last(self, states: Tensor) -> Tensor:
+        """Return the terminal g `[…, 1, C']` of trajectories `[…, T+1, S]`."""
+        horizon = states.shape[-2] - 1
+        time = step_numbers(horizon, slice(0, 1), states) if self._timed[1] else None
+        return self.end(states[..., -1:, :], time)
+
     def __repr__(self) -> str:
         return f"StateConstraint({describe(self.function)}, initial={self.initial})"
 

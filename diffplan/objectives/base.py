@@ -86,8 +86,9 @@ class StageObjective(nn.Module, ABC):
     on arrival, which count no given state. Each returns one cost `[…]` per state, in
     the state's dtype; anything else raises a `ShapeError` or a `TensorTypeError`.
 
-    A term may have one more argument, `time`: the numbers of the steps, which line up
-    with the states (see `diffplan.segments`). It is T for `terminal_cost`. A term
+    A term may have one more argument, `time`: the numbers of the steps `[steps]`; its
+    states are then `[…, steps, S]` (see `diffplan.segments`). For `terminal_cost` that
+    is one step, T. A term
     without it must treat each step for itself, wherever it stands; the first plan for
     states of a new kind tries that.
 

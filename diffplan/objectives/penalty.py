@@ -81,12 +81,11 @@ class ConstraintPenalty(ResidualObjective):
     ) -> Tensor:
         """Return √ρ max(0, g + λ/ρ) `[…, C']` at T."""
         values = [constraint.end(state, time) for constraint in self.constraints]
-        return self._residual(values, self.multipliers.terminal[:, 0])
+        return self._residual(values, self.multipliers.terminal)
 
     def _at(self, time: Tensor) -> Tensor:
-        """Multipliers of some steps, `[B, steps, C]`; of one step, `[B, C]`."""
-        chosen = self.multipliers.stage.index_select(1, time.reshape(-1))
-        return chosen if time.ndim else chosen.squeeze(1)
+        """Multipliers of some steps, `[B, steps, C]`."""
+        return self.multipliers.stage.index_select(1, time)
 
     def _residual(self, values: Sequence[Tensor], multipliers: Tensor) -> Tensor:
         value = torch.cat(list(values), dim=-1)

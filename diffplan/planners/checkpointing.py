@@ -126,9 +126,10 @@ def _stages(
     objective = problem.require_objective(StageObjective, "a segment")
     known = None
     if problem.guarded:
-        states, known = guarded_rollout(problem.step, state, actions)
+        times = problem.times(first, actions.shape[-2], state)
+        states, known = guarded_rollout(problem.step, state, actions, times)
     else:
-        states = problem.rollout(state, actions)
+        states = problem.rollout(state, actions, first=first)
     before, after = states[..., :-1, :], states[..., -1, :]
     cost = objective.segment_cost(before, actions, first)
     if first + actions.shape[-2] == horizon:

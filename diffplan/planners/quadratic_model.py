@@ -48,7 +48,8 @@ def quadratic_model(
         `[…]` bool. That is only looked at where the model has a graph; it is a constant
         zero where it is not finite then.
     """
-    _, by_state, by_action = problem.linearize(states[..., :-1, :], actions)
+    times = problem.times(0, actions.shape[-2], states)
+    _, by_state, by_action = problem.linearize(states[..., :-1, :], actions, times)
     forms = _forms(problem.objective, states, actions, gauss_newton)
     model = IncrementalLQR(by_action, by_state, *forms)
     return _finite_or_zero(model, lead=states.dim() - 2)

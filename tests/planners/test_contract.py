@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_cases import CASES, PlannerCase, each_planner
+from planner_cases import CASES, PlannerCase, each_planner, each_planner_that
 from problems import (
     bounded_actions,
     cost_of,
@@ -95,6 +95,14 @@ def test_costs_that_depend_on_the_step_are_those_of_a_loop(
     for index in range(count):
         expected = timed_cost_by_hand(problem, plan.states[index], plan.actions[index])
         assert plan.cost[index].item() == pytest.approx(expected, rel=1e-9)
+    for step in range(5):  # the dynamics depend on it as well
+        following = problem.dynamics(
+            plan.states[:, step], plan.actions[:, step], torch.tensor(step)
+        )
+        tolerance = case.dynamics_tolerance
+        torch.testing.assert_close(
+            plan.states[:, step + 1], following, rtol=tolerance, atol=tolerance
+        )
 
 
 @each_planner
@@ -106,6 +114,18 @@ def test_a_step_that_is_told_is_a_clock_in_the_state(case: PlannerCase) -> None:
     # Collocation guesses states, the clock too, and has to find it first.
     tolerance = 1e-9 if case.feasible_throughout else 1e-3
     torch.testing.assert_close(plan.cost, expected.cost, rtol=tolerance, atol=1e-9)
+
+
+@each_planner_that(lambda case: dp.Implicit in case.gradients)
+def test_implicit_derivatives_know_the_step(case: PlannerCase) -> None:
+    gradients = []
+    for clock in (False, True):
+        state = states_of(2).requires_grad_()
+        start = torch.cat([state, torch.zeros(2, 1)], dim=-1) if clock else state
+        plan = case.build(gradient=dp.Implicit())(timed_problem(clock), start)
+        (gradient,) = torch.autograd.grad(plan.actions.cos().sum(), state)
+        gradients.append(gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
 
 
 @each_planner

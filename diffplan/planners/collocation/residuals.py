@@ -205,7 +205,8 @@ class TrajectoryProblem:
     def _evaluate(self, state: Tensor, states: Tensor, variables: Tensor) -> Residuals:
         visited = torch.cat([state[:, None], states], dim=1)
         actions = self.units.actions(variables)
-        following = self.problem.step(visited[:, :-1], actions)
+        times = self.problem.times(0, actions.shape[1], state)
+        following = self.problem.step(visited[:, :-1], actions, times)
         cost = self.problem.trajectory_cost(visited, actions)
         breach = self._breach(actions)
         return self._residuals(states - following, variables, cost, breach)
@@ -215,7 +216,9 @@ class TrajectoryProblem:
     ) -> Linearization:
         previous = torch.cat([state[:, None], states[:, :-1]], dim=1)
         actions, unit = self.units.actions(variables), self.units.unit
-        following, by_state, by_action = self.problem.linearize(previous, actions)
+        times = self.problem.times(0, actions.shape[1], state)
+        dynamics = self.problem.linearize(previous, actions, times)
+        following, by_state, by_action = dynamics
         stage, stage_by_state, stage_by_action = self._stages(previous, actions)
         terminal, (terminal_by_state,) = batched_jacobian(
             self.objective.end("residual", actions.shape[1], states), states[:, -1]
