@@ -34,12 +34,28 @@ def takes_time(function: object) -> bool:
         >>> takes_time(lambda state, action, time: state)
         True
     """
+    return takes_argument(function, "time")
+
+
+def takes_argument(function: object, name: str, *, required: bool = False) -> bool:
+    """Return whether a function, a module or another callable has such an argument.
+
+    Args:
+        function: What is asked; it may say so itself, by an attribute `takes_<name>`.
+        name: The argument's.
+        required: Whether one with a default value does not count.
+    """
+    said = getattr(function, f"takes_{name}", None)
+    if isinstance(said, bool):
+        return said
     if isinstance(function, nn.Module):
         function = function.forward
     try:
-        return "time" in inspect.signature(function).parameters  # type: ignore[arg-type]
+        parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
     except (TypeError, ValueError):  # some builtins do not show their arguments
         return False
+    found = parameters.get(name)
+    return found is not None and not (required and found.default is not found.empty)
 
 
 def at(function: FunctionT, timed: bool, time: Tensor | None) -> FunctionT:

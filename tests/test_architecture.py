@@ -47,7 +47,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "functional": ("errors",),
     "solvers": MATHS,
-    "objectives": MATHS,
+    "objectives": (*MATHS, "problem_data"),
     "planners": (*MATHS, "solvers", "objectives"),
     "models": (*MATHS, "objectives", "files"),
     "agents": (*MATHS, *BASES),

@@ -99,6 +99,7 @@ class StageObjective(nn.Module, ABC):
         sums_steps: Whether the cost is the sum of the terms: False where a subclass
             defines `forward`. Costs are then counted over whole trajectories, and
             planners that need the terms refuse the objective.
+        only_horizon: The one horizon that there are data for; None for any.
         per_problem: Names of tensors that may have a value for each problem of a batch,
             with the number of dimensions of one value; see `diffplan.problem_data`.
 
@@ -118,6 +119,7 @@ class StageObjective(nn.Module, ABC):
     uses_time: bool = False
     same_start: bool = True
     sums_steps: ClassVar[bool] = True
+    only_horizon: int | None = None
     per_problem: ClassVar[Mapping[str, int]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -162,6 +164,7 @@ class StageObjective(nn.Module, ABC):
     ) -> Float[Tensor, "*batch"]:
         """Return the cost of a whole trajectory."""
         check_trajectory(states, actions)
+        self._check_horizon(actions.shape[-2])
         cost = self.segment_cost(states[..., :-1, :], actions, 0)
         return cost + self.end_cost(states[..., -1, :], actions.shape[-2])
 
@@ -196,11 +199,20 @@ class StageObjective(nn.Module, ABC):
 
     def end(self, what: str, horizon: int, like: Tensor) -> Term:
         """Return the term of the last state, which stands at step `horizon`."""
+        self._check_horizon(horizon)
         name = f"terminal_{what}"
         if not self.uses_time:
             return getattr(self, name)
         time = step_numbers(horizon, slice(0, 1), like).squeeze(0)
         return self.term(name, time)
+
+    def _check_horizon(self, horizon: int) -> None:
+        # Data that are indexed beyond their end would stop a GPU for good.
+        if self.only_horizon not in (None, horizon):
+            raise ShapeError(
+                f"horizon: {type(self).__name__} has data for {self.only_horizon} "
+                f"steps, the last state comes on top, got {horizon}"
+            )
 
     def segment_cost(self, states: Tensor, actions: Tensor, first: int) -> Tensor:
         """Return the cost `[…]` of some steps of a trajectory in a row.

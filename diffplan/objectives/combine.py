@@ -109,6 +109,12 @@ def _take_after(total: StageObjective, terms: nn.ModuleList) -> None:
     """Let a sum know what its terms know of themselves."""
     parts = cast(Sequence[StageObjective], terms)
     total.uses_time = total.uses_time or any(part.uses_time for part in parts)
+    horizons = {part.only_horizon for part in parts} - {None}
+    if len(horizons) > 1:
+        raise ArgumentError(
+            f"terms: expected data for one horizon, got {sorted(map(str, horizons))}"
+        )
+    total.only_horizon = next(iter(horizons), None)
     total.same_start = total.same_start and all(part.same_start for part in parts)
 
 
