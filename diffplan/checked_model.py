@@ -24,6 +24,7 @@ from diffplan.errors import (
     describe,
 )
 from diffplan.functional.linearize import linearize_dynamics
+from diffplan.segments import at, step_numbers, takes_time
 from diffplan.user_functions import call, require_result
 
 CapabilityT = TypeVar("CapabilityT")
@@ -38,8 +39,11 @@ ALIGNED = (
     "candidates"
 )
 
-Dynamics = Callable[[Tensor, Tensor], Tensor]
-"""`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions."""
+Dynamics = Callable[..., Tensor]
+"""`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions.
+
+They may take the argument `time` besides, see `diffplan.segments`.
+"""
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """`(states […, T+1, S], actions […, T, A]) → cost […]`, to be minimised."""
@@ -73,25 +77,42 @@ class CheckedModel:
                 f"linearize: expected a callable, got {type(linearize).__name__}"
             )
         self.dynamics = dynamics
+        self.uses_time = takes_time(dynamics)
         self.objective = objective
         self.given_jacobian = None if linearize is None else _Given(linearize)
         self._behind = (dynamics, model_behind(dynamics))
+        jacobian = self.find(Linearizable)
+        if self.uses_time and jacobian and not takes_time(jacobian.linearize):
+            raise TensorTypeError(
+                "linearize: expected it to take the argument `time` as the dynamics "
+                f"do, got {describe(jacobian.linearize)} without it"
+            )
 
-    def step(self, state: Tensor, action: Tensor) -> Tensor:
+    def times(self, first: int, count: int, like: Tensor) -> Tensor | None:
+        """Return the numbers of some steps, for dynamics that take them; else None.
+
+        Args:
+            first: The number of the first of these steps in the whole horizon.
+            count: How many.
+            like: A tensor on the device.
+        """
+        return step_numbers(first, slice(0, count), like) if self.uses_time else None
+
+    def step(self, state: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
         """Return the next state `[…, S]` by the dynamics, and check what they return.
 
         Args:
             state: `[…, S]`.
             action: `[…, A]`, with the state's leading dimensions.
+            time: See `linearize`.
 
         Raises:
             ShapeError, TensorTypeError: not the shape or dtype of the state, or the
                 dynamics fail.
         """
         # A state of another size is the commonest reason: the message begins with it.
-        following = call(
-            "state: dynamics", self.dynamics, state, action, advice=ANY_LEAD
-        )
+        dynamics = at(self.dynamics, self.uses_time, time)
+        following = call("state: dynamics", dynamics, state, action, advice=ANY_LEAD)
         return require_result(
             "dynamics:", self.dynamics, following, state.shape, like=state
         )
@@ -111,7 +132,9 @@ class CheckedModel:
         lead = states.shape[:-2]
         return require_result("objective:", self.objective, cost, lead, like=states)
 
-    def linearize(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def linearize(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return next state `[…, S]` and Jacobians `[…, S, S]` and `[…, S, A]`.
 
         They are those that the dynamics or the argument `linearize` give, or else come
@@ -120,14 +143,17 @@ class CheckedModel:
         Args:
             state: `[…, S]`.
             action: `[…, A]`, with the state's leading dimensions.
+            time: The numbers of the steps, `[steps]` or `[]`, as `times` gives them.
 
         Raises:
             ShapeError, TensorTypeError: a part has another shape or dtype.
         """
         found = self.find(Linearizable)
         if found is None:
-            return linearize_dynamics(self.step, state, action)
-        parts = call("dynamics:", found.linearize, state, action, advice=ANY_LEAD)
+            step = at(self.step, self.uses_time, time)
+            return linearize_dynamics(step, state, action)
+        jacobian = at(found.linearize, self.uses_time, time)
+        parts = call("dynamics:", jacobian, state, action, advice=ANY_LEAD)
         if not isinstance(parts, tuple) or len(parts) != 3:
             raise TensorTypeError(
                 "dynamics: expected linearize to return a tuple of the next state and "
@@ -194,12 +220,20 @@ class CheckedModel:
         """Return the objective as `kind`, a refinement such as `ResidualObjective`.
 
         Raises:
-            UnsupportedProblemError: the objective is not of that kind.
+            UnsupportedProblemError: the objective is not of that kind, or its cost is
+                not the sum of its terms.
         """
         if not isinstance(self.objective, kind):
             raise UnsupportedProblemError(
                 f"objective: {needed_by} needs a {kind.__name__}, got "
                 f"{describe(self.objective)}"
+            )
+        if not getattr(self.objective, "sums_steps", True):
+            # Terms that do not add up to the cost would be another problem's.
+            raise UnsupportedProblemError(
+                f"objective: {needed_by} counts the terms of a {kind.__name__}, got "
+                f"{describe(self.objective)}, whose `forward` is its own; where a "
+                "weight depends on the step, give the terms the argument `time`"
             )
         return self.objective
 

@@ -293,7 +293,8 @@ def describe(value: object) -> str:
     if isinstance(value, str):
         return value
     while isinstance(value, functools.partial):
-        value = value.func
+        wrapped = getattr(value.func, "stands_for_its_argument", False)
+        value = value.args[0] if wrapped else value.func
     name = getattr(value, "__qualname__", None)
     return name if isinstance(name, str) else type(value).__name__
 

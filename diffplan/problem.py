@@ -134,7 +134,11 @@ class PlanningProblem(CheckedModel):
         return inside
 
     def rollout(
-        self, state: Tensor, actions: Tensor, segment: int | None = None
+        self,
+        state: Tensor,
+        actions: Tensor,
+        segment: int | None = None,
+        first: int = 0,
     ) -> Tensor:
         """Return the states `[…, T+1, S]` that actions lead to, the given one first.
 
@@ -142,6 +146,7 @@ class PlanningProblem(CheckedModel):
             state: `[…, S]`.
             actions: `[…, T, A]`, with the state's leading dimensions.
             segment: See `diffplan.functional.rollout`.
+            first: The number of the first of these steps in the whole horizon.
 
         Raises:
             ShapeError: leading dimensions or the size of the actions differ.
@@ -153,7 +158,8 @@ class PlanningProblem(CheckedModel):
                 f"actions: expected [{expected}] for states {list(state.shape)}, got "
                 f"{list(actions.shape)}"
             )
-        return rollout(self.step, state, actions, segment)
+        times = self.times(first, actions.shape[-2], state)
+        return rollout(self.step, state, actions, segment, times)
 
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states `[…, T+1, S]` that actions lead to, and their cost `[…]`.
@@ -163,7 +169,9 @@ class PlanningProblem(CheckedModel):
             actions: `[…, T, A]`, with the state's leading dimensions.
         """
         if self.guarded:
-            return guarded_evaluation(self.step, self.trajectory_cost, state, actions)
+            times = self.times(0, actions.shape[-2], state)
+            functions = self.step, self.trajectory_cost
+            return guarded_evaluation(*functions, state, actions, times)
         states = self.rollout(state, actions)
         return states, self.trajectory_cost(states, actions)
 

@@ -23,6 +23,40 @@ from diffplan.errors import ShapeError
 ObjectiveT = TypeVar("ObjectiveT", bound=Callable[..., object])
 
 
+def aligned(name: str, value: Tensor, state: Tensor, own: int) -> Tensor:
+    """Return data of each problem, made to line up with states, in their dtype.
+
+    Candidates, particles and steps stand behind the batch's own dimensions; data get
+    dimensions of size one there.
+
+    Args:
+        name: Of the data, for the message.
+        value: `[*own]` for all problems, or `[…, *own]` with one for each.
+        state: `[…, S]`, whose first dimensions are those of the batch.
+        own: How many dimensions one value has: those at the end of `state` that it
+            shares. The last one has the size of the states.
+
+    Raises:
+        ShapeError: the data do not fit the states.
+
+    Example:
+        >>> goals, states = torch.zeros(3, 2), torch.zeros(3, 5, 4, 2)  # B, N, T
+        >>> aligned("goals", goals, states, own=1).shape
+        torch.Size([3, 1, 1, 2])
+    """
+    value = value.to(state.dtype)
+    lead, rest = value.shape[: value.ndim - own], value.shape[value.ndim - own :]
+    if rest != state.shape[state.ndim - own :] or state.shape[: len(lead)] != lead:
+        size = ", ".join(map(str, state.shape[state.ndim - own :]))
+        raise ShapeError(
+            f"{name}: expected [{size}], or […, {size}] with the first dimensions of "
+            f"the states {list(state.shape)}, got {list(value.shape)}"
+        )
+    if not lead:
+        return value
+    return value.reshape(*lead, *(1,) * (state.ndim - value.ndim), *rest)
+
+
 def with_one_batch_dimension(objective: ObjectiveT, batch: torch.Size) -> ObjectiveT:
     """Return an objective whose data fit states with one batch dimension.
 

@@ -55,6 +55,64 @@ class QuadraticCost(ResidualObjective):
         return math.sqrt(self.final) * (state - self.goal)
 
 
+class TimedCost(ResidualObjective):
+    """A distance to a goal whose weight depends on the step, and a little effort.
+
+    Args:
+        weights: Of steps 0 … T, `[T+1]`.
+        goal: `[2]`; further state numbers cost nothing.
+        clock: Whether the step is read off the third state number instead.
+    """
+
+    def __init__(self, weights: Tensor, goal: Tensor, clock: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.register_buffer("goal", goal)
+        self.clock = clock
+
+    def running_residual(self, state: Tensor, action: Tensor, time: Tensor) -> Tensor:
+        return torch.cat([self.terminal_residual(state, time), 0.3 * action], dim=-1)
+
+    def terminal_residual(self, state: Tensor, time: Tensor) -> Tensor:
+        if self.clock:
+            time = state[..., 2].detach().round().long().clamp(0, len(self.weights) - 1)
+        root = self.weights[time].sqrt().unsqueeze(-1)
+        return root * (state[..., :2] - self.goal)
+
+
+def timed_problem(
+    clock: bool = False, dtype: torch.dtype = torch.float64
+) -> dp.PlanningProblem:
+    """The bounded double integrator for five steps: weights and wind of each step."""
+    plain = double_integrator(dtype, limit=0.6)
+    wind = torch.tensor([0.0, 0.1, -0.2, 0.05, 0.3], dtype=dtype)
+
+    def with_wind(state: Tensor, action: Tensor, time: Tensor) -> Tensor:
+        return plain.dynamics(state, action) + wind[time].unsqueeze(-1)
+
+    def with_clock(state: Tensor, action: Tensor) -> Tensor:
+        time = state[..., 2].detach().round().long().clamp(0, 4)
+        moved = with_wind(state[..., :2], action, time)
+        return torch.cat([moved, state[..., 2:] + 1], dim=-1)
+
+    weights = torch.tensor([1.0, 3.0, 0.2, 2.0, 0.5, 7.0], dtype=dtype)
+    cost = TimedCost(weights, torch.tensor([0.5, 0.0], dtype=dtype), clock)
+    dynamics = with_clock if clock else with_wind
+    return dp.PlanningProblem(dynamics, cost, plain.action_space)
+
+
+def timed_cost_by_hand(
+    problem: dp.PlanningProblem, states: Tensor, actions: Tensor
+) -> float:
+    """What one trajectory of `timed_problem` costs, by a loop over plain numbers."""
+    weights, goal = problem.objective.weights.tolist(), problem.objective.goal.tolist()
+    total = 0.0
+    for step, state in enumerate(states.tolist()):
+        distance = sum((x - g) ** 2 for x, g in zip(state, goal, strict=False))
+        total += 0.5 * weights[step] * distance
+    return total + 0.5 * 0.09 * sum(u**2 for u in actions.flatten().tolist())
+
+
 def double_integrator(
     dtype: torch.dtype = torch.float64, limit: float = math.inf
 ) -> dp.PlanningProblem:

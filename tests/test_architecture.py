@@ -14,7 +14,7 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FI
 
 CORE = (
     *("errors", "border", "capabilities", "checked_model", "constraints"),
-    *("gradients", "plan", "problem", "user_functions"),
+    *("gradients", "plan", "problem", "segments", "user_functions"),
 )
 MATHS = (*CORE, "functional")
 BASES = ("models.base", "objectives", "planners.base")
@@ -27,10 +27,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gradients": ("errors", "functional"),
     "plan": ("errors",),
     "user_functions": ("errors",),
-    "constraints": ("errors", "functional", "user_functions"),
+    "segments": (),
+    "constraints": ("errors", "functional", "segments", "user_functions"),
     "capabilities": ("errors",),
-    "border": ("errors", "constraints"),
-    "checked_model": ("errors", "capabilities", "functional", "user_functions"),
+    "border": ("errors", "constraints", "segments"),
+    "checked_model": (
+        *("errors", "capabilities", "functional", "segments"),
+        "user_functions",
+    ),
     "problem_data": ("errors",),
     "problem": (
         *("errors", "constraints", "functional"),
@@ -43,7 +47,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "functional": ("errors",),
     "solvers": MATHS,
-    "objectives": MATHS,
+    "objectives": (*MATHS, "problem_data"),
     "planners": (*MATHS, "solvers", "objectives"),
     "models": (*MATHS, "objectives", "files"),
     "agents": (*MATHS, *BASES),

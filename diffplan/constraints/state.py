@@ -9,6 +9,7 @@ from diffplan.errors import (
     TensorTypeError,
     describe,
 )
+from diffplan.segments import at, split, step_numbers, takes_time
 from diffplan.user_functions import call, require_result
 
 StageFunction = Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +28,7 @@ class StateConstraint:
     Args:
         function: g, `(state […, S], action […, A]) → […, C]`, for any leading
             dimensions; differentiable where the planner needs gradients.
+            It may take the `time` too, see `diffplan.segments`.
         terminal: `state […, S] → […, C']` for the last state, or None. The last state
             is not constrained by `function`, which needs an action.
         initial: Whether g holds at t = 0 too. Without it the given state, which is no
@@ -59,26 +61,38 @@ class StateConstraint:
         self.function = function
         self.terminal = terminal
         self.initial = initial
+        self._timed = takes_time(function), takes_time(terminal)
 
-    def stage(self, state: Tensor, action: Tensor) -> Tensor:
+    def stage(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return g `[…, C]` of states `[…, S]` and actions `[…, A]`.
+
+        Args:
+            state: `[…, S]`.
+            action: `[…, A]`.
+            time: Numbers of the steps, for a `function` that takes them.
 
         Raises:
             ShapeError, TensorTypeError: `function` returns other leading dimensions or
                 another dtype.
         """
-        return _checked("function", self.function, state, action)
+        function = at(self.function, self._timed[0], time)
+        return _checked("function", function, state, action)
 
-    def start(self, state: Tensor, action: Tensor) -> Tensor:
+    def start(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return g `[…, C]` at t = 0; -inf, kept by any margin, without `initial`."""
-        value = self.stage(state, action)
+        value = self.stage(state, action, time)
         return value if self.initial else torch.full_like(value, -torch.inf).detach()
 
-    def end(self, state: Tensor) -> Tensor:
+    def end(self, state: Tensor, time: Tensor | None = None) -> Tensor:
         """Return the terminal g `[…, C']` of states `[…, S]`; `[…, 0]` without one."""
         if self.terminal is None:
             return state[..., :0]
-        return _checked("terminal", self.terminal, state)
+        terminal = at(self.terminal, self._timed[1], time)
+        return _checked("terminal", terminal, state)
 
     def stages(self, states: Tensor, actions: Tensor) -> Tensor:
         """Return g of all steps `[…, T, C]`.
@@ -87,11 +101,23 @@ class StateConstraint:
             states: `[…, T+1, S]`.
             actions: `[…, T, A]`.
         """
-        first = self.start(states[..., :1, :], actions[..., :1, :])
-        if actions.shape[-2] == 1:
-            return first
-        later = self.stage(states[..., 1:-1, :], actions[..., 1:, :])
-        return torch.cat([first, later], dim=-2)
+        values = [
+            function(
+                states[..., where, :],
+                actions[..., where, :],
+                step_numbers(0, where, states) if self._timed[0] else None,
+            )
+            for function, where in split(
+                None if self.initial else self.start, self.stage, 0, actions.shape[-2]
+            )
+        ]
+        return torch.cat(values, dim=-2)
+
+    def last(self, states: Tensor) -> Tensor:
+        """Return the terminal g `[…, 1, C']` of trajectories `[…, T+1, S]`."""
+        horizon = states.shape[-2] - 1
+        time = step_numbers(horizon, slice(0, 1), states) if self._timed[1] else None
+        return self.end(states[..., -1:, :], time)
 
     def __repr__(self) -> str:
         return f"StateConstraint({describe(self.function)}, initial={self.initial})"

@@ -144,7 +144,10 @@ def select_rows(
 
 
 def guarded_rollout(
-    dynamics: Callable[[Tensor, Tensor], Tensor], state: Tensor, actions: Tensor
+    dynamics: Callable[..., Tensor],
+    state: Tensor,
+    actions: Tensor,
+    times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Roll out, and go on from the last finite state where the next one is not.
 
@@ -156,14 +159,18 @@ def guarded_rollout(
         dynamics: See `rollout`.
         state: `[…, S]`.
         actions: `[…, T, A]`.
+        times: See `rollout`.
 
     Returns:
         States `[…, T+1, S]`, all finite if the given one is, and how far they are those
         of the rollout `[…, T+1]` bool.
     """
     states, known = [state], [torch.ones_like(state[..., 0], dtype=torch.bool)]
-    for action in actions.movedim(-2, 0).contiguous().unbind(0):
-        following = dynamics(states[-1], action)
+    inputs = [actions.movedim(-2, 0).contiguous().unbind(0)]
+    if times is not None:
+        inputs.append(times.unbind(0))
+    for given in zip(*inputs, strict=True):
+        following = dynamics(states[-1], *given)
         finite = following.detach().abs().amax(-1) < torch.inf  # False for NaN
         known.append(known[-1] & finite)
         states.append(torch.where(finite.unsqueeze(-1), following, states[-1]))
@@ -171,10 +178,11 @@ def guarded_rollout(
 
 
 def guarded_evaluation(
-    dynamics: Callable[[Tensor, Tensor], Tensor],
+    dynamics: Callable[..., Tensor],
     objective: Callable[[Tensor, Tensor], Tensor],
     state: Tensor,
     actions: Tensor,
+    times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return states `[…, T+1, S]` and cost `[…]` of a `guarded_rollout`.
 
@@ -185,8 +193,9 @@ def guarded_evaluation(
         objective: `(states, actions) → cost`.
         state: `[…, S]`.
         actions: `[…, T, A]`.
+        times: See `rollout`.
     """
-    states, known = guarded_rollout(dynamics, state, actions)
+    states, known = guarded_rollout(dynamics, state, actions, times)
     cost = torch.where(known[..., -1], objective(states, actions), torch.nan)
     return torch.where(known.unsqueeze(-1), states, torch.nan), cost
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -14,10 +14,11 @@ ResultT = TypeVar("ResultT")
 
 
 def rollout(
-    dynamics: Callable[[Tensor, Tensor], Tensor],
+    dynamics: Callable[..., Tensor],
     state: Float[Tensor, "*batch S"],
     actions: Float[Tensor, "*batch T A"],
     segment: int | None = None,
+    times: Int[Tensor, "T"] | None = None,
 ) -> Float[Tensor, "*batch T+1 S"]:
     """Roll `dynamics` out from `state` under `actions`.
 
@@ -29,6 +30,8 @@ def rollout(
             of one segment after the other again, from the state that the segment
             begins with, so that a gradient needs the memory of T / segment states and
             of `segment` steps: least at √T. None keeps the activations of all steps.
+        times: The numbers of the steps `[T]`, a third argument of dynamics that take
+            them.
 
     Returns:
         States `[…, T+1, S]`, the given state first.
@@ -39,21 +42,23 @@ def rollout(
     """
     # Time leads in memory: a step then reads and writes one block of numbers instead
     # of a few from each trajectory.
-    by_time = actions.movedim(-2, 0).contiguous()
+    by_time: tuple[Tensor, ...] = (actions.movedim(-2, 0).contiguous(),)
+    if times is not None:
+        by_time = (*by_time, times)
 
-    def follow(start: Tensor, part: Tensor) -> list[Tensor]:
+    def follow(start: Tensor, *parts: Tensor) -> list[Tensor]:
         visited = []
-        for action in part.unbind(0):
-            start = dynamics(start, action)
+        for given in zip(*(part.unbind(0) for part in parts), strict=True):
+            start = dynamics(start, *given)
             visited.append(start)
         return visited
 
     states = [state]
     if segment is None:
-        states += follow(state, by_time)
+        states += follow(state, *by_time)
     else:
-        for part in by_time.split(segment):
-            states += recomputed(follow, states[-1], part)
+        for parts in zip(*(value.split(segment) for value in by_time), strict=True):
+            states += recomputed(follow, states[-1], *parts)
     return torch.stack(states).movedim(0, -2)
 
 

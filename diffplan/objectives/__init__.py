@@ -2,16 +2,30 @@
 
 from diffplan.objectives.base import Quadratizable, ResidualObjective, StageObjective
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
-from diffplan.objectives.goal import ActionPenalty, GoalDistance
+from diffplan.objectives.ensemble import (
+    Disagreement,
+    Ensemble,
+    LowerConfidenceBound,
+    mean,
+    minimum,
+)
+from diffplan.objectives.goal import ActionPenalty, GoalDistance, Tracking
 from diffplan.objectives.penalty import ConstraintMultipliers, ConstraintPenalty
 from diffplan.objectives.quadratic import QuadraticCost
-from diffplan.objectives.reward import NegativeReturn, SoftplusReward
+from diffplan.objectives.reward import (
+    NegativeReturn,
+    SoftplusReward,
+    TerminatingReturn,
+)
 
 __all__ = [
     "ActionPenalty",
     "ConstraintMultipliers",
     "ConstraintPenalty",
+    "Disagreement",
+    "Ensemble",
     "GoalDistance",
+    "LowerConfidenceBound",
     "NegativeReturn",
     "QuadraticCost",
     "Quadratizable",
@@ -19,5 +33,9 @@ __all__ = [
     "SoftplusReward",
     "StageObjective",
     "SumOfResiduals",
+    "TerminatingReturn",
+    "Tracking",
     "WeightedSum",
+    "mean",
+    "minimum",
 ]

@@ -11,6 +11,8 @@ refinements say more about it:
 Every planner takes any objective; one that needs a refinement says so. An objective
 that is `Quadratizable` besides knows its own second derivatives.
 
+A term that depends on the step has an argument `time`, see `diffplan.segments`.
+
 What a term returns is checked wherever it is called, by a planner, a sum or a user: a
 cost has the leading dimensions of its state and no others. Nothing is broadcast.
 """
@@ -30,6 +32,7 @@ from diffplan.checked_model import ALIGNED
 from diffplan.errors import (
     ShapeError,
 )
+from diffplan.segments import at, split, step_numbers, takes_time
 from diffplan.user_functions import call, require_result
 
 Term = Callable[..., Tensor]
@@ -52,10 +55,19 @@ def _checked(term: Term) -> Term:
     return checked
 
 
-def unchecked(term: Term) -> Term:
-    """Leave out the check of a term whose shape follows from terms that are checked."""
+def relays(term: Term) -> Term:
+    """Mark a term that only calls terms of the same kind.
+
+    Those check what they return and say whether they depend on the step, so that this
+    one needs no check and passes the time on.
+    """
     term.is_checked = True  # type: ignore[attr-defined]
+    term.is_relay = True  # type: ignore[attr-defined]
     return term
+
+
+def _is_relay(cls: type, name: str) -> bool:
+    return getattr(inspect.getattr_static(cls, name, None), "is_relay", False)
 
 
 TERMS = tuple(
@@ -74,18 +86,44 @@ class StageObjective(nn.Module, ABC):
     on arrival, which count no given state. Each returns one cost `[…]` per state, in
     the state's dtype; anything else raises a `ShapeError` or a `TensorTypeError`.
 
+    A term may have one more argument, `time`: the numbers of the steps `[steps]`; its
+    states are then `[…, steps, S]` (see `diffplan.segments`). For `terminal_cost` that
+    is one step, T. A term
+    without it must treat each step for itself, wherever it stands; the first plan for
+    states of a new kind tries that.
+
     Attributes:
-        time_invariant: Whether the cost of a step follows from its state and action
-            alone; costs may then be counted a few steps at a time.
+        timed_terms: Names of the terms that take the time; found from their arguments.
+        uses_time: Whether the cost of a step depends on its number.
+        same_start: Whether the first step costs what the others do.
+        sums_steps: Whether the cost is the sum of the terms: False where a subclass
+            defines `forward`. Costs are then counted over whole trajectories, and
+            planners that need the terms refuse the objective.
+        only_horizon: The one horizon that there are data for; None for any.
         per_problem: Names of tensors that may have a value for each problem of a batch,
             with the number of dimensions of one value; see `diffplan.problem_data`.
+
+    Example:
+        >>> import torch
+        >>> class Late(StageObjective):
+        ...     def running_cost(self, state, action, time):
+        ...         return time * state[..., 0]
+        ...
+        ...     def terminal_cost(self, state):
+        ...         return 10 * state[..., 0]
+        >>> Late()(torch.ones(4, 1), torch.zeros(3, 1))  # 0 + 1 + 2 + 10
+        tensor(13.)
     """
 
-    time_invariant: bool = True
+    timed_terms: ClassVar[frozenset[str]] = frozenset()
+    uses_time: bool = False
+    same_start: bool = True
+    sums_steps: ClassVar[bool] = True
+    only_horizon: int | None = None
     per_problem: ClassVar[Mapping[str, int]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Put a check around the terms that the class or a mixin of it defines."""
+        """Put a check around the terms, and find out what they depend on."""
         super().__init_subclass__(**arguments)
         for name in TERMS:
             term = inspect.getattr_static(cls, name, None)
@@ -93,6 +131,16 @@ class StageObjective(nn.Module, ABC):
             abstract = getattr(term, "__isabstractmethod__", False)
             if isinstance(term, FunctionType) and not (done or abstract):
                 setattr(cls, name, _checked(term))
+        timed = [name for name in TERMS if takes_time(getattr(cls, name, None))]
+        cls.timed_terms = frozenset(timed)
+        cls.uses_time = not all(_is_relay(cls, name) for name in timed)
+        cls.same_start = all(_is_relay(cls, name) for name in cls._start())
+        cls.sums_steps = cls.forward is StageObjective.forward
+
+    @classmethod
+    def _start(cls) -> tuple[str, ...]:
+        """Names of the terms that must be relays if the first step is like the rest."""
+        return ("initial_cost",)
 
     @abstractmethod
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
@@ -102,10 +150,12 @@ class StageObjective(nn.Module, ABC):
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return the cost `[…]` of ending in `state` `[…, S]`."""
 
-    @unchecked
-    def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def initial_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return the cost `[…]` of the first action, taken in the given state."""
-        return self.running_cost(state, action)
+        return self.term("running_cost", time)(state, action)
 
     def forward(
         self,
@@ -114,12 +164,77 @@ class StageObjective(nn.Module, ABC):
     ) -> Float[Tensor, "*batch"]:
         """Return the cost of a whole trajectory."""
         check_trajectory(states, actions)
-        cost = self.initial_cost(states[..., 0, :], actions[..., 0, :])
-        cost = cost + self.terminal_cost(states[..., -1, :])
-        if actions.shape[-2] > 1:
-            running = self.running_cost(states[..., 1:-1, :], actions[..., 1:, :])
-            cost = cost + running.sum(dim=-1)
-        return cost
+        self._check_horizon(actions.shape[-2])
+        cost = self.segment_cost(states[..., :-1, :], actions, 0)
+        return cost + self.end_cost(states[..., -1, :], actions.shape[-2])
+
+    def term(self, name: str, time: Tensor | None) -> Term:
+        """Return a term that is told the time, if it takes it.
+
+        Args:
+            name: Such as `running_cost`.
+            time: Numbers of the steps, `[steps]` or `[]`; None if they are not known.
+        """
+        return at(getattr(self, name), name in self.timed_terms, time)
+
+    def steps(
+        self, what: str, first: int, count: int, like: Tensor
+    ) -> list[tuple[Term, slice]]:
+        """Return the terms of a segment and the steps that each of them is asked about.
+
+        Args:
+            what: "cost" or "residual".
+            first: The number of the segment's first step.
+            count: How many steps it has.
+            like: A tensor on the device.
+        """
+        initial = None if self.same_start else f"initial_{what}"
+        parts = split(initial, f"running_{what}", first, count)
+        if not self.uses_time:
+            return [(getattr(self, name), where) for name, where in parts]
+        return [
+            (self.term(name, step_numbers(first, where, like)), where)
+            for name, where in parts
+        ]
+
+    def end(self, what: str, horizon: int, like: Tensor) -> Term:
+        """Return the term of the last state, which stands at step `horizon`."""
+        self._check_horizon(horizon)
+        name = f"terminal_{what}"
+        if not self.uses_time:
+            return getattr(self, name)
+        time = step_numbers(horizon, slice(0, 1), like).squeeze(0)
+        return self.term(name, time)
+
+    def _check_horizon(self, horizon: int) -> None:
+        # Data that are indexed beyond their end would stop a GPU for good.
+        if self.only_horizon not in (None, horizon):
+            raise ShapeError(
+                f"horizon: {type(self).__name__} has data for {self.only_horizon} "
+                f"steps, the last state comes on top, got {horizon}"
+            )
+
+    def segment_cost(self, states: Tensor, actions: Tensor, first: int) -> Tensor:
+        """Return the cost `[…]` of some steps of a trajectory in a row.
+
+        Args:
+            states: Those that the actions are taken in, `[…, steps, S]`.
+            actions: `[…, steps, A]`, at least one.
+            first: The number of the first of these steps in the whole horizon.
+        """
+        costs = [
+            term(states[..., where, :], actions[..., where, :])
+            for term, where in self.steps("cost", first, actions.shape[-2], states)
+        ]
+        sums = [
+            cost.squeeze(-1) if cost.shape[-1] == 1 else cost.sum(dim=-1)
+            for cost in costs
+        ]
+        return sums[0] if len(sums) == 1 else sums[0] + sums[1]
+
+    def end_cost(self, state: Tensor, horizon: int) -> Tensor:
+        """Return the cost `[…]` of ending in `state` `[…, S]` after `horizon` steps."""
+        return self.end("cost", horizon, state)(state)
 
 
 class ResidualObjective(StageObjective):
@@ -127,7 +242,7 @@ class ResidualObjective(StageObjective):
 
     A subclass defines `running_residual` and `terminal_residual`, each returning
     `[…, R]` with the leading dimensions of its state and an R of its own, zero
-    included.
+    included. As the terms of a `StageObjective` they may take the `time`.
     """
 
     @abstractmethod
@@ -138,25 +253,36 @@ class ResidualObjective(StageObjective):
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return the residual `[…, R]` of ending in `state`."""
 
-    @unchecked
-    def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def initial_residual(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return the residual `[…, R]` of the first action (default: running)."""
-        return self.running_residual(state, action)
+        return self.term("running_residual", time)(state, action)
 
-    @unchecked
-    def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def running_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return ½‖running residual‖² `[…]`."""
-        return half_square(self.running_residual(state, action))
+        return half_square(self.term("running_residual", time)(state, action))
 
-    @unchecked
-    def terminal_cost(self, state: Tensor) -> Tensor:
+    @relays
+    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
         """Return ½‖terminal residual‖² `[…]`."""
-        return half_square(self.terminal_residual(state))
+        return half_square(self.term("terminal_residual", time)(state))
 
-    @unchecked
-    def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def initial_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return ½‖initial residual‖² `[…]`."""
-        return half_square(self.initial_residual(state, action))
+        return half_square(self.term("initial_residual", time)(state, action))
+
+    @classmethod
+    def _start(cls) -> tuple[str, ...]:
+        # A cost of its own for the running steps is not that of the first residual.
+        return ("initial_cost", "initial_residual", "running_cost")
 
 
 def half_square(residual: Float[Tensor, "*batch R"]) -> Float[Tensor, "*batch"]:

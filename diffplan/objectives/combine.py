@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.errors import ArgumentError, TensorTypeError, require_number, sequence
-from diffplan.objectives.base import (
-    ResidualObjective,
-    StageObjective,
-    unchecked,
-)
+from diffplan.objectives.base import ResidualObjective, StageObjective, relays
 
 
 class SumOfResiduals(ResidualObjective):
@@ -28,27 +24,30 @@ class SumOfResiduals(ResidualObjective):
     def __init__(self, terms: Iterable[ResidualObjective]) -> None:
         super().__init__()
         self.terms = _checked(terms, ResidualObjective)
-        self.time_invariant = all(term.time_invariant for term in terms)
+        _take_after(self, self.terms)
 
-    @unchecked
-    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def running_residual(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return all running residuals `[…, R₁ + R₂ + …]`."""
-        parts = [term.running_residual(state, action) for term in self._terms()]
-        return torch.cat(parts, dim=-1)
+        return self._side_by_side("running_residual", time, state, action)
 
-    @unchecked
-    def terminal_residual(self, state: Tensor) -> Tensor:
+    @relays
+    def terminal_residual(self, state: Tensor, time: Tensor | None = None) -> Tensor:
         """Return all terminal residuals `[…, R₁ + R₂ + …]`."""
-        return torch.cat([term.terminal_residual(state) for term in self._terms()], -1)
+        return self._side_by_side("terminal_residual", time, state)
 
-    @unchecked
-    def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def initial_residual(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return all initial residuals `[…, R₁ + R₂ + …]`."""
-        parts = [term.initial_residual(state, action) for term in self._terms()]
-        return torch.cat(parts, dim=-1)
+        return self._side_by_side("initial_residual", time, state, action)
 
-    def _terms(self) -> Iterable[ResidualObjective]:
-        return cast(Iterable[ResidualObjective], self.terms)
+    def _side_by_side(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
+        terms = cast(Iterable[ResidualObjective], self.terms)
+        return torch.cat([term.term(name, time)(*given) for term in terms], dim=-1)
 
 
 class WeightedSum(StageObjective):
@@ -68,7 +67,7 @@ class WeightedSum(StageObjective):
     ) -> None:
         super().__init__()
         self.terms = _checked(terms, StageObjective)
-        self.time_invariant = all(term.time_invariant for term in terms)
+        _take_after(self, self.terms)
         self.weights = sequence("weights", weights)
         for index, weight in enumerate(self.weights):
             require_number(f"weights[{index}]", weight)
@@ -78,26 +77,45 @@ class WeightedSum(StageObjective):
                 f"got {len(self.weights)}"
             )
 
-    def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def running_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return the weighted sum of running costs `[…]`."""
-        return self._sum([term.running_cost(state, action) for term in self._terms()])
+        return self._sum("running_cost", time, state, action)
 
-    def terminal_cost(self, state: Tensor) -> Tensor:
+    @relays
+    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
         """Return the weighted sum of terminal costs `[…]`."""
-        return self._sum([term.terminal_cost(state) for term in self._terms()])
+        return self._sum("terminal_cost", time, state)
 
-    def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:
+    @relays
+    def initial_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
         """Return the weighted sum of initial costs `[…]`."""
-        return self._sum([term.initial_cost(state, action) for term in self._terms()])
+        return self._sum("initial_cost", time, state, action)
 
-    def _terms(self) -> Iterable[StageObjective]:
-        return cast(Iterable[StageObjective], self.terms)
-
-    def _sum(self, costs: Sequence[Tensor]) -> Tensor:
+    def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
+        terms = cast(Iterable[StageObjective], self.terms)
         weighted = [
-            weight * cost for weight, cost in zip(self.weights, costs, strict=True)
+            weight * term.term(name, time)(*given)
+            for weight, term in zip(self.weights, terms, strict=True)
         ]
         return torch.stack(weighted).sum(dim=0)
+
+
+def _take_after(total: StageObjective, terms: nn.ModuleList) -> None:
+    """Let a sum know what its terms know of themselves."""
+    parts = cast(Sequence[StageObjective], terms)
+    total.uses_time = total.uses_time or any(part.uses_time for part in parts)
+    horizons = {part.only_horizon for part in parts} - {None}
+    if len(horizons) > 1:
+        raise ArgumentError(
+            f"terms: expected data for one horizon, got {sorted(map(str, horizons))}"
+        )
+    total.only_horizon = next(iter(horizons), None)
+    total.same_start = total.same_start and all(part.same_start for part in parts)
 
 
 def _checked(terms: Iterable[nn.Module], kind: type[nn.Module]) -> nn.ModuleList:

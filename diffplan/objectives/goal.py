@@ -12,6 +12,7 @@ from diffplan.errors import (
     require_tensor,
 )
 from diffplan.objectives.base import ResidualObjective, no_residual
+from diffplan.problem_data import aligned
 
 
 class GoalDistance(ResidualObjective):
@@ -68,19 +69,67 @@ class GoalDistance(ResidualObjective):
         return self.terminal_weight**0.5 * (state - self._aligned_goal(state))
 
     def _aligned_goal(self, state: Tensor) -> Tensor:
-        # Candidates, and for running states time, stand behind the problem's own
-        # dimensions.
-        goal = self.goal.to(state.dtype)
-        lead, size = goal.shape[:-1], goal.shape[-1]
-        if not lead and size == state.shape[-1]:
-            return goal
-        if size != state.shape[-1] or state.shape[:-1][: len(lead)] != lead:
+        return aligned("goal", self.goal, state, own=1)
+
+
+class Tracking(ResidualObjective):
+    """Squared distance to a reference that moves: ½ Σ_{t=0}^{T} w_t ‖x_t - x*_t‖².
+
+    Args:
+        reference: x* `[T+1, S]`, or `[…, T+1, S]` to give each problem of a batch its
+            own, as a goal of `GoalDistance`.
+        weights: w `[T+1]`, at least zero; None counts each step once.
+
+    Raises:
+        ShapeError: a tensor has other dimensions.
+        ArgumentError: a weight is negative.
+        NonFiniteError: one holds NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> reference = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> Tracking(reference)(torch.zeros(3, 1), torch.zeros(2, 1))  # ½ (1 + 4)
+        tensor(2.5000)
+    """
+
+    per_problem: ClassVar[Mapping[str, int]] = {"reference": 2}
+    reference: Tensor
+    roots: Tensor
+
+    def __init__(self, reference: Tensor, weights: Tensor | None = None) -> None:
+        super().__init__()
+        require_finite("reference", require_tensor("reference", reference))
+        if reference.ndim < 2:
             raise ShapeError(
-                f"goal: expected [{state.shape[-1]}], or […, {state.shape[-1]}] with "
-                f"the first dimensions of the states {list(state.shape)}, got "
-                f"{list(goal.shape)}"
+                f"reference: expected […, T+1, S], got {list(reference.shape)}"
             )
-        return goal.reshape(*lead, *(1,) * (state.ndim - goal.ndim), size)
+        steps = reference.shape[-2]
+        if weights is None:
+            weights = reference.new_ones(steps)
+        require_finite("weights", require_tensor("weights", weights))
+        if weights.shape != (steps,):
+            raise ShapeError(f"weights: expected [{steps}], got {list(weights.shape)}")
+        require_at_least("weights", float(weights.detach().min()), 0.0)
+        self.register_buffer("reference", reference)
+        self.register_buffer("roots", weights.sqrt())
+        self.only_horizon = steps - 1
+
+    def running_residual(  # type: ignore[override]
+        self,
+        state: Tensor,
+        action: Tensor,  # noqa: ARG002
+        time: Tensor,
+    ) -> Tensor:
+        """Return √w_t (x_t - x*_t) `[…, steps, S]`."""
+        return self.terminal_residual(state, time)
+
+    def terminal_residual(  # type: ignore[override]
+        self, state: Tensor, time: Tensor
+    ) -> Tensor:
+        """Return √w_T (x_T - x*_T) `[…, 1, S]`."""
+        chosen = self.reference.index_select(-2, time)
+        root = self.roots.index_select(0, time).unsqueeze(-1).to(state.dtype)
+        return root * (state - aligned("reference", chosen, state, own=2))
 
 
 class ActionPenalty(ResidualObjective):

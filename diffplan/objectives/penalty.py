@@ -43,15 +43,13 @@ class ConstraintPenalty(ResidualObjective):
 
     The multipliers belong to one batch of plans, so the states that it is asked about
     must lead with that batch: `[B, …]` with candidates or particles in between, or
-    `[B·k, …]` where k neighbours are starts of one problem. Running residuals come with
-    their time dimension, as everywhere.
+    `[B·k, …]` where k neighbours are starts of one problem. The time says which steps
+    the states belong to.
 
     Args:
         constraints: What is kept.
         multipliers: Of the plans.
     """
-
-    time_invariant = False  # each step has multipliers of its own
 
     def __init__(
         self,
@@ -62,39 +60,35 @@ class ConstraintPenalty(ResidualObjective):
         self.constraints = tuple(constraints)
         self.multipliers = multipliers
 
-    def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
+    def initial_residual(self, state: Tensor, action: Tensor, time: Tensor) -> Tensor:
         """Return √ρ max(0, g + λ/ρ) `[…, C]` at t = 0."""
-        values = [constraint.start(state, action) for constraint in self.constraints]
-        return self._residual(values, self.multipliers.stage[:, :1])
+        values = [
+            constraint.start(state, action, time) for constraint in self.constraints
+        ]
+        return self._residual(values, self._at(time))
 
-    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
-        """Return √ρ max(0, g + λ/ρ) `[…, C]` at the last steps before T.
+    def running_residual(  # type: ignore[override]
+        self, state: Tensor, action: Tensor, time: Tensor
+    ) -> Tensor:
+        """Return √ρ max(0, g + λ/ρ) `[…, C]` at the steps `time`."""
+        values = [
+            constraint.stage(state, action, time) for constraint in self.constraints
+        ]
+        return self._residual(values, self._at(time))
 
-        Args:
-            state: `[B, …, steps, S]`, steps t = T - steps … T-1.
-            action: `[B, …, steps, A]`.
-        """
-        values = [constraint.stage(state, action) for constraint in self.constraints]
-        horizon = self.multipliers.stage.shape[1]
-        steps = state.shape[-2] if state.ndim > 2 else 0
-        if not 0 < steps <= horizon:
-            raise ShapeError(
-                f"state: constraints with multipliers need [B, …, steps, S] of at most "
-                f"{horizon} steps, got {list(state.shape)}"
-            )
-        aligned = self.multipliers.stage[:, horizon - steps :]
-        return self._residual(values, aligned)
-
-    def terminal_residual(self, state: Tensor) -> Tensor:
+    def terminal_residual(  # type: ignore[override]
+        self, state: Tensor, time: Tensor
+    ) -> Tensor:
         """Return √ρ max(0, g + λ/ρ) `[…, C']` at T."""
-        values = [constraint.end(state) for constraint in self.constraints]
+        values = [constraint.end(state, time) for constraint in self.constraints]
         return self._residual(values, self.multipliers.terminal)
+
+    def _at(self, time: Tensor) -> Tensor:
+        """Multipliers of some steps, `[B, steps, C]`."""
+        return self.multipliers.stage.index_select(1, time)
 
     def _residual(self, values: Sequence[Tensor], multipliers: Tensor) -> Tensor:
         value = torch.cat(list(values), dim=-1)
-        if multipliers.shape[1] == 1:
-            # The first and last states may come with a time dimension or without.
-            multipliers = multipliers[:, 0]
         multiplier = _aligned(multipliers, value)
         penalty = _aligned(self.multipliers.penalty[:, 0], value)
         return penalty.sqrt() * (value + multiplier / penalty).relu()

@@ -1,25 +1,47 @@
 """Rewards as costs: the only file in which a sign flips.
 
-A reward is received on arrival: a plan of T actions earns r(x_1) … r(x_T), and the
-given state x_0, which no plan can change, counts nothing.
+A reward of a state is received on arrival: a plan of T actions earns r(x_1) … r(x_T),
+and the given state x_0, which no plan can change, counts nothing. A reward of a state
+and an action is received for taking it: r(x_0, u_0) … r(x_{T-1}, u_{T-1}).
 """
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffplan.objectives.base import ResidualObjective, StageObjective, no_residual
+from diffplan.checked_model import ALIGNED
+from diffplan.errors import ArgumentError, require_share
+from diffplan.objectives.base import (
+    ResidualObjective,
+    StageObjective,
+    check_trajectory,
+    no_residual,
+)
+from diffplan.segments import takes_argument
+from diffplan.user_functions import call, require_result
 
-Reward = Callable[[Tensor], Tensor]
-"""`state […, S] → reward […]`, to be maximised."""
+Reward = Callable[..., Tensor]
+"""`state […, S] → reward […]`, or with the argument `action […, A]`; maximised."""
 
 
 class NegativeReturn(StageObjective):
-    """Minus the undiscounted sum of rewards of the states 1 … T.
+    """Minus the sum of rewards, discounted, and of the value of where the plan ends.
+
+    cost = -Σ_{t=0}^{T-1} γ^t r_t - γ^T V(x_T), with r_t = r(x_{t+1}), or r(x_t, u_t)
+    for a reward that sees the action.
 
     Args:
-        reward: `state […, S] → reward […]`, such as a world model's `reward`.
+        reward: `state […, S] → reward […]`, such as a world model's `reward`; or a
+            function of state and action, if its second argument is called `action` and
+            has no default value.
+        discount: γ, in 0 … 1.
+        value: `state […, S] → value […]`, what is earned after the plan; None for
+            nothing.
+
+    Raises:
+        ArgumentError: the discount is out of range.
 
     Example:
         >>> objective = NegativeReturn(lambda state: state[..., 0])
@@ -27,21 +49,122 @@ class NegativeReturn(StageObjective):
         tensor(-3.)
     """
 
-    def __init__(self, reward: Reward) -> None:
+    def __init__(
+        self, reward: Reward, *, discount: float = 1.0, value: Reward | None = None
+    ) -> None:
         super().__init__()
         self.reward = reward
+        self.discount = require_share("discount", discount)
+        self.value = value
+        self.sees_action = takes_argument(reward, "action", required=True)
+        if discount == 1.0 and type(self) is NegativeReturn:
+            self.uses_time = False  # a subclass may have terms that do
 
-    def running_cost(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
-        """Return minus the reward of `state`."""
-        return -self.reward(state)
+    def running_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Return minus the reward of a step, as it counts at the start."""
+        if self.sees_action:
+            return -self._now(self.reward(state, action), time, 0)
+        return -self._now(self.reward(state), time, 1)
 
-    def terminal_cost(self, state: Tensor) -> Tensor:
-        """Return minus the reward of the last state."""
-        return -self.reward(state)
+    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return minus what the last state earns, and minus its value."""
+        cost = torch.zeros_like(state[..., 0])
+        if not self.sees_action:
+            cost = -self._now(self.reward(state), time, 1)
+        if self.value is not None:
+            cost = cost - self._now(self.value(state), time, 0)
+        return cost
 
-    def initial_cost(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
-        """Return zero: the given state's reward is no choice of the plan."""
+    def initial_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Return zero for a reward on arrival: the given state is no choice."""
+        if self.sees_action:
+            return self.running_cost(state, action, time)
         return torch.zeros_like(state[..., 0])
+
+    def _now(self, earned: Tensor, time: Tensor | None, arrived: int) -> Tensor:
+        # A reward on arrival belongs to the step before.
+        if self.discount == 1.0:
+            return earned
+        if time is None:
+            raise ArgumentError(
+                "time: expected the numbers of the steps, which a discount depends on, "
+                "got None"
+            )
+        return self.discount ** (time - arrived).to(earned.dtype) * earned
+
+
+class TerminatingReturn(nn.Module):
+    """Minus the expected discounted return of an episode that may end on the way.
+
+    cost = -Σ_{t=0}^{T-1} γ^t p_t r_t - γ^T p_T V(x_T), p_t = c(x_1) ⋯ c(x_t)
+
+    What is earned on arrival at x_{t+1} counts although the episode may end there. The
+    probability of getting to a step couples it with all before, so that this objective
+    has no terms of steps: planners that only ask for costs and their gradients take it
+    (CEM, DCEM, MPPI, GradMPC, ShootingGD); second-order planners refuse it.
+
+    Args:
+        reward: As for `NegativeReturn`.
+        continuation: `state […, S] → probability […]` that the episode goes on.
+        discount: γ, in 0 … 1.
+        value: As for `NegativeReturn`.
+
+    Raises:
+        ArgumentError: the discount is out of range.
+
+    References:
+        Hafner et al. 2023, "Mastering diverse domains through world models", for
+        returns weighed by a learned continuation.
+
+    Example:
+        >>> half = lambda state: torch.full_like(state[..., 0], 0.5)
+        >>> objective = TerminatingReturn(lambda state: state[..., 0], half)
+        >>> objective(torch.ones(4, 1), torch.zeros(3, 1))  # 1 + ½ + ¼
+        tensor(-1.7500)
+    """
+
+    def __init__(
+        self,
+        reward: Reward,
+        continuation: Reward,
+        *,
+        discount: float = 1.0,
+        value: Reward | None = None,
+    ) -> None:
+        super().__init__()
+        self.reward = reward
+        self.continuation = continuation
+        self.discount = require_share("discount", discount)
+        self.value = value
+        self.sees_action = takes_argument(reward, "action", required=True)
+
+    def forward(
+        self,
+        states: Float[Tensor, "*batch steps S"],
+        actions: Float[Tensor, "*batch T A"],
+    ) -> Float[Tensor, "*batch"]:
+        """Return the cost of a whole trajectory."""
+        check_trajectory(states, actions)
+        before, after = states[..., :-1, :], states[..., 1:, :]
+        given = (before, actions) if self.sees_action else (after,)
+        earned = _checked(self.reward, *given)
+        weight = self.discount * _checked(self.continuation, after)
+        weight = weight.cumprod(dim=-1)  # of what comes after steps 1 … T
+        # The first reward is certain.
+        total = earned[..., 0] + (weight[..., :-1] * earned[..., 1:]).sum(dim=-1)
+        if self.value is not None:
+            total = total + weight[..., -1] * _checked(self.value, states[..., -1, :])
+        return -total
+
+
+def _checked(function: Reward, *given: Tensor) -> Tensor:
+    result = call("objective:", function, *given, advice=ALIGNED)
+    lead = given[0].shape[:-1]
+    return require_result("objective:", function, result, lead, like=given[0])
 
 
 class SoftplusReward(ResidualObjective):

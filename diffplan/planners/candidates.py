@@ -69,12 +69,15 @@ def _cost(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
 def _cost_by_step(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:
     objective = problem.require_objective(StageObjective, "a sum over steps")
     by_time = actions.movedim(-2, 0).contiguous().unbind(0)
-    cost = objective.initial_cost(state, by_time[0])
-    state = problem.step(state, by_time[0])
-    for action in by_time[1:]:
-        cost = cost + objective.running_cost(state, action)
-        state = problem.step(state, action)
-    return cost + objective.terminal_cost(state)
+    times = problem.times(0, len(by_time), state)
+    cost = torch.zeros_like(state[..., 0])
+    for step, action in enumerate(by_time):
+        # Terms always see an axis of steps, here of one.
+        stage = objective.segment_cost(state.unsqueeze(-2), action.unsqueeze(-2), step)
+        cost = cost + stage
+        time = None if times is None else times[step]
+        state = problem.step(state, action, time)
+    return cost + objective.end_cost(state, len(by_time))
 
 
 def worst_if_failed(cost: Tensor) -> Tensor:

@@ -112,32 +112,28 @@ def _segments(
     if not is_stagewise(problem):
         return [(lambda state, given: (state, problem.cost(state, given)), actions)]
     parts = actions.split(segment_length(actions.shape[-2]), dim=-2)
-    last = len(parts) - 1
+    length, horizon = parts[0].shape[-2], actions.shape[-2]
     return [
-        (partial(_stages, problem, index == 0, index == last), part)
+        (partial(_stages, problem, index * length, horizon), part)
         for index, part in enumerate(parts)
     ]
 
 
 def _stages(
-    problem: PlanningProblem, first: bool, last: bool, state: Tensor, actions: Tensor
+    problem: PlanningProblem, first: int, horizon: int, state: Tensor, actions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Roll a segment out; return its last state and the cost of its steps."""
     objective = problem.require_objective(StageObjective, "a segment")
     known = None
     if problem.guarded:
-        states, known = guarded_rollout(problem.step, state, actions)
+        times = problem.times(first, actions.shape[-2], state)
+        states, known = guarded_rollout(problem.step, state, actions, times)
     else:
-        states = problem.rollout(state, actions)
+        states = problem.rollout(state, actions, first=first)
     before, after = states[..., :-1, :], states[..., -1, :]
-    cost = torch.zeros_like(state[..., 0])
-    if first:
-        cost = cost + objective.initial_cost(before[..., 0, :], actions[..., 0, :])
-        before, actions = before[..., 1:, :], actions[..., 1:, :]
-    if actions.shape[-2] > 0:
-        cost = cost + objective.running_cost(before, actions).sum(dim=-1)
-    if last:
-        cost = cost + objective.terminal_cost(after)
+    cost = objective.segment_cost(before, actions, first)
+    if first + actions.shape[-2] == horizon:
+        cost = cost + objective.end_cost(after, horizon)
     if known is not None:
         cost = torch.where(known[..., -1], cost, torch.nan)
     return after, cost
@@ -192,6 +188,5 @@ def is_stagewise(problem: PlanningProblem) -> bool:
     return (
         _is_plain(problem)
         and isinstance(objective, StageObjective)
-        and objective.time_invariant
-        and type(objective).forward is StageObjective.forward
+        and objective.sums_steps
     )

@@ -20,6 +20,7 @@ from diffplan.errors import (
 from diffplan.gradients import Derivatives, Detach, GradientStrategy
 from diffplan.objectives.base import Quadratizable
 from diffplan.problem import Linearizable, PlanningProblem
+from diffplan.segments import at
 
 
 def require_promised(
@@ -92,7 +93,9 @@ def require_derivatives(
             return
         if not (by_hand and problem.find(Linearizable) is not None):
             inputs = (here, moves[..., 0, :])
-            _require("dynamics", problem.dynamics, inputs, "state or action", needed_by)
+            start = torch.zeros((), dtype=torch.int64, device=state.device)
+            dynamics = at(problem.dynamics, problem.uses_time, start)
+            _require("dynamics", dynamics, inputs, "state or action", needed_by)
         if not (by_hand and isinstance(problem.objective, Quadratizable)):
             states = here.unsqueeze(-2).expand(*here.shape[:-1], horizon + 1, -1)
             inputs = (states, moves)

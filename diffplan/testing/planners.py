@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import NonFiniteError, ShapeError
-from diffplan.functional.rollout import rollout
 from diffplan.gradients import Detach
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
 from diffplan.plan import Plan
@@ -152,7 +151,7 @@ def check_states_follow_actions(
 ) -> None:
     """`plan.states` is the rollout of `plan.actions`, up to a tolerance."""
     plan = planner(problem, state)
-    expected = rollout(problem.dynamics, state, plan.actions)
+    expected = problem.rollout(state, plan.actions)
     close("plan.states", plan.states, expected, tolerance)
 
 

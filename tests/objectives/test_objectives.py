@@ -292,7 +292,7 @@ def test_a_term_that_fails_is_named_with_its_shapes() -> None:
         def terminal_cost(self, state: Tensor) -> Tensor:
             return state[..., 0]
 
-    words = r"objective: .*Cost\.running_cost fails on inputs \[3, 2\].*\[3, 3\]"
+    words = r"objective: .*Cost\.running_cost fails on inputs \[3, 4, 2\].*\[3, 4, 3\]"
     with pytest.raises(ShapeError, match=words):
         Cost()(*trajectory(3))
 

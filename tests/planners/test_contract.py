@@ -4,12 +4,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_cases import CASES, PlannerCase, each_planner
-from problems import bounded_actions, cost_of, double_integrator, pendulum, states_of
+from planner_cases import CASES, PlannerCase, each_planner, each_planner_that
+from problems import (
+    bounded_actions,
+    cost_of,
+    double_integrator,
+    pendulum,
+    states_of,
+    timed_cost_by_hand,
+    timed_problem,
+)
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.errors import ShapeError
+from diffplan.errors import ShapeError, UnsupportedProblemError
 from diffplan.testing import (
     PLANNER_CHECKS,
     check_planner,
@@ -75,6 +83,64 @@ def test_bounded_lqr_is_solved(case: PlannerCase) -> None:
         least = cost_of(problem, state[index], best)
         assert plan.cost[index] >= least - 1e-9
         assert plan.cost[index] <= least * (1 + case.optimum_gap)
+
+
+@each_planner
+@pytest.mark.parametrize("count", [1, 8])
+def test_costs_that_depend_on_the_step_are_those_of_a_loop(
+    case: PlannerCase, count: int
+) -> None:
+    problem, state = timed_problem(), states_of(count)
+    plan = case.build()(problem, state)
+    for index in range(count):
+        expected = timed_cost_by_hand(problem, plan.states[index], plan.actions[index])
+        assert plan.cost[index].item() == pytest.approx(expected, rel=1e-9)
+    for step in range(5):  # the dynamics depend on it as well
+        following = problem.dynamics(
+            plan.states[:, step], plan.actions[:, step], torch.tensor(step)
+        )
+        tolerance = case.dynamics_tolerance
+        torch.testing.assert_close(
+            plan.states[:, step + 1], following, rtol=tolerance, atol=tolerance
+        )
+
+
+@each_planner
+def test_a_step_that_is_told_is_a_clock_in_the_state(case: PlannerCase) -> None:
+    state = states_of(3)
+    plan = case.build()(timed_problem(), state)
+    clock = torch.cat([state, torch.zeros_like(state[:, :1])], dim=-1)
+    expected = case.build()(timed_problem(clock=True), clock)
+    # Collocation guesses states, the clock too, and has to find it first.
+    tolerance = 1e-9 if case.feasible_throughout else 1e-3
+    torch.testing.assert_close(plan.cost, expected.cost, rtol=tolerance, atol=1e-9)
+
+
+@each_planner_that(lambda case: dp.Implicit in case.gradients)
+def test_implicit_derivatives_know_the_step(case: PlannerCase) -> None:
+    gradients = []
+    for clock in (False, True):
+        state = states_of(2).requires_grad_()
+        start = torch.cat([state, torch.zeros(2, 1)], dim=-1) if clock else state
+        plan = case.build(gradient=dp.Implicit())(timed_problem(clock), start)
+        (gradient,) = torch.autograd.grad(plan.actions.cos().sum(), state)
+        gradients.append(gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+
+
+@each_planner
+def test_weights_by_position_are_refused(case: PlannerCase) -> None:
+    class Discounted(dp.objectives.GoalDistance):
+        def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
+            steps = state.shape[-2] if state.ndim > 1 else 1
+            weight = 0.9 ** torch.arange(steps, dtype=state.dtype)
+            return weight[:, None] * super().running_residual(state, action)
+
+    plain = double_integrator(limit=1.0)
+    goal = Discounted(torch.zeros(2, dtype=torch.float64))
+    problem = dp.PlanningProblem(plain.dynamics, goal, plain.action_space)
+    with pytest.raises(UnsupportedProblemError, match="argument `time`"):
+        case.build()(problem, states_of(2))
 
 
 @each_planner

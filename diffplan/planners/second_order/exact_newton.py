@@ -180,7 +180,8 @@ def _residual(problem: PlanningProblem, state: Tensor, point: Extremal) -> Vecto
     """
 
     def lagrangian(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        defect = problem.step(states[:, :-1], actions) - states[:, 1:]
+        times = problem.times(0, actions.shape[1], states)
+        defect = problem.step(states[:, :-1], actions, times) - states[:, 1:]
         pull = (point.costates * defect).sum()
         return problem.trajectory_cost(states, actions).sum() + pull, defect
 
@@ -219,7 +220,8 @@ def _with_dynamics(
     width = point.actions.shape[-1]
 
     def pushed(points: Tensor) -> Tensor:
-        following = problem.step(points[..., width:], points[..., :width])
+        times = problem.times(0, points.shape[-2], points)
+        following = problem.step(points[..., width:], points[..., :width], times)
         return (point.costates * following).sum()
 
     points = torch.cat((point.actions, point.states[:, :-1]), -1)

@@ -104,15 +104,19 @@ def trial(
         actions = box.project(wanted)
         return problem.rollout(start, actions), actions
     states, actions_taken = [start], []
-    for before, action, gain in zip(
-        nominal.states[..., :-1, :].split(1, -2),
-        wanted.unbind(-2),
-        step.gains.mT.unbind(-3),
-        strict=True,
+    times = problem.times(0, wanted.shape[-2], wanted)
+    for step_number, (before, action, gain) in enumerate(
+        zip(
+            nominal.states[..., :-1, :].split(1, -2),
+            wanted.unbind(-2),
+            step.gains.mT.unbind(-3),
+            strict=True,
+        )
     ):
         action = box.project(action + (states[-1] - before) @ gain)
         actions_taken.append(action)
-        states.append(problem.step(states[-1], action))
+        time = None if times is None else times[step_number]
+        states.append(problem.step(states[-1], action, time))
     return torch.stack(states, -2), torch.stack(actions_taken, -2)
 
 

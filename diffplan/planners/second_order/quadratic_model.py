@@ -48,7 +48,8 @@ def quadratic_model(
         `[…]` bool. That is only looked at where the model has a graph; it is a constant
         zero where it is not finite then.
     """
-    _, by_state, by_action = problem.linearize(states[..., :-1, :], actions)
+    times = problem.times(0, actions.shape[-2], states)
+    _, by_state, by_action = problem.linearize(states[..., :-1, :], actions, times)
     forms = _forms(problem.objective, states, actions, gauss_newton)
     model = IncrementalLQR(by_action, by_state, *forms)
     return _finite_or_zero(model, lead=states.dim() - 2)
@@ -127,12 +128,7 @@ def _cost_forms(objective: StageObjective, points: Tensor, last: Tensor) -> Form
         gradient, (hessian,) = batched_jacobian(slope, point)
         return hessian, gradient
 
-    functions = (
-        objective.initial_cost,
-        objective.running_cost,
-        objective.terminal_cost,
-    )
-    return _each_stage(expand, functions, _runs_at_once(objective), points, last)
+    return _each_stage(expand, objective, "cost", points, last)
 
 
 def _residual_forms(
@@ -144,48 +140,31 @@ def _residual_forms(
         value, (jacobian,) = batched_jacobian(residual, point)
         return jacobian.mT @ jacobian, times(value, jacobian)
 
-    functions = (
-        objective.initial_residual,
-        objective.running_residual,
-        objective.terminal_residual,
-    )
-    return _each_stage(expand, functions, _runs_at_once(objective), points, last)
+    return _each_stage(expand, objective, "residual", points, last)
 
 
 def _each_stage(
     expand: Callable[[Callable[..., Tensor], Tensor], tuple[Tensor, Tensor]],
-    functions: tuple[Callable[..., Tensor], ...],
-    runs_at_once: bool,
+    objective: StageObjective,
+    what: str,
     points: Tensor,
     last: Tensor,
 ) -> Forms:
-    """Expand the first, the running and the last function where they apply."""
-    initial, running, terminal = functions
-    width = points.shape[-1] - last.shape[-1]
+    """Expand the terms of all steps and of the end where they apply."""
+    width, horizon = points.shape[-1] - last.shape[-1], points.shape[-2]
 
     def of_point(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda point: function(point[..., width:], point[..., :width])
 
-    end = expand(terminal, last)
-    if runs_at_once:
-        return *expand(of_point(running), points), *end
-    hessian, gradient = expand(of_point(initial), points[..., :1, :])
-    if points.shape[-2] > 1:
-        later = expand(of_point(running), points[..., 1:, :])
-        hessian = torch.cat((hessian, later[0]), -3)
-        gradient = torch.cat((gradient, later[1]), -2)
-    return hessian, gradient, *end
-
-
-def _runs_at_once(objective: StageObjective) -> bool:
-    """Whether the first step costs what the running ones do: one expansion fewer."""
-    kind = type(objective)
-    if isinstance(objective, ResidualObjective):
-        initial = cast(type[ResidualObjective], kind).initial_residual
-        if initial is not ResidualObjective.initial_residual:
-            return False
-    defaults = (StageObjective.initial_cost, ResidualObjective.initial_cost)
-    return kind.initial_cost in defaults
+    end = expand(objective.end(what, horizon, last), last)
+    parts = [
+        expand(of_point(term), points[..., where, :])
+        for term, where in objective.steps(what, 0, horizon, points)
+    ]
+    if len(parts) == 1:
+        return *parts[0], *end
+    hessians, gradients = zip(*parts, strict=True)
+    return torch.cat(hessians, -3), torch.cat(gradients, -2), *end
 
 
 def _finite_or_zero(model: IncrementalLQR, lead: int) -> tuple[IncrementalLQR, Tensor]:

@@ -216,10 +216,11 @@ class AugmentedLagrangian(Planner):
         problem, state, warm_start = request.problem, request.state, request.warm_start
         action = problem.action_space.to(state).center.expand(state.shape[0], -1)
         with torch.no_grad():
-            stage = torch.cat(
-                [c.stage(state, action) for c in problem.state_constraints], dim=-1
-            )
-            terminal = torch.cat([c.end(state) for c in problem.state_constraints], -1)
+            # Only their number is wanted here, so that any step will do.
+            step = torch.zeros((), dtype=torch.int64, device=state.device)
+            constraints = problem.state_constraints
+            stage = torch.cat([c.stage(state, action, step) for c in constraints], -1)
+            terminal = torch.cat([c.end(state, step) for c in constraints], -1)
         start = {
             "constraint_multipliers": stage.new_zeros(
                 stage.shape[0], self.horizon, stage.shape[-1]
@@ -301,7 +302,7 @@ def _values(problem: PlanningProblem, plan: Plan) -> _ConstraintValues:
 
     def evaluate(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         stage = torch.cat([c.stages(states, actions) for c in constraints], dim=-1)
-        terminal = torch.cat([c.end(states[:, -1:]) for c in constraints], dim=-1)
+        terminal = torch.cat([c.last(states) for c in constraints], dim=-1)
         return stage, terminal
 
     return _ConstraintValues(*isolated(evaluate, plan.states, plan.actions, lead=1))

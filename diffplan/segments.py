@@ -1,0 +1,110 @@
+"""Segments of a horizon: which function is asked about which steps, and how it knows.
+
+Planners count costs in segments: whole trajectories, a few steps, or one step. A user's
+function of a state and an action therefore never sees where in the horizon it is. One
+that depends on the step says so by an argument named `time`::
+
+    def running_cost(self, state, action, time):  # state […, steps, S], time [steps]
+        return self.weights[time] * state.square().sum(-1)
+
+It then receives the steps' numbers as an int64 tensor `[steps]`, which begin with zero
+at the given state, and its states always have an axis of steps, `[…, steps, S]`, be it
+of one: the same code is right for a single step and for a whole horizon.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+ChoiceT = TypeVar("ChoiceT")
+
+
+def takes_time(function: object) -> bool:
+    """Return whether a function, a module or another callable has an argument `time`.
+
+    Args:
+        function: What is asked; it is meant to be asked once, where it is handed over.
+
+    Example:
+        >>> takes_time(lambda state, action, time: state)
+        True
+    """
+    return takes_argument(function, "time")
+
+
+def takes_argument(function: object, name: str, *, required: bool = False) -> bool:
+    """Return whether a function, a module or another callable has such an argument.
+
+    Args:
+        function: What is asked; it may say so itself, by an attribute `takes_<name>`.
+        name: The argument's.
+        required: Whether one with a default value does not count.
+    """
+    said = getattr(function, f"takes_{name}", None)
+    if isinstance(said, bool):
+        return said
+    if isinstance(function, nn.Module):
+        function = function.forward
+    try:
+        parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # some builtins do not show their arguments
+        return False
+    found = parameters.get(name)
+    return found is not None and not (required and found.default is not found.empty)
+
+
+def at(function: FunctionT, timed: bool, time: Tensor | None) -> FunctionT:
+    """Return a function that is told the time, if it takes it and the time is known.
+
+    Args:
+        function: Of states, and perhaps actions.
+        timed: Whether it takes the time.
+        time: `[steps]` int64 for states with an axis of steps; a scalar for a state
+            without one, which then gets one on the way.
+    """
+    if not timed or time is None:
+        return function
+    # A scalar would not do for the function itself: to index by it reads its number.
+    told: Any = partial(function, time=time.reshape(-1))
+    return told if time.ndim else partial(_one_step, told)  # type: ignore[return-value]
+
+
+def _one_step(told: Callable[..., Tensor], state: Tensor, *others: Tensor) -> Tensor:
+    result = told(state.unsqueeze(-2), *(other.unsqueeze(-2) for other in others))
+    return result.squeeze(state.ndim - 1)
+
+
+_one_step.stands_for_its_argument = True  # type: ignore[attr-defined]  # in messages
+
+
+def step_numbers(first: int, where: slice, like: Tensor) -> Tensor:
+    """Return the numbers of some steps of a segment, int64 `[steps]`.
+
+    Args:
+        first: The number of the segment's first step.
+        where: Which steps of the segment.
+        like: A tensor on the device.
+    """
+    return torch.arange(first + where.start, first + where.stop, device=like.device)
+
+
+def split(
+    initial: ChoiceT | None, running: ChoiceT, first: int, count: int
+) -> list[tuple[ChoiceT, slice]]:
+    """Return which function is asked about which steps of a segment.
+
+    Args:
+        initial: That of step zero, or its name; None if `running` serves for it.
+        running: That of all other steps.
+        first: The number of the segment's first step.
+        count: How many steps the segment has.
+    """
+    if initial is None or first > 0:
+        return [(running, slice(0, count))] if count else []
+    parts = [(initial, slice(0, 1))]
+    return parts if count == 1 else [*parts, (running, slice(1, count))]
