@@ -207,7 +207,6 @@ def test_stationary_plans_are_minima() -> None:
     [
         ({"damping": -1.0}, "damping"),
         ({"num_starts": 0}, "num_starts"),
-        ({"init": "zeros"}, "init"),
         ({"iterations": -1}, "iterations"),
     ],
 )

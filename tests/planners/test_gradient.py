@@ -193,11 +193,9 @@ def test_clipping_bounds_each_step() -> None:
         (ShootingGD, "iterations", -1),
         (ShootingGD, "step_size", 0.0),
         (ShootingGD, "num_starts", 0),
-        (ShootingGD, "init", "zeros"),
         (GradMPC, "horizon", -1),
         (GradMPC, "num_candidates", 0),
         (GradMPC, "step_size", float("nan")),
-        (GradMPC, "optimizer", "lbfgs"),
         (GradMPC, "clip", 0.0),
     ],
 )

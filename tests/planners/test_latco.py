@@ -368,8 +368,6 @@ def test_a_reward_without_residuals_is_refused_by_name() -> None:
         {"dynamics_tolerance": 0.0},
         {"damping": -1.0},
         {"num_starts": 0},
-        {"engine": "cuda"},
-        {"initialization": "zeros"},
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(setting: dict[str, object]) -> None:

@@ -133,9 +133,13 @@ def test_second_order_shooting_goes_on_from_a_constant(
     def slope(plan: dp.Plan) -> Tensor:
         return torch.autograd.grad(weighted(plan.actions), leaf)[0]
 
-    found = slope(kind(HORIZON, 3, gradient=dp.Truncated(2))(given, problem.state))
-    before = kind(HORIZON, 1, gradient=dp.Detach())(given, problem.state).detach()
-    after = kind(HORIZON, 2)(given, problem.state, warm_start=before)
+    found = slope(
+        kind(HORIZON, iterations=3, gradient=dp.Truncated(2))(given, problem.state)
+    )
+    before = kind(HORIZON, iterations=1, gradient=dp.Detach())(
+        given, problem.state
+    ).detach()
+    after = kind(HORIZON, iterations=2)(given, problem.state, warm_start=before)
     torch.testing.assert_close(found, slope(after), rtol=1e-9, atol=1e-12)
 
 
