@@ -5,9 +5,10 @@ shape is named once and never broadcast. The terms of a `StageObjective` are che
 that class itself, wherever they are called.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -164,6 +165,22 @@ class CheckedModel:
             shape = (*state.shape, *size)
             require_result("dynamics:", found.linearize, part, shape, like=state)
         return parts
+
+    def _changed(self, change: Callable[..., Any]) -> "CheckedModel":
+        """Return this with other data of each problem, or itself if it has none.
+
+        Args:
+            change: Of one function; see `diffplan.problem_data`.
+        """
+        functions = self.objective, self.dynamics
+        objective, dynamics = (change(function) for function in functions)
+        if objective is self.objective and dynamics is self.dynamics:
+            return self
+        other = copy.copy(self)
+        other.objective, other.dynamics = objective, dynamics
+        if self.given_jacobian is not None:
+            other.given_jacobian = _Given(change(self.given_jacobian.linearize))
+        return other
 
     def find(self, capability: type[CapabilityT]) -> CapabilityT | None:
         """Return what has a `capability` of the dynamics, or None.

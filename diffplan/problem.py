@@ -6,6 +6,7 @@ one planner serves any model and a checkpoint of a planner never holds a world m
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -284,8 +285,7 @@ class PlanningProblem(CheckedModel):
         Raises:
             ShapeError: data of each problem (a goal …) have other leading dimensions.
         """
-        objective = with_one_batch_dimension(self.objective, batch)
-        return self._with(objective)
+        return self._changed(partial(with_one_batch_dimension, batch=batch))
 
     def repeated(self, count: int) -> "PlanningProblem":
         """Return this problem for `[B · count, S]`: neighbours are starts of one.
@@ -293,13 +293,16 @@ class PlanningProblem(CheckedModel):
         Args:
             count: How often a planner starts from each problem.
         """
-        return self._with(with_repeated_problems(self.objective, count))
+        return self._changed(partial(with_repeated_problems, count=count))
 
-    def _with(self, objective: Objective) -> "PlanningProblem":
-        if objective is self.objective:
-            return self
-        other = copy.copy(self)
-        other.objective = objective
+    def _changed(self, change: Callable[..., Any]) -> "PlanningProblem":
+        constraints = tuple(item.changed(change) for item in self.state_constraints)
+        other = super()._changed(change)
+        assert isinstance(other, PlanningProblem)  # a copy of this one
+        pairs = zip(constraints, self.state_constraints, strict=True)
+        if any(one is not before for one, before in pairs):
+            other = copy.copy(other)
+            other.state_constraints = constraints
         return other
 
     def check_state(

@@ -1,4 +1,4 @@
-"""Data of each problem: tensors of an objective that lead with the batch's dimensions.
+"""Data of each problem: tensors of a module that lead with the batch's dimensions.
 
 A planner sees one batch dimension, whatever the leading dimensions of the states are,
 and may start several times from each problem. Tensors that hold something of each
@@ -8,8 +8,10 @@ number of dimensions that belong to one problem::
     class GoalDistance(ResidualObjective):
         per_problem = {"goal": 1}  # [S] is everybody's, […, S] has one for each problem
 
-They are looked for in the whole objective, and changed in a copy of the modules that
-have them; parameters and graphs are shared with the original.
+They are looked for in the objective, in the dynamics and in the functions of state
+constraints, wherever these are modules (or methods of one) and as deep as they are, and
+changed in a copy of the modules that have them; parameters and graphs are shared with
+the original. `aligned` lines them up with what a planner asks about.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,10 +60,10 @@ def aligned(name: str, value: Tensor, state: Tensor, own: int) -> Tensor:
 
 
 def with_one_batch_dimension(objective: ObjectiveT, batch: torch.Size) -> ObjectiveT:
-    """Return an objective whose data fit states with one batch dimension.
+    """Return a function whose data fit states with one batch dimension.
 
     Args:
-        objective: Any; modules are looked through.
+        objective: An objective, dynamics, or any function; modules are looked through.
         batch: The leading dimensions of the states that become one.
 
     Raises:
@@ -85,10 +87,11 @@ def with_one_batch_dimension(objective: ObjectiveT, batch: torch.Size) -> Object
 
 
 def with_repeated_problems(objective: ObjectiveT, count: int) -> ObjectiveT:
-    """Return an objective whose data fit `count` neighbours for each problem.
+    """Return a function whose data fit `count` neighbours for each problem.
 
     Args:
-        objective: Any, with data of one leading dimension; modules are looked through.
+        objective: Of any kind, with data of one leading dimension; modules are looked
+            through.
         count: How often a planner starts from each problem.
     """
 
@@ -101,6 +104,11 @@ def with_repeated_problems(objective: ObjectiveT, count: int) -> ObjectiveT:
 def _changed(
     objective: ObjectiveT, change: Callable[[str, Tensor, int], Tensor]
 ) -> ObjectiveT:
+    owner = getattr(objective, "__self__", None)
+    if isinstance(owner, nn.Module):  # a method, such as `model.step`
+        copied = _copied(owner, change)
+        name = getattr(objective, "__name__", "")
+        return objective if copied is owner else getattr(copied, name)
     if not isinstance(objective, nn.Module):
         return objective
     return cast(ObjectiveT, _copied(objective, change))

@@ -19,6 +19,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -248,6 +249,14 @@ class StochasticProblem(PlanningProblem):
         """Return the states by the mean dynamics `[…, T+1, S]`, and the risk `[…]`."""
         states = self.rollout(state, actions)
         return states, self.cost(state, actions)
+
+    def _changed(self, change: Callable[..., Any]) -> PlanningProblem:
+        other = super()._changed(change)
+        assert isinstance(other, StochasticProblem)  # a copy of this one
+        # The model is the one inside the mean dynamics, which may be a copy now.
+        assert isinstance(other.dynamics, _MeanDynamics)
+        other.model = other.dynamics.model
+        return other
 
     def refuse_noise(self, needed_by: str) -> None:
         """Raise.

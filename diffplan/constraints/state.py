@@ -1,6 +1,8 @@
 """Constraints on states and actions along a plan: g(state, action) ≤ 0."""
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,6 +120,20 @@ class StateConstraint:
         horizon = states.shape[-2] - 1
         time = step_numbers(horizon, slice(0, 1), states) if self._timed[1] else None
         return self.end(states[..., -1:, :], time)
+
+    def changed(self, change: Callable[..., Any]) -> "StateConstraint":
+        """Return the constraint with other functions, or itself if they are the same.
+
+        Args:
+            change: Of one function; see `diffplan.problem_data`.
+        """
+        function = change(self.function)
+        terminal = None if self.terminal is None else change(self.terminal)
+        if function is self.function and terminal is self.terminal:
+            return self
+        other = copy.copy(self)
+        other.function, other.terminal = function, terminal
+        return other
 
     def __repr__(self) -> str:
         return f"StateConstraint({describe(self.function)}, initial={self.initial})"

@@ -155,7 +155,7 @@ class StageObjective(nn.Module, ABC):
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
         """Return the cost `[…]` of the first action, taken in the given state."""
-        return self.term("running_cost", time)(state, action)
+        return self.timed_term("running_cost", time)(state, action)
 
     def forward(
         self,
@@ -168,7 +168,7 @@ class StageObjective(nn.Module, ABC):
         cost = self.segment_cost(states[..., :-1, :], actions, 0)
         return cost + self.end_cost(states[..., -1, :], actions.shape[-2])
 
-    def term(self, name: str, time: Tensor | None) -> Term:
+    def timed_term(self, name: str, time: Tensor | None) -> Term:
         """Return a term that is told the time, if it takes it.
 
         Args:
@@ -177,7 +177,7 @@ class StageObjective(nn.Module, ABC):
         """
         return at(getattr(self, name), name in self.timed_terms, time)
 
-    def steps(
+    def stage_terms(
         self, what: str, first: int, count: int, like: Tensor
     ) -> list[tuple[Term, slice]]:
         """Return the terms of a segment and the steps that each of them is asked about.
@@ -193,18 +193,18 @@ class StageObjective(nn.Module, ABC):
         if not self.uses_time:
             return [(getattr(self, name), where) for name, where in parts]
         return [
-            (self.term(name, step_numbers(first, where, like)), where)
+            (self.timed_term(name, step_numbers(first, where, like)), where)
             for name, where in parts
         ]
 
-    def end(self, what: str, horizon: int, like: Tensor) -> Term:
+    def end_term(self, what: str, horizon: int, like: Tensor) -> Term:
         """Return the term of the last state, which stands at step `horizon`."""
         self._check_horizon(horizon)
         name = f"terminal_{what}"
         if not self.uses_time:
             return getattr(self, name)
         time = step_numbers(horizon, slice(0, 1), like).squeeze(0)
-        return self.term(name, time)
+        return self.timed_term(name, time)
 
     def _check_horizon(self, horizon: int) -> None:
         # Data that are indexed beyond their end would stop a GPU for good.
@@ -224,7 +224,9 @@ class StageObjective(nn.Module, ABC):
         """
         costs = [
             term(states[..., where, :], actions[..., where, :])
-            for term, where in self.steps("cost", first, actions.shape[-2], states)
+            for term, where in self.stage_terms(
+                "cost", first, actions.shape[-2], states
+            )
         ]
         sums = [
             cost.squeeze(-1) if cost.shape[-1] == 1 else cost.sum(dim=-1)
@@ -234,7 +236,7 @@ class StageObjective(nn.Module, ABC):
 
     def end_cost(self, state: Tensor, horizon: int) -> Tensor:
         """Return the cost `[…]` of ending in `state` `[…, S]` after `horizon` steps."""
-        return self.end("cost", horizon, state)(state)
+        return self.end_term("cost", horizon, state)(state)
 
 
 class ResidualObjective(StageObjective):
@@ -258,26 +260,26 @@ class ResidualObjective(StageObjective):
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
         """Return the residual `[…, R]` of the first action (default: running)."""
-        return self.term("running_residual", time)(state, action)
+        return self.timed_term("running_residual", time)(state, action)
 
     @relays
     def running_cost(
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
         """Return ½‖running residual‖² `[…]`."""
-        return half_square(self.term("running_residual", time)(state, action))
+        return half_square(self.timed_term("running_residual", time)(state, action))
 
     @relays
     def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
         """Return ½‖terminal residual‖² `[…]`."""
-        return half_square(self.term("terminal_residual", time)(state))
+        return half_square(self.timed_term("terminal_residual", time)(state))
 
     @relays
     def initial_cost(
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
         """Return ½‖initial residual‖² `[…]`."""
-        return half_square(self.term("initial_residual", time)(state, action))
+        return half_square(self.timed_term("initial_residual", time)(state, action))
 
     @classmethod
     def _start(cls) -> tuple[str, ...]:

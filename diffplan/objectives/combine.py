@@ -47,7 +47,9 @@ class SumOfResiduals(ResidualObjective):
 
     def _side_by_side(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
         terms = cast(Iterable[ResidualObjective], self.terms)
-        return torch.cat([term.term(name, time)(*given) for term in terms], dim=-1)
+        return torch.cat(
+            [term.timed_term(name, time)(*given) for term in terms], dim=-1
+        )
 
 
 class WeightedSum(StageObjective):
@@ -99,7 +101,7 @@ class WeightedSum(StageObjective):
     def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
         terms = cast(Iterable[StageObjective], self.terms)
         weighted = [
-            weight * term.term(name, time)(*given)
+            weight * term.timed_term(name, time)(*given)
             for weight, term in zip(self.weights, terms, strict=True)
         ]
         return torch.stack(weighted).sum(dim=0)

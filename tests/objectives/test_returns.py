@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from diffplan.objectives import (
     mean,
     minimum,
 )
+from diffplan.problem_data import aligned
 
 DOUBLE = torch.float64
 REFERENCE = torch.tensor(
@@ -237,3 +239,83 @@ def test_heads_that_agree_have_a_derivative() -> None:
 def test_parameters_of_heads_and_models_are_found() -> None:
     heads = [nn.Linear(2, 1), lambda state: state[..., :1]]
     assert len(list(NegativeReturn(Ensemble(heads, mean)).parameters())) == 2
+
+
+class Windy(nn.Module):
+    """Dynamics with a wind for each problem."""
+
+    per_problem: ClassVar = {"wind": 1}
+
+    def __init__(self, wind: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("wind", wind)
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        return state + 0.3 * action + aligned("wind", self.wind, state, own=1)
+
+    forward = step
+
+    def predict(self, state: Tensor, action: Tensor) -> torch.distributions.Normal:
+        return torch.distributions.Normal(self.step(state, action), 1e-6)
+
+
+class Wall(nn.Module):
+    """A limit of the first state number, for each problem."""
+
+    per_problem: ClassVar = {"limit": 1}
+
+    def __init__(self, limit: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("limit", limit)
+
+    def forward(self, state: Tensor, action: Tensor | None = None) -> Tensor:
+        place = self.limit.reshape(
+            *self.limit.shape[:-1], *(1,) * (state.ndim - self.limit.ndim), 1
+        )
+        return state[..., :1] - place
+
+
+@pytest.mark.parametrize("given", ["module", "method"])
+def test_dynamics_and_constraints_of_each_problem_follow_it(given: str) -> None:
+    wind = 0.1 * torch.randn(
+        2, 3, 2, generator=torch.Generator().manual_seed(0), dtype=DOUBLE
+    )
+    limits = torch.linspace(0.2, 0.6, 6, dtype=DOUBLE).reshape(2, 3, 1)
+    state, goal = torch.zeros(2, 3, 2, dtype=DOUBLE), torch.ones(2, dtype=DOUBLE)
+
+    def problem(wind: Tensor, limit: Tensor | None = None) -> dp.PlanningProblem:
+        model = Windy(wind)
+        walls = () if limit is None else [Wall(limit)]
+        constraints = [dp.constraints.StateConstraint(w, w) for w in walls]
+        return dp.PlanningProblem(
+            model if given == "module" else model.step,
+            dp.objectives.GoalDistance(goal),
+            dp.Box([-1.0, -1.0], [1.0, 1.0]),
+            constraints,
+        )
+
+    for planner in (
+        dp.ILQR(4, 5),
+        dp.LatCo(4, iterations=30, damping=1e-6, initial_multipliers=(1e4, 1e4)),
+        dp.ShootingGD(4, iterations=100, step_size=0.05, num_starts=2),
+    ):
+        together = planner(problem(wind), state)
+        alone = planner(problem(wind[1, 2]), state[1, 2])
+        torch.testing.assert_close(together.cost[1, 2], alone.cost, rtol=1e-2, atol=0)
+        assert not torch.equal(together.cost[0, 0], together.cost[1, 2])
+    planner = dp.AugmentedLagrangian(dp.ILQR(4, 8), outer_iterations=4)
+    together = planner(problem(wind, limits), state)
+    alone = planner(problem(wind[1, 2], limits[1, 2]), state[1, 2])
+    torch.testing.assert_close(together.actions[1, 2], alone.actions)
+    assert (together.states[..., 0].amax(-1) < limits[..., 0] + 1e-2).all()
+
+
+def test_particles_know_the_wind_of_their_problem() -> None:
+    wind, state = torch.tensor([[0.1], [-0.2]]), torch.zeros(2, 1)
+    goal, box = dp.objectives.GoalDistance(torch.ones(1)), dp.Box([0.0], [0.0])
+    problem = dp.StochasticProblem(Windy(wind), goal, box, num_particles=3)
+    plan = dp.CEM(2, num_samples=4, num_elites=2)(problem, state)
+    for index in range(2):
+        final = dp.PlanningProblem(Windy(wind[index]), goal, box)
+        cost = final.cost(state[index], torch.zeros(2, 1))
+        torch.testing.assert_close(plan.cost[index], cost, rtol=1e-4, atol=1e-4)

@@ -615,6 +615,32 @@ def test_multipliers_meet_their_own_problem_and_step(
         torch.testing.assert_close(got[place], expected)
 
 
+@pytest.mark.parametrize(
+    "planner", [dp.ILQR(5, 10), dp.ShootingGN(5, 10)], ids=["ILQR", "GN"]
+)
+def test_a_limit_may_depend_on_the_step(planner: dp.Planner) -> None:
+    limits = torch.tensor([1.0, 0.1, 0.15, 0.5, 0.3, 0.4], dtype=DOUBLE)
+
+    def wall(state: Tensor, action: Tensor, time: Tensor) -> Tensor:
+        return state[..., :1] - limits[time].unsqueeze(-1)
+
+    def end(state: Tensor, time: Tensor) -> Tensor:
+        return state[..., :1] - limits[time].unsqueeze(-1)
+
+    problem = dp.PlanningProblem(
+        lambda state, action: state + 0.3 * action,
+        GoalDistance(torch.ones(1, dtype=DOUBLE)),
+        dp.Box([-1.0], [1.0]),
+        [StateConstraint(wall, end)],
+    )
+    plan = dp.AugmentedLagrangian(planner)(problem, torch.zeros(2, 1, dtype=DOUBLE))
+    # The best plan is as far as the next limits allow.
+    best = torch.tensor([0.0, 0.1, 0.15, 0.45, 0.3, 0.4], dtype=DOUBLE)
+    torch.testing.assert_close(
+        plan.states[..., 0], best.expand(2, -1), rtol=0, atol=1e-3
+    )
+
+
 def test_batches_that_fit_no_multipliers_are_refused() -> None:
     term = term_of(3, 4)
     with pytest.raises(ShapeError, match="for 3 plans"):

@@ -217,7 +217,7 @@ class TrajectoryProblem:
         following, by_state, by_action = dynamics
         stage, stage_by_state, stage_by_action = self._stages(previous, actions)
         terminal, (terminal_by_state,) = batched_jacobian(
-            self.objective.end("residual", actions.shape[1], states), states[:, -1]
+            self.objective.end_term("residual", actions.shape[1], states), states[:, -1]
         )
         breach, breach_by_action = self._linearized_breach(actions)
         cost = half_square(stage).sum(dim=-1) + half_square(terminal)
@@ -277,7 +277,7 @@ class TrajectoryProblem:
         """Residuals of steps 0 … T-1 with Jacobians, padded to one size."""
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         count = actions.shape[1]
-        for term, where in self.objective.steps("residual", 0, count, states):
+        for term, where in self.objective.stage_terms("residual", 0, count, states):
             inputs = states[:, where], actions[:, where]
             value, (by_state, by_action) = batched_jacobian(term, *inputs)
             parts.append((value, by_state, by_action))

@@ -156,10 +156,10 @@ def _each_stage(
     def of_point(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda point: function(point[..., width:], point[..., :width])
 
-    end = expand(objective.end(what, horizon, last), last)
+    end = expand(objective.end_term(what, horizon, last), last)
     parts = [
         expand(of_point(term), points[..., where, :])
-        for term, where in objective.steps(what, 0, horizon, points)
+        for term, where in objective.stage_terms(what, 0, horizon, points)
     ]
     if len(parts) == 1:
         return *parts[0], *end

@@ -243,6 +243,9 @@ class _DecodedCost(StageObjective):
         self.cost = cost
 
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
+        if action.ndim > 1 and action.shape[-2] == 1:
+            # A decoder and a model see the batch, without an axis for the one step.
+            return self.cost(state.squeeze(-2), action.squeeze(-2)).unsqueeze(-1)
         return self.cost(state, action)
 
     def terminal_cost(self, state: Tensor) -> Tensor:
