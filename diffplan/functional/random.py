@@ -15,10 +15,10 @@ vectorise (`torch.func.vmap`), compile into one graph and export.
 Every operation is either on integers or one whose result IEEE 754 prescribes to the
 last bit (+, -, ·, /, √), one after the other: logarithm and sine are short polynomials.
 PyTorch's own may differ in the last bit between the vectorised part and the rest of an
-array, so that a number would depend on its place after all. Compiled code may contract
-a product and a sum, and a GPU's arithmetic is its own: there, a key's numbers are those
-of a CPU to rounding, and to the bit those of any other batch on that device. Operations
-are in place wherever their tensor is new, which spares the cache.
+array, so that a number would depend on its place after all. A GPU's arithmetic is its
+own: there, a key's numbers are those of a CPU to rounding, and to the bit those of any
+other batch on that device. Operations are in place wherever their tensor is new, which
+spares the cache.
 
 References:
     Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"
@@ -28,6 +28,8 @@ References:
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,6 +132,12 @@ def fold(keys: Tensor, data: Tensor | int) -> Tensor:
     """
     if not isinstance(data, Tensor):  # filled on the device: a copy would be waited for
         data = torch.full_like(keys, wrapped(data))
+    if torch.compiler.is_compiling():
+        return _fold_as_one(keys, data)
+    return _folded(keys, data)
+
+
+def _folded(keys: Tensor, data: Tensor) -> Tensor:
     return _mix(keys + _mix(_times(data, _FOLD_GAMMA)))
 
 
@@ -168,15 +176,18 @@ def standard_normal(keys: Tensor, shape: tuple[int, ...], like: Tensor) -> Tenso
         (torch.Size([5, 3, 2]), True)
     """
     size = math.prod(shape)
+    draw = _draw_normals_as_one if torch.compiler.is_compiling() else _draw_normals
+    return draw(keys, size, like.dtype).reshape((*keys.shape, *shape))
+
+
+def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     half = -(-size // 4)  # counters; two words of 32 bits each, and two such halves
     rows = keys.reshape(-1, 1)
-    if is_traced(keys):  # a compiler finds its own order of work
-        values = torch.cat(_normals(rows, 0, half, half), dim=1)[:, :size].to(
-            like.dtype
-        )
+    if is_traced(keys):
+        values = torch.cat(_normals(rows, 0, half, half), dim=1)[:, :size].to(dtype)
     else:
-        values = _in_chunks(rows, size, half, like.dtype)
-    return values.reshape((*keys.shape, *shape))
+        values = _in_chunks(rows, size, half, dtype)
+    return values.reshape((*keys.shape, size))
 
 
 def uniform(keys: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -192,9 +203,15 @@ def uniform(keys: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
         >>> uniform(torch.arange(5), (3,), torch.zeros(())).shape
         torch.Size([5, 3])
     """
-    bits = _bits(keys.reshape(-1, 1), 0, math.prod(shape))
-    share = _shifted(bits, 40).to(like.dtype) * 2.0**-24
-    return share.reshape((*keys.shape, *shape))
+    size = math.prod(shape)
+    draw = _draw_shares_as_one if torch.compiler.is_compiling() else _draw_shares
+    return draw(keys, size, like.dtype).reshape((*keys.shape, *shape))
+
+
+def _draw_shares(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    bits = _bits(keys.reshape(-1, 1), 0, size)
+    share = _shifted(bits, 40).to(dtype) * 2.0**-24
+    return share.reshape((*keys.shape, size))
 
 
 def _in_chunks(rows: Tensor, size: int, half: int, dtype: torch.dtype) -> Tensor:
@@ -296,3 +313,59 @@ def _mix(value: Tensor) -> Tensor:
 def _shifted(value: Tensor, shift: int) -> Tensor:
     """Return int64 numbers shifted right, zeros following (`>>` copies the sign)."""
     return (value >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+
+
+# For a compiler each of the three is one operation, which it calls and does not look
+# into. Inductor writes the products modulo 2^64 as products of signed numbers in C++,
+# whose overflow is undefined there: gcc, which knew a counter's range, took them for
+# something else, and iterations got other noise without a word. Called as they are,
+# compiled planners also draw the same numbers to the bit.
+
+
+def _as_one(
+    name: str, function: Callable[..., Tensor], schema: str
+) -> Callable[..., Tensor]:
+    operation = torch.library.custom_op(
+        f"diffplan::{name}", function, mutates_args=(), schema=schema
+    )
+
+    def mapped(
+        info: Any, in_dims: tuple[int | None, ...], *given: Any
+    ) -> tuple[Tensor, int]:
+        # Every argument is for itself in each dimension: a mapped one comes first.
+        rank = max(
+            value.dim() - (place is not None)
+            for value, place in zip(given, in_dims, strict=True)
+            if isinstance(value, Tensor)
+        )
+        moved = [
+            value
+            if place is None
+            else value.movedim(place, 0).reshape(
+                info.batch_size,
+                *[1] * (rank - value.dim() + 1),
+                *value.movedim(place, 0).shape[1:],
+            )
+            for value, place in zip(given, in_dims, strict=True)
+        ]
+        return operation(*moved), 0
+
+    torch.library.register_vmap(operation, mapped)
+    return operation
+
+
+def _shape_of_fold(keys: Tensor, data: Tensor) -> Tensor:
+    return torch.empty_like(keys + data)
+
+
+def _shape_of_draw(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    return keys.new_empty((*keys.shape, size), dtype=dtype)
+
+
+_DRAW = "(Tensor keys, SymInt size, ScalarType dtype) -> Tensor"
+_fold_as_one = _as_one("fold", _folded, "(Tensor keys, Tensor data) -> Tensor")
+_draw_normals_as_one = _as_one("normals", _draw_normals, _DRAW)
+_draw_shares_as_one = _as_one("shares", _draw_shares, _DRAW)
+torch.library.register_fake("diffplan::fold", _shape_of_fold)
+torch.library.register_fake("diffplan::normals", _shape_of_draw)
+torch.library.register_fake("diffplan::shares", _shape_of_draw)
