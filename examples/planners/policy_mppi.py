@@ -67,10 +67,12 @@ class PolicyMPPI(dp.MPPI):
             noise = self.noise_of(request.noise, 0, search.mean)
             extra = extra + self.min_std * noise[:, : self.num_proposals]
         state = state.unsqueeze(1).expand(-1, self.num_proposals, -1)
+        times = problem.times(0, self.horizon, state)  # None but for timed dynamics
         with torch.no_grad():
             for step in range(self.horizon):
                 actions.append(box.project(self.policy(state) + extra[..., step, :]))
-                state = problem.step(state, actions[-1])
+                time = None if times is None else times[step]
+                state = problem.step(state, actions[-1], time)
         return search._replace(carried={"proposals": torch.stack(actions, dim=-2)})
 
     def propose(self, search: Search, noise: Tensor, iteration: int) -> Tensor:

@@ -21,8 +21,8 @@ PLANNERS: dict[str, Callable[[], Planner]] = {
     "CEM": lambda: dp.CEM(HORIZON, num_samples=16, num_elites=4, iterations=2),
     "MPPI": lambda: dp.MPPI(HORIZON, num_samples=16, iterations=2),
     "GradMPC": lambda: dp.GradMPC(HORIZON, iterations=3),
-    "ILQR": lambda: dp.ILQR(HORIZON, 3),
-    "LatCo": lambda: dp.LatCo(HORIZON, 3),
+    "ILQR": lambda: dp.ILQR(HORIZON, iterations=3),
+    "LatCo": lambda: dp.LatCo(HORIZON, iterations=3),
 }
 GOAL = torch.tensor([0.3])
 

@@ -184,9 +184,9 @@ def test_planners_count_what_the_loop_counts(
         dp.GradMPC(4, iterations=5, num_candidates=2, checkpoint=True),
     ]
     if isinstance(objective, dp.objectives.StageObjective):
-        planners.append(dp.ILQR(4, 5))
+        planners.append(dp.ILQR(4, iterations=5))
     if isinstance(objective, dp.objectives.ResidualObjective):
-        planners += [dp.ShootingGN(4, 5), dp.LatCo(4, iterations=5)]
+        planners += [dp.ShootingGN(4, iterations=5), dp.LatCo(4, iterations=5)]
     for planner in planners:
         plan = planner(problem, state).detach()
         for index in range(2):
@@ -203,7 +203,11 @@ def test_references_and_goals_of_each_problem_follow_it() -> None:
         cost = SumOfResiduals([Tracking(reference), ActionPenalty(0.1)])
         return dp.PlanningProblem(base.dynamics, cost, base.action_space)
 
-    for planner in (dp.ILQR(4, 5), dp.ShootingGN(4, 5, num_starts=2), dp.LatCo(4)):
+    for planner in (
+        dp.ILQR(4, iterations=5),
+        dp.ShootingGN(4, iterations=5, num_starts=2),
+        dp.LatCo(4),
+    ):
         together = planner(problem(references), state)
         alone = planner(problem(references[2, 1]), state[2, 1])
         torch.testing.assert_close(together.cost[2, 1], alone.cost, rtol=1e-4, atol=0)
@@ -295,7 +299,7 @@ def test_dynamics_and_constraints_of_each_problem_follow_it(given: str) -> None:
         )
 
     for planner in (
-        dp.ILQR(4, 5),
+        dp.ILQR(4, iterations=5),
         dp.LatCo(4, iterations=30, damping=1e-6, initial_multipliers=(1e4, 1e4)),
         dp.ShootingGD(4, iterations=100, step_size=0.05, num_starts=2),
     ):
@@ -303,7 +307,7 @@ def test_dynamics_and_constraints_of_each_problem_follow_it(given: str) -> None:
         alone = planner(problem(wind[1, 2]), state[1, 2])
         torch.testing.assert_close(together.cost[1, 2], alone.cost, rtol=1e-2, atol=0)
         assert not torch.equal(together.cost[0, 0], together.cost[1, 2])
-    planner = dp.AugmentedLagrangian(dp.ILQR(4, 8), outer_iterations=4)
+    planner = dp.AugmentedLagrangian(dp.ILQR(4, iterations=8), outer_iterations=4)
     together = planner(problem(wind, limits), state)
     alone = planner(problem(wind[1, 2], limits[1, 2]), state[1, 2])
     torch.testing.assert_close(together.actions[1, 2], alone.actions)

@@ -6,8 +6,9 @@ from problems import double_integrator, one_step, riccati_actions, states_of
 
 import diffplan as dp
 from diffplan.errors import ArgumentError, ShapeError
-from diffplan.planners import CEM, sampling
+from diffplan.planners import CEM
 from diffplan.planners.request import PlanRequest
+from diffplan.planners.sampling import loop
 
 
 def test_one_step_quadratic_reaches_the_optimum() -> None:
@@ -60,7 +61,7 @@ def test_noise_beyond_the_limit_is_drawn_in_each_iteration_and_the_same(
     problem, state = double_integrator(limit=1.0), states_of(2)
     planner = CEM(3, num_samples=200, num_elites=20, iterations=10)
     expected = planner(problem, state)
-    monkeypatch.setattr(sampling, "NOISE_LIMIT", 1000)
+    monkeypatch.setattr(loop, "NOISE_LIMIT", 1000)
     noise = planner.draw_noise(problem, state)
     assert noise.shape == (2,)
     assert not noise.is_floating_point()
