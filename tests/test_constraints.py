@@ -365,7 +365,7 @@ def test_solve_compiles_into_one_graph() -> None:
     noise = planner.draw_noise(problem, state)
     compiled = torch.compile(planner.solve, fullgraph=True, backend="aot_eager")
     expected = planner.solve(PlanRequest(problem, state, noise))
-    got = compiled(problem, state, noise, None)
+    got = compiled(PlanRequest(problem, state, noise))
     torch.testing.assert_close(got.actions, expected.actions)
 
 

@@ -184,10 +184,15 @@ def test_an_environment_that_never_answers_is_not_waited_for() -> None:
 def test_ctrl_c_between_question_and_answer_leaves_no_late_answer() -> None:
     envs = VectorEnv([Faulty, partial(Faulty, "sleep")], num_workers=2)
     envs.reset([0, 0])  # One worker has answered, one not, when the signal comes.
+    # A shell lets its background jobs ignore the signal, pytest among them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
-    with pytest.raises(KeyboardInterrupt):
-        envs.step(ACTIONS)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            envs.step(ACTIONS)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert_closed(envs)
 
 

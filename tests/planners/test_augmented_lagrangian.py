@@ -616,7 +616,9 @@ def test_multipliers_meet_their_own_problem_and_step(
 
 
 @pytest.mark.parametrize(
-    "planner", [dp.ILQR(5, 10), dp.ShootingGN(5, 10)], ids=["ILQR", "GN"]
+    "planner",
+    [dp.ILQR(5, iterations=10), dp.ShootingGN(5, iterations=10)],
+    ids=["ILQR", "GN"],
 )
 def test_a_limit_may_depend_on_the_step(planner: dp.Planner) -> None:
     limits = torch.tensor([1.0, 0.1, 0.15, 0.5, 0.3, 0.4], dtype=DOUBLE)
