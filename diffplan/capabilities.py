@@ -139,11 +139,13 @@ def knows(model: object, capability: type[CapabilityT]) -> TypeGuard[CapabilityT
 def takes_action(reward: Callable[..., object]) -> bool:
     """Return whether a reward is one of state and action, `reward(state, action)`.
 
-    It is if it has a second argument that must be given by position; otherwise it is
-    the reward on arrival in a state. Ask once, where an objective is built.
+    It is if it has a second argument that must be given by position, other than the
+    `time`; otherwise it is the reward on arrival in a state. Ask once, where an
+    objective is built.
 
     Args:
-        reward: A world model's `reward`, a module or any function.
+        reward: A world model's `reward`, a module or any function; it may say so
+            itself, by an attribute `takes_action`.
 
     Example:
         >>> takes_action(lambda state, action: state[..., 0] * action[..., 0])
@@ -151,6 +153,9 @@ def takes_action(reward: Callable[..., object]) -> bool:
         >>> takes_action(lambda state, scale=1.0: scale * state[..., 0])
         False
     """
+    said = getattr(reward, "takes_action", None)
+    if isinstance(said, bool):
+        return said
     # Calling a module takes anything: what it takes is written in its forward.
     function = reward.forward if isinstance(reward, nn.Module) else reward
     try:
@@ -161,8 +166,10 @@ def takes_action(reward: Callable[..., object]) -> bool:
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     )
-    needed = [p for p in parameters if p.kind in positions and p.default is p.empty]
-    return len(needed) > 1
+    needed = [
+        p.name for p in parameters if p.kind in positions and p.default is p.empty
+    ]
+    return len(needed) > 1 and needed[1] != "time"
 
 
 def model_behind(dynamics: object) -> object:

@@ -29,23 +29,13 @@ def takes_time(function: object) -> bool:
 
     Args:
         function: What is asked; it is meant to be asked once, where it is handed over.
+            It may say so itself, by an attribute `takes_time`.
 
     Example:
         >>> takes_time(lambda state, action, time: state)
         True
     """
-    return takes_argument(function, "time")
-
-
-def takes_argument(function: object, name: str, *, required: bool = False) -> bool:
-    """Return whether a function, a module or another callable has such an argument.
-
-    Args:
-        function: What is asked; it may say so itself, by an attribute `takes_<name>`.
-        name: The argument's.
-        required: Whether one with a default value does not count.
-    """
-    said = getattr(function, f"takes_{name}", None)
+    said = getattr(function, "takes_time", None)
     if isinstance(said, bool):
         return said
     if isinstance(function, nn.Module):
@@ -54,8 +44,7 @@ def takes_argument(function: object, name: str, *, required: bool = False) -> bo
         parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
     except (TypeError, ValueError):  # some builtins do not show their arguments
         return False
-    found = parameters.get(name)
-    return found is not None and not (required and found.default is not found.empty)
+    return "time" in parameters
 
 
 def at(function: FunctionT, timed: bool, time: Tensor | None) -> FunctionT:

@@ -338,17 +338,15 @@ def _as_one(
             for value, place in zip(given, in_dims, strict=True)
             if isinstance(value, Tensor)
         )
-        moved = [
-            value
-            if place is None
-            else value.movedim(place, 0).reshape(
-                info.batch_size,
-                *[1] * (rank - value.dim() + 1),
-                *value.movedim(place, 0).shape[1:],
-            )
-            for value, place in zip(given, in_dims, strict=True)
-        ]
-        return operation(*moved), 0
+
+        def first(value: Any, place: int | None) -> Any:
+            if place is None:
+                return value
+            moved = value.movedim(place, 0)
+            ones = (1,) * (rank + 1 - moved.dim())
+            return moved.reshape(info.batch_size, *ones, *moved.shape[1:])
+
+        return operation(*map(first, given, in_dims)), 0
 
     torch.library.register_vmap(operation, mapped)
     return operation

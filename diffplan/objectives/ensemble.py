@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffplan.capabilities import takes_action
 from diffplan.errors import ArgumentError, TensorTypeError, require_at_least, sequence
 from diffplan.objectives.base import ResidualObjective, no_residual
-from diffplan.segments import takes_argument
 from diffplan.user_functions import call, require_result
 
 Combine = Callable[[Tensor], Tensor]
@@ -90,7 +90,7 @@ class Ensemble(nn.Module):
         heads = sequence("heads", heads)
         if not heads:
             raise ArgumentError("heads: expected at least one, got none")
-        kinds = {takes_argument(head, "action", required=True) for head in heads}
+        kinds = {takes_action(head) for head in heads}
         if len(kinds) > 1:
             raise ArgumentError(
                 "heads: expected all of them to take an `action`, or none, got both"

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffplan.capabilities import takes_action
 from diffplan.checked_model import ALIGNED
 from diffplan.errors import ArgumentError, require_share
 from diffplan.objectives.base import (
@@ -19,7 +20,6 @@ from diffplan.objectives.base import (
     check_trajectory,
     no_residual,
 )
-from diffplan.segments import takes_argument
 from diffplan.user_functions import call, require_result
 
 Reward = Callable[..., Tensor]
@@ -34,8 +34,7 @@ class NegativeReturn(StageObjective):
 
     Args:
         reward: `state […, S] → reward […]`, such as a world model's `reward`; or a
-            function of state and action, if its second argument is called `action` and
-            has no default value.
+            function of state and action, see `diffplan.capabilities.takes_action`.
         discount: γ, in 0 … 1.
         value: `state […, S] → value […]`, what is earned after the plan; None for
             nothing.
@@ -56,7 +55,7 @@ class NegativeReturn(StageObjective):
         self.reward = reward
         self.discount = require_share("discount", discount)
         self.value = value
-        self.sees_action = takes_argument(reward, "action", required=True)
+        self.sees_action = takes_action(reward)
         if discount == 1.0 and type(self) is NegativeReturn:
             self.uses_time = False  # a subclass may have terms that do
 
@@ -140,7 +139,7 @@ class TerminatingReturn(nn.Module):
         self.continuation = continuation
         self.discount = require_share("discount", discount)
         self.value = value
-        self.sees_action = takes_argument(reward, "action", required=True)
+        self.sees_action = takes_action(reward)
 
     def forward(
         self,

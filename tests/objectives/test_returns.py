@@ -10,6 +10,7 @@ from problems import double_integrator, states_of
 from torch import Tensor, nn
 
 import diffplan as dp
+from diffplan.capabilities import takes_action
 from diffplan.errors import ArgumentError, ShapeError, UnsupportedProblemError
 from diffplan.objectives import (
     ActionPenalty,
@@ -323,3 +324,18 @@ def test_particles_know_the_wind_of_their_problem() -> None:
         final = dp.PlanningProblem(Windy(wind[index]), goal, box)
         cost = final.cost(state[index], torch.zeros(2, 1))
         torch.testing.assert_close(plan.cost[index], cost, rtol=1e-4, atol=1e-4)
+
+
+def test_a_reward_of_actions_is_declared_as_a_world_models_is() -> None:
+    states, actions = torch.zeros(4, 1), torch.ones(3, 1)
+
+    def paid(x: Tensor, u: Tensor) -> Tensor:
+        return x[..., 0] + u[..., 0]
+
+    assert takes_action(paid)
+    for objective in (
+        dp.objectives.NegativeReturn(paid),
+        dp.objectives.TerminatingReturn(paid, lambda x: torch.ones_like(x[..., 0])),
+    ):
+        assert objective(states, actions).item() == -3
+    assert not takes_action(lambda state, time: state[..., 0])

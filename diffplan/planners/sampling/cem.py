@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_at_least, require_count
+from diffplan.errors import require_at_least
 from diffplan.functional.gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
@@ -90,12 +90,7 @@ class CEM(SamplingPlanner):
             chunk_size=chunk_size,
             keep_best=keep_best,
         )
-        self.num_elites = require_count("num_elites", num_elites, 1)
-        if num_elites > num_samples:
-            raise ArgumentError(
-                f"num_elites: expected at most num_samples ({num_samples}), "
-                f"got {num_elites}"
-            )
+        self.num_elites = self.elites(num_elites)
         self.epsilon = require_at_least("epsilon", epsilon, 0.0)
         self.configure_gradient(gradient)
 

@@ -5,7 +5,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_count
 from diffplan.functional.lml import lml
 from diffplan.functional.safe_math import safe_sqrt
 from diffplan.functional.top_k import hard_top_k
@@ -127,12 +126,7 @@ class DCEM(SamplingPlanner):
             keep_best=keep_best,
             checkpoint=checkpoint,
         )
-        self.num_elites = require_count("num_elites", num_elites, 1)
-        if num_elites > num_samples:
-            raise ArgumentError(
-                f"num_elites: expected at most num_samples ({num_samples}), "
-                f"got {num_elites}"
-            )
+        self.num_elites = self.elites(num_elites)
         set_number(self, "temperature", temperature)
         self.standardize = standardize
         self.straight_through = straight_through

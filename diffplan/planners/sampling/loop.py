@@ -129,6 +129,20 @@ class SamplingPlanner(Planner):
         self.chunk_size, self.checkpoint = chunk_size, checkpoint
         self.shared_noise, self.keep_best = shared_noise, keep_best
 
+    def elites(self, num_elites: int) -> int:
+        """Return how many elites a planner chooses among its samples.
+
+        Raises:
+            ArgumentError: it is no whole number from 1 to `num_samples`.
+        """
+        count = require_count("num_elites", num_elites, 1)
+        if count > self.num_samples:
+            raise ArgumentError(
+                f"num_elites: expected at most num_samples ({self.num_samples}), "
+                f"got {num_elites}"
+            )
+        return count
+
     @abstractmethod
     def weigh(self, cost: Tensor) -> Tensor:
         """Turn costs `[B, N]` (infinite, never NaN) into weights of sum one."""
