@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.agents.base import AgentState
-from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    TensorTypeError,
+    require_choice,
+)
 from diffplan.functional.random import standard_normal
+
+Posterior = Literal["mean", "sample"]
+"""What of a posterior a belief is."""
 
 
 class Filter:
@@ -39,13 +47,8 @@ class Filter:
         torch.Size([3, 12])
     """
 
-    def __init__(
-        self, model: object, posterior: Literal["mean", "sample"] = "mean"
-    ) -> None:
-        if posterior not in ("mean", "sample"):
-            raise ArgumentError(
-                f"posterior: expected 'mean' or 'sample', got {posterior!r}"
-            )
+    def __init__(self, model: object, posterior: Posterior = "mean") -> None:
+        require_choice("posterior", posterior, Posterior)
         if posterior == "sample" and not hasattr(model, "state_size"):
             raise ArgumentError(
                 "posterior: 'sample' needs a model with state_size, the number of "

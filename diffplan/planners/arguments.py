@@ -1,11 +1,10 @@
 """The arguments of a planner: a problem, and an earlier plan of the same problems."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
 from diffplan.errors import (
-    ArgumentError,
     ShapeError,
     TensorTypeError,
     require_finite,
@@ -17,23 +16,6 @@ from diffplan.problem import PlanningProblem
 
 Init = Literal["normal", "uniform"]
 """Where random starts come from: N(centre, half width²) of the box, or all of it."""
-
-
-def require_choice(name: str, value: object, choices: object) -> None:
-    """Check an option that is one of a few strings.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What was given.
-        choices: A `typing.Literal` of all that may be.
-
-    Raises:
-        ArgumentError: it is none of them.
-    """
-    allowed = get_args(choices)
-    if value not in allowed:
-        listed = ", ".join(map(repr, allowed))
-        raise ArgumentError(f"{name}: expected one of {listed}, got {value!r}")
 
 
 def require_kinds(

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_count, require_positive
+from diffplan.errors import require_choice, require_count, require_positive
 from diffplan.functional.derivatives import inside_transform
 from diffplan.functional.first_order import (
     RULES,
@@ -38,7 +38,7 @@ from diffplan.gradients import (
     tracked,
 )
 from diffplan.plan import Plan
-from diffplan.planners.arguments import Init, require_choice
+from diffplan.planners.arguments import Init
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.candidates import (
     candidate_costs,

@@ -13,9 +13,10 @@ from diffplan.errors import (
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
+    require_choice,
 )
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
-from diffplan.planners.arguments import Init, require_choice
+from diffplan.planners.arguments import Init
 from diffplan.planners.request import PlanRequest
 from diffplan.testing import point_mass_problem
 from diffplan.testing.border import check_dtypes, check_goals

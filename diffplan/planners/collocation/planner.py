@@ -20,7 +20,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_count, require_positive
+from diffplan.errors import require_choice, require_count, require_positive
 from diffplan.functional.derivatives import constants
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -34,7 +34,6 @@ from diffplan.gradients import (
 )
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan, Status
-from diffplan.planners.arguments import require_choice
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.collocation.multipliers import LogarithmicRule, MultiplierRule
 from diffplan.planners.collocation.primal_dual import (

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffplan.errors import require_choice
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.objectives.base import ResidualObjective, half_square
-from diffplan.planners.arguments import require_choice
 from diffplan.planners.collocation.units import ActionUnits
 from diffplan.planners.failures import evaluate_soundly, stand_ins, with_value
 from diffplan.problem import PlanningProblem

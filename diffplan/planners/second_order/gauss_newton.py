@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_count
+from diffplan.errors import require_choice, require_count
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -26,7 +26,7 @@ from diffplan.gradients import (
 )
 from diffplan.objectives.base import ResidualObjective
 from diffplan.plan import Plan
-from diffplan.planners.arguments import Init, require_choice
+from diffplan.planners.arguments import Init
 from diffplan.planners.base import Solution
 from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
 from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
