@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffplan.training.run_record import hardware, package_versions, source_version
+from diffplan.training._run_record import hardware, package_versions, source_version
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from _measuring import settings, write_results
 import diffplan.envs
 from diffplan.models.rssm import RSSM
 from diffplan.problem import PlanningProblem
-from diffplan.training.episode import Episode
-from diffplan.training.interaction import run_episodes
+from diffplan.training._episode import Episode
+from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import derive_seed
 from reproductions.latco.comparison import (
     ACTION_DIM,

@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import diffplan as dp
-from diffplan.functional.random import fold, standard_normal
+from diffplan.functional._random import fold, standard_normal
 from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn, SoftplusReward
 from diffplan.planners.request import PlanRequest

@@ -19,9 +19,9 @@ from _measuring import settings, write_results
 from torch import Tensor
 
 import diffplan as dp
+from diffplan.functional._random import standard_normal
 from diffplan.functional.coloured_noise import colour_noise
-from diffplan.functional.random import standard_normal
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners._randomness import noise_keys
 
 CANDIDATES, HORIZON, ACTIONS = 300, 12, 6
 RESULTS = Path(__file__).parent / "results"

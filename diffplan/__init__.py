@@ -48,6 +48,8 @@ from diffplan.stochastic import CVaR, Mean, StochasticProblem
 
 __version__ = "0.1.0"
 
+from diffplan.stochastic import RiskMeasure
+
 __all__ = [
     "CEM",
     "DCEM",
@@ -71,6 +73,7 @@ __all__ = [
     "Planner",
     "PlanningProblem",
     "Predictable",
+    "RiskMeasure",
     "ShootingGD",
     "ShootingGN",
     "Status",

@@ -16,7 +16,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-CapabilityT = TypeVar("CapabilityT")
+__all__ = [
+    "Acting",
+    "Decoding",
+    "Encoding",
+    "Ending",
+    "Jacobians",
+    "Linearizable",
+    "Predictable",
+    "Quadratizable",
+    "Rewarding",
+    "Stepping",
+    "Valuing",
+    "knows",
+    "model_behind",
+    "takes_action",
+]
+
+_CapabilityT = TypeVar("_CapabilityT")
 
 Jacobians = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """`(state […, S], action […, A]) → next […, S], A […, S, S], B […, S, A]`."""
@@ -117,7 +134,7 @@ class Acting(Protocol):
         ...
 
 
-def knows(model: object, capability: type[CapabilityT]) -> TypeGuard[CapabilityT]:
+def knows(model: object, capability: type[_CapabilityT]) -> TypeGuard[_CapabilityT]:
     """Return whether a model has a capability: methods or submodules of these names.
 
     Python's own `isinstance` would overlook a submodule, from 3.12 on.

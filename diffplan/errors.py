@@ -1,19 +1,28 @@
-"""Errors and border checks: a message names the argument, what was expected and given.
+"""Errors: a message names the argument, what was expected and what was given.
 
 A user meets these before any work is lost. Each class also derives from the built-in
 exception that Python programmers would catch (`ValueError`, `TypeError` …).
 """
 
-import functools
-import math
-import operator
-from collections.abc import Iterable, Sequence
-from typing import SupportsIndex, TypeVar, get_args
-
-import torch
-from torch import Tensor
-
-ItemT = TypeVar("ItemT")
+__all__ = [
+    "ArgumentError",
+    "BatchIndexError",
+    "ConstantPlanWarning",
+    "DiffplanError",
+    "FileError",
+    "GradientError",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "NotATensorError",
+    "NumericsWarning",
+    "ShapeError",
+    "SingularSystemError",
+    "TensorTypeError",
+    "UnknownNameError",
+    "UnsupportedGradientError",
+    "UnsupportedProblemError",
+    "WorkerError",
+]
 
 
 class DiffplanError(Exception):
@@ -82,244 +91,3 @@ class NumericsWarning(UserWarning):
 
 class ConstantPlanWarning(UserWarning):
     """A plan is a constant although what it was made from requires a gradient."""
-
-
-def require_tensor(name: str, value: object) -> Tensor:
-    """Return `value` if it is a floating-point tensor, else raise.
-
-    Raises:
-        TensorTypeError: `value` is no tensor, or holds integers or complex numbers.
-    """
-    if not isinstance(value, Tensor):
-        hint = ""
-        if hasattr(value, "__array__") or isinstance(value, list | tuple):
-            hint = ": convert it, torch.as_tensor(value, dtype=torch.float32)"
-        raise TensorTypeError(
-            f"{name}: expected a floating-point torch.Tensor, got "
-            f"{type(value).__name__}{hint}"
-        )
-    if not value.is_floating_point():
-        raise TensorTypeError(
-            f"{name}: expected a floating-point torch.Tensor, got dtype {value.dtype}"
-        )
-    return value
-
-
-def require_precision(name: str, value: Tensor) -> Tensor:
-    """Return `value` if it is in float32 or float64, else raise.
-
-    Half precision has no factorisations, and too few digits for a line search.
-
-    Raises:
-        TensorTypeError: it is in float16, bfloat16 or another dtype.
-    """
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TensorTypeError(
-            f"{name}: expected torch.float32 or torch.float64, got {value.dtype}: "
-            f"call .float() on it (under torch.autocast, what a network returns is in "
-            "half precision)"
-        )
-    return value
-
-
-def require_finite(name: str, value: Tensor) -> Tensor:
-    """Return `value` if all its entries are finite, else raise.
-
-    Raises:
-        NonFiniteError: names how many entries are NaN or infinite.
-    """
-    if not torch.isfinite(value).all():
-        bad = int((~torch.isfinite(value)).sum())
-        raise NonFiniteError(
-            f"{name}: expected finite numbers, got {bad} NaN or infinite of "
-            f"{value.numel()} entries, shape {list(value.shape)}"
-        )
-    return value
-
-
-def require_shape(
-    name: str, value: Tensor, trailing: Sequence[int], why: str
-) -> Tensor:
-    """Return `value` if its last dimensions equal `trailing`, else raise.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Any tensor.
-        trailing: Sizes of the last dimensions; -1 accepts any size.
-        why: What fixes the expected sizes ("must equal action_space.dim").
-
-    Raises:
-        ShapeError: the dimensions are too few or differ.
-    """
-    given = list(value.shape)[-len(trailing) :] if trailing else []
-    fits = len(given) == len(trailing) and all(
-        want in (-1, got) for want, got in zip(trailing, given, strict=True)
-    )
-    if not fits:
-        expected = ", ".join("?" if size == -1 else str(size) for size in trailing)
-        raise ShapeError(
-            f"{name}: expected […, {expected}], got {list(value.shape)}: {why}"
-        )
-    return value
-
-
-def require_leading(
-    name: str, value: Tensor, trailing: Sequence[int], state: Tensor
-) -> Tensor:
-    """Return `value […, *trailing]` if it has the leading dimensions of the states.
-
-    Args:
-        name: The argument's name, for the message.
-        value: A tensor whose last dimensions are right.
-        trailing: Those.
-        state: `[…, S]`.
-
-    Raises:
-        ShapeError: the leading dimensions differ; they would be broadcast.
-    """
-    expected = [*state.shape[:-1], *trailing]
-    if list(value.shape) != expected:
-        raise ShapeError(
-            f"{name}: expected {expected}, got {list(value.shape)}: leading dimensions "
-            "must equal the state's"
-        )
-    return value
-
-
-def sequence(name: str, values: Iterable[ItemT]) -> tuple[ItemT, ...]:
-    """Return all values at once: an iterator could be read only once.
-
-    Raises:
-        TensorTypeError: there are none to read, such as one object without its tuple.
-    """
-    if not isinstance(values, Iterable):
-        raise TensorTypeError(
-            f"{name}: expected a sequence, such as ({describe(values)}(…),), got one "
-            f"{type(values).__name__}"
-        )
-    return tuple(values)
-
-
-LARGEST_COUNT = 10**9
-"""The most that `require_count` accepts: nothing that is counted further would end."""
-
-
-def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
-    """Return `value` as an `int` if it is a whole number in range, else raise.
-
-    Whole numbers of numpy count; `True`, `False` and tensors, whose number would have
-    to be waited for, do not.
-
-    Args:
-        name: The argument's name, for the message.
-        value: The number.
-        minimum: The least that is accepted; the most is `LARGEST_COUNT`.
-
-    Raises:
-        ArgumentError: it is a fraction, no number, or out of range.
-    """
-    whole = None
-    if not isinstance(value, bool | Tensor):
-        try:
-            whole = operator.index(value)
-        except TypeError:  # a fraction, a word, a vector
-            whole = None
-    if whole is None or whole < minimum:
-        raise ArgumentError(
-            f"{name}: expected a whole number of at least {minimum}, got {value!r}"
-        )
-    if whole > LARGEST_COUNT:
-        raise ArgumentError(f"{name}: expected at most {LARGEST_COUNT}, got {whole}")
-    return whole
-
-
-def require_choice(name: str, value: object, choices: object) -> None:
-    """Check an option that is one of a few strings.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What was given.
-        choices: A `typing.Literal` of all that may be.
-
-    Raises:
-        ArgumentError: it is none of them.
-    """
-    allowed = get_args(choices)
-    if value not in allowed:
-        listed = ", ".join(map(repr, allowed))
-        raise ArgumentError(f"{name}: expected one of {listed}, got {value!r}")
-
-
-def require_at_least(name: str, value: float, minimum: float) -> float:
-    """Return `value` if it is at least `minimum`, else raise.
-
-    Raises:
-        ArgumentError: `value` is below `minimum`, NaN or no number.
-    """
-    if not _number(value) >= minimum:
-        raise ArgumentError(f"{name}: expected at least {minimum}, got {value!r}")
-    return value
-
-
-def require_positive(name: str, value: float) -> float:
-    """Return `value` if it is greater than zero, else raise.
-
-    Raises:
-        ArgumentError: `value` is not positive, NaN or no number.
-    """
-    if not _number(value) > 0:
-        raise ArgumentError(f"{name}: expected a number above 0, got {value!r}")
-    return value
-
-
-def require_share(name: str, value: float) -> float:
-    """Return `value` if it is in 0 … 1, else raise.
-
-    Raises:
-        ArgumentError: names it.
-    """
-    if not 0 <= _number(value) <= 1:
-        raise ArgumentError(f"{name}: expected 0 … 1, got {value!r}")
-    return value
-
-
-def require_number(name: str, value: float) -> float:
-    """Return `value` if it is one finite number, or a scalar tensor, else raise.
-
-    Raises:
-        ArgumentError: it is something else.
-    """
-    scalar = isinstance(value, Tensor) and value.ndim == 0
-    if not scalar and not math.isfinite(_number(value)):
-        raise ArgumentError(f"{name}: expected a finite number, got {value!r}")
-    return value
-
-
-def _number(value: object) -> float:
-    """The value as a number; NaN, which no comparison accepts, if it is none."""
-    if isinstance(value, bool | str):
-        return math.nan
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return math.nan
-
-
-def describe(value: object) -> str:
-    """Return what messages call a function, a class or an object."""
-    if isinstance(value, str):
-        return value
-    while isinstance(value, functools.partial):
-        wrapped = getattr(value.func, "stands_for_its_argument", False)
-        value = value.args[0] if wrapped else value.func
-    name = getattr(value, "__qualname__", None)
-    return name if isinstance(name, str) else type(value).__name__
-
-
-def is_traced(value: Tensor) -> bool:
-    """Return whether numbers cannot be looked at, as in torch.compile and torch.func.
-
-    Checks of values are left out there.
-    """
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return torch.compiler.is_compiling() or wrapped(value)

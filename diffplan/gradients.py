@@ -9,26 +9,33 @@ it supports, to which order and with respect to what; any other is refused when 
 planner is built, not when `backward` runs.
 """
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from diffplan.errors import (
-    ArgumentError,
-    UnsupportedGradientError,
-    require_count,
-    require_positive,
-)
-from diffplan.functional.derivatives import constants
+from diffplan._checks import require_count, require_positive
+from diffplan.errors import ArgumentError
+from diffplan.functional._derivatives import constants
 
-ARGUMENTS = ("dynamics", "objective", "state", "bounds", "warm start", "planner")
+__all__ = [
+    "AT_A_SOLUTION",
+    "CONSTANT",
+    "Derivatives",
+    "Detach",
+    "GradientStrategy",
+    "Implicit",
+    "Truncated",
+    "Unroll",
+    "tracked",
+]
+
+_ARGUMENTS = ("dynamics", "objective", "state", "bounds", "warm start", "planner")
 """What a plan can be differentiated with respect to.
 
 Parameters of the dynamics and of the objective, the given state, the bounds of the
 action space, the warm start's actions, and the planner's own learnable numbers.
 """
 
-FAILURES = ("raise", "zero", "nan")
+_FAILURES = ("raise", "zero", "nan")
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,12 @@ class Derivatives:
 
     Attributes:
         order: Highest right derivative of the planned actions; 0 means constants.
-        wrt: With respect to what, of `ARGUMENTS`. The gradient to anything else is
+        wrt: With respect to what, of `_ARGUMENTS`. The gradient to anything else is
             zero or refused.
     """
 
     order: int
-    wrt: tuple[str, ...] = ARGUMENTS
+    wrt: tuple[str, ...] = _ARGUMENTS
 
 
 CONSTANT = Derivatives(order=0, wrt=())
@@ -145,9 +152,9 @@ class Implicit(GradientStrategy):
             raise ArgumentError(f"order: expected 1 or 2, got {self.order!r}")
         require_count("polish", self.polish, 0)
         require_count("solver_iterations", self.solver_iterations)
-        if self.on_failure not in FAILURES:
+        if self.on_failure not in _FAILURES:
             raise ArgumentError(
-                f"on_failure: expected one of {FAILURES}, got {self.on_failure!r}"
+                f"on_failure: expected one of {_FAILURES}, got {self.on_failure!r}"
             )
 
 
@@ -162,38 +169,6 @@ class Detach(GradientStrategy):
     on actions) it is zero, though an active bound has a price, its multiplier: use
     another strategy to learn bounds.
     """
-
-
-def default_strategy(
-    supported: Iterable[type[GradientStrategy]], given: GradientStrategy | None
-) -> GradientStrategy:
-    """Return the strategy that was given, else the default of all planners.
-
-    That is `Unroll()` where it is supported, else `Detach()`.
-    """
-    if given is not None:
-        return given
-    return Unroll() if Unroll in tuple(supported) else Detach()
-
-
-def require_supported(
-    planner: str,
-    gradient: GradientStrategy,
-    supported: Iterable[type[GradientStrategy]],
-) -> GradientStrategy:
-    """Return `gradient` if the planner supports it, else raise.
-
-    Raises:
-        UnsupportedGradientError: names the strategies that are supported.
-    """
-    kinds = tuple(supported)
-    if not isinstance(gradient, kinds):
-        names = ", ".join(f"{kind.__name__}()" for kind in kinds)
-        given = gradient if isinstance(gradient, GradientStrategy) else repr(gradient)
-        raise UnsupportedGradientError(
-            f"gradient: {planner} supports {names}; got {given}"
-        )
-    return gradient
 
 
 def tracked(

@@ -7,12 +7,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    BatchIndexError,
-    ShapeError,
-    TensorTypeError,
-    require_count,
-)
+from diffplan._checks import require_count
+from diffplan.errors import BatchIndexError, ShapeError, TensorTypeError
 
 
 class Status(IntEnum):

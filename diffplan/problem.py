@@ -12,23 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from diffplan.border import try_problem
-from diffplan.capabilities import Jacobians
-from diffplan.capabilities import Linearizable as Linearizable
-from diffplan.capabilities import Predictable as Predictable
-from diffplan.checked_model import CheckedModel
-from diffplan.checked_model import Dynamics as Dynamics
-from diffplan.checked_model import Objective as Objective
-from diffplan.constraints.base import ActionConstraint
-from diffplan.constraints.box import Box as Box
-from diffplan.constraints.box import BoxLike, as_box
-from diffplan.constraints.intersection import project_onto_all
-from diffplan.constraints.state import StateConstraint
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    TensorTypeError,
-    UnsupportedProblemError,
+from diffplan._border import try_problem
+from diffplan._checked_model import CheckedModel
+from diffplan._checked_model import Dynamics as Dynamics
+from diffplan._checked_model import Objective as Objective
+from diffplan._checks import (
     is_traced,
     require_finite,
     require_precision,
@@ -36,10 +24,24 @@ from diffplan.errors import (
     require_tensor,
     sequence,
 )
-from diffplan.functional.isolation import guarded_evaluation
-from diffplan.functional.rollout import inside_transform, rollout
-from diffplan.problem_data import with_one_batch_dimension, with_repeated_problems
-from diffplan.user_functions import require_result
+from diffplan._problem_data import with_one_batch_dimension, with_repeated_problems
+from diffplan._user_functions import require_result
+from diffplan.capabilities import Jacobians
+from diffplan.capabilities import Linearizable as Linearizable
+from diffplan.capabilities import Predictable as Predictable
+from diffplan.constraints._base import ActionConstraint
+from diffplan.constraints._box import Box as Box
+from diffplan.constraints._box import BoxLike, as_box
+from diffplan.constraints._intersection import project_onto_all
+from diffplan.constraints.state import StateConstraint
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    TensorTypeError,
+    UnsupportedProblemError,
+)
+from diffplan.functional._isolation import guarded_evaluation
+from diffplan.functional._rollout import inside_transform, rollout
 
 
 class PlanningProblem(CheckedModel):
@@ -63,7 +65,7 @@ class PlanningProblem(CheckedModel):
         action_constraints: Those of `constraints` that are sets of actions.
         state_constraints: Those that speak of states.
         is_random: Whether a plan draws numbers for the problem too.
-        guarded: Whether rollouts are, see `diffplan.functional.isolation`.
+        guarded: Whether rollouts are, see `diffplan.functional._isolation`.
         differentiated: What was last asked of derivatives, by `Planner`.
 
     Raises:
@@ -109,7 +111,7 @@ class PlanningProblem(CheckedModel):
         """Return the nearest actions that keep box and constraints, same `[…, A]`.
 
         The box is kept exactly and the constraints up to rounding, except where
-        several kinds of them meet; see `diffplan.constraints.intersection`.
+        several kinds of them meet; see `diffplan.constraints._intersection`.
         Differentiable with respect to the actions, the bounds and the constraints' own
         numbers.
         """
@@ -385,12 +387,12 @@ class PlanningProblem(CheckedModel):
                 )
 
 
-ConstraintT = TypeVar("ConstraintT", ActionConstraint, StateConstraint)
+_ConstraintT = TypeVar("_ConstraintT", ActionConstraint, StateConstraint)
 
 
 def _of_kind(
-    constraints: Sequence[ActionConstraint | StateConstraint], kind: type[ConstraintT]
-) -> tuple[ConstraintT, ...]:
+    constraints: Sequence[ActionConstraint | StateConstraint], kind: type[_ConstraintT]
+) -> tuple[_ConstraintT, ...]:
     return tuple(item for item in constraints if isinstance(item, kind))
 
 

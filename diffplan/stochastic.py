@@ -24,25 +24,18 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from diffplan._checked_model import ANY_LEAD
+from diffplan._checks import describe, require_count, require_positive, require_share
+from diffplan._user_functions import call, require_result
 from diffplan.capabilities import model_behind
-from diffplan.checked_model import ANY_LEAD
-from diffplan.constraints.base import ActionConstraint
-from diffplan.constraints.box import BoxLike
+from diffplan.constraints._base import ActionConstraint
+from diffplan.constraints._box import BoxLike
 from diffplan.constraints.state import StateConstraint
-from diffplan.errors import (
-    ShapeError,
-    TensorTypeError,
-    UnsupportedProblemError,
-    describe,
-    require_count,
-    require_positive,
-    require_share,
-)
-from diffplan.functional.isolation import guarded_evaluation
-from diffplan.functional.random import fold, standard_normal, stream_keys
-from diffplan.functional.rollout import rollout
+from diffplan.errors import ShapeError, TensorTypeError, UnsupportedProblemError
+from diffplan.functional._isolation import guarded_evaluation
+from diffplan.functional._random import fold, standard_normal, stream_keys
+from diffplan.functional._rollout import rollout
 from diffplan.problem import Objective, PlanningProblem, Predictable
-from diffplan.user_functions import call, require_result
 
 RiskMeasure = Callable[[Tensor], Tensor]
 """`costs of particles […, P] → cost […]`, differentiable almost everywhere."""

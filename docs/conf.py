@@ -1,6 +1,13 @@
 """Configuration of the documentation; build it with `nox -s docs`."""
 
 import importlib.metadata
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_pages import write_pages
+
+write_pages(Path(__file__).parent / "reference")
 
 project = "diffplan"
 author = "The diffplan developers"

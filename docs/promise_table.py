@@ -16,7 +16,7 @@ from pathlib import Path
 
 from diffplan import testing
 from diffplan.planners import Planner
-from diffplan.testing.planners import PlannerCheck
+from diffplan.testing._planners import PlannerCheck
 
 ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).parent / "promises.md"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffplan.functional.chain import ChainRightHandSide, ChainSolution, ChainSystem
+from diffplan.functional._chain import ChainRightHandSide, ChainSolution, ChainSystem
 
 
 def random_chain(

@@ -18,7 +18,7 @@ if SHAPE_CHECKS:
 
 if importlib.util.find_spec("mujoco"):
     # MuJoCo reads its OpenGL backend once, while a test file imports it.
-    from diffplan.envs.rendering import select_backend
+    from diffplan.envs._rendering import select_backend
 
     select_backend()
 

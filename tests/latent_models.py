@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
-from diffplan.objectives.base import StageObjective
+from diffplan.objectives._base import StageObjective
 
 DISCOUNT = 0.97
 DECAY = 0.5  # Of target networks, per update: fast, so that a test sees it.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import diffplan as dp
-from diffplan.planners import candidates
+from diffplan.planners import _evaluation as candidates
 from diffplan.problem import PlanningProblem
 
 pytestmark = pytest.mark.compiled

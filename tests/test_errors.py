@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.errors import (
+from diffplan._checks import (
     LARGEST_COUNT,
-    ArgumentError,
-    NotATensorError,
-    ShapeError,
-    TensorTypeError,
     require_at_least,
     require_count,
     require_positive,
     require_share,
 )
-from diffplan.user_functions import require_result
+from diffplan._user_functions import require_result
+from diffplan.errors import ArgumentError, NotATensorError, ShapeError, TensorTypeError
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), LARGEST_COUNT])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan._files import seal, seal_tensors
 from diffplan.errors import FileError
-from diffplan.files import seal, seal_tensors
 from diffplan.models.rssm import RSSM
 from diffplan.training import (
     Checkpoints,

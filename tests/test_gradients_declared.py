@@ -8,7 +8,7 @@ import torch
 
 import diffplan as dp
 from diffplan.errors import UnsupportedGradientError
-from diffplan.gradients import require_supported
+from diffplan.planners._derivatives import require_supported
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "gradient_table.py"
 SPEC = importlib.util.spec_from_file_location("gradient_table", SCRIPT)

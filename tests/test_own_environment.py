@@ -17,7 +17,7 @@ from toy import BOX
 
 from diffplan import envs
 from diffplan.agents import UniformAgent
-from diffplan.envs import rendering
+from diffplan.envs import _rendering as rendering
 from diffplan.envs.base import EnvOptions
 from diffplan.envs.vector import VectorEnv
 from diffplan.errors import ArgumentError

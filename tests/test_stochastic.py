@@ -22,8 +22,8 @@ from diffplan.errors import (
     UnsupportedProblemError,
 )
 from diffplan.models import RSSM
-from diffplan.planners.candidates import candidate_costs
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners._evaluation import candidate_costs
+from diffplan.planners._randomness import noise_keys
 from diffplan.planners.request import PlanRequest
 
 DOUBLE = torch.float64

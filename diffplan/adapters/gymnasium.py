@@ -10,8 +10,12 @@ import gymnasium
 import numpy as np
 import torch
 
-from diffplan.agents.base import Agent, AgentState
+from diffplan.agents._base import Agent, AgentState
 from diffplan.errors import ShapeError, TensorTypeError
+
+__all__ = [
+    "Policy",
+]
 
 
 class Policy:

@@ -1,6 +1,6 @@
 """Agents: they filter observations, plan, remember, and choose actions."""
 
-from diffplan.agents.base import Agent, AgentState
+from diffplan.agents._base import Agent, AgentState
 from diffplan.agents.exploration import Exploration, GaussianNoise, UniformAgent
 from diffplan.agents.filter import Filter
 from diffplan.agents.planning import PlanningAgent

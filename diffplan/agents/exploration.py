@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffplan.agents.base import AgentState
+from diffplan.agents._base import AgentState
 from diffplan.errors import ArgumentError
-from diffplan.functional.random import standard_normal, stream_keys, uniform
+from diffplan.functional._random import standard_normal, stream_keys, uniform
 from diffplan.problem import Box
 
 Exploration = Callable[[Tensor, Box, Tensor], Tensor]
 """`(actions [B, A], action_space, keys [B]) → actions [B, A]` in the action space.
 
-The keys are for `diffplan.functional.random`: one stream per environment and decision.
+The keys are for `diffplan.functional._random`: one stream per environment and decision.
 """
 
 

@@ -9,16 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffplan.agents.base import AgentState
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    TensorTypeError,
-    require_choice,
-)
-from diffplan.functional.random import standard_normal
+from diffplan._checks import require_choice
+from diffplan.agents._base import AgentState
+from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
+from diffplan.functional._random import standard_normal
 
-Posterior = Literal["mean", "sample"]
+_Posterior = Literal["mean", "sample"]
 """What of a posterior a belief is."""
 
 
@@ -47,8 +43,8 @@ class Filter:
         torch.Size([3, 12])
     """
 
-    def __init__(self, model: object, posterior: Posterior = "mean") -> None:
-        require_choice("posterior", posterior, Posterior)
+    def __init__(self, model: object, posterior: _Posterior = "mean") -> None:
+        require_choice("posterior", posterior, _Posterior)
         if posterior == "sample" and not hasattr(model, "state_size"):
             raise ArgumentError(
                 "posterior: 'sample' needs a model with state_size, the number of "

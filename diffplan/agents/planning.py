@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diffplan.agents.base import NO_PLAN, AgentState
+from diffplan.agents._base import NO_PLAN, AgentState
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter
 from diffplan.capabilities import Stepping
 from diffplan.errors import ArgumentError, TensorTypeError
-from diffplan.functional.random import fold
+from diffplan.functional._random import fold
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Objective, PlanningProblem

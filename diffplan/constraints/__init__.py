@@ -1,7 +1,7 @@
 """Constraints of a planning problem: on actions, and on states along the plan."""
 
-from diffplan.constraints.base import ActionConstraint
-from diffplan.constraints.box import Box
+from diffplan.constraints._base import ActionConstraint
+from diffplan.constraints._box import Box
 from diffplan.constraints.polytope import Polytope
 from diffplan.constraints.sets import Ball, Simplex
 from diffplan.constraints.state import StateConstraint

@@ -4,7 +4,7 @@ The nearest point of a polytope has no closed form. cvxpylayers (Agrawal et al. 
 "Differentiable convex optimization layers", arXiv:1910.12430) solves the quadratic
 programme well enough to see which sides are tight. Whether they are is then checked by
 the conditions of optimality, other sides are found where not, and the answer and its
-derivatives are those of the tight sides (`diffplan.functional.polyhedron`).
+derivatives are those of the tight sides (`diffplan.functional._polyhedron`).
 """
 
 import warnings
@@ -15,15 +15,15 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from diffplan.constraints.base import ActionConstraint, as_tensor
+from diffplan.constraints._base import ActionConstraint, as_tensor
 from diffplan.errors import (
     ArgumentError,
     MissingDependencyError,
     ShapeError,
     UnsupportedProblemError,
 )
-from diffplan.functional.derivatives import inside_transform, is_mapped
-from diffplan.functional.polyhedron import along_sides, find_nearest
+from diffplan.functional._derivatives import inside_transform, is_mapped
+from diffplan.functional._polyhedron import along_sides, find_nearest
 
 _SOLVER = {"solve_method": "SCS", "eps": 1e-9, "max_iters": 5000}
 _TIGHT = 1e-6
@@ -176,7 +176,7 @@ def _guess(points: Tensor, matrix: Tensor, offset: Tensor) -> Tensor | None:
     return gap < _TIGHT * (1 + offset.abs())
 
 
-def is_available() -> bool:
+def _is_available() -> bool:
     """Return whether cvxpylayers is installed."""
     return find_spec("cvxpylayers") is not None
 

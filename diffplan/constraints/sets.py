@@ -5,20 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from diffplan.constraints.base import (
-    ActionConstraint,
-    as_tensor,
-    require_above_zero,
-)
+from diffplan.constraints._base import ActionConstraint, as_tensor, require_above_zero
 from diffplan.errors import ArgumentError, ShapeError
-from diffplan.functional.projections import (
+from diffplan.functional._projections import (
     NORMS,
     Projection,
     project_ball,
     project_ball_within,
     project_simplex,
 )
-from diffplan.functional.safe_math import safe_norm, safe_sqrt
+from diffplan.functional._safe_math import safe_norm, safe_sqrt
 
 
 class Ball(ActionConstraint):

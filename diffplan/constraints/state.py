@@ -7,17 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    TensorTypeError,
-    describe,
-)
-from diffplan.segments import at, split, step_numbers, takes_time
-from diffplan.user_functions import call, require_result
+from diffplan._checks import describe
+from diffplan._segments import at, split, step_numbers, takes_time
+from diffplan._user_functions import call, require_result
+from diffplan.errors import TensorTypeError
 
-StageFunction = Callable[[Tensor, Tensor], Tensor]
+_StageFunction = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → g […, C]`, for any leading dimensions."""
 
-TerminalFunction = Callable[[Tensor], Tensor]
+_TerminalFunction = Callable[[Tensor], Tensor]
 """`state […, S] → g […, C']`, for any leading dimensions."""
 
 
@@ -30,7 +28,7 @@ class StateConstraint:
     Args:
         function: g, `(state […, S], action […, A]) → […, C]`, for any leading
             dimensions; differentiable where the planner needs gradients.
-            It may take the `time` too, see `diffplan.segments`.
+            It may take the `time` too, see `diffplan._segments`.
         terminal: `state […, S] → […, C']` for the last state, or None. The last state
             is not constrained by `function`, which needs an action.
         initial: Whether g holds at t = 0 too. Without it the given state, which is no
@@ -50,8 +48,8 @@ class StateConstraint:
 
     def __init__(
         self,
-        function: StageFunction,
-        terminal: TerminalFunction | None = None,
+        function: _StageFunction,
+        terminal: _TerminalFunction | None = None,
         *,
         initial: bool = True,
     ) -> None:
@@ -125,7 +123,7 @@ class StateConstraint:
         """Return the constraint with other functions, or itself if they are the same.
 
         Args:
-            change: Of one function; see `diffplan.problem_data`.
+            change: Of one function; see `diffplan._problem_data`.
         """
         function = change(self.function)
         terminal = None if self.terminal is None else change(self.terminal)

@@ -11,11 +11,8 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from diffplan.errors import (
-    MissingDependencyError,
-    UnknownNameError,
-    require_count,
-)
+from diffplan._checks import require_count
+from diffplan.errors import MissingDependencyError, UnknownNameError
 
 if TYPE_CHECKING:
     from diffplan.envs.base import SimulatorEnv
@@ -43,7 +40,7 @@ _SUITES = {
 
 def list_tasks() -> list[str]:
     """Return the tested task names; any other task of dm_control works too."""
-    from diffplan.envs.metaworld_tasks import ALIASES, TASKS
+    from diffplan.envs._metaworld_tasks import ALIASES, TASKS
 
     metaworld = sorted([*TASKS, *ALIASES])
     return [

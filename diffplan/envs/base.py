@@ -12,7 +12,14 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from diffplan.errors import ArgumentError, ShapeError, require_count
+from diffplan._checks import require_count
+from diffplan.errors import ArgumentError, ShapeError
+
+__all__ = [
+    "EnvOptions",
+    "SimulatorEnv",
+    "box",
+]
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,20 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from diffplan.envs._rendering import close_first_at_exit
 from diffplan.envs.base import EnvOptions, box
 from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
-from diffplan.envs.rendering import close_first_at_exit
 from diffplan.errors import (
     MissingDependencyError,
     NonFiniteError,
     UnknownNameError,
 )
+
+__all__ = [
+    "GRAD_MPC_ACTION_REPEAT",
+    "PLANET_ACTION_REPEAT",
+    "DMControlEnv",
+]
 
 PLANET_ACTION_REPEAT: dict[str, int] = {
     "cartpole-balance": 8,

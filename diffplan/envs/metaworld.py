@@ -10,16 +10,22 @@ Versions matter without a word of warning: from mujoco 3.7 on the thermos of
 versions are refused.
 """
 
-import difflib
 import sys
 from typing import Any
 
 import numpy as np
 
+from diffplan.envs._metaworld_tasks import task_named
 from diffplan.envs.base import EnvOptions, box
-from diffplan.envs.metaworld_tasks import ALIASES, TASKS
 from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
-from diffplan.errors import ArgumentError, MissingDependencyError, UnknownNameError
+from diffplan.errors import ArgumentError, MissingDependencyError
+
+__all__ = [
+    "MUJOCO_RANGE",
+    "STATE_DIM",
+    "MetaWorldEnv",
+    "check_mujoco_version",
+]
 
 MUJOCO_RANGE = ((3, 3, 0), (3, 7, 0))
 """Versions of mujoco that simulate Meta-World 3.0 rightly: from, up to but without."""
@@ -81,7 +87,7 @@ class MetaWorldEnv(MuJoCoEnv):
     as in LatCo's release, so that it stays 0 or 1; dense rewards are summed.
 
     Args:
-        name: Task, such as "reach" or "thermos"; see `metaworld_tasks.TASKS`.
+        name: Task, such as "reach" or "thermos"; see `diffplan.envs.list_tasks()`.
         options: The shared settings.
         reward: "sparse", or "dense" for Meta-World v3's own reward.
 
@@ -181,22 +187,6 @@ class MetaWorldEnv(MuJoCoEnv):
 
     def _simulation(self) -> tuple[Any, Any]:
         return self._sim.model, self._sim.data
-
-
-def task_named(name: str) -> Any:
-    """Return the task class called `name`.
-
-    Raises:
-        UnknownNameError: lists close matches.
-    """
-    known = ALIASES.get(name, name)
-    if known not in TASKS:
-        names = [*TASKS, *ALIASES]
-        close = difflib.get_close_matches(name, names) or names
-        raise UnknownNameError(
-            f"task: metaworld has no {name!r} here; close matches: {', '.join(close)}"
-        )
-    return TASKS[known]
 
 
 def _build(simulation: Any) -> Any:

@@ -6,13 +6,18 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from diffplan.envs.base import EnvOptions, SimulatorEnv
-from diffplan.envs.rendering import (
+from diffplan.envs._rendering import (
     FreeCamera,
     Renderer,
     require_images,
     select_backend,
 )
+from diffplan.envs.base import EnvOptions, SimulatorEnv
+
+__all__ = [
+    "MuJoCoEnv",
+    "prepare_mujoco",
+]
 
 
 def prepare_mujoco(options: EnvOptions) -> None:

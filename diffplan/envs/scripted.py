@@ -9,7 +9,14 @@ import warnings
 
 import numpy as np
 
-from diffplan.errors import MissingDependencyError, require_at_least, require_count
+from diffplan._checks import require_at_least, require_count
+from diffplan.errors import MissingDependencyError
+
+__all__ = [
+    "HeldDirection",
+    "ScriptedExpert",
+    "UniformActions",
+]
 
 
 class ScriptedExpert:
@@ -30,8 +37,8 @@ class ScriptedExpert:
     """
 
     def __init__(self, task: str, noise: float = 0.0) -> None:
-        from diffplan.envs.metaworld import task_named
-        from diffplan.envs.rendering import select_backend
+        from diffplan.envs._metaworld_tasks import task_named
+        from diffplan.envs._rendering import select_backend
 
         v3_name = task_named(task.removeprefix("metaworld/")).v3_name
         self.noise = require_at_least("noise", noise, 0.0)

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffplan._checks import require_count, require_positive
 from diffplan.envs._members import Factory, Members, Spaces
 from diffplan.envs._workers import Workers
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    require_count,
-    require_positive,
-)
+from diffplan.errors import ArgumentError, ShapeError
+
+__all__ = [
+    "VectorEnv",
+    "VectorStep",
+]
 
 
 class VectorStep(NamedTuple):

@@ -9,7 +9,11 @@ from typing import Any
 
 import gymnasium
 
-from diffplan.errors import require_count
+from diffplan._checks import require_count
+
+__all__ = [
+    "ActionRepeat",
+]
 
 
 class ActionRepeat(gymnasium.Wrapper):

@@ -1,8 +1,20 @@
 """Pure tensor mathematics; imports torch alone."""
 
+from diffplan.functional._box_qp import BoxQPSolution, box_qp
+from diffplan.functional._chain import ChainRightHandSide, ChainSolution, ChainSystem
+from diffplan.functional._projections import (
+    project_ball,
+    project_ball_within,
+    project_intersection,
+    project_simplex,
+)
+from diffplan.functional._random import fold, standard_normal, uniform
+from diffplan.functional._rollout import rollout
 from diffplan.functional.block_tridiagonal import (
     BlockTridiagonal,
     BlockTridiagonalFactor,
+    NormalEquationsFactor,
+    normal_equations_factorize,
     normal_equations_step,
 )
 from diffplan.functional.box_lqr import (
@@ -11,8 +23,6 @@ from diffplan.functional.box_lqr import (
     limited_rollout,
     limited_sweep,
 )
-from diffplan.functional.box_qp import BoxQPSolution, box_qp
-from diffplan.functional.chain import ChainRightHandSide, ChainSolution, ChainSystem
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.functional.linearize import batched_jacobian, linearize_dynamics
 from diffplan.functional.lml import lml
@@ -23,16 +33,8 @@ from diffplan.functional.lqr import (
     lqr,
     lqr_factorize,
 )
-from diffplan.functional.projections import (
-    project_ball,
-    project_ball_within,
-    project_intersection,
-    project_simplex,
-)
-from diffplan.functional.random import fold, standard_normal, uniform
 from diffplan.functional.returns import generalized_advantages
 from diffplan.functional.riccati import RiccatiFactor, riccati_factorize, riccati_step
-from diffplan.functional.rollout import rollout
 from diffplan.functional.top_k import hard_top_k
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "LQRProblem",
     "LQRSolution",
     "LimitedLaw",
+    "NormalEquationsFactor",
     "RiccatiFactor",
     "batched_jacobian",
     "box_qp",
@@ -60,6 +63,7 @@ __all__ = [
     "lml",
     "lqr",
     "lqr_factorize",
+    "normal_equations_factorize",
     "normal_equations_step",
     "project_ball",
     "project_ball_within",

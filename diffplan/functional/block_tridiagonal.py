@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_shape
-from diffplan.functional.chain import (
+from diffplan._checks import require_shape
+from diffplan.functional._chain import (
     ChainRightHandSide,
     ChainSolution,
     ChainSystem,
@@ -33,7 +33,7 @@ from diffplan.functional.chain import (
     with_given_state,
     zero_unless,
 )
-from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
+from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
 
 
 @dataclass(frozen=True)

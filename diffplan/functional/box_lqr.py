@@ -29,10 +29,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.functional.chain import flatten_batch, times, zero_unless
-from diffplan.functional.limited_stage import Affine, Limits, Stage, limited_stage
+from diffplan.functional._chain import flatten_batch, times, zero_unless
+from diffplan.functional._limited_stage import Affine, Limits, Stage, limited_stage
+from diffplan.functional._lqr_kkt import transitions
 from diffplan.functional.lqr import LQRProblem
-from diffplan.functional.lqr_kkt import transitions
 
 
 class IncrementalLQR(NamedTuple):

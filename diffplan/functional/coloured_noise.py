@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, is_traced, require_at_least
+from diffplan._checks import is_traced, require_at_least
+from diffplan.errors import ArgumentError
 
-CACHED = 2**15
+_CACHED = 2**15
 """Numbers that are filtered at once: about what a processor's cache holds."""
 
 
@@ -49,7 +50,7 @@ def colour_noise(
     steps, width = white.shape[-2:]
     rows, gains = white.reshape(-1, steps, width), _gains(steps, float(exponent))
     # A compiler finds its own order of work.
-    size = rows.shape[0] if is_traced(white) else CACHED // max(1, steps * width)
+    size = rows.shape[0] if is_traced(white) else _CACHED // max(1, steps * width)
     parts = [_filtered(part, gains) for part in rows.split(max(1, size))]
     return torch.cat(parts).reshape(white.shape)
 

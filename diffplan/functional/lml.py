@@ -22,23 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    require_count,
-    require_positive,
-    require_tensor,
-)
-from diffplan.functional.derivatives import apply, is_followed, keep, or_zero
-from diffplan.functional.safe_math import nan_unless_positive
+from diffplan._checks import require_count, require_positive, require_tensor
+from diffplan.errors import ArgumentError, ShapeError
+from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
+from diffplan.functional._safe_math import nan_unless_positive
 
-NEWTON_STEPS = {torch.float32: 4, torch.float64: 5}
-MANY = 1024
+_NEWTON_STEPS = {torch.float32: 4, torch.float64: 5}
+_MANY = 1024
 """Newton steps that reach rounding error from the worst start known for rows of up to
-`MANY` entries; longer rows, whose start may be farther off, take one more. For how they
-were found see `docs/mathematics/lml.md`."""
+`_MANY` entries; longer rows, whose start may be farther off, take one more. For how
+they were found see `docs/mathematics/lml.md`."""
 
-FAR = {torch.float32: 40.0, torch.float64: 80.0}
+_FAR = {torch.float32: 40.0, torch.float64: 80.0}
 """Beyond this distance e^-abs(z) is far below rounding error."""
 
 
@@ -87,7 +82,7 @@ def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:
         tensor([1., 0., 1., 0.])
     """
     _check(x, k, temperature)
-    scores = x if x.dtype in NEWTON_STEPS else x.float()
+    scores = x if x.dtype in _NEWTON_STEPS else x.float()
     given: tuple[Tensor, ...] = (scores,)
     if isinstance(temperature, Tensor):
         temperature = nan_unless_positive(temperature)
@@ -196,7 +191,7 @@ def _project(x: Tensor, k: int, temperature: float | Tensor) -> Tensor:
     known = torch.isfinite(middle)
     best = torch.where(best.isposinf() & known, best, (best - middle) / temperature)
     rest = torch.where(rest.isneginf(), rest, (rest - middle) / temperature)
-    shift = _solve(best, rest, NEWTON_STEPS[x.dtype] + (x.shape[-1] > MANY))
+    shift = _solve(best, rest, _NEWTON_STEPS[x.dtype] + (x.shape[-1] > _MANY))
     weights = torch.sigmoid_(rest + shift)
     return weights.scatter(-1, order, torch.sigmoid_(best + shift))
 
@@ -210,7 +205,7 @@ def _solve(best: Tensor, rest: Tensor, steps: int) -> Tensor:
         steps: Newton steps on F.
     """
     # Entries beyond `far` are saturated; kept there, neither sum can vanish.
-    far = FAR[best.dtype]
+    far = _FAR[best.dtype]
     best, rest = (-best.abs()).clamp_min(-far), rest.clamp_min(-far)
     shift = torch.zeros_like(best[..., :1])
     for _ in range(steps):

@@ -38,9 +38,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.errors import ShapeError, require_shape
-from diffplan.functional.chain import flatten_batch, zero_unless
-from diffplan.functional.lqr_kkt import (
+from diffplan._checks import require_shape
+from diffplan.errors import ShapeError
+from diffplan.functional._chain import flatten_batch, zero_unless
+from diffplan.functional._lqr_kkt import (
     Factor,
     Matrices,
     Vectors,

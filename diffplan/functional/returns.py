@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffplan.errors import ShapeError, require_share
+from diffplan._checks import require_share
+from diffplan.errors import ShapeError
 
 
 def generalized_advantages(

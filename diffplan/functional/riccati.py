@@ -16,7 +16,7 @@ regulator with its action Hessian factored by Cholesky; a forward sweep recovers
 increments. All of it is O(T (S + A)^3). One correction by the residual, evaluated in
 the symmetric form with costates, makes it accurate to float32 rounding for every w.
 
-Symbols as in `diffplan.functional.chain`; P, p cost-to-go; L the Cholesky factor of
+Symbols as in `diffplan.functional._chain`; P, p cost-to-go; L the Cholesky factor of
 I + P/w; M the one of the action Hessian Q_uu; gain Q_uu^{-1} Q_ux, so that the step's
 action is u = k - gain x; F = A - B gain the closed loop (not kept: memory traffic is
 what a sweep of vectors costs, and A and B are there anyway).
@@ -34,7 +34,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.functional.chain import (
+from diffplan.functional._chain import (
     ChainRightHandSide,
     ChainSolution,
     ChainSystem,
@@ -43,8 +43,8 @@ from diffplan.functional.chain import (
     times,
     with_given_state,
 )
-from diffplan.functional.derivatives import inside_transform
-from diffplan.functional.safe_math import cholesky_solve
+from diffplan.functional._derivatives import inside_transform
+from diffplan.functional._safe_math import cholesky_solve
 
 
 @dataclass(frozen=True)

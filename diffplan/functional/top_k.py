@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, ShapeError, require_count
+from diffplan._checks import require_count
+from diffplan.errors import ArgumentError, ShapeError
 
 
 def hard_top_k(scores: Float[Tensor, "*batch N"], k: int) -> Float[Tensor, "*batch N"]:

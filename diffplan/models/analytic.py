@@ -11,15 +11,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    require_positive,
-    require_shape,
-    require_tensor,
-)
+from diffplan._checks import require_positive, require_shape, require_tensor
+from diffplan.errors import ArgumentError, ShapeError
 
-Linearization = tuple[Tensor, Tensor, Tensor]
+_Linearization = tuple[Tensor, Tensor, Tensor]
 """Next state `[…, S]`, Jacobian by the state `[…, S, S]` and the action `[…, S, A]`."""
 
 
@@ -39,7 +34,7 @@ class AnalyticDynamics(nn.Module, ABC):
         """Next state `[…, S]` after `action […, A]` in `state […, S]`."""
 
     @abstractmethod
-    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
         """Next state `[…, S]` and Jacobians `[…, S, S]` and `[…, S, A]`."""
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
@@ -112,7 +107,7 @@ class LinearDynamics(AnalyticDynamics):
         moved = state @ self.state_matrix.mT + action @ self.action_matrix.mT
         return moved + self.bias
 
-    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
         """The constant A and B, seen through the leading dimensions."""
         following = self.step(state, action)
         batch = following.shape[:-1]
@@ -168,7 +163,7 @@ class PointMass(AnalyticDynamics):
             dim=-1,
         )
 
-    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
         """Constant matrices, seen through the leading dimensions."""
         following = self.step(state, action)
         eye = torch.eye(self.action_dim, dtype=state.dtype, device=state.device)
@@ -232,7 +227,7 @@ class Pendulum(AnalyticDynamics):
         velocity = velocity + self.time_step * (fall + push)
         return torch.stack([angle + self.time_step * velocity, velocity], dim=-1)
 
-    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
         """Only sin θ is not linear."""
         following = self.step(state, action)
         dt = self.time_step
@@ -311,7 +306,7 @@ class Cartpole(AnalyticDynamics):
             dim=-1,
         )
 
-    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
         """Derivatives of push, turn and acceleration, in that order."""
         following = self.step(state, action)
         cos, sin = state[..., 2], state[..., 3]

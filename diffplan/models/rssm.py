@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from diffplan.errors import ArgumentError, require_leading, require_shape
-from diffplan.files import load_tensors, reading, save_tensors
-from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
-from diffplan.models.initialization import initialize_like_keras
-from diffplan.models.losses import floored_kl, gaussian_kl, unit_gaussian_nll
-from diffplan.models.networks import MLP
-from diffplan.models.observations import (
+from diffplan._checks import require_leading, require_shape
+from diffplan._files import load_tensors, reading, save_tensors
+from diffplan.errors import ArgumentError
+from diffplan.models._initialization import initialize_like_keras
+from diffplan.models._losses import floored_kl, gaussian_kl, unit_gaussian_nll
+from diffplan.models._networks import MLP
+from diffplan.models._observations import (
     MINIMUM_OBSERVATION_STD,
     VectorObservations,
     observation_model,
 )
-from diffplan.models.rssm_config import check_rssm_config
-from diffplan.models.transition import latent_transition
+from diffplan.models._rssm_config import check_rssm_config
+from diffplan.models._transition import latent_transition
+from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 
 _KIND = "diffplan.models.RSSM/2"
 _EXPECTED = "a model of RSSM.save"

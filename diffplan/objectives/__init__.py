@@ -1,6 +1,7 @@
 """Objectives: what a plan costs."""
 
-from diffplan.objectives.base import Quadratizable, ResidualObjective, StageObjective
+from diffplan.objectives._base import Quadratizable, ResidualObjective, StageObjective
+from diffplan.objectives._penalty import ConstraintMultipliers, ConstraintPenalty
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.objectives.ensemble import (
     Disagreement,
@@ -10,7 +11,6 @@ from diffplan.objectives.ensemble import (
     minimum,
 )
 from diffplan.objectives.goal import ActionPenalty, GoalDistance, Tracking
-from diffplan.objectives.penalty import ConstraintMultipliers, ConstraintPenalty
 from diffplan.objectives.quadratic import QuadraticCost
 from diffplan.objectives.reward import (
     NegativeReturn,

@@ -6,8 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError, TensorTypeError, require_number, sequence
-from diffplan.objectives.base import ResidualObjective, StageObjective, relays
+from diffplan._checks import require_number, sequence
+from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.objectives._base import ResidualObjective, StageObjective, relays
 
 
 class SumOfResiduals(ResidualObjective):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffplan._checks import require_at_least, sequence
+from diffplan._user_functions import call, require_result
 from diffplan.capabilities import takes_action
-from diffplan.errors import ArgumentError, TensorTypeError, require_at_least, sequence
-from diffplan.objectives.base import ResidualObjective, no_residual
-from diffplan.user_functions import call, require_result
+from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.objectives._base import ResidualObjective, no_residual
 
-Combine = Callable[[Tensor], Tensor]
+_Combine = Callable[[Tensor], Tensor]
 """`heads […, K] → one […]`."""
 
 
@@ -84,7 +85,7 @@ class Ensemble(nn.Module):
     """
 
     def __init__(
-        self, heads: Iterable[Callable[..., Tensor]], combine: Combine
+        self, heads: Iterable[Callable[..., Tensor]], combine: _Combine
     ) -> None:
         super().__init__()
         heads = sequence("heads", heads)

@@ -5,14 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from diffplan.errors import (
-    ShapeError,
-    require_at_least,
-    require_finite,
-    require_tensor,
-)
-from diffplan.objectives.base import ResidualObjective, no_residual
-from diffplan.problem_data import aligned
+from diffplan._checks import require_at_least, require_finite, require_tensor
+from diffplan._problem_data import aligned
+from diffplan.errors import ShapeError
+from diffplan.objectives._base import ResidualObjective, no_residual
 
 
 class GoalDistance(ResidualObjective):

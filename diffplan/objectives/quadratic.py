@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ShapeError, require_finite, require_shape, require_tensor
-from diffplan.objectives.base import StageObjective
+from diffplan._checks import require_finite, require_shape, require_tensor
+from diffplan.errors import ShapeError
+from diffplan.objectives._base import StageObjective
 
 
 class QuadraticCost(StageObjective):

@@ -11,18 +11,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffplan._checked_model import ALIGNED
+from diffplan._checks import require_share
+from diffplan._user_functions import call, require_result
 from diffplan.capabilities import takes_action
-from diffplan.checked_model import ALIGNED
-from diffplan.errors import ArgumentError, require_share
-from diffplan.objectives.base import (
+from diffplan.errors import ArgumentError
+from diffplan.objectives._base import (
     ResidualObjective,
     StageObjective,
     check_trajectory,
     no_residual,
 )
-from diffplan.user_functions import call, require_result
 
-Reward = Callable[..., Tensor]
+_Reward = Callable[..., Tensor]
 """`state […, S] → reward […]`, or with the argument `action […, A]`; maximised."""
 
 
@@ -49,7 +50,7 @@ class NegativeReturn(StageObjective):
     """
 
     def __init__(
-        self, reward: Reward, *, discount: float = 1.0, value: Reward | None = None
+        self, reward: _Reward, *, discount: float = 1.0, value: _Reward | None = None
     ) -> None:
         super().__init__()
         self.reward = reward
@@ -128,11 +129,11 @@ class TerminatingReturn(nn.Module):
 
     def __init__(
         self,
-        reward: Reward,
-        continuation: Reward,
+        reward: _Reward,
+        continuation: _Reward,
         *,
         discount: float = 1.0,
-        value: Reward | None = None,
+        value: _Reward | None = None,
     ) -> None:
         super().__init__()
         self.reward = reward
@@ -160,7 +161,7 @@ class TerminatingReturn(nn.Module):
         return -total
 
 
-def _checked(function: Reward, *given: Tensor) -> Tensor:
+def _checked(function: _Reward, *given: Tensor) -> Tensor:
     result = call("objective:", function, *given, advice=ALIGNED)
     lead = given[0].shape[:-1]
     return require_result("objective:", function, result, lead, like=given[0])
@@ -181,7 +182,7 @@ class SoftplusReward(ResidualObjective):
         tensor([0.6931])
     """
 
-    def __init__(self, reward: Reward) -> None:
+    def __init__(self, reward: _Reward) -> None:
         super().__init__()
         self.reward = reward
 

@@ -1,5 +1,6 @@
 """Planners: `plan = planner(problem, state)`."""
 
+from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners.base import Planner, PlanRequest, Solution
 from diffplan.planners.collocation import (
     DualAscent,
@@ -33,4 +34,5 @@ __all__ = [
     "ShootingGD",
     "ShootingGN",
     "Solution",
+    "candidate_costs",
 ]

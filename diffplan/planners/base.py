@@ -16,40 +16,40 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.border import full_precision
-from diffplan.errors import is_traced
-from diffplan.functional.derivatives import constants
-from diffplan.functional.isolation import guarded_copy
-from diffplan.functional.rollout import inside_transform
+from diffplan._border import full_precision
+from diffplan._checks import is_traced
+from diffplan.functional._derivatives import constants
+from diffplan.functional._isolation import guarded_copy
+from diffplan.functional._rollout import inside_transform
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
     Detach,
     GradientStrategy,
     Implicit,
-    default_strategy,
-    require_supported,
 )
 from diffplan.plan import Plan
-from diffplan.planners.arguments import require_kinds, require_warm_start
-from diffplan.planners.compiling import CompilableCore, start_plan
-from diffplan.planners.derivatives import (
+from diffplan.planners._arguments import require_kinds, require_warm_start
+from diffplan.planners._compiling import CompilableCore, start_plan
+from diffplan.planners._derivatives import (
+    default_strategy,
     refuse_export,
     refuse_inference_mode,
     require_derivatives,
     require_promised,
+    require_supported,
     tell_of_constants,
 )
-from diffplan.planners.numbers import check_numbers, numbers_in_range
-from diffplan.planners.randomness import (
+from diffplan.planners._numbers import check_numbers, numbers_in_range
+from diffplan.planners._randomness import (
     check_randomness,
     counted,
     noise_keys,
     refuse_both,
     refuse_random,
 )
+from diffplan.planners._solution import Solution, answer
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.solution import Solution, answer
 from diffplan.problem import PlanningProblem
 
 __all__ = ["PlanRequest", "Planner", "Solution"]

@@ -19,15 +19,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_choice, require_count, require_positive
-from diffplan.functional.derivatives import inside_transform
-from diffplan.functional.first_order import (
+from diffplan._checks import require_choice, require_count, require_positive
+from diffplan.functional._derivatives import inside_transform
+from diffplan.functional._first_order import (
     RULES,
     FirstOrderRule,
     clip_norm,
     start_moments,
 )
-from diffplan.functional.isolation import finite_rows, isolated, known_finite
+from diffplan.functional._isolation import finite_rows, isolated, known_finite
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -38,40 +38,40 @@ from diffplan.gradients import (
     tracked,
 )
 from diffplan.plan import Plan
-from diffplan.planners.arguments import Init
-from diffplan.planners.base import Planner, Solution
-from diffplan.planners.candidates import (
+from diffplan.planners._arguments import Init
+from diffplan.planners._compiling import any_afresh, start_plan, starts_afresh
+from diffplan.planners._evaluation import (
     candidate_costs,
+    checkpointed_gradient,
     pick,
     row_costs,
     worst_if_failed,
 )
-from diffplan.planners.checkpointing import checkpointed_gradient
-from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
-from diffplan.planners.numbers import set_number
-from diffplan.planners.progress import Best, Progress, with_cheaper_last
+from diffplan.planners._numbers import set_number
+from diffplan.planners._progress import Best, Progress, with_cheaper_last
+from diffplan.planners._solution import stack_trace
+from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.solution import stack_trace
 from diffplan.problem import PlanningProblem
 
-Optimizer = Literal["sgd", "adam", "rmsprop"]
-"""The names of `diffplan.functional.first_order.RULES`."""
+_Optimizer = Literal["sgd", "adam", "rmsprop"]
+"""The names of `diffplan.functional._first_order.RULES`."""
 
-DESCENT = {
+_DESCENT = {
     Unroll: Derivatives(order=2),
     Truncated: Derivatives(order=2),
     Detach: CONSTANT,
 }
 
 
-class GradientPlanner(Planner):
+class _GradientPlanner(Planner):
     """Base of `ShootingGD` and `GradMPC`; owns the loop above.
 
     Attributes:
         num_candidates: N, how many action sequences descend side by side.
         iterations: Gradient steps.
         step_size: A number or a learnable tensor.
-        rule: Turns gradients into directions, see `diffplan.functional.first_order`.
+        rule: Turns gradients into directions, see `diffplan.functional._first_order`.
         clip: Largest norm of the gradient of one action, or None.
         uniform: Whether random starts are uniform in the box instead of normal.
         keep_best: Whether the answer is the best iterate instead of the last one.
@@ -238,7 +238,7 @@ class GradientPlanner(Planner):
         )
 
 
-class ShootingGD(GradientPlanner):
+class ShootingGD(_GradientPlanner):
     """Shooting with gradient descent: Adam on the actions, projected after each step.
 
     LatCo's baseline "shooting GD". A plan that nobody differentiates is cheaper under
@@ -278,7 +278,7 @@ class ShootingGD(GradientPlanner):
         True
     """
 
-    supported_gradients: ClassVar = DESCENT
+    supported_gradients: ClassVar = _DESCENT
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ class ShootingGD(GradientPlanner):
         self.configure_gradient(gradient)
 
 
-class GradMPC(GradientPlanner):
+class GradMPC(_GradientPlanner):
     """Gradient-based planning: many candidates descend, the best one is taken.
 
     The starting points are N(centre, half width²), brought into the box; with a warm
@@ -355,7 +355,7 @@ class GradMPC(GradientPlanner):
         tensor([-1.])
     """
 
-    supported_gradients: ClassVar = DESCENT
+    supported_gradients: ClassVar = _DESCENT
 
     def __init__(
         self,
@@ -364,7 +364,7 @@ class GradMPC(GradientPlanner):
         iterations: int = 40,
         num_candidates: int = 1000,
         step_size: float | Tensor = 0.1,
-        optimizer: Optimizer | FirstOrderRule = "sgd",
+        optimizer: _Optimizer | FirstOrderRule = "sgd",
         clip: float | None = None,
         checkpoint: bool = False,
         keep_best: bool = True,
@@ -384,8 +384,8 @@ class GradMPC(GradientPlanner):
         self.configure_gradient(gradient)
 
 
-def _rule(optimizer: Optimizer | FirstOrderRule) -> FirstOrderRule:
+def _rule(optimizer: _Optimizer | FirstOrderRule) -> FirstOrderRule:
     if not isinstance(optimizer, str):
         return optimizer
-    require_choice("optimizer", optimizer, Optimizer)
+    require_choice("optimizer", optimizer, _Optimizer)
     return RULES[optimizer]

@@ -3,6 +3,7 @@
 `theseus_chain` and `theseus_trajectory` are not imported here: they alone need Theseus.
 """
 
+from diffplan.solvers._least_squares import AdaptiveDamping, FixedDamping
 from diffplan.solvers.blocks import (
     BlockCholeskySolver,
     ChainBlocks,
@@ -10,7 +11,6 @@ from diffplan.solvers.blocks import (
     ChainStep,
     RiccatiSolver,
 )
-from diffplan.solvers.least_squares import AdaptiveDamping, FixedDamping
 
 __all__ = [
     "AdaptiveDamping",

@@ -15,15 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    ShapeError,
-    require_shape,
-)
+from diffplan._checks import require_shape
+from diffplan.errors import ShapeError
+from diffplan.functional._chain import ChainRightHandSide, ChainSystem
 from diffplan.functional.block_tridiagonal import (
     NormalEquationsFactor,
     normal_equations_factorize,
 )
-from diffplan.functional.chain import ChainRightHandSide, ChainSystem
 from diffplan.functional.riccati import RiccatiFactor, riccati_factorize
 
 

@@ -28,10 +28,16 @@ from torch import Tensor
 
 from diffplan.errors import ArgumentError, SingularSystemError
 from diffplan.functional.block_tridiagonal import BlockTridiagonal
-from diffplan.solvers.theseus_import import LinearSolver, th
+from diffplan.solvers._theseus_import import LinearSolver, th
+
+__all__ = [
+    "BlockTridiagonalLinearization",
+    "BlockTridiagonalSolver",
+    "ChainLevenbergMarquardt",
+]
 
 
-def find_levels(widths: Sequence[int], costs: Sequence[Sequence[int]]) -> list[int]:
+def _find_levels(widths: Sequence[int], costs: Sequence[Sequence[int]]) -> list[int]:
     """Sort variables into levels so that costs touch at most two neighbours.
 
     Args:
@@ -119,7 +125,7 @@ class BlockTridiagonalLinearization(th.optimizer.Linearization):
             [self.ordering.index_of(variable.name) for variable in cost.optim_vars]
             for cost in objective.cost_functions.values()
         ]
-        self.levels = find_levels(self.var_dims, touched)
+        self.levels = _find_levels(self.var_dims, touched)
         self.num_levels = max(self.levels) + 1
         widths = [0] * self.num_levels
         self.offsets = []

@@ -5,18 +5,19 @@
 which promise is broken. The planners of diffplan pass the same checks in its own tests.
 """
 
-from diffplan.testing.gradients import GradientReport, check_gradients
-from diffplan.testing.planners import (
+from diffplan.testing._planners import (
     PLANNER_CHECKS,
     check_planner,
     check_states_follow_actions,
     point_mass_problem,
 )
+from diffplan.testing.gradients import GradientReport, GradientRow, check_gradients
 from diffplan.testing.world_models import check_world_model
 
 __all__ = [
     "PLANNER_CHECKS",
     "GradientReport",
+    "GradientRow",
     "check_gradients",
     "check_planner",
     "check_states_follow_actions",

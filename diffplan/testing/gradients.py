@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_count, require_positive
+from diffplan._checks import require_count, require_positive
+from diffplan.errors import ArgumentError
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner
 from diffplan.problem import PlanningProblem

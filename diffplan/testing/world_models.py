@@ -15,7 +15,7 @@ from diffplan.capabilities import (
 )
 from diffplan.errors import ShapeError
 from diffplan.models.base import SequenceBatch, WorldModel
-from diffplan.testing.assertions import close, fail, refusal, same
+from diffplan.testing._assertions import close, fail, refusal, same
 
 
 def check_world_model(

@@ -9,10 +9,11 @@ except ImportError as error:  # torch works without NumPy, episodes do not.
         "diffplan.training needs numpy: pip install diffplan[suite]"
     ) from error
 
+from diffplan.training._episode import Episode, load_episode, save_episode
+from diffplan.training._interaction import Environments, run_episodes
+from diffplan.training._run_record import RunRecord
 from diffplan.training.checkpoint import Checkpoints, CheckpointWarning
-from diffplan.training.episode import Episode, load_episode, save_episode
 from diffplan.training.evaluate import Evaluation, evaluate
-from diffplan.training.interaction import Environments, run_episodes
 from diffplan.training.logging import Progress, RunLogger, read_metrics
 from diffplan.training.model_trainer import (
     ModelTrainer,
@@ -30,19 +31,25 @@ from diffplan.training.online import (
 from diffplan.training.ppo import (
     PPO,
     Experience,
+    Policy,
     PPOConfig,
     RewardScale,
 )
 from diffplan.training.recorder import EpisodeRecorder
-from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.replay_buffer import ReplayBuffer, episode_path
 from diffplan.training.run import Job, run_rounds
-from diffplan.training.run_record import RunRecord
-from diffplan.training.seeding import derive_seed, global_seeds, make_generator
+from diffplan.training.seeding import (
+    SIMULATOR_BITS,
+    derive_seed,
+    global_seeds,
+    make_generator,
+)
 from diffplan.training.timer import Timers
 from diffplan.training.video import film_strip, side_by_side, write_video
 
 __all__ = [
     "PPO",
+    "SIMULATOR_BITS",
     "AuxiliaryUpdate",
     "Best",
     "CheckpointWarning",
@@ -60,6 +67,7 @@ __all__ = [
     "OnlineTrainer",
     "OptimizerConfig",
     "PPOConfig",
+    "Policy",
     "Progress",
     "ReplayBuffer",
     "RewardScale",
@@ -68,6 +76,7 @@ __all__ = [
     "Timers",
     "constant",
     "derive_seed",
+    "episode_path",
     "evaluate",
     "film_strip",
     "global_seeds",

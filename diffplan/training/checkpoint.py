@@ -5,9 +5,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from diffplan.errors import ArgumentError, FileError, require_at_least
-from diffplan.files import load_tensors, reading, seal_tensors, write_atomically
-from diffplan.training.files import remove_leftovers
+from diffplan._checks import require_at_least
+from diffplan._files import load_tensors, reading, seal_tensors, write_atomically
+from diffplan.errors import ArgumentError, FileError
+from diffplan.training._files import remove_leftovers
 
 _NAME = re.compile(r"checkpoint_(\d{8})_[0-9a-f]{8}\.pt")
 _HIGHEST = 99_999_999
@@ -23,7 +24,7 @@ class Checkpoints:
 
     A file is written beside its place, flushed to the disk and renamed, so a file with
     the right name is complete. It carries a checksum of its content and its number
-    (see `diffplan.files`): one that was damaged or renamed later is skipped with a
+    (see `diffplan._files`): one that was damaged or renamed later is skipped with a
     warning, and the one before is used. Only tensors and plain values are read: a
     checkpoint of others cannot run code.
 

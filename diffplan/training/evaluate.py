@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.agents.base import Agent
+from diffplan.agents._base import Agent
 from diffplan.errors import ArgumentError
-from diffplan.training.environments import require_environments
-from diffplan.training.episode import Episode
-from diffplan.training.interaction import Environments, Observer, run_episodes
+from diffplan.training._environments import require_environments
+from diffplan.training._episode import Episode
+from diffplan.training._interaction import Environments, Observer, run_episodes
 
 
 @dataclass(frozen=True)

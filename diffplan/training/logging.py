@@ -10,13 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from diffplan.files import reading, write_atomically
+from diffplan._files import reading, write_atomically
 
-COLUMNS = ("round", "environment_step", "name", "value")
+_COLUMNS = ("round", "environment_step", "name", "value")
 
 
 @runtime_checkable
-class Stream(Protocol):
+class _Stream(Protocol):
     """Where progress is told, such as `sys.stderr`."""
 
     def write(self, text: str, /) -> object:
@@ -84,7 +84,7 @@ class RunLogger:
             file.flush()
             os.fsync(file.fileno())
         if self._writer is not None:
-            for name, value in summary(metrics).items():
+            for name, value in _summary(metrics).items():
                 self._writer.add_scalar(name, value, round_index)
             self._writer.flush()
 
@@ -99,7 +99,7 @@ class RunLogger:
         rows = read_metrics(self.path) if first_round and self.path.exists() else []
         kept = [row for row in rows if int(row["round"]) < first_round]
         text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(kept)
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
@@ -109,7 +109,7 @@ def read_metrics(path: Path | str) -> list[dict[str, str]]:
     """Read a `metrics.csv`; an incomplete last line is left out.
 
     Returns:
-        One dictionary per row, all values as text, with the keys `COLUMNS`.
+        One dictionary per row, all values as text, with the keys `_COLUMNS`.
 
     Raises:
         FileError: it is missing, or holds something else.
@@ -119,16 +119,16 @@ def read_metrics(path: Path | str) -> list[dict[str, str]]:
         text = path.read_text(encoding="utf-8")
         complete = text[: text.rfind("\n") + 1]
         header, *rows = csv.reader(complete.splitlines(), strict=True)
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its first line is {header[:9]}, not {list(COLUMNS)}")
+        if tuple(header) != _COLUMNS:
+            raise ValueError(f"its first line is {header[:9]}, not {list(_COLUMNS)}")
         for number, row in enumerate(rows, start=2):
-            if len(row) != len(COLUMNS) or not row[0].isdecimal():
+            if len(row) != len(_COLUMNS) or not row[0].isdecimal():
                 raise ValueError(f"line {number} is {row[:9]}")
             float(row[3])
-        return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
 
 
-def summary(metrics: Mapping[str, float]) -> dict[str, float]:
+def _summary(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics without those of single episodes."""
     return {key: value for key, value in metrics.items() if "/episode_" not in key}
 
@@ -151,7 +151,7 @@ class Progress:
         self,
         total: int,
         *,
-        stream: Stream | None = None,
+        stream: _Stream | None = None,
         interval: float = 10.0,
         quiet: bool = False,
     ) -> None:
@@ -179,7 +179,7 @@ class Progress:
             return
         text = "  ".join(
             f"{name} {value:.4g}"
-            for name, value in summary(metrics).items()
+            for name, value in _summary(metrics).items()
             if not name.startswith("time/")
         )
         if self._bar is not None:
@@ -192,7 +192,7 @@ class Progress:
             self.stream.flush()
 
 
-def _rich_bar(stream: Stream) -> Any:
+def _rich_bar(stream: _Stream) -> Any:
     """Return a bar of `rich`, or None where it is absent or nobody looks."""
     if not stream.isatty() or find_spec("rich") is None:
         return None

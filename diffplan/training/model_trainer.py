@@ -11,10 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, NonFiniteError, require_positive
+from diffplan._checks import require_positive
+from diffplan.errors import ArgumentError, NonFiniteError
 from diffplan.models.base import SequenceBatch, WorldModel
 
-Schedule = Callable[[int], float]
+_Schedule = Callable[[int], float]
 """`update → factor` of the learning rate; update 0 is the first."""
 
 
@@ -53,7 +54,7 @@ def constant(update: int) -> float:  # noqa: ARG001
     return 1.0
 
 
-def hold_then_decay(updates: int, hold: float = 0.6, final: float = 0.02) -> Schedule:
+def hold_then_decay(updates: int, hold: float = 0.6, final: float = 0.02) -> _Schedule:
     """Return a schedule: constant, then linear down to `final` at the last update.
 
     Args:
@@ -109,7 +110,7 @@ class ModelTrainer:
         self,
         model: WorldModel,
         config: OptimizerConfig,
-        schedule: Schedule = constant,
+        schedule: _Schedule = constant,
     ) -> None:
         self.model = model
         self.config = config

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from diffplan.errors import ArgumentError, FileError, require_positive
+from diffplan._checks import require_positive
+from diffplan.errors import ArgumentError, FileError
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.training.model_trainer import (
     ModelTrainer,

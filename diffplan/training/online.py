@@ -12,14 +12,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from diffplan.agents.base import Agent, AgentState
+from diffplan._checks import require_at_least
+from diffplan.agents._base import Agent, AgentState
 from diffplan.agents.exploration import UniformAgent
-from diffplan.errors import ArgumentError, require_at_least
+from diffplan.errors import ArgumentError
 from diffplan.models.base import SequenceBatch, WorldModel
-from diffplan.training.environments import require_environments
-from diffplan.training.episode import Episode
+from diffplan.training._environments import require_environments
+from diffplan.training._episode import Episode
+from diffplan.training._interaction import Environments, Observer, run_episodes
 from diffplan.training.evaluate import Evaluation, evaluate
-from diffplan.training.interaction import Environments, Observer, run_episodes
 from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig
 from diffplan.training.recorder import EpisodeRecorder
 from diffplan.training.replay_buffer import ReplayBuffer

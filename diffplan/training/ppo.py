@@ -20,16 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from diffplan.errors import (
-    ArgumentError,
-    NonFiniteError,
-    ShapeError,
-    require_at_least,
-    require_positive,
-    require_share,
-)
+from diffplan._checks import require_at_least, require_positive, require_share
+from diffplan.errors import ArgumentError, NonFiniteError, ShapeError
 
-SMALLEST_VARIANCE = 1e-8
+_SMALLEST_VARIANCE = 1e-8
 
 
 @runtime_checkable
@@ -93,7 +87,7 @@ class PPOConfig:
             require_share(name, getattr(self, name))
 
 
-def clipped_surrogate(
+def _clipped_surrogate(
     log_ratio: Float[Tensor, "n"], advantages: Float[Tensor, "n"], clip: float
 ) -> Tensor:
     """Return -mean min(ρ A, clamp(ρ, 1 - clip, 1 + clip) A), to be minimised.
@@ -110,7 +104,7 @@ def clipped_surrogate(
         Schulman et al. 2017 (arXiv:1707.06347), equation 7.
 
     Example:
-        >>> clipped_surrogate(torch.tensor([1.5]).log(), torch.ones(1), clip=0.2)
+        >>> _clipped_surrogate(torch.tensor([1.5]).log(), torch.ones(1), clip=0.2)
         tensor(-1.2000)
     """
     ratio = log_ratio.exp()
@@ -118,7 +112,7 @@ def clipped_surrogate(
     return -torch.minimum(ratio * advantages, bounded * advantages).mean()
 
 
-def value_error(
+def _value_error(
     values: Float[Tensor, "n"],
     returns: Float[Tensor, "n"],
     old_values: Float[Tensor, "n"],
@@ -309,10 +303,10 @@ class PPO:
         config = self.config
         distribution, values = self.policy(*part.inputs)
         log_ratio = distribution.log_prob(part.actions) - part.log_probs
-        policy_loss = clipped_surrogate(log_ratio, advantages, config.clip)
+        policy_loss = _clipped_surrogate(log_ratio, advantages, config.clip)
         returns = part.advantages + part.values
         bound = config.clip if config.clip_value else None
-        value_loss = value_error(values, returns, part.values, bound)
+        value_loss = _value_error(values, returns, part.values, bound)
         loss = policy_loss + config.value_scale * value_loss
         ratio = log_ratio.detach().exp()
         metrics = {
@@ -382,7 +376,7 @@ class RewardScale:
         if self._count == 0:
             return rewards
         variance = self._squares / self._count
-        return rewards / math.sqrt(variance + SMALLEST_VARIANCE)
+        return rewards / math.sqrt(variance + _SMALLEST_VARIANCE)
 
     def state_dict(self) -> dict[str, float]:
         """Return all that was taken in."""

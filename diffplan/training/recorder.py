@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffplan.agents.base import AgentState
+from diffplan.agents._base import AgentState
 from diffplan.capabilities import Decoding, knows
 from diffplan.training.video import side_by_side, write_video
 
-IMAGE_AXES = 4
+_IMAGE_AXES = 4
 
 
 class EpisodeRecorder:
@@ -39,7 +39,7 @@ class EpisodeRecorder:
         self, first: int, observations: np.ndarray, memory: AgentState
     ) -> None:
         """Keep one moment of the first environment of the first batch."""
-        if first != 0 or observations.ndim != IMAGE_AXES:
+        if first != 0 or observations.ndim != _IMAGE_AXES:
             return
         self.seen.append(np.array(observations[0]))
         if memory.plan is not None and knows(self.model, Decoding):

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from diffplan._files import reading
 from diffplan.errors import ArgumentError, FileError, ShapeError
-from diffplan.files import reading
 from diffplan.models.base import SequenceBatch
-from diffplan.training.episode import Episode, load_linked_episode, save_episode
-from diffplan.training.files import remove_leftovers
+from diffplan.training._episode import Episode, load_linked_episode, save_episode
+from diffplan.training._files import remove_leftovers
 
 
 class ReplayBuffer:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from diffplan._files import reading
 from diffplan.errors import ArgumentError
-from diffplan.files import reading
+from diffplan.training._run_record import RunRecord, plain
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import Progress, RunLogger
-from diffplan.training.run_record import RunRecord, plain
 
 
 @runtime_checkable

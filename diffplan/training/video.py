@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from diffplan._files import write_atomically
 from diffplan.errors import (
     ArgumentError,
     FileError,
@@ -18,15 +19,14 @@ from diffplan.errors import (
     ShapeError,
     TensorTypeError,
 )
-from diffplan.files import write_atomically
 
-FRAME_AXES = 4
+_FRAME_AXES = 4
 
-RATES = {".mp4": (0.01, 500), ".gif": (0.01, 50)}
+_RATES = {".mp4": (0.01, 500), ".gif": (0.01, 50)}
 """Frames per second, the fewest and the most, that a format holds."""
 
 
-def to_frames(images: np.ndarray | Tensor) -> np.ndarray:
+def _to_frames(images: np.ndarray | Tensor) -> np.ndarray:
     """Return images as uint8 `[T, H, W, 3]`, ready to be written.
 
     Args:
@@ -50,8 +50,8 @@ def to_frames(images: np.ndarray | Tensor) -> np.ndarray:
             "images: expected an array or tensor of uint8 in 0 … 255, or of floats in "
             f"0 … 1, got {got}"
         )
-    last = images.ndim == FRAME_AXES and images.shape[-1] == 3
-    first = images.ndim == FRAME_AXES and images.shape[1] == 3
+    last = images.ndim == _FRAME_AXES and images.shape[-1] == 3
+    first = images.ndim == _FRAME_AXES and images.shape[1] == 3
     if first == last or images.size == 0:
         raise ShapeError(
             "images: expected [T, 3, H, W] or [T, H, W, 3] with at least one picture, "
@@ -71,13 +71,13 @@ def side_by_side(*videos: np.ndarray | Tensor, gap: int = 2) -> np.ndarray:
     A shorter video holds its last frame until the longest ends.
 
     Args:
-        *videos: See `to_frames`; of one height.
+        *videos: See `_to_frames`; of one height.
         gap: White pixels between them.
 
     Returns:
         uint8 `[T, H, W', 3]`.
     """
-    frames = [to_frames(video) for video in videos]
+    frames = [_to_frames(video) for video in videos]
     if len({video.shape[1] for video in frames}) != 1:
         heights = [video.shape[1] for video in frames]
         raise ShapeError(f"videos: expected one height, got {heights}")
@@ -99,7 +99,7 @@ def film_strip(
     video leaves white places.
 
     Args:
-        rows: Videos, see `to_frames`; of one frame size.
+        rows: Videos, see `_to_frames`; of one frame size.
         every: Frames between two columns.
         gap: White pixels between frames.
 
@@ -110,7 +110,7 @@ def film_strip(
         raise ArgumentError(
             f"film_strip: expected rows and every ≥ 1, got {len(rows)} and {every}"
         )
-    videos = [to_frames(video)[::every] for video in rows]
+    videos = [_to_frames(video)[::every] for video in rows]
     sizes = {video.shape[1:3] for video in videos}
     if len(sizes) != 1:
         raise ShapeError(f"rows: expected one frame size, got {sorted(sizes)}")
@@ -139,24 +139,24 @@ def write_video(path: Path | str, images: np.ndarray | Tensor, fps: float = 25) 
     Args:
         path: Where; its folder is made if needed. A file appears complete or not at
             all.
-        images: See `to_frames`.
+        images: See `_to_frames`.
         fps: Frames per second, 0.01 … 500; in a `.gif` at most 50, since players
             show faster ones slowly.
 
     Raises:
         MissingDependencyError: imageio (for `.mp4` also imageio-ffmpeg) is missing.
-        ArgumentError: another ending or frame rate; wrong images, see `to_frames`.
+        ArgumentError: another ending or frame rate; wrong images, see `_to_frames`.
         FileError: ffmpeg did not write what it was given.
     """
     path = Path(path)
     if path.suffix not in (".mp4", ".gif"):
         raise ArgumentError(f"path: expected a name in .mp4 or .gif, got {path.name}")
-    slowest, fastest = RATES[path.suffix]
+    slowest, fastest = _RATES[path.suffix]
     if not slowest <= fps <= fastest:
         raise ArgumentError(
             f"fps: expected {slowest} … {fastest} for {path.name}, got {fps}"
         )
-    frames = to_frames(images)
+    frames = _to_frames(images)
     try:
         import imageio.v2  # noqa: F401
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from diffplan.errors import ArgumentError, DiffplanError, UnknownNameError
-from diffplan.training.run_record import plain
+from diffplan.training._run_record import plain
 
 Config = TypeVar("Config")
 

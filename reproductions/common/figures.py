@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._files import write_atomically
 from diffplan.errors import MissingDependencyError
-from diffplan.files import write_atomically
 
 COLOURS = ("#0060a8", "#d1495b", "#3a8f5c", "#8d6cab", "#e08e28", "#5d6d7e")
 DOTS_PER_INCH = 150

@@ -25,9 +25,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from diffplan.errors import ArgumentError, require_at_least
-from diffplan.files import write_atomically
-from diffplan.training.run_record import (
+from diffplan._checks import require_at_least
+from diffplan._files import write_atomically
+from diffplan.errors import ArgumentError
+from diffplan.training._run_record import (
     hardware,
     package_versions,
     plain,

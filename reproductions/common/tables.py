@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from diffplan.files import write_atomically
+from diffplan._files import write_atomically
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

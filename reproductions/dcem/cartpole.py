@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-from diffplan.files import write_atomically
+from diffplan._files import write_atomically
 from diffplan.models.analytic import Cartpole
-from diffplan.objectives.base import StageObjective
+from diffplan.objectives._base import StageObjective
 from diffplan.planners import CEM, LatentActions
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.seeding import make_generator

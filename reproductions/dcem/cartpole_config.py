@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from diffplan.errors import ArgumentError, require_at_least
+from diffplan._checks import require_at_least
+from diffplan.errors import ArgumentError
 from diffplan.planners import CEM, DCEM
 from reproductions.dcem.ensemble import OptimizerSettings
 from reproductions.dcem.training import require_schedule

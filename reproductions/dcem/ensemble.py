@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_at_least, require_positive
+from diffplan._checks import require_at_least, require_positive
 
 BETAS, STABILITY = (0.9, 0.999), 1e-8
 """Of Adam: PyTorch's defaults."""

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_at_least, require_positive
+from diffplan._checks import require_at_least, require_positive
+from diffplan.errors import ArgumentError
 from diffplan.models.rssm import RSSM
 from diffplan.planners import CEM, DCEM
 from diffplan.training.model_trainer import OptimizerConfig

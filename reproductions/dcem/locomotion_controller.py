@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.agents import AgentState, Filter
-from diffplan.functional.random import fold, standard_normal
+from diffplan.functional._random import fold, standard_normal
 from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.agents import UniformAgent
-from diffplan.agents.base import Agent, AgentState
+from diffplan.agents._base import Agent, AgentState
 from diffplan.envs.vector import VectorEnv
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.evaluate import Evaluation, evaluate

@@ -16,10 +16,10 @@ from torch.distributions import Independent, Normal
 
 from diffplan.envs.vector import VectorEnv
 from diffplan.functional.returns import generalized_advantages
-from diffplan.models.networks import MLP
-from diffplan.training.episode import Episode
+from diffplan.models._networks import MLP
+from diffplan.training._episode import Episode
+from diffplan.training._interaction import run_episodes
 from diffplan.training.evaluate import Evaluation, evaluate
-from diffplan.training.interaction import run_episodes
 from diffplan.training.ppo import PPO, Experience, RewardScale
 from diffplan.training.run import run_rounds
 from diffplan.training.seeding import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from diffplan.training.episode import Episode
+from diffplan.training._episode import Episode
 from diffplan.training.online import OnlineConfig, OnlineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import derive_seed

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 import diffplan.envs
+from diffplan._files import load_tensors, reading, save_tensors
 from diffplan.agents import GaussianNoise, PlanningAgent, UniformAgent
 from diffplan.envs.vector import VectorEnv
-from diffplan.files import load_tensors, reading, save_tensors
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box
-from diffplan.training.interaction import run_episodes
+from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
 from reproductions.dcem.locomotion_config import (
     EmbeddingSettings,

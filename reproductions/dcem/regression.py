@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffplan.files import write_atomically
+from diffplan._files import write_atomically
 from diffplan.planners import DCEM, GradMPC
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.seeding import make_generator

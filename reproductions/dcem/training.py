@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, FileError, require_at_least
-from diffplan.files import reading
+from diffplan._checks import require_at_least
+from diffplan._files import reading
+from diffplan.errors import ArgumentError, FileError
 from diffplan.training.checkpoint import Checkpoints
 from reproductions.common.tables import write_csv
 from reproductions.dcem.ensemble import EnsembleAdam, OptimizerSettings

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffplan.envs.rendering import select_backend
+from diffplan.envs._rendering import select_backend
 from diffplan.errors import ArgumentError
 from reproductions.common.command import Reproduction, Work
 from reproductions.common.stages import Unit

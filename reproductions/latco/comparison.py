@@ -19,13 +19,13 @@ from torch import Tensor
 import diffplan.envs
 from diffplan.agents import Agent, PlanningAgent, UniformAgent
 from diffplan.models.rssm import RSSM
-from diffplan.objectives.base import StageObjective
+from diffplan.objectives._base import StageObjective
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.plan import Plan
 from diffplan.planners.collocation import LatCo
 from diffplan.problem import Box, PlanningProblem
-from diffplan.training.episode import Episode
-from diffplan.training.interaction import run_episodes
+from diffplan.training._episode import Episode
+from diffplan.training._interaction import run_episodes
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator

@@ -6,7 +6,8 @@ planners' own settings are in `comparison_planners`.
 
 from dataclasses import dataclass, field
 
-from diffplan.errors import UnknownNameError, require_at_least, require_positive
+from diffplan._checks import require_at_least, require_positive
+from diffplan.errors import UnknownNameError
 from diffplan.models.rssm import RSSM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig

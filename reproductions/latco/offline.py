@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from diffplan.envs.rendering import select_backend
-from diffplan.training.episode import Episode
+from diffplan.envs._rendering import select_backend
+from diffplan.training._episode import Episode
 from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import BEHAVIOURS, expert_number, expert_settings

@@ -15,8 +15,8 @@ from diffplan.agents import GaussianNoise, PlanningAgent, UniformAgent
 from diffplan.envs.base import SimulatorEnv
 from diffplan.envs.vector import VectorEnv
 from diffplan.problem import Box
-from diffplan.training.episode import Episode
-from diffplan.training.interaction import run_episodes
+from diffplan.training._episode import Episode
+from diffplan.training._interaction import run_episodes
 from diffplan.training.online import OnlineConfig, OnlineTrainer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from reproductions.common.stages import Unit

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from diffplan.errors import require_at_least
+from diffplan._checks import require_at_least
 from diffplan.gradients import Detach
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 import diffplan.envs
+from diffplan._checks import require_at_least
+from diffplan._files import write_atomically
 from diffplan.envs.base import SimulatorEnv
-from diffplan.errors import require_at_least
-from diffplan.files import write_atomically
 from diffplan.models.rssm import RSSM
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.model_trainer import OptimizerConfig

@@ -7,7 +7,7 @@ from toy import BOX, GreedyPlanner, LinearModel
 
 from diffplan.agents import AgentState, Filter, PlanningAgent
 from diffplan.errors import ArgumentError, ShapeError
-from diffplan.functional.random import standard_normal
+from diffplan.functional._random import standard_normal
 from diffplan.objectives import GoalDistance
 
 GOAL = GoalDistance(torch.zeros(1))

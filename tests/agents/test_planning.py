@@ -13,7 +13,7 @@ from toy import BOX, GreedyPlanner, LinearModel
 
 import diffplan.agents.planning as planning_file
 from diffplan.agents import Agent, AgentState, GaussianNoise, PlanningAgent
-from diffplan.agents.base import NO_PLAN
+from diffplan.agents._base import NO_PLAN
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.objectives import GoalDistance
 from diffplan.objectives.reward import NegativeReturn

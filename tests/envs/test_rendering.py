@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffplan import envs
-from diffplan.envs import rendering
+from diffplan.envs import _rendering as rendering
 from diffplan.errors import MissingDependencyError, UnknownNameError
 
 

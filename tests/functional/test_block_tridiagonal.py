@@ -7,12 +7,12 @@ from problems import same_to_rounding
 from torch.autograd import gradcheck, gradgradcheck
 
 from diffplan.errors import ShapeError
+from diffplan.functional._chain import ChainRightHandSide, ChainSystem
 from diffplan.functional.block_tridiagonal import (
     BlockTridiagonal,
     normal_equations_factorize,
     normal_equations_step,
 )
-from diffplan.functional.chain import ChainRightHandSide, ChainSystem
 
 SHAPES = [
     # batch, horizon, state, action, stage residuals, terminal residuals

@@ -38,9 +38,9 @@ from diffplan.functional import (
     riccati_step,
     rollout,
 )
-from diffplan.functional.chain import ChainRightHandSide, ChainSystem
-from diffplan.functional.first_order import RULES, clip_norm, start_moments
-from diffplan.functional.gaussian import weighted_mean, weighted_std
+from diffplan.functional._chain import ChainRightHandSide, ChainSystem
+from diffplan.functional._first_order import RULES, clip_norm, start_moments
+from diffplan.functional._gaussian import weighted_mean, weighted_std
 
 Layer = Callable[..., Any]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.functional.gaussian import weighted_mean, weighted_std
-from diffplan.functional.safe_math import safe_sqrt
+from diffplan.functional._gaussian import weighted_mean, weighted_std
+from diffplan.functional._safe_math import safe_sqrt
 
 
 def draw(*shape: int) -> torch.Tensor:

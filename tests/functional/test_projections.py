@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from diffplan.errors import ArgumentError
-from diffplan.functional.projections import (
+from diffplan.functional._projections import (
     project_ball,
     project_ball_within,
     project_intersection,

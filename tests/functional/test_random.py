@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from diffplan.functional import random
-from diffplan.functional.random import (
+from diffplan.functional import _random as random
+from diffplan.functional._random import (
     fold,
     standard_normal,
     stream_keys,

@@ -8,7 +8,7 @@ from chain_problems import dense_step, random_chain, relative_error, stacked_qr_
 from problems import same_to_rounding
 from torch.autograd import gradcheck, gradgradcheck
 
-from diffplan.functional.chain import ChainRightHandSide, ChainSystem
+from diffplan.functional._chain import ChainRightHandSide, ChainSystem
 from diffplan.functional.riccati import riccati_factorize, riccati_step
 
 SHAPES = [

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.functional import rollout
-from diffplan.functional.rollout import recomputed
+from diffplan.functional._rollout import recomputed
 
 A = torch.tensor([[1.0, 0.1], [-0.2, 0.9]], dtype=torch.float64)
 B = torch.tensor([[0.0], [0.5]], dtype=torch.float64)

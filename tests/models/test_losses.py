@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from diffplan.errors import ArgumentError
-from diffplan.models.losses import floored_kl, gaussian_kl, unit_gaussian_nll
+from diffplan.models._losses import floored_kl, gaussian_kl, unit_gaussian_nll
 
 
 def test_kl_equals_torch_distributions() -> None:

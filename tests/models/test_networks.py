@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffplan.errors import ArgumentError, UnknownNameError
-from diffplan.models.networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder
+from diffplan.models._networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

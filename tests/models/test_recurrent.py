@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffplan.models.recurrent import GRUCell
+from diffplan.models._recurrent import GRUCell
 
 
 def test_equals_torch_cell_with_the_same_weights() -> None:

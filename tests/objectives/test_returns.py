@@ -10,6 +10,7 @@ from problems import double_integrator, states_of
 from torch import Tensor, nn
 
 import diffplan as dp
+from diffplan._problem_data import aligned
 from diffplan.capabilities import takes_action
 from diffplan.errors import ArgumentError, ShapeError, UnsupportedProblemError
 from diffplan.objectives import (
@@ -25,7 +26,6 @@ from diffplan.objectives import (
     mean,
     minimum,
 )
-from diffplan.problem_data import aligned
 
 DOUBLE = torch.float64
 REFERENCE = torch.tensor(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import diffplan as dp
 from diffplan.testing import point_mass_problem
-from diffplan.testing.answers import check_questions
+from diffplan.testing._answers import check_questions
 
 ROUNDING = 1e-12
 """Of costs in float64 that are computed twice."""

@@ -35,7 +35,7 @@ from diffplan.objectives import (
     SumOfResiduals,
     WeightedSum,
 )
-from diffplan.objectives.penalty import add_penalty
+from diffplan.objectives._penalty import add_penalty
 from diffplan.planners import ILQR, FixedMultiplier, ShootingGN
 
 DOUBLE = torch.float64

@@ -8,18 +8,18 @@ from planner_cases import PlannerCase, each_planner
 from torch import Tensor, nn
 
 import diffplan as dp
+from diffplan._checks import require_choice
 from diffplan.errors import (
     ArgumentError,
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
-    require_choice,
 )
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
-from diffplan.planners.arguments import Init
+from diffplan.planners._arguments import Init
 from diffplan.planners.request import PlanRequest
 from diffplan.testing import point_mass_problem
-from diffplan.testing.border import check_dtypes, check_goals
+from diffplan.testing._border import check_dtypes, check_goals
 
 MULTI_START: dict[str, Callable[[], dp.Planner]] = {
     "ShootingGN": lambda: dp.ShootingGN(3, iterations=3, num_starts=3),

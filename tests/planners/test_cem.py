@@ -61,7 +61,7 @@ def test_noise_beyond_the_limit_is_drawn_in_each_iteration_and_the_same(
     problem, state = double_integrator(limit=1.0), states_of(2)
     planner = CEM(3, num_samples=200, num_elites=20, iterations=10)
     expected = planner(problem, state)
-    monkeypatch.setattr(loop, "NOISE_LIMIT", 1000)
+    monkeypatch.setattr(loop, "_NOISE_LIMIT", 1000)
     noise = planner.draw_noise(problem, state)
     assert noise.shape == (2,)
     assert not noise.is_floating_point()

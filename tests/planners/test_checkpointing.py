@@ -16,7 +16,7 @@ from diffplan.objectives import (
     StageObjective,
     SumOfResiduals,
 )
-from diffplan.planners.checkpointing import segment_length
+from diffplan.planners._evaluation import segment_length
 
 HORIZON = 6  # two segments of three steps
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import diffplan as dp
 from diffplan.errors import ArgumentError
 from diffplan.planners import CEM, DCEM
-from diffplan.planners.candidates import candidate_costs
+from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.sampling.dcem import standardized
+from diffplan.planners.sampling.dcem import _standardized
 
 SMALL = {"num_samples": 12, "num_elites": 3, "iterations": 3}
 
@@ -117,7 +117,7 @@ def test_standardised_costs_do_not_depend_on_scale_and_offset() -> None:
 
 def test_standardised_costs_have_mean_zero_and_unbiased_deviation_one() -> None:
     cost = torch.tensor([[1.0, 2.0, 4.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
-    standard = standardized(cost.double())
+    standard = _standardized(cost.double())
     torch.testing.assert_close(standard.mean(-1), torch.zeros(2).double())
     # the floor of 1e-6 takes off less than one part in a million
     expected = torch.tensor(1.0).double()

@@ -1,6 +1,6 @@
 """Inputs at the border of what is allowed are planned like any others.
 
-Those that concern strangers' planners too are checks of `diffplan.testing.degenerate`.
+Those that concern strangers' planners too are checks of `diffplan.testing._degenerate`.
 """
 
 import pytest

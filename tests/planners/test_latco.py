@@ -19,11 +19,11 @@ import diffplan as dp
 from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn, SoftplusReward
 from diffplan.planners import DualAscent, FixedMultiplier, LogarithmicRule
-from diffplan.planners.collocation.primal_dual import PrimalDual, Progress
-from diffplan.planners.collocation.residuals import TrajectoryProblem
+from diffplan.planners.collocation._primal_dual import PrimalDual, Progress
+from diffplan.planners.collocation._residuals import TrajectoryProblem
 from diffplan.planners.request import PlanRequest
 from diffplan.solvers import BlockCholeskySolver, RiccatiSolver
-from diffplan.solvers.least_squares import Trajectory
+from diffplan.solvers._least_squares import Trajectory
 
 
 def small_rssm(dtype: torch.dtype = torch.float64) -> RSSM:

@@ -7,7 +7,7 @@ from torch import nn
 
 from diffplan.errors import ArgumentError
 from diffplan.planners import MPPI
-from diffplan.planners.candidates import candidate_costs
+from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners.request import PlanRequest
 
 

@@ -13,7 +13,7 @@ from problems import cost_of, double_integrator, pendulum, states_of
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.planners.randomness import noise_keys
+from diffplan.planners._randomness import noise_keys
 from diffplan.planners.request import PlanRequest
 from diffplan.planners.sampling import loop
 
@@ -105,10 +105,10 @@ def test_noise_that_is_too_much_to_keep_is_the_same(
     planner = kind(3, shared_noise=shared, **settings)
     expected = planner(problem, states, keys=keys)
     # Alone a problem's noise may be kept where that of its batch is not.
-    monkeypatch.setattr(loop, "NOISE_LIMIT", 20 * 3 * 3 * 8)
+    monkeypatch.setattr(loop, "_NOISE_LIMIT", 20 * 3 * 3 * 8)
     drawn = planner.draw_noise(problem, states, keys=keys)
     assert drawn.is_floating_point() == shared
-    monkeypatch.setattr(loop, "NOISE_LIMIT", 0)
+    monkeypatch.setattr(loop, "_NOISE_LIMIT", 0)
     assert_same(planner(problem, states, keys=keys), expected, torch.arange(4))
 
 

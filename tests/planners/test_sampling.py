@@ -7,8 +7,9 @@ from torch import Tensor
 
 import diffplan as dp
 from diffplan.objectives import StageObjective
-from diffplan.planners import CEM, DCEM, MPPI, Planner, candidates
-from diffplan.planners.candidates import candidate_costs
+from diffplan.planners import CEM, DCEM, MPPI, Planner
+from diffplan.planners import _evaluation as candidates
+from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners.sampling import loop
 
 
@@ -63,7 +64,7 @@ def test_costs_counted_step_by_step_are_those_of_whole_trajectories(
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("limit", [loop.NOISE_LIMIT, 0], ids=["noise", "seeds"])
+@pytest.mark.parametrize("limit", [loop._NOISE_LIMIT, 0], ids=["noise", "seeds"])
 @pytest.mark.parametrize(
     "planner",
     [
@@ -76,7 +77,7 @@ def test_costs_counted_step_by_step_are_those_of_whole_trajectories(
 def test_with_shared_noise_a_plan_is_the_same_in_any_batch(
     planner: Planner, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "NOISE_LIMIT", limit)
+    monkeypatch.setattr(loop, "_NOISE_LIMIT", limit)
     problem, state = double_integrator(limit=1.0), states_of(3)
     together = planner(problem, state)
     for index, alone in enumerate(state):

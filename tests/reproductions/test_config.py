@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from diffplan.errors import ArgumentError, UnknownNameError, require_positive
+from diffplan._checks import require_positive
+from diffplan.errors import ArgumentError, UnknownNameError
 from reproductions.common.config import apply_overrides, describe, keys, resolved
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from diffplan.errors import UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
-from diffplan.training.episode import Episode, load_episode
-from diffplan.training.interaction import run_episodes
+from diffplan.training._episode import Episode, load_episode
+from diffplan.training._interaction import run_episodes
 from diffplan.training.replay_buffer import ReplayBuffer
 from reproductions.common.stages import DONE
 from reproductions.common.tables import read_csv, write_csv

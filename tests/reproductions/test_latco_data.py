@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffplan import envs
-from diffplan.training.episode import Episode
+from diffplan.training._episode import Episode
 from reproductions.latco import report
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.config import paper_config, stages_config

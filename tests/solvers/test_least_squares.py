@@ -8,9 +8,9 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from diffplan.errors import ArgumentError
-from diffplan.planners.collocation.residuals import TrajectoryProblem
+from diffplan.planners.collocation._residuals import TrajectoryProblem
 from diffplan.solvers import BlockCholeskySolver, ChainBlocks, RiccatiSolver
-from diffplan.solvers.least_squares import (
+from diffplan.solvers._least_squares import (
     AdaptiveDamping,
     FixedDamping,
     Trajectory,

@@ -13,9 +13,9 @@ from diffplan.errors import (
     NumericsWarning,
     UnsupportedGradientError,
 )
-from diffplan.functional.conjugate_gradients import conjugate_gradients
-from diffplan.solvers.matrix_free import Minimization, differentiable
-from diffplan.solvers.stationary import polish
+from diffplan.functional._conjugate_gradients import conjugate_gradients
+from diffplan.solvers._matrix_free import Minimization, differentiable
+from diffplan.solvers._stationary import polish
 
 
 def identity(_: Tensor) -> object:

@@ -11,7 +11,7 @@ from diffplan.solvers.theseus_chain import (  # noqa: E402
     BlockTridiagonalLinearization,
     BlockTridiagonalSolver,
     ChainLevenbergMarquardt,
-    find_levels,
+    _find_levels,
 )
 
 LENGTH = 6
@@ -222,7 +222,7 @@ def test_another_linearisation_is_refused() -> None:
 def test_costs_touch_at_most_two_neighbouring_levels(
     size: int, costs: list[list[int]]
 ) -> None:
-    levels = find_levels([1] * size, costs)
+    levels = _find_levels([1] * size, costs)
     assert sorted(set(levels)) == list(range(max(levels) + 1))
     for cost in costs:
         touched = [levels[variable] for variable in cost]

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffplan._files import write_atomically
 from diffplan.errors import ArgumentError
-from diffplan.files import write_atomically
 from diffplan.training import Checkpoints, CheckpointWarning
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffplan.training import Progress, RunLogger, RunRecord, read_metrics
-from diffplan.training.run_record import package_versions, plain, source_version
+from diffplan.training._run_record import package_versions, plain, source_version
 
 
 def test_rows_keep_all_digits(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from diffplan.training.ppo import (
     Experience,
     PPOConfig,
     RewardScale,
-    clipped_surrogate,
-    value_error,
+    _clipped_surrogate,
+    _value_error,
 )
 
 
@@ -124,7 +124,7 @@ def test_the_clipped_objective_by_hand(
     ratio: float, advantage: float, expected: float, slope: float
 ) -> None:
     log_ratio = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
-    loss = clipped_surrogate(log_ratio, torch.tensor([advantage]), clip=0.2)
+    loss = _clipped_surrogate(log_ratio, torch.tensor([advantage]), clip=0.2)
     loss.backward()
     assert loss.item() == pytest.approx(expected)
     assert float(log_ratio.grad) == pytest.approx(slope)
@@ -133,9 +133,9 @@ def test_the_clipped_objective_by_hand(
 def test_the_value_error_by_hand() -> None:
     values, returns = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 1.0])
     before = torch.tensor([0.0, 2.9])
-    assert float(value_error(values, returns, before)) == pytest.approx(1.25)
+    assert float(_value_error(values, returns, before)) == pytest.approx(1.25)
     # Bounded, the first is 0.2 (error 1.8) and the second stays 3.
-    clipped = value_error(values, returns, before, clip=0.2)
+    clipped = _value_error(values, returns, before, clip=0.2)
     assert float(clipped) == pytest.approx(0.5 * (1.8**2 + 2.0**2) / 2)
 
 

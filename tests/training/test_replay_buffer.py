@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan._files import seal
 from diffplan.errors import (
     ArgumentError,
     FileError,
@@ -15,9 +16,8 @@ from diffplan.errors import (
     ShapeError,
     TensorTypeError,
 )
-from diffplan.files import seal
 from diffplan.training import Episode, ReplayBuffer, load_episode, save_episode
-from diffplan.training import episode as episode_file
+from diffplan.training import _episode as episode_file
 
 
 def numbered(length: int, number: int, **extra: object) -> Episode:

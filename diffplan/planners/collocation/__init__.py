@@ -1,12 +1,12 @@
 """Planning by collocation: states and actions are optimised together."""
 
+from diffplan.planners.collocation.latco import LatCo
 from diffplan.planners.collocation.multipliers import (
     DualAscent,
     FixedMultiplier,
     LogarithmicRule,
     MultiplierRule,
 )
-from diffplan.planners.collocation.planner import LatCo
 
 __all__ = [
     "DualAscent",

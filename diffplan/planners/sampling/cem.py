@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from diffplan.errors import require_at_least
-from diffplan.functional.gaussian import weighted_std
+from diffplan._checks import require_at_least
+from diffplan.functional._gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
 from diffplan.planners.sampling.loop import SamplingPlanner

@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diffplan.functional._safe_math import safe_sqrt
 from diffplan.functional.lml import lml
-from diffplan.functional.safe_math import safe_sqrt
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import (
     CONSTANT,
@@ -16,10 +16,10 @@ from diffplan.gradients import (
     Truncated,
     Unroll,
 )
-from diffplan.planners.numbers import set_number
+from diffplan.planners._numbers import set_number
 from diffplan.planners.sampling.loop import SamplingPlanner
 
-SPREAD_FLOOR = 1e-6
+_SPREAD_FLOOR = 1e-6
 """Added to the standard deviation of the costs before it divides them."""
 
 
@@ -134,7 +134,7 @@ class DCEM(SamplingPlanner):
 
     def weigh(self, cost: Tensor) -> Tensor:
         """Return the projection of the negated costs, divided by its sum."""
-        scores = -(standardized(cost) if self.standardize else cost)
+        scores = -(_standardized(cost) if self.standardize else cost)
         chosen = lml(scores, self.num_elites, self.temperature)
         available = cost < torch.inf
         if self.straight_through:
@@ -146,10 +146,10 @@ class DCEM(SamplingPlanner):
         return torch.where(count > 0, weights, 1 / cost.shape[-1])
 
 
-def standardized(cost: Tensor) -> Tensor:
+def _standardized(cost: Tensor) -> Tensor:
     """Return costs `[…, N]` shifted to mean 0 and divided by their standard deviation.
 
-    The deviation is the unbiased one plus `SPREAD_FLOOR`. Mean and deviation are those
+    The deviation is the unbiased one plus `_SPREAD_FLOOR`. Mean and deviation are those
     of the finite costs; infinite ones stay infinite.
     """
     finite = torch.isfinite(cost)
@@ -158,5 +158,5 @@ def standardized(cost: Tensor) -> Tensor:
     mean = known.sum(-1, keepdim=True) / count.clamp_min(1)
     deviation = torch.where(finite, known - mean, 0.0)
     variance = deviation.square().sum(-1, keepdim=True) / (count - 1).clamp_min(1)
-    standard = deviation / (safe_sqrt(variance) + SPREAD_FLOOR)
+    standard = deviation / (safe_sqrt(variance) + _SPREAD_FLOOR)
     return torch.where(finite, standard, cost)

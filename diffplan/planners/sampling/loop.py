@@ -28,23 +28,24 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import ArgumentError, require_at_least, require_count
+from diffplan._checks import require_at_least, require_count
+from diffplan.errors import ArgumentError
+from diffplan.functional._gaussian import weighted_mean, weighted_std
+from diffplan.functional._isolation import known_finite
+from diffplan.functional._random import fold, standard_normal
 from diffplan.functional.coloured_noise import colour_noise
-from diffplan.functional.gaussian import weighted_mean, weighted_std
-from diffplan.functional.isolation import known_finite
-from diffplan.functional.random import fold, standard_normal
 from diffplan.gradients import tracked
 from diffplan.plan import Plan, Status
+from diffplan.planners._compiling import known_before, start_plan
+from diffplan.planners._evaluation import candidate_costs, worst_if_failed
+from diffplan.planners._numbers import set_number
+from diffplan.planners._randomness import require_noise
+from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.candidates import candidate_costs, worst_if_failed
-from diffplan.planners.compiling import known_before, start_plan
-from diffplan.planners.numbers import set_number
-from diffplan.planners.randomness import require_noise
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.solution import stack_trace
 from diffplan.problem import PlanningProblem
 
-NOISE_LIMIT = 2**28
+_NOISE_LIMIT = 2**28
 """Bytes of noise drawn ahead of a plan; beyond, iterations draw theirs (see below)."""
 
 
@@ -72,7 +73,7 @@ class SamplingPlanner(Planner):
     differentiable.
 
     All noise is drawn before the loop, `[B, iterations, N, T, A]`. Where that would
-    take more than `NOISE_LIMIT` bytes (256 MiB), each iteration draws the same numbers
+    take more than `_NOISE_LIMIT` bytes (256 MiB), each iteration draws the same numbers
     when it needs them.
 
     Attributes:
@@ -218,7 +219,7 @@ class SamplingPlanner(Planner):
         keys = keys[:1] if self.shared_noise else keys
         _, *one = self.noise_shape(request)
         count = keys.shape[0] * self.iterations * math.prod(one)
-        if count * state.element_size() > NOISE_LIMIT:
+        if count * state.element_size() > _NOISE_LIMIT:
             return keys
         iterations = torch.arange(self.iterations, device=keys.device)
         white = standard_normal(fold(keys[:, None], iterations), tuple(one), state)
@@ -276,7 +277,7 @@ class SamplingPlanner(Planner):
         )
         cost = worst_if_failed(cost)
         weights = self.weigh(cost)
-        trace["cost"].append(weighted_cost(cost, weights))
+        trace["cost"].append(_weighted_cost(cost, weights))
         trace["best_cost"].append(cost.amin(dim=-1))
         trace["spread"].append(search.std.mean(dim=(-2, -1)))
         return self.refit(search, candidates, cost, weights)
@@ -311,6 +312,6 @@ def _status(cheapest: list[Tensor]) -> Tensor | None:
     return torch.where(seen, int(Status.COMPLETED), int(Status.NON_FINITE))
 
 
-def weighted_cost(cost: Tensor, weights: Tensor) -> Tensor:
+def _weighted_cost(cost: Tensor, weights: Tensor) -> Tensor:
     """Return Σ weights · cost `[B]`; weight zero silences an infinite cost."""
     return (weights * cost).nansum(dim=-1)  # 0 · inf is NaN

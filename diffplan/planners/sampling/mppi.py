@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.functional.gaussian import weighted_std
-from diffplan.functional.isolation import known_finite
+from diffplan.functional._gaussian import weighted_std
+from diffplan.functional._isolation import known_finite
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -15,7 +15,7 @@ from diffplan.gradients import (
     Truncated,
     Unroll,
 )
-from diffplan.planners.numbers import set_number
+from diffplan.planners._numbers import set_number
 from diffplan.planners.sampling.loop import SamplingPlanner
 
 

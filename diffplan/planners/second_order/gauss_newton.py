@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import require_choice, require_count
+from diffplan._checks import require_choice, require_count
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -24,19 +24,19 @@ from diffplan.gradients import (
     Truncated,
     Unroll,
 )
-from diffplan.objectives.base import ResidualObjective
+from diffplan.objectives._base import ResidualObjective
 from diffplan.plan import Plan
-from diffplan.planners.arguments import Init
+from diffplan.planners._arguments import Init
+from diffplan.planners._compiling import any_afresh, start_plan, starts_afresh
+from diffplan.planners._evaluation import candidate_costs, pick, worst_if_failed
+from diffplan.planners._numbers import set_number
+from diffplan.planners._progress import with_cheaper_last
 from diffplan.planners.base import Solution
-from diffplan.planners.candidates import candidate_costs, pick, worst_if_failed
-from diffplan.planners.compiling import any_afresh, start_plan, starts_afresh
-from diffplan.planners.numbers import set_number
-from diffplan.planners.progress import with_cheaper_last
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order.line_search import Nominal, Step, increments
+from diffplan.planners.second_order._line_search import Nominal, Step, increments
 from diffplan.planners.second_order.loop import SecondOrderShooting
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.least_squares import AdaptiveDamping
+from diffplan.solvers._least_squares import AdaptiveDamping
 
 
 class ShootingGN(SecondOrderShooting):

@@ -21,17 +21,17 @@ from diffplan.gradients import (
     Truncated,
     Unroll,
 )
-from diffplan.objectives.base import ResidualObjective, StageObjective
+from diffplan.objectives._base import ResidualObjective, StageObjective
 from diffplan.plan import Plan
+from diffplan.planners._compiling import start_plan
 from diffplan.planners.base import Solution
-from diffplan.planners.compiling import start_plan
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order.line_search import Nominal, Step
+from diffplan.planners.second_order._line_search import Nominal, Step
 from diffplan.planners.second_order.loop import SecondOrderShooting
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.least_squares import AdaptiveDamping
+from diffplan.solvers._least_squares import AdaptiveDamping
 
-STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.003)
+_STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.003)
 """Fractions of the step that the line search tries."""
 
 
@@ -118,7 +118,7 @@ class ILQR(SecondOrderShooting):
         gauss_newton: bool | None = None,
         damping: AdaptiveDamping | None = None,
         tolerance: float = 1e-4,
-        step_sizes: Sequence[float] = STEP_SIZES,
+        step_sizes: Sequence[float] = _STEP_SIZES,
         early_exit: bool | None = None,
         feedback: bool = False,
         gradient: GradientStrategy | None = None,

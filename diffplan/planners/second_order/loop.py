@@ -23,31 +23,28 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    ArgumentError,
-    require_count,
-    require_positive,
-)
-from diffplan.functional.box_lqr import (
-    IncrementalLQR,
-    LimitedLaw,
-    limited_sweep,
-)
-from diffplan.functional.derivatives import inside_transform
-from diffplan.functional.isolation import (
+from diffplan._checks import require_count, require_positive
+from diffplan.errors import ArgumentError
+from diffplan.functional._derivatives import inside_transform
+from diffplan.functional._isolation import (
     finite_rows,
     may_look,
     replaced,
     without_gradient,
 )
-from diffplan.functional.limited_stage import Stage, limited_stage
+from diffplan.functional._limited_stage import Stage, limited_stage
+from diffplan.functional.box_lqr import (
+    IncrementalLQR,
+    LimitedLaw,
+    limited_sweep,
+)
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
+from diffplan.planners._progress import has_risen
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.progress import has_risen
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order.implicit import differentiate_actions
-from diffplan.planners.second_order.line_search import (
+from diffplan.planners.second_order._implicit import differentiate_actions
+from diffplan.planners.second_order._line_search import (
     Chosen,
     Nominal,
     Step,
@@ -58,15 +55,15 @@ from diffplan.planners.second_order.line_search import (
     roll_out,
     search,
 )
-from diffplan.planners.second_order.quadratic_model import quadratic_model
-from diffplan.planners.second_order.traces import (
+from diffplan.planners.second_order._quadratic_model import quadratic_model
+from diffplan.planners.second_order._traces import (
     Traces,
     in_place_of,
     never_moved,
     went_well,
 )
 from diffplan.problem import PlanningProblem
-from diffplan.solvers.least_squares import AdaptiveDamping, more_damping
+from diffplan.solvers._least_squares import AdaptiveDamping, more_damping
 
 
 class SecondOrderShooting(Planner):
@@ -184,7 +181,7 @@ class SecondOrderShooting(Planner):
         """
         if not torch.is_grad_enabled():
             return self._iterate(problem, state, actions, damping)
-        # What fails spoils the gradient of all (see `diffplan.functional.isolation`):
+        # What fails spoils the gradient of all (see `diffplan.functional._isolation`):
         # others are planned in its place, for a second time.
         if self.may_look(damping):
             solution, cost = self._iterate(problem, state, actions, damping)
@@ -231,7 +228,7 @@ class SecondOrderShooting(Planner):
                 if tracking:
                     moved = follow(problem, nominal, step, chosen)
                 nominal, expanded = moved, None
-            changed = next_damping(rule, damping, chosen.size > 0, step.ok)
+            changed = _next_damping(rule, damping, chosen.size > 0, step.ok)
             damping, ok = torch.where(done, damping, changed), step.ok | done
             iteration += 1
         if nominal is None:
@@ -247,7 +244,7 @@ class SecondOrderShooting(Planner):
         self,
         problem: PlanningProblem,
         nominal: Nominal,
-        expanded: "Expanded | None",
+        expanded: "_Expanded | None",
         ok: Tensor,
         damping: Tensor,
         traces: Traces,
@@ -268,7 +265,7 @@ class SecondOrderShooting(Planner):
                 solution = replace(solution, actions=nominal.actions)
         return solution, nominal.cost
 
-    def _expand(self, problem: PlanningProblem, nominal: Nominal) -> "Expanded":
+    def _expand(self, problem: PlanningProblem, nominal: Nominal) -> "_Expanded":
         model, finite = quadratic_model(
             problem,
             nominal.states,
@@ -278,13 +275,13 @@ class SecondOrderShooting(Planner):
         with torch.no_grad():
             slope = model.slope(model.costates())
         norm = gradient_norm(problem.action_space, nominal, slope)
-        return Expanded(model, finite, torch.where(finite, norm, torch.inf))
+        return _Expanded(model, finite, torch.where(finite, norm, torch.inf))
 
     def _step(
         self,
         problem: PlanningProblem,
         nominal: Nominal,
-        expanded: "Expanded",
+        expanded: "_Expanded",
         damping: Tensor,
         wanted: Tensor | None = None,
     ) -> Step:
@@ -362,7 +359,7 @@ class SecondOrderShooting(Planner):
         )
 
 
-class Expanded(NamedTuple):
+class _Expanded(NamedTuple):
     """The problem about a trajectory.
 
     Attributes:
@@ -376,7 +373,7 @@ class Expanded(NamedTuple):
     norm: Tensor
 
 
-def next_damping(
+def _next_damping(
     rule: AdaptiveDamping | Tensor | float, damping: Tensor, moved: Tensor, ok: Tensor
 ) -> Tensor:
     """Return the next damping `[…]`.

@@ -24,14 +24,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    TensorTypeError,
-    require_count,
-    require_positive,
-)
-from diffplan.functional.isolation import isolated
+from diffplan._checks import require_count, require_positive
+from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
+from diffplan.functional._isolation import isolated
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -39,15 +34,15 @@ from diffplan.gradients import (
     GradientStrategy,
     Unroll,
 )
-from diffplan.objectives.penalty import (
+from diffplan.objectives._penalty import (
     ConstraintMultipliers,
     ConstraintPenalty,
     add_penalty,
 )
 from diffplan.plan import Plan, Status
+from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.solution import stack_trace
 from diffplan.problem import PlanningProblem
 
 _ENOUGH = 0.25

@@ -12,12 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    ArgumentError,
-    TensorTypeError,
-    require_count,
-    require_shape,
-)
+from diffplan._checks import require_count, require_shape
+from diffplan._user_functions import call, require_result
+from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -25,15 +22,14 @@ from diffplan.gradients import (
     GradientStrategy,
     Unroll,
 )
-from diffplan.objectives.base import StageObjective
+from diffplan.objectives._base import StageObjective
 from diffplan.plan import Plan
+from diffplan.planners._compiling import start_plan
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.compiling import start_plan
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import Box, PlanningProblem
-from diffplan.user_functions import call, require_result
 
-DECODED = Derivatives(
+_DECODED = Derivatives(
     order=2, wrt=("dynamics", "objective", "state", "bounds", "planner")
 )
 """All but the warm start's actions: what is warm-started is the latent point. The
@@ -97,7 +93,7 @@ class LatentActions(Planner):
         (torch.Size([3, 5, 1]), torch.Size([3, 2]))
     """
 
-    supported_gradients: ClassVar = {Unroll: DECODED, Detach: CONSTANT}
+    supported_gradients: ClassVar = {Unroll: _DECODED, Detach: CONSTANT}
     plans_under_noise: ClassVar[bool] = True
 
     def __init__(
@@ -135,7 +131,7 @@ class LatentActions(Planner):
         order = planner.supported_gradients[type(planner.gradient)].order
         promises: dict[type[GradientStrategy], Derivatives] = {Detach: CONSTANT}
         if order > 0:
-            promises = {Unroll: replace(DECODED, order=order), **promises}
+            promises = {Unroll: replace(_DECODED, order=order), **promises}
         self.supported_gradients = promises  # type: ignore[misc]
         self.configure_gradient(gradient, planner)
 

@@ -1,0 +1,259 @@
+"""Dynamics and objective, called through a check.
+
+Whatever asks a user's function for something during planning asks here, so that a wrong
+shape is named once and never broadcast. The terms of a `StageObjective` are checked by
+that class itself, wherever they are called.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from diffplan._checks import describe
+from diffplan._segments import at, step_numbers, takes_time
+from diffplan._user_functions import call, require_result
+from diffplan.capabilities import (
+    Jacobians,
+    Linearizable,
+    Predictable,
+    Quadratizable,
+    model_behind,
+)
+from diffplan.errors import TensorTypeError, UnsupportedProblemError
+from diffplan.functional.linearize import linearize_dynamics
+
+CapabilityT = TypeVar("CapabilityT")
+
+ANY_LEAD = (
+    "dynamics take any leading dimensions; a model that needs 2-D input does so by "
+    "model(state.flatten(0, -2), action.flatten(0, -2)).unflatten(0, state.shape[:-1])"
+)
+ALIGNED = (
+    "objectives take any leading dimensions, such as candidates [B, N]; data of each "
+    "problem need their place, as in GoalDistance(goal), or goal[:, None] before "
+    "candidates"
+)
+
+Dynamics = Callable[..., Tensor]
+"""`(state […, S], action […, A]) → next_state […, S]`, for any leading dimensions.
+
+They may take the argument `time` besides, see `diffplan._segments`.
+"""
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""`(states […, T+1, S], actions […, T, A]) → cost […]`, to be minimised."""
+
+
+class CheckedModel:
+    """Base of `PlanningProblem`: what it knows of its dynamics and its objective.
+
+    Args:
+        dynamics: See `Dynamics`.
+        objective: See `Objective`.
+        linearize: See `PlanningProblem`.
+
+    Raises:
+        TensorTypeError: an argument is not callable.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        objective: Objective,
+        linearize: Jacobians | None = None,
+    ) -> None:
+        for name, value in (("dynamics", dynamics), ("objective", objective)):
+            if not callable(value):
+                raise TensorTypeError(
+                    f"{name}: expected a callable, got {type(value).__name__}"
+                )
+        if linearize is not None and not callable(linearize):
+            raise TensorTypeError(
+                f"linearize: expected a callable, got {type(linearize).__name__}"
+            )
+        self.dynamics = dynamics
+        self.uses_time = takes_time(dynamics)
+        self.objective = objective
+        self.given_jacobian = None if linearize is None else _Given(linearize)
+        self._behind = (dynamics, model_behind(dynamics))
+        jacobian = self.find(Linearizable)
+        if self.uses_time and jacobian and not takes_time(jacobian.linearize):
+            raise TensorTypeError(
+                "linearize: expected it to take the argument `time` as the dynamics "
+                f"do, got {describe(jacobian.linearize)} without it"
+            )
+
+    def times(self, first: int, count: int, like: Tensor) -> Tensor | None:
+        """Return the numbers of some steps, for dynamics that take them; else None.
+
+        Args:
+            first: The number of the first of these steps in the whole horizon.
+            count: How many.
+            like: A tensor on the device.
+        """
+        return step_numbers(first, slice(0, count), like) if self.uses_time else None
+
+    def step(self, state: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return the next state `[…, S]` by the dynamics, and check what they return.
+
+        Args:
+            state: `[…, S]`.
+            action: `[…, A]`, with the state's leading dimensions.
+            time: See `linearize`.
+
+        Raises:
+            ShapeError, TensorTypeError: not the shape or dtype of the state, or the
+                dynamics fail.
+        """
+        # A state of another size is the commonest reason: the message begins with it.
+        dynamics = at(self.dynamics, self.uses_time, time)
+        following = call("state: dynamics", dynamics, state, action, advice=ANY_LEAD)
+        return require_result(
+            "dynamics:", self.dynamics, following, state.shape, like=state
+        )
+
+    def trajectory_cost(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Return the cost `[…]` of a trajectory, and check what the objective returns.
+
+        Args:
+            states: `[…, T+1, S]`.
+            actions: `[…, T, A]`, with the states' leading dimensions.
+
+        Raises:
+            ShapeError, TensorTypeError: not one cost per trajectory, or of another
+                dtype than the states, or the objective fails.
+        """
+        cost = call("objective:", self.objective, states, actions, advice=ALIGNED)
+        lead = states.shape[:-2]
+        return require_result("objective:", self.objective, cost, lead, like=states)
+
+    def linearize(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return next state `[…, S]` and Jacobians `[…, S, S]` and `[…, S, A]`.
+
+        They are those that the dynamics or the argument `linearize` give, or else come
+        by autodiff.
+
+        Args:
+            state: `[…, S]`.
+            action: `[…, A]`, with the state's leading dimensions.
+            time: The numbers of the steps, `[steps]` or `[]`, as `times` gives them.
+
+        Raises:
+            ShapeError, TensorTypeError: a part has another shape or dtype.
+        """
+        found = self.find(Linearizable)
+        if found is None:
+            step = at(self.step, self.uses_time, time)
+            return linearize_dynamics(step, state, action)
+        jacobian = at(found.linearize, self.uses_time, time)
+        parts = call("dynamics:", jacobian, state, action, advice=ANY_LEAD)
+        if not isinstance(parts, tuple) or len(parts) != 3:
+            raise TensorTypeError(
+                "dynamics: expected linearize to return a tuple of the next state and "
+                f"two Jacobians, got {type(parts).__name__}"
+            )
+        sizes = ((), state.shape[-1:], action.shape[-1:])
+        for part, size in zip(parts, sizes, strict=True):
+            shape = (*state.shape, *size)
+            require_result("dynamics:", found.linearize, part, shape, like=state)
+        return parts
+
+    def _changed(self, change: Callable[..., Any]) -> "CheckedModel":
+        """Return this with other data of each problem, or itself if it has none.
+
+        Args:
+            change: Of one function; see `diffplan._problem_data`.
+        """
+        functions = self.objective, self.dynamics
+        objective, dynamics = (change(function) for function in functions)
+        if objective is self.objective and dynamics is self.dynamics:
+            return self
+        other = copy.copy(self)
+        other.objective, other.dynamics = objective, dynamics
+        if self.given_jacobian is not None:
+            other.given_jacobian = _Given(change(self.given_jacobian.linearize))
+        return other
+
+    def find(self, capability: type[CapabilityT]) -> CapabilityT | None:
+        """Return what has a `capability` of the dynamics, or None.
+
+        It is looked for on the object behind the dynamics, see `model_behind`. A
+        Jacobian that was handed over as `linearize` comes first.
+        """
+        if self._behind[0] is not self.dynamics:
+            self._behind = (self.dynamics, model_behind(self.dynamics))
+        owner = self._behind[1]
+        if capability is Linearizable and self.given_jacobian is not None:
+            owner = self.given_jacobian
+        return owner if isinstance(owner, capability) else None
+
+    def capabilities(self) -> dict[str, bool]:
+        """Return which capabilities are known, by the names of their methods.
+
+        * `linearize`: an analytic Jacobian; else autodiff, several times slower.
+        * `predict`: the distribution of the next state.
+        * `quadratize`: second derivatives of the cost; else autodiff.
+
+        Example:
+            >>> import torch, diffplan as dp
+            >>> from diffplan.models.analytic import Pendulum
+            >>> model, box = Pendulum(), dp.Box([-1.0], [1.0])
+            >>> goal = dp.objectives.GoalDistance(torch.zeros(2))
+            >>> hidden = lambda state, action: model(state, action)
+            >>> dp.PlanningProblem(model.step, goal, box).capabilities()["linearize"]
+            True
+            >>> dp.PlanningProblem(hidden, goal, box).capabilities()["linearize"]
+            False
+        """
+        return {
+            "linearize": self.find(Linearizable) is not None,
+            "predict": self.find(Predictable) is not None,
+            "quadratize": isinstance(self.objective, Quadratizable),
+        }
+
+    def require(self, capability: type[CapabilityT], needed_by: str) -> CapabilityT:
+        """Return the dynamics' `capability`.
+
+        Raises:
+            UnsupportedProblemError: the dynamics do not have it.
+        """
+        found = self.find(capability)
+        if found is None:
+            raise UnsupportedProblemError(
+                f"dynamics: {needed_by} needs dynamics with the methods of "
+                f"{capability.__name__}, got {describe(self.dynamics)} without them"
+            )
+        return found
+
+    def require_objective(self, kind: type[CapabilityT], needed_by: str) -> CapabilityT:
+        """Return the objective as `kind`, a refinement such as `ResidualObjective`.
+
+        Raises:
+            UnsupportedProblemError: the objective is not of that kind, or its cost is
+                not the sum of its terms.
+        """
+        if not isinstance(self.objective, kind):
+            raise UnsupportedProblemError(
+                f"objective: {needed_by} needs a {kind.__name__}, got "
+                f"{describe(self.objective)}"
+            )
+        if not getattr(self.objective, "sums_steps", True):
+            # Terms that do not add up to the cost would be another problem's.
+            raise UnsupportedProblemError(
+                f"objective: {needed_by} counts the terms of a {kind.__name__}, got "
+                f"{describe(self.objective)}, whose `forward` is its own; where a "
+                "weight depends on the step, give the terms the argument `time`"
+            )
+        return self.objective
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A Jacobian that was handed over beside the dynamics."""
+
+    linearize: Jacobians

@@ -1,0 +1,369 @@
+"""Random numbers that are a function of a key: the same in every batch.
+
+A stream of random numbers is named by a key, an int64 number, and its i-th number
+depends on the key and on i alone::
+
+    key     ← fold(fold(seed, problem), plan)          one per problem
+    bits    ← mix(key + (i + 1) · γ)                   64 at a time
+    normals ← Box and Müller's transform of the bits
+
+A `torch.Generator` would be one long stream instead, of which a problem gets what its
+place in the batch says; one generator for each problem would need the keys on the
+host. Here there is neither state nor a look at a number, so that the functions
+vectorise (`torch.func.vmap`), compile into one graph and export.
+
+Every operation is either on integers or one whose result IEEE 754 prescribes to the
+last bit (+, -, ·, /, √), one after the other: logarithm and sine are short polynomials.
+PyTorch's own may differ in the last bit between the vectorised part and the rest of an
+array, so that a number would depend on its place after all. A GPU's arithmetic is its
+own: there, a key's numbers are those of a CPU to rounding, and to the bit those of any
+other batch on that device. Operations are in place wherever their tensor is new, which
+spares the cache.
+
+References:
+    Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"
+    (SplitMix64); Box and Muller 1958, "A note on the generation of random normal
+    deviates"; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", for
+    counters in place of a state.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffplan._checks import is_traced
+
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+"""γ of SplitMix64, the golden ratio as an odd number, in two's complement."""
+
+_FOLD_GAMMA = 0xD1342543DE82EF95 - 2**64
+"""The same for `fold`, so that what is folded in is no counter of a stream."""
+
+_MIXERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
+
+CACHED = 2**15
+"""Counters that are worked on at once on a CPU, whose second-level cache they fill."""
+
+LARGEST = 2**23
+"""The same elsewhere, which bounds the memory that is needed meanwhile."""
+
+_ROOT_HALF = 0x3F3504F3
+"""√½ in float32, as the integer with the same bits."""
+
+_LOG = (-4.0, -1.333336353302002, -0.7994958162307739, -0.5985158085823059)
+"""-2 log((1 + s) / (1 - s)) = s · Σ c_i s^2i for |s| ≤ 3 - √8, relative error 7e-10."""
+
+_SINE = (
+    1.4142135381698608,
+    -0.2357020229101181,
+    0.011783250607550144,
+    -0.00027579691959545016,
+)
+"""√2 sin(h) = h · Σ c_i h^2i for |h| ≤ π/4, relative error 4e-9."""
+
+
+def stream_keys(
+    lead: tuple[int, ...],
+    device: torch.device,
+    *,
+    seed: Tensor | int | torch.Generator = 0,
+    keys: Tensor | None = None,
+    count: Tensor | int = 0,
+) -> Tensor:
+    """Return the key of each problem's noise, for the plan that is made now.
+
+    Args:
+        lead: The leading dimensions of a batch of problems.
+        device: Where the keys are wanted.
+        seed: Shared by the batch, a whole number or int64 `[]`; or a generator, which
+            gives one and so advances.
+        keys: Of the problems, int64 `[*lead]`; None stands for the index in the
+            flattened batch.
+        count: How many plans were made before this one, a whole number or int64
+            `[*lead]`.
+
+    Returns:
+        int64 `[*lead]`.
+
+    Example:
+        >>> batch = stream_keys((3,), torch.device("cpu"))
+        >>> last = stream_keys((), torch.device("cpu"), keys=torch.tensor(2))
+        >>> bool(batch[2] == last)
+        True
+    """
+    if keys is None:
+        keys = torch.arange(math.prod(lead), device=device).reshape(lead)
+    keys = keys.to(device)
+    if isinstance(seed, torch.Generator):
+        seed = _drawn_seed(seed, device)
+    if not isinstance(seed, Tensor):
+        seed = torch.full_like(keys, wrapped(seed))
+    return fold(fold(seed, keys), count)
+
+
+def _drawn_seed(generator: torch.Generator, device: torch.device) -> Tensor:
+    # One seed per call, also in torch.func.vmap: not one per element.
+    with torch._C._DisableFuncTorch():
+        seed = torch.randint(
+            2**63 - 1, (), generator=generator, device=generator.device
+        )
+        return seed.to(device, non_blocking=True)
+
+
+def fold(keys: Tensor, data: Tensor | int) -> Tensor:
+    """Return new keys, one for each pair of a key and a number.
+
+    Streams of different numbers, or of different keys, are independent. The order
+    counts: `fold(fold(k, 1), 2)` is not `fold(fold(k, 2), 1)`.
+
+    Args:
+        keys: int64, any shape.
+        data: A whole number, or an int64 tensor that broadcasts with `keys`.
+
+    Returns:
+        int64, the shape that both broadcast to.
+
+    Example:
+        >>> fold(torch.zeros((), dtype=torch.int64), torch.arange(3)).shape
+        torch.Size([3])
+    """
+    if not isinstance(data, Tensor):  # filled on the device: a copy would be waited for
+        data = torch.full_like(keys, wrapped(data))
+    if torch.compiler.is_compiling():
+        return _fold_as_one(keys, data)
+    return _folded(keys, data)
+
+
+def _folded(keys: Tensor, data: Tensor) -> Tensor:
+    return _mix(keys + _mix(_times(data, _FOLD_GAMMA)))
+
+
+def wrapped(number: int) -> int:
+    """Return what is left of a whole number modulo 2^64, in the range of int64.
+
+    Example:
+        >>> wrapped(2**64 + 3)
+        3
+    """
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def standard_normal(keys: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Draw N(0, 1) numbers, for each key its own.
+
+    What a key's stream begins with depends on the key and the number of entries of
+    `shape`, never on the other keys. The numbers are those of float32 in every dtype,
+    so that plans in float32 and float64 see the same; they end at ±6.6.
+
+    Args:
+        keys: int64 `[…]`.
+        shape: What to draw for each key.
+        like: Gives the dtype.
+
+    Returns:
+        `[…, *shape]`, on the device of `keys`, without a graph.
+
+    Example:
+        >>> keys = torch.arange(5)
+        >>> drawn = standard_normal(keys, (3, 2), torch.zeros(()))
+        >>> (
+        ...     drawn.shape,
+        ...     torch.equal(drawn[4:], standard_normal(keys[4:], (3, 2), drawn)),
+        ... )
+        (torch.Size([5, 3, 2]), True)
+    """
+    size = math.prod(shape)
+    draw = _draw_normals_as_one if torch.compiler.is_compiling() else _draw_normals
+    return draw(keys, size, like.dtype).reshape((*keys.shape, *shape))
+
+
+def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    half = -(-size // 4)  # counters; two words of 32 bits each, and two such halves
+    rows = keys.reshape(-1, 1)
+    if is_traced(keys):
+        values = torch.cat(_normals(rows, 0, half, half), dim=1)[:, :size].to(dtype)
+    else:
+        values = _in_chunks(rows, size, half, dtype)
+    return values.reshape((*keys.shape, size))
+
+
+def uniform(keys: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Draw numbers that are uniform in [0, 1), for each key its own.
+
+    Multiples of 2^-24, the same in float32 and float64. For the rest as
+    `standard_normal`.
+
+    Returns:
+        `[…, *shape]`, on the device of `keys`, without a graph.
+
+    Example:
+        >>> uniform(torch.arange(5), (3,), torch.zeros(())).shape
+        torch.Size([5, 3])
+    """
+    size = math.prod(shape)
+    draw = _draw_shares_as_one if torch.compiler.is_compiling() else _draw_shares
+    return draw(keys, size, like.dtype).reshape((*keys.shape, *shape))
+
+
+def _draw_shares(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    bits = _bits(keys.reshape(-1, 1), 0, size)
+    share = _shifted(bits, 40).to(dtype) * 2.0**-24
+    return share.reshape((*keys.shape, size))
+
+
+def _in_chunks(rows: Tensor, size: int, half: int, dtype: torch.dtype) -> Tensor:
+    values = torch.empty(rows.shape[0], size, dtype=dtype, device=rows.device)
+    chunk = CACHED if rows.device.type == "cpu" else LARGEST
+    step = max(1, chunk // max(half, 1))
+    for first in range(0, half, chunk):
+        count = min(chunk, half - first)
+        for row in range(0, rows.shape[0], step):
+            parts = _normals(rows[row : row + step], first, half, count)
+            for part, begin in zip(parts, (2 * first, 2 * (half + first)), strict=True):
+                end = min(begin + 2 * count, size)
+                if begin < end:
+                    values[row : row + step, begin:end] = part[:, : end - begin]
+    return values
+
+
+def _normals(rows: Tensor, first: int, half: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return 2 · count numbers of each half of the rows, `[R, 2 · count]`.
+
+    Args:
+        rows: Keys `[R, 1]`.
+        first: The first counter in the half.
+        half: Counters in a half; those of the other half follow.
+        count: How many counters.
+    """
+    radius = _signed_radius(_words(_bits(rows, first, count)))
+    return _turned(radius, _words(_bits(rows, half + first, count)))
+
+
+def _turned(radius: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Return r · cos a and r · sin a for angles a uniform in -π/2 … π/2.
+
+    With a radius r of either sign that is every direction.
+
+    Args:
+        radius: r.
+        words: int32, uniform in all of them.
+    """
+    turn = words.to(torch.float32) * 3.65729529994141e-10  # π/4 · 2^-31: half of a
+    square = turn * turn
+    sine = _polynomial(_SINE, square).mul_(turn)
+    square = sine * sine  # 2 sin²(h) = 1 - cos(2h)
+    first = (1.0 - square).mul_(radius)
+    return first, (2.0 - square).sqrt_().mul_(sine).mul_(radius)
+
+
+def _signed_radius(words: Tensor) -> Tensor:
+    """Return ±√(-2 log u), u uniform in (0, 1] of 31 bits, and an even chance of signs.
+
+    Args:
+        words: int32, uniform in all of them.
+    """
+    number = (words | 1).to(torch.float32)  # never zero; |number| = 2^31 u
+    size = number.view(torch.int32) & 0x7FFFFFFF
+    exponent = (size - _ROOT_HALF).bitwise_right_shift_(23)
+    mantissa = size.sub_(exponent << 23).view(torch.float32)  # in √½ … √2
+    ratio = (mantissa - 1.0).div_(mantissa + 1.0)
+    log = _polynomial(_LOG, ratio * ratio).mul_(ratio)
+    log += (31 - exponent).to(torch.float32).mul_(1.3862943649291992)  # 2 log 2
+    return log.sqrt_().copysign_(number)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+    """Return Σ c_i x^i."""
+    value = x * coefficients[-1]
+    for coefficient in coefficients[-2:0:-1]:
+        value.add_(coefficient).mul_(x)
+    return value.add_(coefficients[0])
+
+
+def _bits(rows: Tensor, first: int, count: int) -> Tensor:
+    """Return 64 bits for each counter from `first` on, int64 `[R, count]`."""
+    counter = torch.arange(first, first + count, device=rows.device)
+    return _mix(rows + _times(counter, _GAMMA))
+
+
+def _times(counter: Tensor, gamma: int) -> Tensor:
+    """Return (counter + 1) · γ modulo 2^64.
+
+    Written with the complement, -counter - 1: torch's Inductor takes whatever is linear
+    in `arange` for an index into memory, and stops where that passes 2^63.
+    """
+    return ~counter * -gamma
+
+
+def _words(bits: Tensor) -> Tensor:
+    """Return the halves of 64 bits, int32 `[R, 2 · count]`."""
+    return bits.view(torch.int32)
+
+
+def _mix(value: Tensor) -> Tensor:
+    """Return SplitMix64's finaliser of int64 numbers: each bit changes half of them."""
+    for shift, factor in _MIXERS:
+        value = _shifted(value, shift).bitwise_xor_(value).mul_(factor)
+    return _shifted(value, 31).bitwise_xor_(value)
+
+
+def _shifted(value: Tensor, shift: int) -> Tensor:
+    """Return int64 numbers shifted right, zeros following (`>>` copies the sign)."""
+    return (value >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+
+
+# For a compiler each of the three is one operation, which it calls and does not look
+# into. Inductor writes the products modulo 2^64 as products of signed numbers in C++,
+# whose overflow is undefined there: gcc, which knew a counter's range, took them for
+# something else, and iterations got other noise without a word. Called as they are,
+# compiled planners also draw the same numbers to the bit.
+
+
+def _as_one(
+    name: str, function: Callable[..., Tensor], schema: str
+) -> Callable[..., Tensor]:
+    operation = torch.library.custom_op(
+        f"diffplan::{name}", function, mutates_args=(), schema=schema
+    )
+
+    def mapped(
+        info: Any, in_dims: tuple[int | None, ...], *given: Any
+    ) -> tuple[Tensor, int]:
+        # Every argument is for itself in each dimension: a mapped one comes first.
+        rank = max(
+            value.dim() - (place is not None)
+            for value, place in zip(given, in_dims, strict=True)
+            if isinstance(value, Tensor)
+        )
+
+        def first(value: Any, place: int | None) -> Any:
+            if place is None:
+                return value
+            moved = value.movedim(place, 0)
+            ones = (1,) * (rank + 1 - moved.dim())
+            return moved.reshape(info.batch_size, *ones, *moved.shape[1:])
+
+        return operation(*map(first, given, in_dims)), 0
+
+    torch.library.register_vmap(operation, mapped)
+    return operation
+
+
+def _shape_of_fold(keys: Tensor, data: Tensor) -> Tensor:
+    return torch.empty_like(keys + data)
+
+
+def _shape_of_draw(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    return keys.new_empty((*keys.shape, size), dtype=dtype)
+
+
+_DRAW = "(Tensor keys, SymInt size, ScalarType dtype) -> Tensor"
+_fold_as_one = _as_one("fold", _folded, "(Tensor keys, Tensor data) -> Tensor")
+_draw_normals_as_one = _as_one("normals", _draw_normals, _DRAW)
+_draw_shares_as_one = _as_one("shares", _draw_shares, _DRAW)
+torch.library.register_fake("diffplan::fold", _shape_of_fold)
+torch.library.register_fake("diffplan::normals", _shape_of_draw)
+torch.library.register_fake("diffplan::shares", _shape_of_draw)

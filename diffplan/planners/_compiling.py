@@ -1,0 +1,116 @@
+"""What of a planner `torch.compile` takes: all between its checks and its answer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffplan.functional._isolation import may_look
+from diffplan.functional._rollout import inside_transform
+from diffplan.plan import Plan
+from diffplan.planners._randomness import PLAN_INDEX, NoiseSource
+from diffplan.planners.request import PlanRequest
+
+
+class CompilableCore(NoiseSource, ABC):
+    """A module whose method `_plan` can be compiled, once for a whole loop of plans.
+
+    A receding-horizon loop begins without a warm start and goes on with one: two kinds
+    of input, each of which would be compiled. So a compiled planner always has a plan
+    to start from, at first that of `cold_start`, whose count of plans is zero. What is
+    done in the first plan only is decided by `starts_afresh`, a mask.
+    """
+
+    _compiled: Callable[..., Plan] | None = None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile all between the checks at the border and the plan.
+
+        The first call compiles; the next one of a receding-horizon loop, which has a
+        warm start, runs the same code. Copies and pickles are not compiled.
+
+        Args:
+            args: As for `torch.compile`.
+            kwargs: Likewise.
+        """
+        self._compiled = torch.compile(self._plan, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was compiled, as `nn.Module` does."""
+        return {**super().__getstate__(), "_compiled": None}
+
+    @abstractmethod
+    def cold_start(self, request: PlanRequest) -> Plan:
+        """Return the plan that a warm start from is the same as starting afresh.
+
+        Its memory has the entries of the planner's plans.
+
+        Args:
+            request: With noise, or with the keys that it is to be drawn from.
+        """
+
+    @abstractmethod
+    def _plan(self, request: PlanRequest) -> Plan: ...
+
+    def _run(self, request: PlanRequest) -> Plan:
+        """Call `_plan`, or what it was compiled to."""
+        if self._compiled is None or inside_transform():
+            return self._plan(request)
+        warm_start = request.warm_start
+        if warm_start is None:
+            warm_start = self.cold_start(request)
+        # Another layout, order or set of entries would be compiled anew.
+        counted = {PLAN_INDEX: torch.ones_like(warm_start.status)[:, None, None]}
+        memory = dict(sorted((counted | warm_start.memory).items()))
+        start = replace(warm_start, diagnostics={}, memory=memory)
+        start = start.map(Tensor.contiguous)
+        return self._compiled(replace(request, warm_start=start))
+
+
+def start_plan(
+    state: Tensor, actions: Tensor, memory: Mapping[str, Tensor] | None = None
+) -> Plan:
+    """Return a plan to start from, for `cold_start`; it stays at `state` `[B, S]`."""
+    states = state.unsqueeze(1).expand(-1, actions.shape[1] + 1, -1)
+    cost = torch.zeros_like(state[:, 0])
+    none = torch.zeros_like(cost, dtype=torch.int64)[:, None, None]
+    return Plan(actions, states, cost, memory={PLAN_INDEX: none, **(memory or {})})
+
+
+def starts_afresh(warm_start: Plan | None, state: Tensor) -> Tensor:
+    """Return where planning starts afresh, `[B]` bool.
+
+    Without a warm start, or from one that no planner has made, see `start_plan`.
+
+    Args:
+        warm_start: With one batch dimension, or None.
+        state: `[B, S]`.
+    """
+    afresh = torch.full_like(state[:, 0], warm_start is None, dtype=torch.bool)
+    if warm_start is None or PLAN_INDEX not in warm_start.memory:
+        return afresh
+    return warm_start.memory[PLAN_INDEX][:, 0, 0] == 0
+
+
+def any_afresh(afresh: Tensor) -> bool:
+    """Return whether an element may start afresh; only looked at where that is free.
+
+    Args:
+        afresh: `[B]` bool, of `starts_afresh`.
+    """
+    return not may_look(afresh) or bool(afresh.any())
+
+
+def known_before(warm_start: Plan, found: Tensor, start: Tensor) -> Tensor:
+    """Return the actions that an answer is compared with, for `Solution.known`.
+
+    Args:
+        warm_start: With one batch dimension.
+        found: The answer `[B, T, A]`, to compare itself with where it starts afresh.
+        start: What it started from `[B, T, A]`.
+    """
+    afresh = starts_afresh(warm_start, start[:, 0])
+    return torch.where(afresh[:, None, None], found, start)

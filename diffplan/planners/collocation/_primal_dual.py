@@ -1,0 +1,154 @@
+"""The primal-dual iteration of collocation, apart from the engine that drives it.
+
+An engine (`solvers.least_squares` or `solvers.theseus`) asks `PrimalDual.linearize` for
+the blocks at an iterate and takes a Gauss-Newton step. A dual step follows every primal
+step; the violations that it needs are those of the next linearisation, so nothing is
+evaluated twice.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from diffplan.functional._isolation import finite_rows
+from diffplan.planners._failures import where_sound
+from diffplan.planners.collocation._residuals import Residuals, TrajectoryProblem
+from diffplan.planners.collocation.multipliers import MultiplierRule
+from diffplan.solvers._least_squares import Trajectory
+from diffplan.solvers.blocks import ChainBlocks
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """λ of the dynamics and ν of the action limits, each `[B, T]`.
+
+    They weigh *squared* residuals.
+    """
+
+    dynamics: Tensor
+    action: Tensor
+
+    def stacked(self) -> Tensor:
+        """Return both, `[B, T, 2]`."""
+        return torch.stack([self.dynamics, self.action], dim=-1)
+
+    def root_mean(self) -> Tensor:
+        """Return mean_t √λ + mean_t √ν, `[B]`."""
+        # The floor keeps √ differentiable where dual ascent drove a multiplier to zero.
+        dynamics = self.dynamics.clamp_min(1e-12).sqrt().mean(dim=1)
+        return dynamics + self.action.clamp_min(1e-12).sqrt().mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One iterate as the diagnostics keep it, without a graph."""
+
+    cost: Tensor
+    dynamics_violation: Tensor
+    action_violation: Tensor
+    dynamics_multiplier: Tensor
+    action_multiplier: Tensor
+    states: Tensor | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the iteration threads from step to step.
+
+    Attributes:
+        multipliers: The current ones.
+        sound: Which elements have not failed, `[B]` bool. One that has stays where it
+            is, with its multipliers.
+        records: One per iterate that was linearised or observed, the start first.
+    """
+
+    multipliers: Multipliers
+    sound: Tensor
+    records: tuple[Record, ...] = ()
+
+    def trace(self, name: str) -> Tensor:
+        """Return one field of all records, `[B, iterates, …]`."""
+        return torch.stack([getattr(record, name) for record in self.records], dim=1)
+
+
+@dataclass(frozen=True)
+class PrimalDual:
+    """Residuals, their weights, and how the weights follow the violations.
+
+    Attributes:
+        problem: The residuals.
+        rule: How multipliers follow violations.
+        dynamics_tolerance: ε of ‖x_{t+1} - f(x_t, u_t)‖².
+        action_tolerance: ε of the action limits.
+        normalize: Divide all residuals by mean√λ + mean√ν + 1 (release; the paper does
+            not mention it).
+        keep_states: Whether records hold the states.
+    """
+
+    problem: TrajectoryProblem
+    rule: MultiplierRule
+    dynamics_tolerance: float
+    action_tolerance: float
+    normalize: bool = True
+    keep_states: bool = False
+
+    def linearize(
+        self, trajectory: Trajectory, progress: Progress, damping: Tensor
+    ) -> tuple[ChainBlocks, Progress]:
+        """Return the damped Gauss-Newton subproblem after the pending dual step."""
+        linearization, sound = self.problem.sound_linearization(
+            trajectory, progress.sound
+        )
+        progress = replace(progress, sound=sound)
+        progress = self._observe(trajectory, progress, linearization.residuals)
+        multipliers = progress.multipliers
+        if self.normalize:
+            # Dividing all residuals by c multiplies the damping by c²: the damping
+            # rides on the multipliers, and the weights stay as they are.
+            damping = damping * (multipliers.root_mean() + 1).square()
+        weights = multipliers.dynamics, multipliers.action
+        # a system that cannot be factorised: no step, and nothing flows back from it
+        damping = where_sound(progress.sound, damping, torch.nan)
+        return linearization.weigh(*weights, damping), progress
+
+    def observe(self, trajectory: Trajectory, progress: Progress) -> Progress:
+        """Take the dual step that the last iterate calls for, and record it."""
+        residuals, sound = self.problem.sound_residuals(trajectory, progress.sound)
+        progress = replace(progress, sound=sound)
+        return self._observe(trajectory, progress, residuals)
+
+    def _observe(
+        self, trajectory: Trajectory, progress: Progress, residuals: Residuals
+    ) -> Progress:
+        if progress.records:  # the start has no primal step behind it
+            progress = self._dual_step(progress, residuals)
+        multipliers, sound = progress.multipliers, progress.sound
+
+        def known(value: Tensor) -> Tensor:
+            return where_sound(sound, value.detach(), torch.nan)
+
+        record = Record(
+            cost=known(residuals.cost),
+            dynamics_violation=known(residuals.dynamics_violation.mean(dim=1)),
+            action_violation=known(residuals.action_violation.mean(dim=1)),
+            dynamics_multiplier=multipliers.dynamics.detach().mean(dim=1),
+            action_multiplier=multipliers.action.detach().mean(dim=1),
+            states=trajectory.states.detach() if self.keep_states else None,
+        )
+        return replace(progress, records=(*progress.records, record))
+
+    def _dual_step(self, progress: Progress, residuals: Residuals) -> Progress:
+        old = progress.multipliers
+        new = (
+            self.rule(
+                old.dynamics, residuals.dynamics_violation, self.dynamics_tolerance
+            ),
+            self.rule(old.action, residuals.action_violation, self.action_tolerance),
+        )
+        sound = progress.sound & finite_rows(new, 1)
+        multipliers = Multipliers(
+            where_sound(sound, new[0], old.dynamics.detach()),
+            where_sound(sound, new[1], old.action.detach()),
+        )
+        return replace(progress, multipliers=multipliers, sound=sound)

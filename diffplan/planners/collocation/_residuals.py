@@ -1,0 +1,296 @@
+"""LatCo's problem, written once: the residuals of a trajectory and their blocks.
+
+Variables are the states x_1 … x_T and the actions u_0 … u_{T-1}; x_0 is given. With
+one multiplier per constraint and step, every iteration lowers
+
+    Σ_t λ_t ‖x_{t+1} - f(x_t, u_t)‖²  +  Σ_t ν_t ‖excess(u_t)‖²  +  Σ_t ‖ρ_t‖²,
+
+where excess is how far an action lies outside its box and ρ the residuals of the
+objective (LatCo, Eq. 8 as a sum of squares, section 4). Further constraints on actions
+add how far an action breaks them to the second sum. Residuals couple neighbouring steps
+only, so everything is handed out as the blocks of a chain.
+
+Actions are moved in the units of `units.py`. Elements whose residuals or Jacobians are
+not finite are handled as in `planners/failures.py`.
+"""
+
+import copy
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from diffplan._checks import require_choice
+from diffplan.functional.linearize import batched_jacobian
+from diffplan.objectives._base import ResidualObjective, half_square
+from diffplan.planners._failures import evaluate_soundly, stand_ins, with_value
+from diffplan.planners.collocation._units import ActionUnits
+from diffplan.problem import PlanningProblem
+from diffplan.solvers._least_squares import Trajectory
+from diffplan.solvers.blocks import ChainBlocks
+
+ActionViolation = Literal["released", "paper"]
+
+
+class Residuals(NamedTuple):
+    """Residuals at a trajectory; what multipliers and diagnostics need.
+
+    Attributes:
+        defect: x_{t+1} - f(x_t, u_t), `[B, T, S]`.
+        excess: Signed distance of the actions' variables from their limits, and those
+            that are pinned by themselves, `[B, T, A]`.
+        breach: How far they break further constraints on actions, `[B, T, K]`; see
+            `ActionConstraint.excess`.
+        dynamics_violation: ‖defect‖² per step, `[B, T]`.
+        action_violation: The action constraint's violation per step, `[B, T]`.
+        cost: The objective of the planned states and actions, `[B]`.
+    """
+
+    defect: Tensor
+    excess: Tensor
+    breach: Tensor
+    dynamics_violation: Tensor
+    action_violation: Tensor
+    cost: Tensor
+
+
+class Linearization(NamedTuple):
+    """Residuals at a trajectory together with their Jacobians, without any weights."""
+
+    residuals: Residuals
+    state_jacobian: Tensor
+    action_jacobian: Tensor
+    stage_residual: Tensor
+    stage_state_jacobian: Tensor
+    stage_action_jacobian: Tensor
+    terminal_residual: Tensor
+    terminal_jacobian: Tensor
+    limit_slope: Tensor
+    breach_jacobian: Tensor
+
+    def weigh(
+        self, dynamics_weight: Tensor, action_weight: Tensor, damping: Tensor
+    ) -> ChainBlocks:
+        """Return the damped Gauss-Newton subproblem for given weights.
+
+        Args:
+            dynamics_weight: λ `[B, T]`, multiplies squared residuals.
+            action_weight: ν `[B, T]`, likewise.
+            damping: `[B]`, added to the diagonal of JᵀJ.
+        """
+        stage = (
+            self.stage_residual,
+            self.stage_state_jacobian,
+            self.stage_action_jacobian,
+        )
+        if self.residuals.breach.shape[-1]:
+            stage = self._with_breach(action_weight)
+        return ChainBlocks(
+            state_jacobian=self.state_jacobian,
+            action_jacobian=self.action_jacobian,
+            defect=self.residuals.defect,
+            transition_weight=dynamics_weight,
+            residual=stage[0],
+            stage_state_jacobian=stage[1],
+            stage_action_jacobian=stage[2],
+            terminal_residual=self.terminal_residual,
+            terminal_jacobian=self.terminal_jacobian,
+            limit_residual=self.residuals.excess,
+            limit_slope=self.limit_slope,
+            limit_weight=action_weight,
+            damping=damping,
+        )
+
+    def _with_breach(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Stage residuals and Jacobians, and below them those of √ν breach."""
+        # The floor keeps √ differentiable where dual ascent drove ν to zero.
+        root = weight.clamp_min(1e-12).sqrt()[..., None]
+        breach, by_action = self.residuals.breach, self.breach_jacobian
+        states = self.stage_state_jacobian
+        none = states.new_zeros(*breach.shape, states.shape[-1])
+        return (
+            torch.cat([self.stage_residual, root * breach], dim=-1),
+            torch.cat([states, none], dim=-2),
+            torch.cat(
+                [self.stage_action_jacobian, root[..., None] * by_action], dim=-2
+            ),
+        )
+
+
+class TrajectoryProblem:
+    """A planning problem seen by collocation, for states `[B, S]`.
+
+    The actions of its trajectories are variables, see `units`.
+
+    Args:
+        problem: With a `ResidualObjective`; dynamics that are `Linearizable` are asked
+            for their Jacobian, others are differentiated.
+        state: The given states x_0 `[B, S]`.
+        action_violation: "released" measures Σ max(0, a² - 1) for the multipliers, as
+            the authors' code does (in units of the box's half-width); "paper" measures
+            ‖excess‖². The residual is the excess in both.
+
+    Raises:
+        UnsupportedProblemError: the objective has no residuals.
+        ArgumentError: an unknown `action_violation`.
+    """
+
+    def __init__(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        action_violation: ActionViolation = "released",
+    ) -> None:
+        require_choice("action_violation", action_violation, ActionViolation)
+        self.objective = problem.require_objective(ResidualObjective, "collocation")
+        self.problem = problem
+        self.units = ActionUnits.of(problem.action_space.to(state))
+        self.constraints = problem.action_constraints
+        self.state = state
+        self.action_violation = action_violation
+
+    @property
+    def all_sound(self) -> Tensor:
+        """No element has failed, `[B]` bool."""
+        return torch.ones_like(self.state[:, 0], dtype=torch.bool)
+
+    def standing_in(self, sound: Tensor, linked: bool) -> "TrajectoryProblem":
+        """Return this problem with a sound element's state for those that are not.
+
+        Args:
+            sound: Which are, `[B]` bool.
+            linked: Whether what flows back to a stand-in reaches the element's state.
+        """
+        changed = copy.copy(self)
+        (changed.state,) = stand_ins((self.state,), sound)
+        if linked:
+            changed.state = with_value(changed.state.detach(), self.state)
+        return changed
+
+    def residuals(self, trajectory: Trajectory) -> Residuals:
+        """Evaluate the residuals alone; cheaper than `linearize`."""
+        return self._evaluate(self.state, trajectory.states, trajectory.actions)
+
+    def linearize(self, trajectory: Trajectory) -> Linearization:
+        """Evaluate residuals and Jacobians."""
+        return self._linearize(self.state, trajectory.states, trajectory.actions)
+
+    def sound_residuals(
+        self, trajectory: Trajectory, sound: Tensor
+    ) -> tuple[Residuals, Tensor]:
+        """Evaluate the residuals so that failed elements have no part in backward.
+
+        Args:
+            trajectory: Where.
+            sound: Which elements have not failed before, `[B]` bool.
+
+        Returns:
+            The residuals, and which elements are sound.
+        """
+        inputs = (self.state, trajectory.states, trajectory.actions)
+        return evaluate_soundly(self._evaluate, inputs, sound)
+
+    def sound_linearization(
+        self, trajectory: Trajectory, sound: Tensor
+    ) -> tuple[Linearization, Tensor]:
+        """Do with `linearize` what `sound_residuals` does with `residuals`."""
+        inputs = (self.state, trajectory.states, trajectory.actions)
+        return evaluate_soundly(self._linearize, inputs, sound)
+
+    def _evaluate(self, state: Tensor, states: Tensor, variables: Tensor) -> Residuals:
+        visited = torch.cat([state[:, None], states], dim=1)
+        actions = self.units.actions(variables)
+        times = self.problem.times(0, actions.shape[1], state)
+        following = self.problem.step(visited[:, :-1], actions, times)
+        cost = self.problem.trajectory_cost(visited, actions)
+        breach = self._breach(actions)
+        return self._residuals(states - following, variables, cost, breach)
+
+    def _linearize(
+        self, state: Tensor, states: Tensor, variables: Tensor
+    ) -> Linearization:
+        previous = torch.cat([state[:, None], states[:, :-1]], dim=1)
+        actions, unit = self.units.actions(variables), self.units.unit
+        times = self.problem.times(0, actions.shape[1], state)
+        dynamics = self.problem.linearize(previous, actions, times)
+        following, by_state, by_action = dynamics
+        stage, stage_by_state, stage_by_action = self._stages(previous, actions)
+        terminal, (terminal_by_state,) = batched_jacobian(
+            self.objective.end_term("residual", actions.shape[1], states), states[:, -1]
+        )
+        breach, breach_by_action = self._linearized_breach(actions)
+        cost = half_square(stage).sum(dim=-1) + half_square(terminal)
+        residuals = self._residuals(states - following, variables, cost, breach)
+        active = self.units.pinned | (residuals.excess != 0)
+        return Linearization(
+            residuals=residuals,
+            state_jacobian=by_state,
+            action_jacobian=by_action * unit,
+            stage_residual=stage,
+            stage_state_jacobian=stage_by_state,
+            stage_action_jacobian=stage_by_action * unit,
+            terminal_residual=terminal,
+            terminal_jacobian=terminal_by_state,
+            limit_slope=active.to(variables.dtype),
+            breach_jacobian=breach_by_action * unit,
+        )
+
+    def _breach(self, actions: Tensor) -> Tensor:
+        parts = [constraint.excess(actions) for constraint in self.constraints]
+        return torch.cat([actions[..., :0], *parts], dim=-1)
+
+    def _linearized_breach(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """How far actions break constraints `[B, T, K]`, and `[B, T, K, A]`."""
+        size = actions.shape[-1]
+        breach, by_action = (
+            [actions[..., :0]],
+            [actions.new_zeros(*actions.shape[:-1], 0, size)],
+        )
+        for constraint in self.constraints:
+            value, jacobian = constraint.linearized_excess(actions)
+            breach.append(value)
+            by_action.append(jacobian)
+        return torch.cat(breach, dim=-1), torch.cat(by_action, dim=-2)
+
+    def _residuals(
+        self, defect: Tensor, variables: Tensor, cost: Tensor, breach: Tensor
+    ) -> Residuals:
+        excess = self.units.excess(variables)
+        action_violation = excess.square()
+        if self.action_violation == "released":
+            # An open side has no width to measure by: there the excess serves.
+            scaled, limited = self.units.relative(variables)
+            beyond = torch.where(limited, scaled.square() - 1, action_violation)
+            action_violation = torch.where(excess != 0, beyond, 0.0)
+        action_violation = action_violation.sum(dim=-1)
+        return Residuals(
+            defect=defect,
+            excess=excess,
+            breach=breach,
+            dynamics_violation=defect.square().sum(dim=-1),
+            action_violation=action_violation + breach.square().sum(dim=-1),
+            cost=cost,
+        )
+
+    def _stages(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Residuals of steps 0 … T-1 with Jacobians, padded to one size."""
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        count = actions.shape[1]
+        for term, where in self.objective.stage_terms("residual", 0, count, states):
+            inputs = states[:, where], actions[:, where]
+            value, (by_state, by_action) = batched_jacobian(term, *inputs)
+            parts.append((value, by_state, by_action))
+        if len(parts) == 1:
+            return parts[0]
+        size = max(part[0].shape[-1] for part in parts)
+        residuals = [pad(part[0], (0, size - part[0].shape[-1])) for part in parts]
+        return (
+            torch.cat(residuals, dim=1),
+            torch.cat([_pad_rows(part[1], size) for part in parts], dim=1),
+            torch.cat([_pad_rows(part[2], size) for part in parts], dim=1),
+        )
+
+
+def _pad_rows(jacobian: Tensor, size: int) -> Tensor:
+    return pad(jacobian, (0, 0, 0, size - jacobian.shape[-2]))

@@ -1,0 +1,117 @@
+"""Where collocation starts: random or rolled-out trajectories, or an earlier plan."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffplan.functional._isolation import finite_rows
+from diffplan.plan import Plan
+from diffplan.planners._failures import evaluate_soundly, where_sound
+from diffplan.planners._solution import Solution
+from diffplan.planners.collocation._primal_dual import Multipliers
+from diffplan.planners.collocation._residuals import TrajectoryProblem
+from diffplan.problem import PlanningProblem
+from diffplan.solvers._least_squares import Trajectory
+
+
+@dataclass(frozen=True)
+class Starts:
+    """How the starting points of each problem are made; see `LatCo`'s arguments."""
+
+    rolled_out: bool
+    count: int
+    multipliers: tuple[float, float]
+    keep_multipliers: bool
+
+    def cold(
+        self, collocation: TrajectoryProblem, noise: Tensor
+    ) -> tuple[Trajectory, Multipliers]:
+        """Return trajectories and multipliers made of noise.
+
+        Args:
+            collocation: What is planned, for the states of all starts `[B·count, S]`.
+            noise: N(0, 1) numbers `[B·count, T, S + A]`.
+        """
+        size, units = collocation.state.shape[-1], collocation.units
+        states, variables = noise[..., :size], units.pin(noise[..., size:])
+        if self.rolled_out:
+            problem = collocation.problem
+            actions = problem.project(units.actions(variables))
+            rolled, sound = evaluate_soundly(
+                problem.rollout,
+                (collocation.state, actions),
+                collocation.all_sound,
+            )
+            # where the rollout left the finite numbers states are random after all
+            states = where_sound(sound, rolled[:, 1:], states)
+            variables = units.variables(actions)
+        ones = torch.ones_like(noise[..., 0])
+        dynamics, action = self.multipliers
+        return Trajectory(states, variables), Multipliers(
+            dynamics * ones, action * ones
+        )
+
+    def warm(
+        self,
+        collocation: TrajectoryProblem,
+        warm_start: Plan,
+        trajectory: Trajectory,
+        multipliers: Multipliers,
+    ) -> tuple[Trajectory, Multipliers]:
+        """Put the warm start in the place of each problem's first start.
+
+        Args:
+            collocation: As for `cold`.
+            warm_start: Of B problems; states that are not finite are left out.
+            trajectory: The cold ones.
+            multipliers: Likewise.
+        """
+
+        def repeated(value: Tensor) -> Tensor:
+            return value.repeat_interleave(self.count, dim=0)
+
+        states = repeated(warm_start.memory.get("states", warm_start.states[:, 1:]))
+        variables = repeated(collocation.units.variables(warm_start.actions))
+        index = torch.arange(variables.shape[0], device=variables.device)
+        first = index % self.count == 0
+        trajectory = Trajectory(
+            where_sound(first & finite_rows((states,), 1), states, trajectory.states),
+            where_sound(first, variables, trajectory.actions),
+        )
+        if self.keep_multipliers and "multipliers" in warm_start.memory:
+            kept = repeated(warm_start.memory["multipliers"])
+            multipliers = Multipliers(
+                where_sound(first, kept[..., 0], multipliers.dynamics),
+                where_sound(first, kept[..., 1], multipliers.action),
+            )
+        return trajectory, multipliers
+
+
+def best_start(
+    problem: PlanningProblem, state: Tensor, solution: Solution, count: int
+) -> Solution:
+    """Keep, per problem, the start whose allowed actions cost least to roll out.
+
+    Args:
+        problem: For the states of all starts.
+        state: `[B·count, S]`.
+        solution: Of all starts.
+        count: Starts per problem.
+    """
+    if count == 1:
+        return solution
+    with torch.no_grad():
+        actions = problem.project(solution.actions)
+        states = problem.rollout(state, actions)
+        cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
+    best = cost.reshape(-1, count).argmin(dim=1)
+    chosen = best + count * torch.arange(len(best), device=best.device)
+    assert solution.status is not None  # set by LatCo; narrows the type
+    return Solution(
+        actions=solution.actions[chosen],
+        status=solution.status[chosen],
+        iterations=solution.iterations,
+        diagnostics={k: v[chosen] for k, v in solution.diagnostics.items()},
+        memory={k: v[chosen] for k, v in solution.memory.items()},
+    )

@@ -1,0 +1,369 @@
+"""LatCo: plan by collocation, states and actions together (Rybkin et al., ICML 2021).
+
+Instead of rolling actions out, LatCo also optimises the states and lets them violate
+the dynamics at first, so that it finds reward that no rollout near the start would.
+Multipliers then grow until the plan is feasible:
+
+1. every iteration takes one damped Gauss-Newton step on states and actions (Eq. 9);
+2. the multiplier of each constraint and step follows its violation (Eq. 10).
+
+Where the paper and the released code differ both are settings, and what the paper
+leaves open follows the release: residuals normalised by the multipliers (without it
+the iteration diverges on learned models), fixed damping, full steps, plans initialised
+with N(0, 1) numbers.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from diffplan._checks import require_choice, require_count, require_positive
+from diffplan.functional._derivatives import constants
+from diffplan.gradients import (
+    AT_A_SOLUTION,
+    CONSTANT,
+    Derivatives,
+    Detach,
+    GradientStrategy,
+    Implicit,
+    Truncated,
+    Unroll,
+)
+from diffplan.objectives._base import ResidualObjective
+from diffplan.plan import Plan, Status
+from diffplan.planners._compiling import known_before, start_plan
+from diffplan.planners._failures import where_sound, with_value
+from diffplan.planners._numbers import set_number
+from diffplan.planners._solution import judged
+from diffplan.planners.base import Planner, Solution
+from diffplan.planners.collocation._primal_dual import Multipliers, PrimalDual, Progress
+from diffplan.planners.collocation._residuals import ActionViolation, TrajectoryProblem
+from diffplan.planners.collocation._starts import Starts, best_start
+from diffplan.planners.collocation._stationary import differentiate_trajectory
+from diffplan.planners.collocation._units import ActionUnits
+from diffplan.planners.collocation.multipliers import LogarithmicRule, MultiplierRule
+from diffplan.planners.request import PlanRequest
+from diffplan.problem import PlanningProblem
+from diffplan.solvers._least_squares import (
+    FixedDamping,
+    LevenbergMarquardt,
+    Report,
+    Trajectory,
+    levenberg_marquardt,
+)
+from diffplan.solvers.blocks import ChainSolver, RiccatiSolver
+
+_Engine = Literal["native", "theseus"]
+_Initialization = Literal["normal", "rollout"]
+
+
+class LatCo(Planner):
+    """Latent collocation with Levenberg-Marquardt.
+
+    Needs a `ResidualObjective` (for rewards: `SoftplusReward`). Dynamics with an
+    analytic Jacobian (`Linearizable`, such as `RSSM`) are several times faster.
+
+    While it iterates it asks the model about more than a shooting planner would: states
+    are variables, so that no actions need lead to them, and action limits are soft, so
+    that actions may lie outside their box. A model must be defined there; one with a
+    square root, a logarithm or a table gives NaN, and an element that meets NaN stays
+    where it is (NON_FINITE). The answer is like every planner's: the actions lie in the
+    box exactly, and `plan.states` and `plan.cost` are their rollout.
+
+    That rollout may cost more than the planned states promised, by what the tolerance
+    of the dynamics is worth over T steps. Where it costs over a hundredth more than
+    that of the warm start's actions, or without one of the box's centre, these are the
+    answer (`fall_back`).
+
+    Actions are moved in units of about half the width of their box, see `units.py`.
+
+    `plan.diagnostics`: `planned_states` `[…, T, S]` (x_1 … x_T) and `raw_actions`
+    `[…, T, A]`, the variables themselves; traces after each
+    iteration `[…, iterations]`: `cost` (of the planned states, which may still violate
+    the dynamics), `dynamics_violation` and `action_violation` (means over steps of
+    squared norms), `dynamics_multiplier` and `action_multiplier` (means); with
+    `record=True` also `trace_states` `[…, iterations, T, S]`.
+
+    `plan.memory`: `states` `[…, T, S]` and `multipliers` `[…, T, 2]`.
+
+    Args:
+        horizon: T, at least 1.
+        iterations: K, Gauss-Newton steps (paper: 200 on Meta-World, 100 on DMC).
+        dynamics_tolerance: ε of ‖x_{t+1} - f(x_t, u_t)‖² (1e-4; DMC 1e-2).
+        action_tolerance: ε of the action limits.
+        damping: Added to JᵀJ of the normalised residuals; the release's 1e-3 on 2JᵀJ.
+            A number, or a tensor or `nn.Parameter` to learn it.
+        multiplier_rule: See `multipliers.py`.
+        initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1).
+        normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does.
+        action_violation: "released" or "paper", see `TrajectoryProblem`.
+        initialization: "normal" draws states and actions from N(0, 1), actions about
+            the box's centre in the units above; "rollout" draws the actions only and
+            starts feasible.
+        num_starts: Initialisations optimised in parallel; the one whose rollout costs
+            least is returned.
+        fall_back: Whether to answer with the actions that were given where the plan's
+            rollout costs more (not with `Implicit()`, whose plan is a minimum, nor
+            unevaluated). The paper does not: False is its definition.
+        keep_multipliers: Whether a warm start also goes on with its multipliers.
+        solver: Linear solver of the chain (`RiccatiSolver`, `BlockCholeskySolver`).
+        engine: "native", or "theseus" to let Theseus' Levenberg-Marquardt drive it.
+        gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`. `Implicit()`
+            differentiates the minimum of the penalised problem at the final
+            multipliers, and the plan is that minimum.
+        record: Keep the states of every iterate in the diagnostics.
+
+    Raises:
+        ArgumentError, UnsupportedGradientError: a setting is out of range.
+
+    References:
+        Rybkin et al., "Model-Based Reinforcement Learning via Latent-Space
+        Collocation", ICML 2021, Algorithm 1, Eq. 6-10.
+
+    Example:
+        >>> import diffplan as dp
+        >>> problem = dp.PlanningProblem(
+        ...     dynamics=lambda state, action: state + action,
+        ...     objective=dp.objectives.GoalDistance(torch.ones(1)),
+        ...     action_space=dp.Box([-1.0], [1.0]),
+        ... )
+        >>> plan = dp.LatCo(horizon=3, iterations=50)(problem, torch.zeros(1))
+        >>> plan.actions.shape
+        torch.Size([3, 1])
+    """
+
+    supported_gradients: ClassVar = {
+        Unroll: Derivatives(order=2),
+        Truncated: Derivatives(order=2),
+        Implicit: AT_A_SOLUTION,
+        Detach: CONSTANT,
+    }
+    learnable_numbers: ClassVar = ("damping",)
+    needs_derivatives = True
+    leaves_bounds = True
+    damping: float | Tensor
+
+    def __init__(
+        self,
+        horizon: int,
+        *,
+        iterations: int = 200,
+        dynamics_tolerance: float = 1e-4,
+        action_tolerance: float = 1e-4,
+        damping: float | Tensor = 5e-4,
+        multiplier_rule: MultiplierRule | None = None,
+        initial_multipliers: tuple[float, float] = (1.0, 1.0),
+        normalize: bool = True,
+        action_violation: ActionViolation = "released",
+        initialization: _Initialization = "normal",
+        num_starts: int = 1,
+        fall_back: bool = True,
+        keep_multipliers: bool = False,
+        solver: ChainSolver | None = None,
+        engine: _Engine = "native",
+        gradient: GradientStrategy | None = None,
+        record: bool = False,
+    ) -> None:
+        super().__init__()
+        self.horizon = require_count("horizon", horizon)
+        self.iterations = require_count("iterations", iterations, 0)
+        self.dynamics_tolerance = require_positive(
+            "dynamics_tolerance", dynamics_tolerance
+        )
+        self.action_tolerance = require_positive("action_tolerance", action_tolerance)
+        set_number(self, "damping", damping, zero=True)
+        self.multiplier_rule = multiplier_rule or LogarithmicRule.released()
+        self.initial_multipliers = initial_multipliers
+        self.normalize = normalize
+        require_choice("action_violation", action_violation, ActionViolation)
+        require_choice("initialization", initialization, _Initialization)
+        require_choice("engine", engine, _Engine)
+        self.action_violation: ActionViolation = action_violation
+        self.initialization: _Initialization = initialization
+        self.num_starts = require_count("num_starts", num_starts, 1)
+        self.fall_back = fall_back
+        self.keep_multipliers = keep_multipliers
+        self.solver = solver or RiccatiSolver()
+        self.engine: _Engine = engine
+        self.record = record
+        self.configure_gradient(gradient or Unroll())
+
+    def check_problem(self, problem: PlanningProblem) -> None:
+        """Raise if the objective has no residuals."""
+        problem.require_objective(ResidualObjective, "LatCo")
+
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
+        """Return the shape of the first states and actions, `[starts, T, S + A]`."""
+        width = request.state.shape[-1] + request.problem.action_space.dim
+        return (self.num_starts, self.horizon, width)
+
+    def cold_start(self, request: PlanRequest) -> Plan:
+        """Return the first of the random starts, with its multipliers."""
+        noise, state = self.with_noise(request).drawn()[:, :1], request.state
+        collocation = TrajectoryProblem(request.problem, state, self.action_violation)
+        start, progress = self._start(collocation, noise, None)
+        multipliers = progress.multipliers.stacked()
+        memory = {"states": start.states, "multipliers": multipliers}
+        return start_plan(state, collocation.units.actions(start.actions), memory)
+
+    def solve(self, request: PlanRequest) -> Solution:
+        """Run the primal-dual iteration from every start and keep the best."""
+        problem, state, warm_start = request.problem, request.state, request.warm_start
+        repeated = state.repeat_interleave(self.num_starts, dim=0)
+        collocation = TrajectoryProblem(
+            problem.repeated(self.num_starts), repeated, self.action_violation
+        )
+        start, progress = self._start(collocation, request.drawn(), warm_start)
+        primal_dual = PrimalDual(
+            problem=collocation,
+            rule=self.multiplier_rule,
+            dynamics_tolerance=self.dynamics_tolerance,
+            action_tolerance=self.action_tolerance,
+            normalize=self.normalize,
+            keep_states=self.record,
+        )
+        trajectory, progress, report = self._iterate(primal_dual, start, progress)
+        progress = primal_dual.observe(trajectory, progress)
+        constant = Trajectory(trajectory.states.detach(), trajectory.actions.detach())
+        trajectory = trajectory.where(progress.sound, constant)
+        solution = self._solution(collocation.units, trajectory, progress, report)
+        solution = best_start(collocation.problem, repeated, solution, self.num_starts)
+        if not self.fall_back or isinstance(self.gradient, Implicit):
+            return solution
+        known = self.initial_actions(request.afresh())
+        if warm_start is not None:
+            given = self.initial_actions(request)
+            known = known_before(warm_start, known, given)
+        return replace(solution, known=known)
+
+    def _iterate(
+        self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
+    ) -> tuple[Trajectory, Progress, Report]:
+        """Run all iterations; those that `Truncated` cuts off leave no graph."""
+        engine = partial(
+            _engine(self.engine),
+            primal_dual.linearize,
+            damping=FixedDamping(self.damping),
+            solver=self.solver,
+        )
+        if not isinstance(self.gradient, Truncated):
+            return engine(trajectory, progress, iterations=self.iterations)
+        kept = min(self.iterations, self.gradient.iterations)
+        with constants():
+            cut = self.iterations - kept
+            trajectory, progress, _ = engine(trajectory, progress, iterations=cut)
+            progress = primal_dual.observe(trajectory, progress)
+        goes_on = replace(progress, records=())
+        trajectory, later, report = engine(trajectory, goes_on, iterations=kept)
+        # both parts have recorded the iterate between them
+        records = (*progress.records[:-1], *later.records)
+        return trajectory, replace(later, records=records), report
+
+    def differentiate(self, request: PlanRequest, solution: Solution) -> Solution:
+        """Give the plan the derivative of the penalised problem's minimum.
+
+        That of `stationary.py`: multipliers stay as they are.
+        """
+        problem, strategy = request.problem, cast(Implicit, self.gradient)
+        collocation = TrajectoryProblem(problem, request.state, self.action_violation)
+        units = collocation.units
+        planned = Trajectory(
+            solution.memory["states"],
+            units.variables(solution.diagnostics["raw_actions"]).detach(),
+        )
+        multipliers = solution.memory["multipliers"]
+        trajectory, minimum = differentiate_trajectory(
+            collocation,
+            planned,
+            Multipliers(multipliers[..., 0], multipliers[..., 1]),
+            float(torch.as_tensor(self.damping).detach()),
+            strategy,
+        )
+        actions = units.actions(trajectory.actions)
+        # An action that failed outside the box would be cut off from `on_failure`.
+        inside = with_value(problem.project(actions).detach(), actions)
+        actions = where_sound(minimum.sound, actions, inside)
+        judgement = judged(solution, actions, minimum.sound, minimum.stationarity)
+        return replace(
+            judgement,
+            diagnostics={
+                **judgement.diagnostics,
+                "planned_states": trajectory.states,
+                "raw_actions": actions,
+            },
+            memory={**solution.memory, "states": trajectory.states},
+        )
+
+    def _start(
+        self,
+        collocation: TrajectoryProblem,
+        noise: Tensor,
+        warm_start: Plan | None,
+    ) -> tuple[Trajectory, Progress]:
+        starts = Starts(
+            rolled_out=self.initialization == "rollout",
+            count=self.num_starts,
+            multipliers=self.initial_multipliers,
+            keep_multipliers=self.keep_multipliers,
+        )
+        start = starts.cold(collocation, noise.flatten(0, 1))
+        if warm_start is not None:
+            start = starts.warm(collocation, warm_start, *start)
+        return start[0], Progress(start[1], collocation.all_sound)
+
+    def _solution(
+        self,
+        units: ActionUnits,
+        trajectory: Trajectory,
+        progress: Progress,
+        report: Report,
+    ) -> Solution:
+        diagnostics = {
+            name: progress.trace(name)[:, 1:]
+            for name in (
+                "cost",
+                "dynamics_violation",
+                "action_violation",
+                "dynamics_multiplier",
+                "action_multiplier",
+            )
+        }
+        if self.record:
+            diagnostics["trace_states"] = progress.trace("states")[:, 1:]
+        diagnostics["planned_states"] = trajectory.states
+        diagnostics["raw_actions"] = units.actions(trajectory.actions)
+        multipliers = progress.multipliers
+        return Solution(
+            actions=diagnostics["raw_actions"],
+            status=self._status(progress, report),
+            iterations=self.iterations,
+            diagnostics=diagnostics,
+            memory={
+                "states": trajectory.states,
+                "multipliers": multipliers.stacked(),
+            },
+        )
+
+    def _status(self, progress: Progress, report: Report) -> Tensor:
+        # The logarithmic rule settles near its tolerance; twice that is "feasible",
+        # but nothing is claimed of a start that no step has improved.
+        violation = progress.records[-1].dynamics_violation
+        feasible = violation <= 2 * self.dynamics_tolerance
+        feasible = feasible & (self.iterations > 0)
+        status = torch.where(
+            feasible, int(Status.CONVERGED), int(Status.ITERATION_LIMIT)
+        )
+        status = torch.where(report.failed, int(Status.FACTORIZATION_FAILED), status)
+        broken = report.non_finite | ~progress.sound
+        return torch.where(broken, int(Status.NON_FINITE), status)
+
+
+def _engine(name: _Engine) -> LevenbergMarquardt:
+    if name == "native":
+        return levenberg_marquardt
+    from diffplan.solvers._theseus_trajectory import theseus_levenberg_marquardt
+
+    return theseus_levenberg_marquardt

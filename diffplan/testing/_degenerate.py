@@ -1,0 +1,89 @@
+"""Inputs at the border of what is allowed: no problem, no choice, nothing to gain."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from diffplan.gradients import Detach
+from diffplan.objectives._base import ResidualObjective
+from diffplan.plan import Plan, Status
+from diffplan.planners.base import Planner
+from diffplan.problem import Box, PlanningProblem
+from diffplan.testing._assertions import constants_expected, fail, same
+
+
+class NothingToGain(ResidualObjective):
+    """A cost that is zero everywhere, with a graph to states and actions."""
+
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return zeros `[…, S + A]`."""
+        return 0 * torch.cat([state, action], dim=-1)
+
+    def terminal_residual(self, state: Tensor) -> Tensor:
+        """Return zeros `[…, S]`."""
+        return 0 * state
+
+
+def check_empty_batch(
+    planner: Planner, problem: PlanningProblem, state: Tensor
+) -> None:
+    """No problem at all is planned like any other number of them."""
+    one, none = planner(problem, state[:1]), planner(problem, state[:0])
+    again = planner(problem, state[:0], warm_start=none.detach())
+    for plan in (none, again):
+        for name in ("actions", "states", "cost", "status", "iterations"):
+            expected = getattr(one, name)[:0]
+            same(f"plan.{name}.shape", getattr(plan, name).shape, expected.shape)
+            same(f"plan.{name}.dtype", getattr(plan, name).dtype, expected.dtype)
+        for kind in ("diagnostics", "memory"):
+            mine, others = getattr(plan, kind), getattr(one, kind)
+            same(f"the names in plan.{kind}", set(mine), set(others))
+            for name, value in mine.items():
+                # traces may be shorter: whoever stops early has nobody to go on for
+                same(f"plan.{kind}[{name!r}]: batch", value.shape[0], 0)
+
+
+def check_fixed_actions(
+    planner: Planner, problem: PlanningProblem, state: Tensor
+) -> None:
+    """Actions whose bounds are equal are those bounds, and plan like others."""
+    if problem.action_constraints:
+        return  # the point need not keep them
+    point = problem.action_space.to(state).center
+    fixed = copy.copy(problem)
+    fixed.action_space = Box(point, point)
+    plan = planner(fixed, state)
+    expected = point.expand_as(plan.actions)
+    if not torch.equal(plan.actions, expected):
+        fail(f"actions: expected the only ones there are, {point}, got {plan.actions}")
+    _ended_well("a box that is a point", plan)
+
+
+def check_constant_objective(
+    planner: Planner, problem: PlanningProblem, state: Tensor
+) -> None:
+    """Where nothing can be gained any allowed actions will do, but finite ones."""
+    pointless = copy.copy(problem)
+    pointless.objective = NothingToGain()
+    leaf = state.detach().clone().requires_grad_()
+    with constants_expected():
+        plan = planner(pointless, leaf)
+    _ended_well("a constant objective", plan)
+    if not problem.action_space.contains(plan.actions).all():
+        fail(f"a constant objective: actions leave {problem.action_space}")
+    if not (plan.cost == 0).all():
+        fail(f"a constant objective of zero: plan.cost is {plan.cost.tolist()}")
+    if isinstance(planner.gradient, Detach) or not plan.actions.requires_grad:
+        return
+    (gradient,) = torch.autograd.grad(plan.actions.sum(), leaf, allow_unused=True)
+    if gradient is not None and not torch.isfinite(gradient).all():
+        fail(f"a constant objective: the gradient to the state is {gradient.tolist()}")
+
+
+def _ended_well(what: str, plan: Plan) -> None:
+    good = plan.status <= int(Status.ITERATION_LIMIT)
+    if not good.all():
+        fail(f"{what}: {plan.explain()}")
+    if not (torch.isfinite(plan.actions).all() and torch.isfinite(plan.cost).all()):
+        fail(f"{what}: actions or cost are not finite: {plan.cost.tolist()}")

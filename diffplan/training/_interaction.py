@@ -1,0 +1,166 @@
+"""Agents in environments: whole episodes, many at a time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from diffplan.agents._base import Agent, AgentState
+from diffplan.errors import ArgumentError
+from diffplan.training._episode import Episode
+from diffplan.training.seeding import derive_seed
+
+Timing = Callable[[str], AbstractContextManager[None]]
+Observer = Callable[[int, np.ndarray, AgentState], None]
+"""`(first environment of the batch, observations [B, …], memory after acting)`."""
+
+
+@runtime_checkable
+class Environments(Protocol):
+    """Several environments that step together, as `diffplan.envs.vector.VectorEnv`.
+
+    `step` returns a record with `observations`, `rewards`, `terminated`, `done` and
+    `infos`.
+    """
+
+    num_envs: int
+
+    def reset(
+        self, seeds: Sequence[int], mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Begin episodes that the seeds fully determine."""
+        ...
+
+    def step(self, actions: np.ndarray, mask: np.ndarray | None = None) -> Any:
+        """Step the environments of the mask."""
+        ...
+
+
+def run_episodes(
+    agent: Agent,
+    environments: Environments,
+    seeds: Sequence[int],
+    *,
+    agent_seed: int = 0,
+    explore: bool = False,
+    timing: Timing = lambda name: nullcontext(),  # noqa: ARG005
+    observer: Observer | None = None,
+) -> list[Episode]:
+    """Run one whole episode for each seed.
+
+    Episodes run in batches of `environments.num_envs`. An episode depends on its own
+    seed and on `agent_seed`; on the batch only by rounding.
+
+    Args:
+        agent: Acts in the whole batch at once.
+        environments: The batch; smaller last batches leave some at rest.
+        seeds: One per episode.
+        agent_seed: Determines the agent's randomness.
+        explore: Whether the agent adds exploration noise.
+        timing: Context managers by name, for "planning" and "environment".
+        observer: Called after every decision, for videos.
+
+    Returns:
+        The episodes, in the order of the seeds.
+    """
+    episodes: list[Episode] = []
+    size = environments.num_envs
+    for first in range(0, len(seeds), size):
+        batch = _Batch(environments, seeds[first : first + size], timing)
+        memory = agent.initial_state(size, seed=agent_seed, keys=batch.keys)
+        device = memory.action.device
+        while batch.running.any():
+            with timing("planning"):
+                observation = torch.from_numpy(batch.observations).to(device)
+                action, memory = agent.act(observation, memory, explore=explore)
+                numbers = action.cpu().numpy()
+            if observer is not None:
+                observer(first, batch.observations, memory)
+            batch.step(numbers)
+        episodes += batch.episodes()
+    return episodes
+
+
+class _Batch:
+    """Episodes that run side by side, one in each environment, at most."""
+
+    def __init__(
+        self, environments: Environments, seeds: Sequence[int], timing: Timing
+    ) -> None:
+        self.environments, self.timing = environments, timing
+        size = environments.num_envs
+        if not seeds:
+            raise ArgumentError("seeds: expected at least one")
+        self.running = np.arange(size) < len(seeds)
+        self.count = len(seeds)
+        # A resting environment is reset too, so that the agent sees a valid
+        # observation there; its actions go nowhere.
+        padded = [*seeds, *[seeds[-1]] * (size - len(seeds))]
+        # Whatever a seed is, its hash is an int64 number.
+        self.keys = torch.tensor([derive_seed(seed, "episode") for seed in padded])
+        with timing("environment"):
+            self.observations, infos = environments.reset(padded)
+        self.infos = [_numbers(info) for info in infos]
+        self.records = [_Record(image) for image in self.observations]
+
+    def step(self, actions: np.ndarray) -> None:
+        """Step the running environments and record what they answer."""
+        with self.timing("environment"):
+            step = self.environments.step(actions, self.running)
+        for i in np.flatnonzero(self.running):
+            self.records[i].append(
+                actions[i], step.observations[i], float(step.rewards[i]), step.infos[i]
+            )
+            self.records[i].terminated = bool(step.terminated[i])
+        self.observations = step.observations
+        self.running = self.running & ~step.done
+
+    def episodes(self) -> list[Episode]:
+        """Return what was recorded."""
+        records = zip(self.records, self.infos, strict=True)
+        return [record.episode(info) for record, info in list(records)[: self.count]]
+
+
+class _Record:
+    """An episode in the making."""
+
+    def __init__(self, observation: np.ndarray) -> None:
+        self.observations = [observation]
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[float] = []
+        self.successes: list[float] = []
+        self.terminated = False
+
+    def append(
+        self,
+        action: np.ndarray,
+        observation: np.ndarray,
+        reward: float,
+        info: dict[str, Any],
+    ) -> None:
+        self.actions.append(action)
+        self.observations.append(observation)
+        self.rewards.append(reward)
+        if "success" in info:
+            self.successes.append(float(info["success"]))
+
+    def episode(self, initial_info: dict[str, float]) -> Episode:
+        return Episode(
+            observations=np.stack(self.observations),
+            actions=np.stack(self.actions).astype(np.float32),
+            rewards=np.asarray(self.rewards, np.float32),
+            success=np.asarray(self.successes, np.float32) if self.successes else None,
+            initial_info=initial_info,
+            terminated=self.terminated,
+        )
+
+
+def _numbers(info: dict[str, Any]) -> dict[str, float]:
+    """Return the single numbers of an environment's info."""
+    return {
+        key: float(value)
+        for key, value in info.items()
+        if isinstance(value, bool | int | float | np.number | np.bool_)
+    }
