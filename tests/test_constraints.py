@@ -36,7 +36,7 @@ from diffplan.planners.request import PlanRequest
 DOUBLE = torch.float64
 
 with_cvxpylayers = pytest.mark.skipif(
-    not polytope_file.is_available(), reason="needs the package cvxpylayers"
+    not polytope_file._is_available(), reason="needs the package cvxpylayers"
 )
 quiet = pytest.mark.filterwarnings("ignore")  # of the packages that solve cones
 
