@@ -17,25 +17,10 @@ from diffplan.solvers.theseus_chain import (
 )
 
 
-def theseus_implicit(
-    problem: Any,
-    base: dp.Plan,
-    multiplier: float,
-    effort: float,
-    difference: dict[str, float],
-) -> dict[str, object]:
-    """Differentiate the same minimum by `backward_mode="implicit"`.
-
-    Args:
-        problem: Of the benchmark.
-        base: The minimum, where Theseus starts.
-        multiplier: Weight of the constraints.
-        effort: Weight of the action penalty.
-        difference: Directional derivatives by finite differences.
-    """
+def _objective(problem: Any, multiplier: float, effort: float) -> Any:
+    """Return Theseus' objective, with a cost for each step and kind of residual."""
     model, horizon = problem.model, problem.horizon
-    size, width = model.state_dim, problem.weights.shape[-1]
-    dtype = torch.float64
+    size, width, dtype = model.state_dim, problem.weights.shape[-1], torch.float64
     given = th.Vector(tensor=problem.state.clone(), name="x0")
     tilt = th.Vector(tensor=torch.zeros(1, size, dtype=dtype), name="tilt")
     states = [th.Vector(size, name=f"x{t + 1}", dtype=dtype) for t in range(horizon)]
@@ -44,17 +29,15 @@ def theseus_implicit(
 
     def add(name: str, function: Any, weight: float, dim: int, *variables: Any) -> None:
         optim, aux = variables
-        objective.add(
-            th.AutoDiffCostFunction(
-                optim,
-                function,
-                dim,
-                cost_weight=th.ScaleCostWeight(torch.tensor([[weight]], dtype=dtype)),
-                aux_vars=aux,
-                name=name,
-                autograd_mode="vmap",
-            )
+        scale = th.ScaleCostWeight(torch.tensor([[weight]], dtype=dtype))
+        cost = th.AutoDiffCostFunction(
+            *(optim, function, dim),
+            cost_weight=scale,
+            aux_vars=aux,
+            name=name,
+            autograd_mode="vmap",
         )
+        objective.add(cost)
 
     def first(optim_vars: tuple, aux_vars: tuple) -> Tensor:
         action, following = (variable.tensor for variable in optim_vars)
@@ -85,8 +68,28 @@ def theseus_implicit(
         add(f"limit{t}", limit, root, width, [actions[t]], [])
         add(f"penalty{t}", penalty, effort**0.5, width, [actions[t]], [])
         add(f"reward{t}", reward, 1.0, 1, [states[t]], [tilt])
+    return objective
+
+
+def theseus_implicit(
+    problem: Any,
+    base: dp.Plan,
+    multiplier: float,
+    effort: float,
+    difference: dict[str, float],
+) -> dict[str, object]:
+    """Differentiate the same minimum by `backward_mode="implicit"`.
+
+    Args:
+        problem: Of the benchmark.
+        base: The minimum, where Theseus starts.
+        multiplier: Weight of the constraints.
+        effort: Weight of the action penalty.
+        difference: Directional derivatives by finite differences.
+    """
+    model, horizon = problem.model, problem.horizon
     optimizer = th.LevenbergMarquardt(
-        objective,
+        _objective(problem, multiplier, effort),
         max_iterations=2,
         linear_solver_cls=BlockTridiagonalSolver,
         linearization_cls=BlockTridiagonalLinearization,
@@ -98,7 +101,9 @@ def theseus_implicit(
         values[f"u{t}"] = base.diagnostics["raw_actions"][:, t].clone()
     leaves = {
         "state": problem.state.clone().requires_grad_(),
-        "reward": torch.zeros(1, size, dtype=dtype, requires_grad=True),
+        "reward": torch.zeros(
+            1, model.state_dim, dtype=torch.float64, requires_grad=True
+        ),
     }
     found, _ = layer.forward(
         {**values, "x0": leaves["state"], "tilt": leaves["reward"]},

@@ -154,21 +154,13 @@ def measure(
     return seconds
 
 
-def main() -> None:
-    """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--horizon", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="leave stock Theseus out")
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    model = RSSM(observation_shape=(18,), action_dim=ACTIONS)
-    model.requires_grad_(False)
-    state = 0.1 * torch.randn(1, model.state_dim, generator=torch.Generator())
-    size = (model, state, arguments.horizon)
+def contenders(
+    model: RSSM, state: Tensor, horizon: int, *, stock: bool
+) -> dict[str, tuple[Callable[[int], None], int, int]]:
+    """Return what is measured, by name: what runs, and its two counts of iterations."""
+    size = (model, state, horizon)
     cholesky = BlockCholeskySolver()
-    contenders = {
+    found = {
         "native, Riccati float32": (latco_iterations(*size), 5, 25),
         "Theseus, one variable, Riccati float32": (
             latco_iterations(*size, engine="theseus"),
@@ -191,19 +183,35 @@ def main() -> None:
             6,
         ),
     }
-    for horizon in (50, 100):
-        contenders[f"native, Riccati float32, horizon {horizon}"] = (
-            latco_iterations(model, state, horizon),
+    for longer in (50, 100):
+        found[f"native, Riccati float32, horizon {longer}"] = (
+            latco_iterations(model, state, longer),
             3,
             13,
         )
-    if not arguments.quick:
-        contenders["Theseus, cost per step, stock dense Cholesky"] = (
+    if stock:
+        found["Theseus, cost per step, stock dense Cholesky"] = (
             theseus_iterations(*size, plug_in=False),
             1,
             2,
         )
-    seconds = measure(contenders, arguments.repeats)
+    return found
+
+
+def main() -> None:
+    """Measure, print a table, and write the results file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--horizon", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="leave stock Theseus out")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    model = RSSM(observation_shape=(18,), action_dim=ACTIONS)
+    model.requires_grad_(False)
+    state = 0.1 * torch.randn(1, model.state_dim, generator=torch.Generator())
+    named = contenders(model, state, arguments.horizon, stock=not arguments.quick)
+    seconds = measure(named, arguments.repeats)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     stock = median.get("Theseus, cost per step, stock dense Cholesky")
     print("| one iteration, state 230, action 4, batch 1 | ms | stock / this |")

@@ -220,9 +220,9 @@ class PlanningProblem(CheckedModel):
 
     def realize(
         self,
-        state: Tensor,  # noqa: ARG002
-        horizon: int,  # noqa: ARG002
-        keys: Tensor | None = None,  # noqa: ARG002
+        state: Tensor,
+        horizon: int,
+        keys: Tensor | None = None,
     ) -> "PlanningProblem":
         """Return this problem with its noise drawn for one plan; here: itself.
 

@@ -86,10 +86,10 @@ class UniformAgent:
 
     def act(
         self,
-        observation: Tensor,  # noqa: ARG002
+        observation: Tensor,
         agent_state: AgentState,
         *,
-        explore: bool = False,  # noqa: ARG002
+        explore: bool = False,
     ) -> tuple[Tensor, AgentState]:
         """Draw actions `[B, A]`; the observation is not looked at."""
         box = self.action_space.to(agent_state.action)

@@ -148,7 +148,7 @@ class RecurrentTransition(Transition):
         """Prior read off the belief."""
         return self._gaussian(self.prior_head(feature))
 
-    def project(self, embedding: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+    def project(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Embedding's share of the posterior; the belief has seen the action."""
         return self.posterior_head.project(embedding)
 
@@ -236,7 +236,7 @@ class StochasticTransition(Transition):
         mean = feature[..., : self.stochastic_size]
         return self._gaussian(self.posterior_head(mean, projected))
 
-    def join(self, stochastic: Tensor, feature: Tensor) -> Tensor:  # noqa: ARG002
+    def join(self, stochastic: Tensor, feature: Tensor) -> Tensor:
         """The stochastic state itself."""
         return stochastic
 

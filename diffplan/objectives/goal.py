@@ -54,7 +54,7 @@ class GoalDistance(ResidualObjective):
         self.running_weight = running_weight
         self.terminal_weight = terminal_weight
 
-    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return √w (x - goal) `[…, S]`."""
         if self.running_weight == 0:
             return no_residual(state)
@@ -113,7 +113,7 @@ class Tracking(ResidualObjective):
     def running_residual(  # type: ignore[override]
         self,
         state: Tensor,
-        action: Tensor,  # noqa: ARG002
+        action: Tensor,
         time: Tensor,
     ) -> Tensor:
         """Return √w_t (x_t - x*_t) `[…, steps, S]`."""
@@ -147,7 +147,7 @@ class ActionPenalty(ResidualObjective):
         super().__init__()
         self.weight = require_at_least("weight", weight, 0.0)
 
-    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return √weight u `[…, A]`."""
         return self.weight**0.5 * action
 

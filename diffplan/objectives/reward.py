@@ -186,7 +186,7 @@ class SoftplusReward(ResidualObjective):
         super().__init__()
         self.reward = reward
 
-    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return softplus(-reward) `[…, 1]`."""
         return nn.functional.softplus(-self.reward(state)).unsqueeze(-1)
 
@@ -194,6 +194,6 @@ class SoftplusReward(ResidualObjective):
         """Return softplus(-reward) of the last state `[…, 1]`."""
         return nn.functional.softplus(-self.reward(state)).unsqueeze(-1)
 
-    def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+    def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return no residual `[…, 0]`: the given state is no choice of the plan."""
         return no_residual(state)

@@ -31,7 +31,7 @@ class NoiseSource(nn.Module):
     They are drawn once, before the pure core of a plan, or handed over by the user.
     """
 
-    def noise_shape(self, request: PlanRequest) -> tuple[int, ...] | None:  # noqa: ARG002
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...] | None:
         """Return the shape of one problem's random numbers (default: None, no noise).
 
         Args:

@@ -184,7 +184,7 @@ class _Closed(ResidualObjective):
         super().__init__()
         self.closed_over = goals
 
-    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG002
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         return self.terminal_residual(state)
 
     def terminal_residual(self, state: Tensor) -> Tensor:

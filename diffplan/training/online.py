@@ -374,9 +374,9 @@ class _Updates:
 
     def __call__(
         self,
-        first: int,  # noqa: ARG002
-        observations: np.ndarray,  # noqa: ARG002
-        memory: AgentState,  # noqa: ARG002
+        first: int,
+        observations: np.ndarray,
+        memory: AgentState,
     ) -> None:
         self._seen += 1
         self._reach(min(self.total, self.total * self._seen // self.decisions))

@@ -46,8 +46,8 @@ class Meter:
 
     def __call__(
         self,
-        first: int,  # noqa: ARG002
-        observations: np.ndarray,  # noqa: ARG002
+        first: int,
+        observations: np.ndarray,
         memory: AgentState,
     ) -> None:
         """Count the actions of one decision, one in each environment."""

@@ -15,6 +15,19 @@ from reproductions.dcem.locomotion_config import (
     initial_training,
 )
 
+# A controller may stay in a pose from which its model promises much: plans
+# whose first action is always the same. Noise leads out of it, an episode
+# without noise shows the model what comes of it; where the prior, which plans
+# are made with, has little weight, it is not learnt.
+SCALED_EMBEDDING = EmbeddingSettings(
+    num_samples=40,
+    num_elites=4,
+    iterations=3,
+    states=8,
+    exploration=(0.0, 0.2, 0.4, 0.6),
+    kl_scale=1.0,
+)
+
 
 def scaled() -> LocomotionConfig:
     """Return all three phases, small enough for one core per task.
@@ -61,18 +74,7 @@ def scaled() -> LocomotionConfig:
             reward_scale=20.0,
         ),
         search=SearchSettings(num_samples=240, num_elites=24, iterations=5),
-        # A controller may stay in a pose from which its model promises much: plans
-        # whose first action is always the same. Noise leads out of it, an episode
-        # without noise shows the model what comes of it; where the prior, which plans
-        # are made with, has little weight, it is not learnt.
-        embedding=EmbeddingSettings(
-            num_samples=40,
-            num_elites=4,
-            iterations=3,
-            states=8,
-            exploration=(0.0, 0.2, 0.4, 0.6),
-            kl_scale=1.0,
-        ),
+        embedding=SCALED_EMBEDDING,
         initial=online,
         # Acting costs little now: more episodes for each update keep the decoder from
         # what a model of few episodes promises wrongly.

@@ -234,7 +234,7 @@ class Stopwatch:
     def _start(self, *_: Any) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def _stop(self, module: torch.nn.Module, inputs: Any, plan: Plan) -> None:  # noqa: ARG002
+    def _stop(self, module: torch.nn.Module, inputs: Any, plan: Plan) -> None:
         self.wall += time.perf_counter() - self._wall
         self.cpu += time.process_time() - self._cpu
         self.plans += plan.cost.numel()

@@ -172,7 +172,7 @@ class RandomSettings:
         """Return the settings in words."""
         return "uniform actions"
 
-    def evaluations(self, horizon: int) -> str:  # noqa: ARG002
+    def evaluations(self, horizon: int) -> str:
         """Return how often one plan evaluates the model."""
         return "0"
 

@@ -1,40 +1,48 @@
-"""Intervals agree with SciPy's."""
+"""Intervals agree with their formulas, and with printed tables."""
 
 import math
 
-import numpy as np
 import pytest
 
 from diffplan.errors import ArgumentError
-from reproductions.common.statistics import mean, proportion, student_t
+from reproductions.common.statistics import difference, mean, proportion
 
-stats = pytest.importorskip("scipy.stats")
+Z = 1.959963984540054  # 97.5 % point of the standard normal distribution
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 10), (3, 10), (10, 10), (57, 90)])
-def test_wilson(hits: int, trials: int) -> None:
-    found = proportion(hits, trials)
-    wanted = stats.binomtest(hits, trials).proportion_ci(0.95, method="wilson")
-    assert found.value == hits / trials
-    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
+def test_a_share_has_wilsons_interval(hits: int, trials: int) -> None:
+    found, rate = proportion(hits, trials), hits / trials
+    assert found.value == rate
+    # Its ends are the rates p with |rate - p| = z √(p (1 - p) / n).
+    for end in (found.low, found.high):
+        distance = Z * math.sqrt(max(end * (1 - end), 0.0) / trials)
+        assert abs(rate - end) == pytest.approx(distance, abs=1e-9)
+    assert found.low <= rate <= found.high
 
 
-@pytest.mark.parametrize("count", [2, 3, 10, 31, 32, 60, 500])
-def test_student(count: int) -> None:
-    values = np.random.default_rng(count).normal(3.0, 2.0, count)
-    found = mean(values.tolist())
-    wanted = stats.t.interval(
-        0.95, count - 1, values.mean(), values.std(ddof=1) / math.sqrt(count)
+@pytest.mark.parametrize(
+    ("count", "point"), [(2, 12.706205), (3, 4.302653), (10, 2.262157), (31, 2.042272)]
+)
+def test_a_mean_has_students_interval(count: int, point: float) -> None:
+    values = [float(index % 7) for index in range(count)]
+    found = mean(values)
+    centre = sum(values) / count
+    spread = math.sqrt(sum((v - centre) ** 2 for v in values) / (count - 1) / count)
+    assert found.value == pytest.approx(centre, rel=1e-12)
+    assert found.high - found.value == pytest.approx(point * spread, rel=1e-6)
+    assert found.value - found.low == pytest.approx(point * spread, rel=1e-6)
+
+
+def test_a_difference_has_welchs_interval() -> None:
+    # Of equal spread and size, Welch's degrees of freedom are those of the pool: 4.
+    found = difference([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])
+    half = 2.776445105 * math.sqrt(2 / 3)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (1, 1 - half, 1 + half)
     )
-    assert found.value == pytest.approx(values.mean(), rel=1e-12)
-    # The table has ten digits, the series beyond it is good to 1e-5.
-    assert (found.low, found.high) == pytest.approx(wanted, rel=1e-5)
-
-
-def test_every_quantile() -> None:
-    freedom = range(1, 200)
-    wanted = stats.t.ppf(0.975, list(freedom))
-    assert [student_t(n) for n in freedom] == pytest.approx(wanted, rel=1e-6)
+    same = difference([2.0, 2.0], [1.0, 1.0])
+    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
 
 
 def test_one_value_has_no_interval() -> None:

@@ -115,7 +115,7 @@ def test_versions_and_source_are_told() -> None:
 def test_importing_training_loads_no_optional_package() -> None:
     optional = [
         "tensorboard", "rich", "imageio", "gymnasium", "mujoco", "dm_control",
-        "metaworld", "matplotlib", "theseus", "tyro", "ray",
+        "metaworld", "matplotlib", "theseus",
     ]  # fmt: skip
     code = (
         "import sys, diffplan.training, diffplan.agents\n"

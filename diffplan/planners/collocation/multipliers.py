@@ -92,8 +92,8 @@ class FixedMultiplier:
     def __call__(
         self,
         multiplier: Tensor,
-        violation: Tensor,  # noqa: ARG002
-        tolerance: float,  # noqa: ARG002
+        violation: Tensor,
+        tolerance: float,
     ) -> Tensor:
         """Return the multiplier itself."""
         return multiplier

@@ -103,7 +103,7 @@ class CEM(SamplingPlanner):
         candidates: Tensor,
         weights: Tensor,
         mean: Tensor,
-        std: Tensor,  # noqa: ARG002
+        std: Tensor,
     ) -> Tensor:
         """Return √(variance of the elites + epsilon)."""
         return weighted_std(candidates, weights, mean, self.epsilon)

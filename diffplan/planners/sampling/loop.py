@@ -156,7 +156,7 @@ class SamplingPlanner(Planner):
         mean = self.initial_actions(request)
         return Search(mean, self._starting_std(request.problem, mean))
 
-    def propose(self, search: Search, noise: Tensor, iteration: int) -> Tensor:  # noqa: ARG002
+    def propose(self, search: Search, noise: Tensor, iteration: int) -> Tensor:
         """Return the candidates `[B, M, T, A]` of an iteration, any number of them.
 
         They are projected onto the allowed actions afterwards.
@@ -172,7 +172,7 @@ class SamplingPlanner(Planner):
         self,
         search: Search,
         candidates: Tensor,
-        cost: Tensor,  # noqa: ARG002
+        cost: Tensor,
         weights: Tensor,
     ) -> Search:
         """Return what is known after an iteration (default: a new mean and spread).
@@ -196,7 +196,7 @@ class SamplingPlanner(Planner):
         candidates: Tensor,
         weights: Tensor,
         mean: Tensor,
-        std: Tensor,  # noqa: ARG002
+        std: Tensor,
     ) -> Tensor:
         """Return the next spread `[B, T, A]` (default: weighted, about the new mean).
 

@@ -174,7 +174,7 @@ class ShootingGN(SecondOrderShooting):
         starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
         return self._best(*self.iterate(problem, starts, actions, damping))
 
-    def gauss_newton_for(self, problem: PlanningProblem) -> bool:  # noqa: ARG002
+    def gauss_newton_for(self, problem: PlanningProblem) -> bool:
         """Return True."""
         return True
 

@@ -177,9 +177,9 @@ class ILQR(SecondOrderShooting):
 
     def step(
         self,
-        problem: PlanningProblem,  # noqa: ARG002
-        nominal: Nominal,  # noqa: ARG002
-        model: IncrementalLQR,  # noqa: ARG002
+        problem: PlanningProblem,
+        nominal: Nominal,
+        model: IncrementalLQR,
         law: LimitedLaw,
     ) -> Step:
         """Return the law itself: a step with feedback."""
