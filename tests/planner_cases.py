@@ -23,6 +23,7 @@ from diffplan.planners import (
     GradMPC,
     LatCo,
     LatentActions,
+    LogarithmicRule,
     Planner,
     ShootingGD,
     ShootingGN,
@@ -83,7 +84,10 @@ class PlannerCase:
 
 
 def case(
-    name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any
+    name: str,
+    planner: Callable[..., Planner],
+    defaults: dict[str, Any],
+    **declared: Any,
 ) -> PlannerCase:
     """One entry of `CASES`; `defaults` are arguments of the planner."""
 
@@ -165,7 +169,8 @@ LATCO = {
     "action_tolerance": 1e-10,
     "damping": 1e-6,
     "initial_multipliers": (1e4, 1e4),
-    "action_violation": "paper",
+    "multiplier_rule": LogarithmicRule.released(),
+    "fall_back": True,
 }
 
 CASES = [
@@ -296,7 +301,7 @@ CASES = [
     ),
     case(
         "LatCo",
-        LatCo,
+        LatCo.paper,
         {"iterations": 60, **LATCO},
         gradients=ALL,
         learnable=(("damping", 1e-2),),
@@ -304,7 +309,7 @@ CASES = [
     ),
     case(
         "LatCo-cholesky",
-        LatCo,
+        LatCo.paper,
         {"iterations": 60, "solver": BlockCholeskySolver(), **LATCO},
         gradients=ALL,
         learnable=(("damping", 1e-2),),
@@ -312,7 +317,7 @@ CASES = [
     ),
     case(
         "LatCo-theseus",
-        LatCo,
+        LatCo.paper,
         {"iterations": 60, "engine": "theseus", **LATCO},
         gradients=ALL,
         learnable=(("damping", 1e-2),),

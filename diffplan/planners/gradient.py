@@ -14,7 +14,7 @@ updates from pure rules, so the loop can be unrolled, differentiated again and c
 """
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -284,7 +284,7 @@ class ShootingGD(_GradientPlanner):
         self,
         horizon: int,
         *,
-        iterations: int = 500,
+        iterations: int = 100,
         step_size: float | Tensor = 0.05,
         num_starts: int = 1,
         init: Init = "normal",
@@ -322,7 +322,8 @@ class GradMPC(_GradientPlanner):
     Args:
         horizon: T, number of planned actions.
         iterations: Gradient steps.
-        num_candidates: N.
+        num_candidates: N. Memory grows with N · iterations · T where a plan is
+            differentiated; `GradMPC.paper()` is for acting.
         step_size: A number or a learnable tensor (the paper lists 0.1 to 0.0001).
         optimizer: "sgd", "adam", "rmsprop", or a rule with the method `direction`.
         clip: Largest norm of the gradient of one action; None leaves it as it is.
@@ -359,10 +360,10 @@ class GradMPC(_GradientPlanner):
 
     def __init__(
         self,
-        horizon: int = 12,
+        horizon: int,
         *,
-        iterations: int = 40,
-        num_candidates: int = 1000,
+        iterations: int = 20,
+        num_candidates: int = 16,
         step_size: float | Tensor = 0.1,
         optimizer: _Optimizer | FirstOrderRule = "sgd",
         clip: float | None = None,
@@ -382,6 +383,17 @@ class GradMPC(_GradientPlanner):
         self.clip = None if clip is None else require_positive("clip", clip)
         self.checkpoint = checkpoint
         self.configure_gradient(gradient)
+
+    @classmethod
+    def paper(cls, horizon: int = 12, **options: Any) -> "GradMPC":
+        """Return the paper's: 1,000 candidates, 40 steps, the last iterate.
+
+        Args:
+            horizon: T.
+            **options: Of the constructor, instead of these.
+        """
+        numbers = {"iterations": 40, "num_candidates": 1000, "keep_best": False}
+        return cls(horizon, **{**numbers, **options})
 
 
 def _rule(optimizer: _Optimizer | FirstOrderRule) -> FirstOrderRule:

@@ -23,9 +23,7 @@ class LatCoSettings:
 
     def build(self, horizon: int) -> Planner:
         """Return the planner."""
-        return LatCo(
-            horizon, iterations=self.iterations, fall_back=False, gradient=Detach()
-        )
+        return LatCo.released(horizon, iterations=self.iterations, gradient=Detach())
 
     def describe(self) -> str:
         """Return the settings in words."""

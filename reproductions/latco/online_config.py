@@ -120,13 +120,12 @@ class PlannerConfig:
         return self._shooting(), NegativeReturn(model.reward)
 
     def _latco(self) -> Planner:
-        return LatCo(
+        return LatCo.released(
             self.horizon,
             iterations=self.iterations,
             dynamics_tolerance=self.tolerance,
             action_tolerance=self.tolerance,
             num_starts=self.num_starts,
-            fall_back=False,
             engine=self.engine,
             gradient=Detach(),
         )

@@ -219,7 +219,6 @@ def test_a_planner_without_the_border_is_found_out() -> None:
 @pytest.mark.parametrize(
     ("build", "option"),
     [
-        (dp.LatCo, "action_violation"),
         (dp.LatCo, "initialization"),
         (dp.LatCo, "engine"),
         (dp.ShootingGN, "init"),

@@ -204,3 +204,11 @@ def test_arguments_out_of_range_are_refused_by_name(
 ) -> None:
     with pytest.raises(ArgumentError, match=name):
         planner(**{"horizon": 3, name: value})
+
+
+def test_the_papers_sizes_have_names() -> None:
+    grad_mpc, cem = dp.GradMPC.paper(), dp.CEM.planet()
+    assert (grad_mpc.horizon, grad_mpc.num_candidates) == (12, 1000)
+    assert grad_mpc.iterations == 40
+    assert (cem.horizon, cem.num_samples, cem.num_elites) == (12, 1000, 100)
+    assert dp.GradMPC.paper(7, num_candidates=3).num_candidates == 3

@@ -19,7 +19,7 @@ import diffplan as dp
 from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn, SoftplusReward
 from diffplan.planners import DualAscent, FixedMultiplier, LogarithmicRule
-from diffplan.planners.collocation._primal_dual import PrimalDual, Progress
+from diffplan.planners.collocation._primal_dual import Multipliers, PrimalDual, Progress
 from diffplan.planners.collocation._residuals import TrajectoryProblem
 from diffplan.planners.request import PlanRequest
 from diffplan.solvers import BlockCholeskySolver, RiccatiSolver
@@ -70,14 +70,14 @@ def test_reaches_the_bounded_optimum_when_action_limits_are_hard() -> None:
     states = torch.tensor([[1.0, -1.0], [-0.1, 0.3]], dtype=torch.float64)
     # The multiplier of a limit settles where its violation is 0.9 tolerances; the
     # paper's measure is the squared excess, so 1e-12 allows an excess of 1e-6.
-    planner = dp.LatCo(
+    planner = dp.LatCo.paper(
         5,
         iterations=100,
         dynamics_tolerance=1e-12,
         action_tolerance=1e-12,
         damping=1e-8,
         initial_multipliers=(1e4, 1e4),
-        action_violation="paper",
+        multiplier_rule=LogarithmicRule.released(),
     )
     plan = planner(problem, states)
     optimal = torch.stack([bounded_actions(problem, x, 5) for x in states])
@@ -389,7 +389,7 @@ def test_every_iterate_is_recorded_when_asked() -> None:
 def test_the_first_iterate_takes_no_dual_step() -> None:
     problem = TrajectoryProblem(pendulum(), states_of(1))
     primal_dual = PrimalDual(problem, LogarithmicRule.released(), 1e-4, 1e-4)
-    multipliers = dp.planners.collocation.primal_dual.Multipliers(
+    multipliers = Multipliers(
         torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
     )
     start = Trajectory(
@@ -403,3 +403,27 @@ def test_the_first_iterate_takes_no_dual_step() -> None:
     assert torch.equal(first.multipliers.dynamics, multipliers.dynamics)
     _, second = primal_dual.linearize(start, first, damping)
     assert not torch.equal(second.multipliers.dynamics, multipliers.dynamics)
+
+
+def test_paper_and_release_differ_in_the_rule_and_the_measure() -> None:
+    """Eq. 10 has the natural logarithm; the code has log10 and Σ max(0, a² - 1)."""
+    problem = double_integrator(limit=0.3)
+    state, settings = (
+        torch.tensor([[2.0, -1.0]], dtype=torch.float64),
+        {"iterations": 1},
+    )
+    noise = dp.LatCo(4).draw_noise(problem, state)
+    grown = {}
+    for name, planner in {
+        "released": dp.LatCo.released(4, **settings),
+        "paper": dp.LatCo.paper(4, **settings),
+        "default": dp.LatCo(4, **settings),
+    }.items():
+        memory = planner(problem, state, noise=noise).memory["multipliers"]
+        grown[name] = memory[0, :, 0]
+        assert planner.fall_back is (name == "default")
+    assert torch.equal(grown["released"], grown["default"])
+    # λ₁ = 1 + 0.1 log(v / ε + η) with the same violation v: solve one for v.
+    scaled = 10 ** ((grown["released"] - 1) / 0.1) - 0.1
+    torch.testing.assert_close(grown["paper"], 1 + 0.1 * (scaled + 0.01).log())
+    assert dp.LatCo.released(30).iterations == dp.LatCo.paper(30).iterations == 200

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffplan._checks import require_choice
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.objectives._base import ResidualObjective, half_square
 from diffplan.planners._failures import evaluate_soundly, stand_ins, with_value
@@ -133,7 +132,6 @@ class TrajectoryProblem:
 
     Raises:
         UnsupportedProblemError: the objective has no residuals.
-        ArgumentError: an unknown `action_violation`.
     """
 
     def __init__(
@@ -142,7 +140,6 @@ class TrajectoryProblem:
         state: Tensor,
         action_violation: ActionViolation = "released",
     ) -> None:
-        require_choice("action_violation", action_violation, ActionViolation)
         self.objective = problem.require_objective(ResidualObjective, "collocation")
         self.problem = problem
         self.units = ActionUnits.of(problem.action_space.to(state))

@@ -7,15 +7,15 @@ Multipliers then grow until the plan is feasible:
 1. every iteration takes one damped Gauss-Newton step on states and actions (Eq. 9);
 2. the multiplier of each constraint and step follows its violation (Eq. 10).
 
-Where the paper and the released code differ both are settings, and what the paper
-leaves open follows the release: residuals normalised by the multipliers (without it
-the iteration diverges on learned models), fixed damping, full steps, plans initialised
-with N(0, 1) numbers.
+`LatCo.paper(horizon)` is what the paper prints, `LatCo.released(horizon)` what its
+authors' code does. What the paper leaves open follows the code: residuals normalised by
+the multipliers (without it the iteration diverges on learned models), fixed damping,
+full steps, plans initialised with N(0, 1) numbers.
 """
 
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -99,7 +99,6 @@ class LatCo(Planner):
         multiplier_rule: See `multipliers.py`.
         initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1).
         normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does.
-        action_violation: "released" or "paper", see `TrajectoryProblem`.
         initialization: "normal" draws states and actions from N(0, 1), actions about
             the box's centre in the units above; "rollout" draws the actions only and
             starts feasible.
@@ -107,7 +106,7 @@ class LatCo(Planner):
             least is returned.
         fall_back: Whether to answer with the actions that were given where the plan's
             rollout costs more (not with `Implicit()`, whose plan is a minimum, nor
-            unevaluated). The paper does not: False is its definition.
+            unevaluated).
         keep_multipliers: Whether a warm start also goes on with its multipliers.
         solver: Linear solver of the chain (`RiccatiSolver`, `BlockCholeskySolver`).
         engine: "native", or "theseus" to let Theseus' Levenberg-Marquardt drive it.
@@ -145,19 +144,19 @@ class LatCo(Planner):
     needs_derivatives = True
     leaves_bounds = True
     damping: float | Tensor
+    action_violation: ActionViolation = "released"
 
     def __init__(
         self,
         horizon: int,
         *,
-        iterations: int = 200,
+        iterations: int = 100,
         dynamics_tolerance: float = 1e-4,
         action_tolerance: float = 1e-4,
         damping: float | Tensor = 5e-4,
         multiplier_rule: MultiplierRule | None = None,
         initial_multipliers: tuple[float, float] = (1.0, 1.0),
         normalize: bool = True,
-        action_violation: ActionViolation = "released",
         initialization: _Initialization = "normal",
         num_starts: int = 1,
         fall_back: bool = True,
@@ -178,10 +177,8 @@ class LatCo(Planner):
         self.multiplier_rule = multiplier_rule or LogarithmicRule.released()
         self.initial_multipliers = initial_multipliers
         self.normalize = normalize
-        require_choice("action_violation", action_violation, ActionViolation)
         require_choice("initialization", initialization, _Initialization)
         require_choice("engine", engine, _Engine)
-        self.action_violation: ActionViolation = action_violation
         self.initialization: _Initialization = initialization
         self.num_starts = require_count("num_starts", num_starts, 1)
         self.fall_back = fall_back
@@ -190,6 +187,35 @@ class LatCo(Planner):
         self.engine: _Engine = engine
         self.record = record
         self.configure_gradient(gradient or Unroll())
+
+    @classmethod
+    def released(cls, horizon: int = 30, **options: Any) -> "LatCo":
+        """Return LatCo as its authors' code has it on Meta-World.
+
+        200 iterations, log10 in the multipliers' rule, Σ max(0, a² - 1) as violation of
+        the action limits, and the plan is the answer whatever its rollout costs.
+
+        Args:
+            horizon: T.
+            **options: Of the constructor, instead of these.
+        """
+        return cls(horizon, **{"iterations": 200, "fall_back": False, **options})
+
+    @classmethod
+    def paper(cls, horizon: int = 30, **options: Any) -> "LatCo":
+        """Return LatCo as its paper prints it for Meta-World.
+
+        As `released`, but for the multipliers' rule of Eq. 10, with the natural
+        logarithm, and ‖excess‖² as violation of the action limits.
+
+        Args:
+            horizon: T.
+            **options: Of the constructor, instead of these.
+        """
+        rule = LogarithmicRule.paper()
+        planner = cls.released(horizon, **{"multiplier_rule": rule, **options})
+        planner.action_violation = "paper"
+        return planner
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if the objective has no residuals."""

@@ -1,6 +1,6 @@
 """The cross-entropy method: refit a Gaussian to the best candidates."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -68,8 +68,8 @@ class CEM(SamplingPlanner):
         self,
         horizon: int,
         *,
-        num_samples: int = 1000,
-        num_elites: int = 100,
+        num_samples: int = 300,
+        num_elites: int = 30,
         iterations: int = 10,
         initial_std: float | Tensor | None = None,
         noise_exponent: float = 0.0,
@@ -93,6 +93,17 @@ class CEM(SamplingPlanner):
         self.num_elites = self.elites(num_elites)
         self.epsilon = require_at_least("epsilon", epsilon, 0.0)
         self.configure_gradient(gradient)
+
+    @classmethod
+    def planet(cls, horizon: int = 12, **options: Any) -> "CEM":
+        """Return CEM as in PlaNet: 10 refits of 1,000 candidates, the best 100 kept.
+
+        Args:
+            horizon: T.
+            **options: Of the constructor, instead of these.
+        """
+        numbers = {"num_samples": 1000, "num_elites": 100, "iterations": 10}
+        return cls(horizon, **{**numbers, **options})
 
     def weigh(self, cost: Tensor) -> Tensor:
         """Weigh the elites equally and the others not at all."""
