@@ -6,11 +6,12 @@ that class itself, wherever they are called.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffplan._checks import describe
 from diffplan._segments import at, step_numbers, takes_time
@@ -85,6 +86,43 @@ class CheckedModel:
                 "linearize: expected it to take the argument `time` as the dynamics "
                 f"do, got {describe(jacobian.linearize)} without it"
             )
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the modules behind "dynamics" and "objective", where they are modules.
+
+        A bound method stands for its object. Weights are saved by their owners: a
+        problem has no `state_dict`.
+        """
+        found = {}
+        for name in ("dynamics", "objective"):
+            value = getattr(self, name)
+            while isinstance(value, partial):
+                value = value.func
+            owner = getattr(value, "__self__", value)
+            if isinstance(owner, nn.Module):
+                found[name] = owner
+        return found
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of dynamics and objective, each once, with their names.
+
+        For example "dynamics.0.weight".
+        """
+        yield from nn.ModuleDict(self.modules()).named_parameters()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of dynamics and objective, each once."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def to(self, *args: Any, **kwargs: Any) -> "CheckedModel":
+        """Move dynamics and objective as `nn.Module.to` does, in place; return self.
+
+        Bounds and constraints need no moving: they follow the state of each plan.
+        """
+        for module in self.modules().values():
+            module.to(*args, **kwargs)
+        return self
 
     def times(self, first: int, count: int, like: Tensor) -> Tensor | None:
         """Return the numbers of some steps, for dynamics that take them; else None.

@@ -1,6 +1,8 @@
 """The box of actions, the problem's checks and its capabilities."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -279,3 +281,37 @@ def test_every_refusal_is_a_diffplan_error_and_a_builtin_one() -> None:
     assert issubclass(ShapeError, DiffplanError)
     assert issubclass(ShapeError, ValueError)
     assert issubclass(TensorTypeError, TypeError)
+
+
+class Drift(nn.Module):
+    """x + W [x, u], its own or through the method `step`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        return state + self.layer(torch.cat([state, action], dim=-1))
+
+
+def test_a_problem_is_moved_copied_and_asked_for_parameters_like_a_module() -> None:
+    model, goal = Drift(), dp.objectives.GoalDistance(torch.ones(2))
+    problem = dp.PlanningProblem(model.step, goal, dp.Box([-1.0], [1.0]))
+    names = dict(problem.named_parameters())
+    assert names["dynamics.layer.weight"] is model.layer.weight
+    assert list(problem.parameters()) == list(names.values())
+    assert problem.to(torch.float64) is problem
+    state = torch.zeros(2, 2, dtype=torch.float64)
+    plan = dp.ILQR(3)(problem, state)
+    assert plan.actions.dtype == torch.float64
+    for copied in (copy.deepcopy(problem), pickle.loads(pickle.dumps(problem))):
+        assert torch.equal(dp.ILQR(3)(copied, state).actions, plan.actions)
+        next(copied.parameters()).data.add_(1.0)
+        assert torch.equal(dp.ILQR(3)(problem, state).actions, plan.actions)
+
+
+def test_functions_have_no_parameters_to_show() -> None:
+    problem = dp.PlanningProblem(
+        lambda x, u: x + u, lambda x, u: x[..., 0, 0], dp.Box([-1.0], [1.0])
+    )
+    assert list(problem.to("cpu").parameters()) == []
