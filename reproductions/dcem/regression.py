@@ -75,7 +75,7 @@ def units(
 
 
 def predict_all(
-    solver: GradMPC | DCEM,
+    planner: GradMPC | DCEM,
     problem: PlanningProblem,
     points: Tensor,
     generators: Sequence[torch.Generator],
@@ -84,8 +84,8 @@ def predict_all(
     found = []
     for part in points.split(POINTS_AT_ONCE):
         x = part.expand(len(generators), -1)
-        noise = draw_noise(solver, x, generators)
-        found.append(predict(solver, problem, x, noise))
+        noise = draw_noise(planner, x, generators)
+        found.append(predict(planner, problem, x, noise))
     return torch.cat(found, dim=1)
 
 
@@ -118,27 +118,27 @@ def _stay(state: Tensor, action: Tensor) -> Tensor:  # noqa: ARG001
 
 
 def draw_noise(
-    solver: GradMPC | DCEM, x: Tensor, generators: Sequence[torch.Generator]
+    planner: GradMPC | DCEM, x: Tensor, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Return the solver's noise for x `[M, R]`; each member's is its own.
+    """Return the planner's noise for x `[M, R]`; each member's is its own.
 
     Args:
-        solver: Only DCEM needs random numbers; descent begins at the box centre, 0.
+        planner: Only DCEM needs random numbers; descent begins at the box centre, 0.
         x: Gives numbers and dtype.
         generators: One per member.
     """
-    if not isinstance(solver, DCEM):
+    if not isinstance(planner, DCEM):
         return x.new_zeros(x.numel(), 1, 1, 1)
-    shape = (x.shape[1], solver.iterations, solver.num_samples, 1, 1)
+    shape = (x.shape[1], planner.iterations, planner.num_samples, 1, 1)
     draws = [torch.randn(shape, generator=g, dtype=x.dtype) for g in generators]
     return torch.cat(draws)
 
 
 def predict(
-    solver: GradMPC | DCEM, problem: PlanningProblem, x: Tensor, noise: Tensor
+    planner: GradMPC | DCEM, problem: PlanningProblem, x: Tensor, noise: Tensor
 ) -> Tensor:
     """Return the minimisers `[M, R]` for x `[M, R]` and the noise of `draw_noise`."""
-    plan = solver(problem, x.reshape(-1, 1), noise=noise, evaluate=False)
+    plan = planner(problem, x.reshape(-1, 1), noise=noise, evaluate=False)
     return plan.actions.reshape(x.shape)
 
 
@@ -163,7 +163,7 @@ class RegressionEnsemble(EnsembleTraining):
         rows = [_default_weights(settings.sizes, g) for g in generators]
         parameters = torch.stack(rows).to(dtype)
         super().__init__(seeds, parameters, generators, settings.optimizer)
-        self.settings, self.solver = settings, settings.solver(method)
+        self.settings, self.planner = settings, settings.planner(method)
         self.points = grid_of_x(settings.points).to(dtype)
         self._loss = self._loss_function()
 
@@ -172,7 +172,7 @@ class RegressionEnsemble(EnsembleTraining):
         count = len(self.points)
         picked = [torch.randint(count, (1,), generator=g) for g in self.generators]
         x = self.points[torch.stack(picked)]
-        noise = draw_noise(self.solver, x, self.generators)
+        noise = draw_noise(self.planner, x, self.generators)
         loss = self._loss(self.parameters, x, noise)
         (gradient,) = torch.autograd.grad(loss, self.parameters)
         return gradient
@@ -180,14 +180,14 @@ class RegressionEnsemble(EnsembleTraining):
     def errors(self) -> list[float]:
         """Return the mean squared errors on all points."""
         problem = energy_problem(self.parameters, self.settings.sizes)
-        y = predict_all(self.solver, problem, self.points, self.generators)
+        y = predict_all(self.planner, problem, self.points, self.generators)
         return mean_squared_errors(y, self.points)
 
     def _loss_function(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        solver, sizes = self.solver, self.settings.sizes
+        planner, sizes = self.planner, self.settings.sizes
 
         def loss(parameters: Tensor, x: Tensor, noise: Tensor) -> Tensor:
-            y = predict(solver, energy_problem(parameters, sizes), x, noise)
+            y = predict(planner, energy_problem(parameters, sizes), x, noise)
             # A sum over members: each term depends on one row of parameters.
             return (y - target(x)).square().sum()
 
@@ -240,8 +240,8 @@ def test(
     for count in evaluation.iterations:
         generators = [make_generator(seed, "iterations", count) for seed in seeds]
         with torch.no_grad():
-            solver = settings.solver(method, count)
-            y = predict_all(solver, problem, points, generators)
+            planner = settings.planner(method, count)
+            y = predict_all(planner, problem, points, generators)
         predictions.append(y.numpy())
         errors = mean_squared_errors(y, points)
         rows += [

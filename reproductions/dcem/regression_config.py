@@ -28,7 +28,7 @@ class DescentSettings:
     step_size: float = 0.1
 
     def build(self, iterations: int | None = None) -> GradMPC:
-        """Return the solver, with its number of iterations or another one."""
+        """Return the planner, with its number of iterations or another one."""
         count = self.iterations if iterations is None else iterations
         return GradMPC(
             1,
@@ -58,7 +58,7 @@ class SearchSettings:
     initial_std: float = 7.0
 
     def build(self, iterations: int | None = None) -> DCEM:
-        """Return the solver, with its number of iterations or another one."""
+        """Return the planner, with its number of iterations or another one."""
         return DCEM(
             1,
             iterations=self.iterations if iterations is None else iterations,
@@ -82,8 +82,8 @@ class RegressionTraining:
         compile: Compile an update with `torch.compile`: two (dcem) to eight (gd) times
             faster, equal up to rounding; needs a C++ compiler.
         optimizer: Adam, clipping and the falling learning rate.
-        descent: Solver of method `gd`.
-        search: Solver of method `dcem`.
+        descent: Planner of method `gd`.
+        search: Planner of method `dcem`.
     """
 
     updates: int = 100_000
@@ -106,7 +106,7 @@ class RegressionTraining:
         """Layer sizes of the energy E(x, y)."""
         return (2, self.hidden, self.hidden, self.hidden, 1)
 
-    def solver(self, method: str, iterations: int | None = None) -> GradMPC | DCEM:
+    def planner(self, method: str, iterations: int | None = None) -> GradMPC | DCEM:
         """Return what minimises the energy."""
         settings = self.descent if method == "gd" else self.search
         return settings.build(iterations)
@@ -132,7 +132,7 @@ class RegressionConfig:
     """Settings of stage (a).
 
     Attributes:
-        methods: Solvers that are trained, gd and dcem.
+        methods: Planners that are trained, gd and dcem.
         training: Of each ensemble.
         evaluation: Of the trained energies.
     """

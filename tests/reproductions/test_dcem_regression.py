@@ -186,7 +186,7 @@ def test_a_killed_training_goes_on_exactly(tmp_path: Path, method: str) -> None:
 
 def test_the_solvers_are_those_of_the_paper() -> None:
     settings = RegressionTraining()
-    search, descent = settings.solver("dcem"), settings.solver("gd")
+    search, descent = settings.planner("dcem"), settings.planner("gd")
     assert isinstance(search, DCEM)
     assert isinstance(descent, GradMPC)
     assert (search.num_samples, search.num_elites, search.iterations) == (100, 10, 10)
