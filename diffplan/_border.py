@@ -133,7 +133,7 @@ def _try_positions(problem: Triable, state: Tensor, horizon: int) -> None:
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether two results are equal up to rounding, as far as they may be looked at."""
+    """Return whether two results are equal up to rounding, as far as one may look."""
     if is_traced(one) or one.is_meta or one.numel() == 0:
         return True
     both = torch.isfinite(one) & torch.isfinite(other)

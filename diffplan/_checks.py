@@ -110,7 +110,7 @@ def require_leading(
     Args:
         name: The argument's name, for the message.
         value: A tensor whose last dimensions are right.
-        trailing: Those.
+        trailing: The sizes of its last dimensions.
         state: `[…, S]`.
 
     Raises:
@@ -235,7 +235,7 @@ def require_number(name: str, value: float) -> float:
 
 
 def _number(value: object) -> float:
-    """The value as a number; NaN, which no comparison accepts, if it is none."""
+    """Return the value as a number; NaN, which no comparison accepts, if it is none."""
     if isinstance(value, bool | str):
         return math.nan
     try:

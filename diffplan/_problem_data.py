@@ -117,7 +117,7 @@ def _changed(
 def _copied(
     module: nn.Module, change: Callable[[str, Tensor, int], Tensor]
 ) -> nn.Module:
-    """The module, or a copy with other data and children where some change."""
+    """Return the module, or a copy with other data and children where some change."""
     declared: Mapping[str, int] = getattr(type(module), "per_problem", {})
     data = {}
     for name, own in declared.items():

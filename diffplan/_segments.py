@@ -88,8 +88,8 @@ def split(
     """Return which function is asked about which steps of a segment.
 
     Args:
-        initial: That of step zero, or its name; None if `running` serves for it.
-        running: That of all other steps.
+        initial: The term of step zero, or its name; None if `running` serves for it.
+        running: The term of all other steps.
         first: The number of the segment's first step.
         count: How many steps the segment has.
     """

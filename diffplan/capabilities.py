@@ -227,7 +227,7 @@ def model_behind(dynamics: object) -> object:
 
 
 def _only_calls_step(kind: type) -> bool:
-    """Whether calling an object returns what its `step` makes of the arguments.
+    """Return whether calling an object returns what its `step` makes of the arguments.
 
     Found out with a stand-in for the object, which has nothing but a `step`: comparing
     numbers would need a state, and could be right by chance.

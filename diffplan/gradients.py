@@ -174,7 +174,7 @@ class Detach(GradientStrategy):
 def tracked(
     gradient: GradientStrategy, iteration: int, iterations: int
 ) -> AbstractContextManager[object]:
-    """The context in which a planner runs one of its iterations.
+    """Return the context in which a planner runs one of its iterations.
 
     Args:
         gradient: The planner's strategy.

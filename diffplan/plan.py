@@ -105,17 +105,17 @@ class Plan:
 
     @property
     def batch_shape(self) -> torch.Size:
-        """The leading dimensions, one entry per problem."""
+        """Return the leading dimensions, one entry per problem."""
         return self.cost.shape
 
     @property
     def action(self) -> Tensor:
-        """The first action `[…, A]`, the one to execute now."""
+        """Return the first action `[…, A]`, the one to execute now."""
         return self.actions[..., 0, :]
 
     @property
     def succeeded(self) -> Tensor:
-        """Where planning ended well, booleans `[…]`.
+        """Return where planning ended well, booleans `[…]`.
 
         CONVERGED, or COMPLETED by a planner that tests for no convergence.
         """
@@ -249,7 +249,7 @@ def _require_same(name: str, mine: Tensor, theirs: Tensor) -> None:
 
 
 def _batch_index(index: object, batch: torch.Size) -> tuple[object, ...]:
-    """The index of the batch dimensions, without an ellipsis: others are kept whole."""
+    """Return the index of the batch dimensions, without an ellipsis."""
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple(
         torch.as_tensor(part)

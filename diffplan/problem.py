@@ -186,7 +186,7 @@ class PlanningProblem(CheckedModel):
 
     @property
     def is_compiled(self) -> bool:
-        """Whether `compile` was called."""
+        """Return whether `compile` was called."""
         return self._compiled is not None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -200,7 +200,7 @@ class PlanningProblem(CheckedModel):
 
         Args:
             args: As for `torch.compile`.
-            kwargs: Likewise; `dynamic` is False unless given.
+            kwargs: As for `torch.compile`; `dynamic` is False unless given.
         """
         kwargs = {"dynamic": False, **kwargs}
         self._compiled = torch.compile(type(self)._cost, *args, **kwargs)

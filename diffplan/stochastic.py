@@ -220,7 +220,7 @@ class StochasticProblem(PlanningProblem):
     def _per_step(
         self, state: Tensor, actions: Tensor
     ) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
-        """The dynamics of one rollout of particles, their states and actions."""
+        """Return the dynamics of one rollout of particles, their states and actions."""
         noise, axis = self._noise_for(state, actions)
         between = (1,) * (state.ndim - 1 - axis)
         shape = (*noise.shape[: axis + 1], *between, *noise.shape[axis + 1 :])
@@ -268,7 +268,7 @@ class StochasticProblem(PlanningProblem):
         return value.unsqueeze(axis).expand(shape)
 
     def _noise_for(self, state: Tensor, actions: Tensor) -> tuple[Tensor, int]:
-        """The noise, and how many dimensions of the state it was drawn for."""
+        """Return the noise, and how many dimensions of the state it was drawn for."""
         noise = self.noise
         if noise is None:
             raise UnsupportedProblemError(

@@ -142,7 +142,7 @@ class Agent(Protocol):
 
     @property
     def action_space(self) -> Box:
-        """The box that every action lies in."""
+        """Return the box that every action lies in."""
         ...
 
     def initial_state(

@@ -94,7 +94,7 @@ class PlanningAgent(nn.Module):
 
     @property
     def action_space(self) -> Box:
-        """The box that every action lies in."""
+        """Return the box that every action lies in."""
         return self.problem.action_space
 
     def initial_state(

@@ -183,7 +183,7 @@ def _is_available() -> bool:
 
 @lru_cache(maxsize=32)
 def _layer(rows: int, dim: int) -> Callable[..., tuple[Tensor, ...]]:
-    """The programme min ‖x - point‖² subject to G x ≤ h, set up once per size.
+    """Return the programme min ‖x - point‖² subject to G x ≤ h, set up once per size.
 
     Raises:
         MissingDependencyError: cvxpylayers is not installed.

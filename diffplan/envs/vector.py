@@ -41,7 +41,7 @@ class VectorStep(NamedTuple):
 
     @property
     def done(self) -> np.ndarray:
-        """Whether each episode is over, bool [B]."""
+        """Return whether each episode is over, bool [B]."""
         return self.terminated | self.truncated
 
 

@@ -242,7 +242,7 @@ class _SolveFree(_SolveFreeReverse):
 
 
 def _is_free(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Where no bound holds a variable against the descent."""
+    """Return where no bound holds a variable against the descent."""
     return torch.where(slope > 0, point > low, (point < high) | (slope == 0))
 
 
@@ -302,7 +302,7 @@ def _is_optimal(
     point: Tensor,
     free: Tensor,
 ) -> Tensor:
-    """Whether the conditions of optimality hold, `[B]`; free slopes are zero."""
+    """Return whether the conditions of optimality hold, `[B]`; free slopes are zero."""
     slope = linear + times(point, hessian)
     inside = (point >= low) & (point <= high)
     held = torch.where(point <= low, slope >= 0, slope <= 0) | (low == high)

@@ -58,7 +58,7 @@ class ChainSystem(NamedTuple):
     damping: Tensor
 
     def flattened(self) -> "ChainSystem":
-        """The same system with all leading batch dimensions as one."""
+        """Return the same system with all leading batch dimensions as one."""
         lead = self.damping.dim()
         tensors = tuple(self)
         if inside_transform():
@@ -69,7 +69,7 @@ class ChainSystem(NamedTuple):
         return ChainSystem(*(flatten_batch(tensor, lead) for tensor in tensors))
 
     def to(self, dtype: torch.dtype) -> "ChainSystem":
-        """The same system in another precision."""
+        """Return the same system in another precision."""
         return ChainSystem(*(tensor.to(dtype) for tensor in self))
 
     def seed(self) -> Tensor:
@@ -80,7 +80,7 @@ class ChainSystem(NamedTuple):
         return sum((tensor.flatten()[:0] for tensor in self), self.damping[:0])
 
     def detach(self) -> "ChainSystem":
-        """The same numbers without their history."""
+        """Return the same numbers without their history."""
         return ChainSystem(*(tensor.detach() for tensor in self))
 
 
@@ -98,7 +98,7 @@ class ChainRightHandSide(NamedTuple):
     actions: Tensor
 
     def flattened(self, lead: int, dtype: torch.dtype) -> "ChainRightHandSide":
-        """The same with `lead` leading dimensions as one, in the given precision."""
+        """Return the same with `lead` leading dimensions as one, in a given precision."""
         return ChainRightHandSide(
             *(flatten_batch(tensor, lead).to(dtype) for tensor in self)
         )
@@ -121,7 +121,7 @@ class ChainSolution(NamedTuple):
     ok: Tensor
 
     def unflattened(self, batch: torch.Size, dtype: torch.dtype) -> "ChainSolution":
-        """The same with the caller's leading dimensions and precision."""
+        """Return the same with the caller's leading dimensions and precision."""
         states, actions, costates = (
             tensor.to(dtype).view(*batch, *tensor.shape[1:]) for tensor in self[:3]
         )
@@ -166,7 +166,7 @@ def chain_residual(
     rhs: ChainRightHandSide,
     solution: tuple[Tensor, Tensor, Tensor],
 ) -> ChainRightHandSide:
-    """What a solution leaves of the right-hand side; solve for it to correct it.
+    """Return what a solution leaves of the right-hand side; solve for it to correct it.
 
     Evaluated in the symmetric form with costates, where nothing is squared: in exact
     arithmetic zero, in floating point the backward error of the solve.

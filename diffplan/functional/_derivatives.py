@@ -21,7 +21,7 @@ from diffplan.errors import UnsupportedGradientError
 
 
 def inside_transform() -> bool:
-    """Whether this runs inside `torch.func.vmap`, `grad` or another of its kind."""
+    """Return whether this runs inside a transform such as `torch.func.vmap`."""
     if torch.compiler.is_compiling():
         return False  # they are part of the graph
     return _is_transformed()

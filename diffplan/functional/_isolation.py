@@ -23,7 +23,7 @@ from diffplan.functional._derivatives import inside_transform, keep
 
 
 def may_look(value: Tensor) -> bool:
-    """Whether a number may be looked at from the host for nothing.
+    """Return whether a number may be looked at from the host for nothing.
 
     Not on an accelerator, which would have to be waited for, and not where there are no
     numbers: in `torch.compile`, in transforms of `torch.func`, and under a mode that
@@ -96,7 +96,7 @@ def without_gradient(
 
 
 def known_finite(values: tuple[Tensor, ...]) -> bool:
-    """Whether numbers may be looked at, and all are finite (and so is their sum)."""
+    """Return whether numbers may be looked at, and all are finite (their sum too)."""
     if not may_look(values[0]):
         return False
     return math.isfinite(sum(float(value.detach().sum()) for value in values))

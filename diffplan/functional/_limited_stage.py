@@ -68,7 +68,7 @@ def limited_stage(
         value: Derivatives of the cost-to-go after the step; the first as a row.
         step: F, `[B, S, n]`.
         form: Hessian of the cost of the step, `[B, n, n]`.
-        gradient: Of the same, `[B, 1, n]`.
+        gradient: Gradient of the same cost, `[B, 1, n]`.
         diagonal: The damping of Q_uu, `[B, A, A]`.
         limits: Of the increments.
         look: Whether numbers may be looked at from the host.
@@ -129,7 +129,7 @@ def _hold_and_solve(
     *,
     look: bool,
 ) -> tuple[Affine, Tensor, bool]:
-    """The law of the actions that are free, the others held at a bound.
+    """Return the law of the actions that are free, the others held at a bound.
 
     Held is what the slope pushes against the bound that it is at, and what the others'
     Newton step takes out of the box.
@@ -157,7 +157,7 @@ def _hold_and_solve(
 def _solve_held(
     curvature: Tensor, answer: Affine, limits: Limits, free: Tensor, falling: Tensor
 ) -> tuple[Affine, Tensor]:
-    """The law of the free actions, where the others are held.
+    """Return the law of the free actions, where the others are held.
 
     A held action is its bound, and has the bound's graph, also where it is there
     already and does not move.

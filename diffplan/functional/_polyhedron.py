@@ -148,12 +148,12 @@ class _Search:
         return stationary & inside & slack & (self._missed(self.at, self.tight) <= 0)
 
     def _beyond(self, at: Tensor) -> Tensor:
-        """How far sides are broken by more than rounding, `[B, C]`."""
+        """Return how far sides are broken by more than rounding, `[B, C]`."""
         beyond = at @ self.matrix.mT - self.offset - self._slack(at)
         return torch.where(torch.isposinf(self.offset), -torch.inf, beyond)
 
     def _missed(self, at: Tensor, tight: Tensor) -> Tensor:
-        """How far tight sides are missed by more than rounding, at most, `[B]`."""
+        """Return how far tight sides are missed at most, beyond rounding, `[B]`."""
         missed = (at @ self.matrix.mT - self.offset).abs() - self._slack(at)
         return torch.where(tight, missed, -torch.inf).amax(-1)
 

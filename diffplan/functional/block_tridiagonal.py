@@ -73,7 +73,7 @@ class BlockTridiagonal:
         )
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """The product with `vector` `[…, K, n]`."""
+        """Return the product with `vector` `[…, K, n]`."""
         product = times(vector, self.diagonal.mT)
         below = times(vector[..., :-1, :], self.lower.mT)
         above = times(vector[..., 1:, :], self.lower)
@@ -81,7 +81,7 @@ class BlockTridiagonal:
         return product + torch.nn.functional.pad(above, (0, 0, 0, 1))
 
     def to_dense(self) -> Tensor:
-        """The whole matrix `[…, K n, K n]`, for tests and small problems."""
+        """Return the whole matrix `[…, K n, K n]`, for tests and small problems."""
         *batch, blocks, size, _ = self.diagonal.shape
         dense = self.diagonal.new_zeros(*batch, blocks, size, blocks, size)
         place = torch.arange(blocks, device=dense.device)
@@ -124,7 +124,7 @@ class BlockTridiagonalFactor:
 
     @property
     def ok(self) -> Tensor:
-        """Whether the element is positive definite (and finite), `[…]` bool."""
+        """Return whether the element is positive definite (and finite), `[…]` bool."""
         return self.flat_ok.view(self.batch_shape)
 
     def solve(self, b: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class BlockTridiagonalFactor:
         return x.view(b.shape)
 
     def logdet(self) -> Tensor:
-        """The logarithm of the determinant, `[…]`; zero where `ok` is False."""
+        """Return the logarithm of the determinant, `[…]`; zero where `ok` is False."""
         chol = self.chol
         matrix = self.matrix
         if is_followed(matrix.diagonal, matrix.lower):
@@ -269,7 +269,7 @@ class NormalEquationsFactor:
 
     @property
     def ok(self) -> Tensor:
-        """Whether the matrix is positive definite in this precision, `[…]` bool."""
+        """Return whether the matrix is positive definite in this precision, bool."""
         return self.flat_ok.view(self.batch_shape)
 
     def solve(

@@ -45,9 +45,9 @@ class IncrementalLQR(NamedTuple):
         action_jacobian: B_t, `[…, T, S, A]`.
         state_jacobian: A_t, `[…, T, S, S]`.
         hessian: Of the cost of a step by z, symmetric, `[…, T, n, n]`.
-        gradient: Of the same, `[…, T, n]`.
+        gradient: Gradient of the same cost, `[…, T, n]`.
         end_hessian: Of the cost of the last state, symmetric, `[…, S, S]`.
-        end_gradient: Of the same, `[…, S]`.
+        end_gradient: Its gradient, `[…, S]`.
     """
 
     action_jacobian: Tensor
@@ -77,7 +77,7 @@ class IncrementalLQR(NamedTuple):
         return together.view((*batch, *together.shape[1:]))
 
     def slope(self, costates: Tensor) -> Tensor:
-        """The derivative of the cost by the actions where z is zero, `[…, T, A]`.
+        """Return the derivative of the cost by the actions at z = 0, `[…, T, A]`.
 
         Args:
             costates: Of this problem.
@@ -86,7 +86,7 @@ class IncrementalLQR(NamedTuple):
         return self.gradient[..., :width] + times(costates, self.action_jacobian)
 
     def unpacked(self) -> LQRProblem:
-        """The same problem in the form that `lqr` solves."""
+        """Return the same problem in the form that `lqr` solves."""
         width = self.action_jacobian.shape[-1]
         end = self.end_hessian.unsqueeze(-3)
         running = self.hessian[..., width:, width:]

@@ -71,7 +71,7 @@ def _filtered(white: Tensor, gains: tuple[float, ...]) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _gains(steps: int, exponent: float) -> tuple[float, ...]:
-    """The filter's answer to a single pulse, after 0 … T // 2 steps; it is symmetric.
+    """Return the filter's symmetric answer to a pulse, after 0 … T // 2 steps.
 
     Numbers of Python, which are the same on every device.
     """

@@ -110,7 +110,7 @@ class LQRFactor:
 
     Attributes:
         matrices: Of the flattened problem, with their history.
-        factor: Of the same, without history.
+        factor: The factorisation of the same problem, without history.
         flat_ok: Status per element of the flattened batch, `[B]` bool.
         batch_shape: The caller's leading dimensions.
     """
@@ -122,7 +122,7 @@ class LQRFactor:
 
     @property
     def ok(self) -> Tensor:
-        """Whether every Q_uu is positive definite, `[…]` bool."""
+        """Return whether every Q_uu is positive definite, `[…]` bool."""
         return self.flat_ok.view(self.batch_shape)
 
     def solve(

@@ -68,7 +68,7 @@ class RiccatiFactor:
 
     @property
     def ok(self) -> Tensor:
-        """Whether the system is positive definite, `[…]` bool."""
+        """Return whether the system is positive definite, `[…]` bool."""
         return self.flat_ok.view(self.batch_shape)
 
     def solve(

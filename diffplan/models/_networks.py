@@ -59,7 +59,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation(name: str) -> Activation:
-    """The activation called `name`.
+    """Return the activation called `name`.
 
     Raises:
         UnknownNameError: lists the names that exist.

@@ -166,7 +166,7 @@ class ImageObservations(ObservationModel):
 
 
 def observation_model(config: Mapping[str, Any]) -> ObservationModel:
-    """The encoder and decoder that an RSSM's configuration asks for."""
+    """Return the encoder and decoder that an RSSM's configuration asks for."""
     shape, embedding = config["observation_shape"], config["embedding_size"]
     state_dim = config["state_size"] + config["belief_size"]
     if shape == IMAGE_SHAPE:

@@ -48,7 +48,7 @@ class PosteriorHead(nn.Module):
         self.rest = MLP(sizes, activations[1:])
 
     def project(self, observation: Tensor) -> Tensor:
-        """The observation's share `[…, sizes[0]]` of the first layer."""
+        """Return the observation's share `[…, sizes[0]]` of the first layer."""
         return self.from_observation(observation)
 
     def forward(self, feature: Tensor, projected: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class StochasticTransition(Transition):
         return self._gaussian(self.posterior_head(mean, projected))
 
     def join(self, stochastic: Tensor, feature: Tensor) -> Tensor:
-        """The stochastic state itself."""
+        """Return the stochastic state itself."""
         return stochastic
 
     def linearize(
@@ -255,7 +255,7 @@ class StochasticTransition(Transition):
 
 
 def latent_transition(config: Mapping[str, Any]) -> Transition:
-    """The transition that an RSSM's configuration asks for."""
+    """Return the transition that an RSSM's configuration asks for."""
     names = ("action_dim", "embedding_size", "hidden_size", "activation", "min_std")
     shared = {name: config[name] for name in names}
     if config["belief_size"] == 0:

@@ -108,7 +108,7 @@ class LinearDynamics(AnalyticDynamics):
         return moved + self.bias
 
     def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
-        """The constant A and B, seen through the leading dimensions."""
+        """Return the constant A and B, seen through the leading dimensions."""
         following = self.step(state, action)
         batch = following.shape[:-1]
         return (

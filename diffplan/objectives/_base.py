@@ -39,7 +39,7 @@ Term = Callable[..., Tensor]
 
 
 def _checked(term: Term) -> Term:
-    """The method with a check of what it returns."""
+    """Return the method with a check of what it returns."""
     features = (-1,) if term.__name__.endswith("residual") else ()
 
     @functools.wraps(term)

@@ -162,7 +162,7 @@ class _Function(nn.Module):
 
 
 def _as_modules(name: str, functions: Iterable[Callable[..., Tensor]]) -> nn.ModuleList:
-    """A list of modules, so that parameters and data of each problem are found."""
+    """Return modules, so that parameters and data of each problem are found."""
     modules = nn.ModuleList()
     for index, function in enumerate(functions):
         if not callable(function):

@@ -34,7 +34,7 @@ class CompilableCore(NoiseSource, ABC):
 
         Args:
             args: As for `torch.compile`.
-            kwargs: Likewise.
+            kwargs: As for `torch.compile`.
         """
         self._compiled = torch.compile(self._plan, *args, **kwargs)
 

@@ -273,7 +273,7 @@ def _is_plain(problem: PlanningProblem) -> bool:
 
 
 def is_stagewise(problem: PlanningProblem) -> bool:
-    """Whether a problem's cost may be counted step by step, along any rollout."""
+    """Return whether a cost may be counted step by step, along any rollout."""
     objective = problem.objective
     return (
         _is_plain(problem)

@@ -48,7 +48,7 @@ class Trajectory:
 
     @property
     def finite(self) -> Tensor:
-        """Where every entry is finite, booleans `[B]`."""
+        """Return where every entry is finite, booleans `[B]`."""
         states = torch.isfinite(self.states).flatten(1).all(dim=1)
         return states & torch.isfinite(self.actions).flatten(1).all(dim=1)
 

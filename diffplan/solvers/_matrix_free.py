@@ -131,7 +131,7 @@ class _Solution:
         self.without_derivative = known and not bool(sound.any())
 
     def attached(self, order: int) -> Tensor:
-        """The minimum, a function of everything that the cost closes over.
+        """Return the minimum, a function of everything that the cost closes over.
 
         One Newton step from a constant has the right first derivative; a step from
         there has the right second one, as Newton's method doubles what is right.
@@ -161,7 +161,7 @@ class _Solution:
         return solution + _MinusInverse.apply(left * free, self)
 
     def _on_bounds(self) -> Tensor:
-        """The variables; those held by a bound are that bound, with its graph."""
+        """Return the variables; those held by a bound are that bound, with its graph."""
         point, low, high = self.minimum.variables, self.problem.low, self.problem.high
         if low is None or high is None:
             return point

@@ -78,7 +78,7 @@ class Minimum:
 
     @property
     def sound(self) -> Tensor:
-        """Whether the theorem applies as far as was seen, `[B]` bool."""
+        """Return whether the theorem applies as far as was seen, `[B]` bool."""
         return self.stationary & self.definite
 
 
@@ -187,7 +187,7 @@ class _Refuse(torch.autograd.Function):
 
 
 def _newton_step(local: Local) -> _NewtonStep:
-    """The Newton step on the free variables; downhill also where H is indefinite."""
+    """Return the Newton step on the free variables; downhill also where H is indefinite."""
     slope = local.gradient * local.free
     found = local.solve(-slope)
     step = found.solution

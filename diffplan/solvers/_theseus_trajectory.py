@@ -269,7 +269,7 @@ def theseus_levenberg_marquardt(
 
 
 def _weighted_residuals(blocks: ChainBlocks) -> Tensor:
-    """All residuals with the square roots of their weights, `[B, rows]`."""
+    """Return all residuals with the square roots of their weights, `[B, rows]`."""
     dynamics = blocks.transition_weight.sqrt()[..., None] * blocks.defect
     limits = blocks.limit_weight.sqrt()[..., None] * blocks.limit_residual
     parts = [dynamics, blocks.residual, limits, blocks.terminal_residual]

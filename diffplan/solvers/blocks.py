@@ -107,7 +107,7 @@ class ChainBlocks:
                 )
 
     def system(self) -> ChainSystem:
-        """The matrices of the step."""
+        """Return the matrices of the step."""
         return ChainSystem(
             state_jacobian=self.state_jacobian,
             action_jacobian=self.action_jacobian,
@@ -169,7 +169,7 @@ class RiccatiSolver:
     refinements: int = 0
 
     def factorize(self, blocks: ChainBlocks) -> RiccatiFactor:
-        """The factor alone, to be reused with other right-hand sides."""
+        """Return the factor alone, to be reused with other right-hand sides."""
         return riccati_factorize(blocks.system(), refinements=self.refinements)
 
     def __call__(self, blocks: ChainBlocks) -> ChainStep:
@@ -193,7 +193,7 @@ class BlockCholeskySolver:
     dtype: torch.dtype = torch.float64
 
     def factorize(self, blocks: ChainBlocks) -> NormalEquationsFactor:
-        """The factor alone, to be reused with other right-hand sides."""
+        """Return the factor alone, to be reused with other right-hand sides."""
         return normal_equations_factorize(blocks.system(), dtype=self.dtype)
 
     def __call__(self, blocks: ChainBlocks) -> ChainStep:

@@ -205,7 +205,7 @@ def _reach(goal: Tensor) -> Objective:
 def _with(
     problem: PlanningProblem, objective: Objective, box: Box | None = None
 ) -> PlanningProblem:
-    """The problem with another objective, or also another box."""
+    """Return the problem with another objective, or also another box."""
     return PlanningProblem(
         problem.dynamics,
         objective,
@@ -215,7 +215,7 @@ def _with(
 
 
 def _takes(planner: Planner, problem: PlanningProblem) -> bool:
-    """Whether a planner plans for objectives of this kind."""
+    """Return whether a planner plans for objectives of this kind."""
     try:
         planner.check_problem(problem)
     except DiffplanError:

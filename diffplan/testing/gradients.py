@@ -43,7 +43,7 @@ class GradientRow:
 
     @property
     def right(self) -> bool:
-        """Whether the two agree; NaN never does."""
+        """Return whether the two agree; NaN never does."""
         return self.error <= self.tolerance
 
 
@@ -61,7 +61,7 @@ class GradientReport:
 
     @property
     def right(self) -> bool:
-        """Whether all agree."""
+        """Return whether all agree."""
         return all(row.right for row in self.rows)
 
     @property
@@ -70,7 +70,7 @@ class GradientReport:
         return max(row.error for row in self.rows)
 
     def __str__(self) -> str:
-        """A table, one line per comparison."""
+        """Return a table, one line per comparison."""
         lines = [
             self.title,
             f"{'with respect to':<28} {'order':>5} {'layer':>15} "

@@ -82,7 +82,7 @@ class Episode:
 
     @property
     def succeeded(self) -> bool | None:
-        """Whether any step succeeded; None where the task knows no success."""
+        """Return whether any step succeeded; None where the task knows no success."""
         return None if self.success is None else bool((self.success > 0).any())
 
     def _check(self, name: str, length: int) -> None:

@@ -128,7 +128,7 @@ class ModelTrainer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return where the model is."""
         return next(self.model.parameters()).device
 
     def train_step(

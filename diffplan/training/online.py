@@ -122,7 +122,7 @@ class Best:
         mean_return: Of that evaluation; the highest of several noisy means, so that
             fresh episodes are worth less on average.
         model: The model's `state_dict`.
-        auxiliary: That of what learns beside it, or None.
+        auxiliary: The update of what learns beside the model, or None.
     """
 
     index: int

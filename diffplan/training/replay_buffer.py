@@ -66,7 +66,7 @@ class ReplayBuffer:
 
     @property
     def episodes(self) -> tuple[Episode, ...]:
-        """The episodes in memory, oldest first."""
+        """Return the episodes in memory, oldest first."""
         return tuple(self._episodes)
 
     @property

@@ -149,7 +149,7 @@ class TrajectoryProblem:
 
     @property
     def all_sound(self) -> Tensor:
-        """No element has failed, `[B]` bool."""
+        """Return whether no element has failed, `[B]` bool."""
         return torch.ones_like(self.state[:, 0], dtype=torch.bool)
 
     def standing_in(self, sound: Tensor, linked: bool) -> "TrajectoryProblem":
@@ -238,7 +238,7 @@ class TrajectoryProblem:
         return torch.cat([actions[..., :0], *parts], dim=-1)
 
     def _linearized_breach(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """How far actions break constraints `[B, T, K]`, and `[B, T, K, A]`."""
+        """Return how far actions break constraints `[B, T, K]`, and `[B, T, K, A]`."""
         size = actions.shape[-1]
         breach, by_action = (
             [actions[..., :0]],

@@ -65,7 +65,7 @@ class Starts:
             collocation: As for `cold`.
             warm_start: Of B problems; states that are not finite are left out.
             trajectory: The cold ones.
-            multipliers: Likewise.
+            multipliers: Of each start, as the states.
         """
 
         def repeated(value: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class ActionCost:
         return point.actions, tuple(depends), ok
 
     def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
-        """How held actions follow their bounds: zero, with the graph of the bounds."""
+        """Return how held actions follow their bounds: zero, with the bounds' graph."""
         low, high = (bound.view(self.shape[1:]) for bound in (self.low, self.high))
         held = torch.where(actions <= low, low, high)
         # masked before the difference: an open side is infinite
@@ -207,7 +207,7 @@ def _moved(
 
 
 def _blocks(problem: PlanningProblem, point: Extremal) -> LQRProblem:
-    """The blocks at a point with a graph, themselves with a graph."""
+    """Return the blocks at a point with a graph, themselves with a graph."""
     states, actions, _ = point
     model, _ = quadratic_model(problem, states, actions, gauss_newton=False)
     return _with_dynamics(model.unpacked(), problem, point)

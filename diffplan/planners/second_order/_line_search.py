@@ -196,7 +196,7 @@ def _filled(sizes: tuple[float, ...], like: Tensor) -> Tensor:
 def _enough(
     nominal: Nominal, step: Step, sizes: tuple[float, ...], costs: Tensor
 ) -> Tensor:
-    """Whether each of the first fractions lowers the cost enough, `[…, n]` bool."""
+    """Return where the first fractions lower the cost enough, `[…, n]` bool."""
     fractions = _filled(sizes[: costs.shape[-1]], costs)
     finite = torch.where(torch.isfinite(nominal.cost), nominal.cost.abs(), 0.0)
     slack = ROUNDING * torch.finfo(costs.dtype).eps * finite

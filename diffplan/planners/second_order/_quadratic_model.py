@@ -106,7 +106,7 @@ def regulator(problem: PlanningProblem, states: Tensor, actions: Tensor) -> Solv
 
 
 def _checked_forms(forms: Forms, states: Tensor, actions: Tensor) -> Forms:
-    """What an objective says of its own derivatives, if the shapes are right."""
+    """Return what an objective says of its own derivatives, if the shapes are right."""
     if not isinstance(forms, tuple) or len(forms) != 4:
         raise TensorTypeError(
             "objective: expected quadratize to return a tuple of two Hessians and two "

@@ -95,8 +95,8 @@ class SecondOrderShooting(Planner):
 
         Args:
             args: As for `torch.compile`.
-            kwargs: Likewise; `dynamic` is False unless given, for code that serves any
-                size is slower here than none.
+            kwargs: As for `torch.compile`; `dynamic` is False unless given, for code
+                that serves any size is slower here than none.
         """
         kwargs = {"dynamic": False, **kwargs}
         self.stage = torch.compile(limited_stage, *args, **kwargs)
@@ -307,7 +307,7 @@ class SecondOrderShooting(Planner):
         )
 
     def _done(self, norm: Tensor, iteration: int) -> Tensor:
-        """Where an element stays as it is from here on, `[…]` bool."""
+        """Return where an element stays as it is from here on, `[…]` bool."""
         kept = iteration >= self._after_exit(0) and isinstance(self.gradient, Truncated)
         stays = self.early_exit
         if stays is None:
@@ -317,12 +317,12 @@ class SecondOrderShooting(Planner):
         return norm <= self.tolerance
 
     def may_look(self, value: Tensor) -> bool:
-        """Whether a number may be looked at from the host, to save work."""
+        """Return whether a number may be looked at from the host, to save work."""
         traced = torch.compiler.is_compiling() or inside_transform()
         return may_look(value) or (self.early_exit is True and not traced)
 
     def _after_exit(self, iteration: int) -> int:
-        """The iteration to go on with when nothing is left to improve.
+        """Return the iteration to go on with when nothing is left to improve.
 
         `Truncated` differentiates the last iterations, converged or not.
         """

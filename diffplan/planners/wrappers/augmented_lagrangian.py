@@ -267,12 +267,12 @@ class _ConstraintValues:
     terminal: Tensor
 
     def largest(self) -> Tensor:
-        """The largest max(0, g) of each plan `[B]`, without a graph."""
+        """Return the largest max(0, g) of each plan `[B]`, without a graph."""
         values = torch.cat([self.stage.flatten(1), self.terminal.flatten(1)], dim=1)
         return _largest(values.detach().clamp_min(0))
 
     def unmet(self, multipliers: ConstraintMultipliers) -> Tensor:
-        """The largest |max(g, -λ/ρ)| `[B]`: feasibility and complementarity in one."""
+        """Return the largest |max(g, -λ/ρ)| `[B]`: of feasibility and complementarity."""
         parts = [
             torch.maximum(value, -multiplier / multipliers.penalty)
             for value, multiplier in (
