@@ -98,7 +98,7 @@ class ChainRightHandSide(NamedTuple):
     actions: Tensor
 
     def flattened(self, lead: int, dtype: torch.dtype) -> "ChainRightHandSide":
-        """Return the same with `lead` leading dimensions as one, in a given precision."""
+        """Return the same with `lead` leading dimensions as one, in a precision."""
         return ChainRightHandSide(
             *(flatten_batch(tensor, lead).to(dtype) for tensor in self)
         )

@@ -386,12 +386,7 @@ class GradMPC(_GradientPlanner):
 
     @classmethod
     def paper(cls, horizon: int = 12, **options: Any) -> "GradMPC":
-        """Return the paper's: 1,000 candidates, 40 steps, the last iterate.
-
-        Args:
-            horizon: T.
-            **options: Of the constructor, instead of these.
-        """
+        """Return the paper's size: 1,000 candidates, 40 steps, the last iterate."""
         numbers = {"iterations": 40, "num_candidates": 1000, "keep_best": False}
         return cls(horizon, **{**numbers, **options})
 

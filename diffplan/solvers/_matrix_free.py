@@ -161,7 +161,7 @@ class _Solution:
         return solution + _MinusInverse.apply(left * free, self)
 
     def _on_bounds(self) -> Tensor:
-        """Return the variables; those held by a bound are that bound, with its graph."""
+        """Return the variables; one held by a bound is that bound, with its graph."""
         point, low, high = self.minimum.variables, self.problem.low, self.problem.high
         if low is None or high is None:
             return point

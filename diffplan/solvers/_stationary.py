@@ -187,7 +187,7 @@ class _Refuse(torch.autograd.Function):
 
 
 def _newton_step(local: Local) -> _NewtonStep:
-    """Return the Newton step on the free variables; downhill also where H is indefinite."""
+    """Return the free variables' Newton step; downhill also where H is indefinite."""
     slope = local.gradient * local.free
     found = local.solve(-slope)
     step = found.solution

@@ -272,7 +272,7 @@ class _ConstraintValues:
         return _largest(values.detach().clamp_min(0))
 
     def unmet(self, multipliers: ConstraintMultipliers) -> Tensor:
-        """Return the largest |max(g, -λ/ρ)| `[B]`: of feasibility and complementarity."""
+        """Return the largest |max(g, -λ/ρ)| `[B]`: what is infeasible or no optimum."""
         parts = [
             torch.maximum(value, -multiplier / multipliers.penalty)
             for value, multiplier in (
