@@ -14,6 +14,7 @@ from diffplan import (
     solvers,
     testing,
 )
+from diffplan.constraints import Categorical
 from diffplan.gradients import (
     Derivatives,
     Detach,
@@ -58,6 +59,7 @@ __all__ = [
     "AugmentedLagrangian",
     "Box",
     "CVaR",
+    "Categorical",
     "Derivatives",
     "Detach",
     "Dynamics",

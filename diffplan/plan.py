@@ -7,7 +7,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_count
+from diffplan._checks import require_count, require_tensor
 from diffplan.errors import BatchIndexError, ShapeError, TensorTypeError
 
 
@@ -132,34 +132,55 @@ class Plan:
                 lines.append(f"{count} of {total} plans {_EXPLANATIONS[code]}.")
         return "\n".join(lines)
 
-    def shifted(self, steps: int = 1, *, detach: bool = True) -> "Plan":
+    def shifted(
+        self, steps: int = 1, *, detach: bool = True, fill: Tensor | None = None
+    ) -> "Plan":
         """Return this plan moved `steps` ahead in time, to warm-start the next one.
 
-        The tail is filled by repeating the last entry. Cost and diagnostics belong to
-        the old plan and are kept as they are.
+        The tail is filled by repeating the last entry, or with actions of yours. Cost
+        and diagnostics belong to the old plan and are kept as they are.
 
         Args:
             steps: How many actions were executed, at least 0.
             detach: Whether to leave the graph behind, as a loop that goes on for ever
                 must: a graph would keep that of every plan before. False lets a loss
                 of the next plan be differentiated through this one.
+            fill: The last actions, of any shape that expands to `[…, steps, A]`, such
+                as `box.center`, or `[A]` of a policy for one problem; None repeats the
+                plan's last one. States and memory repeat theirs.
 
         Raises:
             ArgumentError: `steps` is no whole number of at least 0.
+            TensorTypeError: `fill` is no tensor of real numbers.
+            ShapeError: it does not expand to that shape.
         """
         steps = require_count("steps", steps, 0)
+        if fill is not None:
+            fill = self._tail(steps, fill)
         plan = self.detach() if detach else self
         if steps == 0:
             return plan
         return replace(
             plan,
-            actions=_shift(plan.actions, steps),
+            actions=_shift(plan.actions, steps, fill),
             states=_shift(plan.states, steps),
             memory={
                 name: value if value.shape[-2] == 1 else _shift(value, steps)
                 for name, value in plan.memory.items()
             },
         )
+
+    def _tail(self, steps: int, fill: Tensor) -> Tensor:
+        """Return the actions that fill the end `[…, min(steps, T), A]`."""
+        shape = (*self.batch_shape, steps, self.actions.shape[-1])
+        try:
+            tail = require_tensor("fill", fill).to(self.actions).expand(shape)
+            return tail[..., -self.horizon :, :]
+        except RuntimeError as error:
+            raise ShapeError(
+                f"fill: expected a shape that expands to {list(shape)}, got "
+                f"{list(fill.shape)}"
+            ) from error
 
     def where(self, mask: Tensor, other: "Plan") -> "Plan":
         """Return this plan where `mask` `[…]` holds and `other` elsewhere.
@@ -274,7 +295,9 @@ def _batch_index(index: object, batch: torch.Size) -> tuple[object, ...]:
     return (*parts[:at], *rest, *parts[at + 1 :])
 
 
-def _shift(value: Tensor, steps: int) -> Tensor:
+def _shift(value: Tensor, steps: int, fill: Tensor | None = None) -> Tensor:
+    if fill is not None:
+        return torch.cat([value[..., steps:, :], fill], dim=-2)
     steps = min(steps, value.shape[-2] - 1)
     tail = value[..., -1:, :].expand(*value.shape[:-2], steps, value.shape[-1])
     return torch.cat([value[..., steps:, :], tail], dim=-2)

@@ -4,13 +4,14 @@ The contract suite runs on each case. To add a planner, add one entry to `CASES`
 those of `examples/planners` are in `EXAMPLES`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
+from problems import gear_problem, mixed_gear_problem
 from torch import Tensor, nn
 
 import diffplan as dp
@@ -29,6 +30,7 @@ from diffplan.planners import (
     ShootingGN,
 )
 from diffplan.solvers import BlockCholeskySolver
+from diffplan.testing import point_mass_problem
 from examples.planners.icem import ICEM
 from examples.planners.policy_mppi import PolicyMPPI
 
@@ -57,6 +59,7 @@ class PlannerCase:
         action_dim: The only number of action dimensions that it plans, or None.
         action_constraints: Whether it takes more than a box of actions.
         ball_gap: How far one action may end from the best one inside a ball.
+        problem: `problem(dtype)` returns what the promises are tried on, and states.
     """
 
     name: str
@@ -75,6 +78,9 @@ class PlannerCase:
     action_dim: int | None = None
     action_constraints: bool = True
     ball_gap: float = 1e-3
+    problem: Callable[[torch.dtype], tuple[dp.PlanningProblem, Tensor]] = (
+        point_mass_problem
+    )
 
     @property
     def missing(self) -> str:
@@ -346,6 +352,31 @@ CASES = [
     ),
 ]
 
+# The same planners where actions are choices, or some of their numbers are.
+SAMPLERS = {"num_samples": 64, "iterations": 8}
+CHOOSING = [
+    case(
+        "CEM-choices",
+        CEM,
+        {**SAMPLERS, "num_elites": 8},
+        problem=gear_problem,
+    ),
+    case(
+        "DCEM-mixed",
+        DCEM,
+        {**SAMPLERS, "num_elites": 8, "temperature": 0.1},
+        gradients=TRACKED,
+        estimator=True,
+        problem=mixed_gear_problem,
+    ),
+    case(
+        "iCEM-mixed",
+        ICEM,
+        {**SAMPLERS, "num_elites": 8},
+        problem=mixed_gear_problem,
+    ),
+]
+
 # Planners of other people, of which the library knows nothing.
 EXAMPLES = [
     case(
@@ -370,8 +401,10 @@ EXAMPLES = [
 ]
 
 
-def each_planner_that(holds: Callable[[PlannerCase], bool]) -> pytest.MarkDecorator:
-    """Run a test for each case that `holds`, given to it as `case`."""
+def each_planner_that(
+    holds: Callable[[PlannerCase], bool], others: Sequence[PlannerCase] = ()
+) -> pytest.MarkDecorator:
+    """Run a test for each case that `holds`, and others, given to it as `case`."""
     return pytest.mark.parametrize(
         "case",
         [
@@ -382,13 +415,14 @@ def each_planner_that(holds: Callable[[PlannerCase], bool]) -> pytest.MarkDecora
                     bool(case.missing), reason=f"needs the package {case.missing}"
                 ),
             )
-            for case in (*CASES, *EXAMPLES)
+            for case in (*CASES, *EXAMPLES, *others)
             if holds(case)
         ],
     )
 
 
 each_planner = each_planner_that(lambda case: True)
+each_planner_and_space = each_planner_that(lambda case: True, CHOOSING)
 
 
 def parameter(value: float) -> nn.Parameter:

@@ -113,6 +113,38 @@ def timed_cost_by_hand(
     return total + 0.5 * 0.09 * sum(u**2 for u in actions.flatten().tolist())
 
 
+def gear_problem(
+    dtype: torch.dtype = torch.float64,
+) -> tuple[dp.PlanningProblem, Tensor]:
+    """A point mass with a brake, no drive or a strong one, to choose from; 3 states."""
+    forces = torch.tensor([-0.8, 0.0, 1.0], dtype=dtype)
+
+    def dynamics(state: Tensor, action: Tensor) -> Tensor:
+        position, velocity = state.split(1, dim=-1)
+        force = (action[..., -3:] * forces).sum(-1, keepdim=True)
+        drag = 0.1 * velocity.sin()
+        return torch.cat([position + 0.3 * velocity, velocity + 0.5 * force - drag], -1)
+
+    goal = GoalDistance(torch.tensor([0.5, 0.0], dtype=dtype))
+    state = torch.tensor([[0.0, 0.0], [-0.6, 0.4], [0.9, -0.3]], dtype=dtype)
+    return dp.PlanningProblem(dynamics, goal, dp.Categorical(3)), state
+
+
+def mixed_gear_problem(
+    dtype: torch.dtype = torch.float64,
+) -> tuple[dp.PlanningProblem, Tensor]:
+    """The same with two numbers beside: a fine push, and one that does nothing."""
+    plain, state = gear_problem(dtype)
+
+    def dynamics(state: Tensor, action: Tensor) -> Tensor:
+        moved = plain.dynamics(state, action)
+        return moved + torch.tensor([0.0, 0.2], dtype=dtype) * action[..., :1]
+
+    box = dp.Box([-1.0, 0.0], [0.7, 0.0])
+    space = dp.Categorical(3, box=box)
+    return dp.PlanningProblem(dynamics, plain.objective, space), state
+
+
 def double_integrator(
     dtype: torch.dtype = torch.float64, limit: float = math.inf
 ) -> dp.PlanningProblem:

@@ -18,7 +18,7 @@ CORE = (
     *("gradients", "plan", "problem", "segments", "user_functions"),
 )
 MATHS = (*CORE, "functional")
-BASES = ("models.base", "objectives", "planners.base")
+BASES = ("models.base", "objectives", "planners.base", "planners.request")
 
 # For each room, what it may import of diffplan beside itself, errors and checks of
 # arguments. Planners and models are siblings that never see each other; agents and

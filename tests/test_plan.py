@@ -205,3 +205,27 @@ def test_steps_ahead_are_counted(steps: object) -> None:
     plan = make()
     with pytest.raises((ArgumentError, TypeError), match="steps"):
         plan.shifted(steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])
+def test_the_end_of_a_shifted_plan_is_filled(steps: int) -> None:
+    actions = torch.arange(24.0).reshape(2, 4, 3)
+    plan = dp.Plan(actions, torch.zeros(2, 5, 1), torch.zeros(2))
+    tail = torch.tensor([-1.0, -2.0, -3.0], dtype=torch.float64)
+    got = plan.shifted(steps, fill=tail).actions
+    every = torch.cat([actions, tail.float().expand(2, steps, 3)], dim=1)
+    assert torch.equal(got, every[:, -4:])
+    each = torch.rand(2, steps, 3)
+    every = torch.cat([actions, each], dim=1)
+    assert torch.equal(plan.shifted(steps, fill=each).actions, every[:, -4:])
+
+
+def test_a_fill_of_another_shape_is_refused() -> None:
+    plan = dp.Plan(torch.zeros(2, 4, 3), torch.zeros(2, 5, 1), torch.zeros(2))
+    assert torch.equal(plan.shifted(0, fill=torch.ones(3)).actions, plan.actions)
+    with pytest.raises(ShapeError, match="fill"):
+        plan.shifted(1, fill=torch.zeros(2))
+    with pytest.raises(ShapeError, match="fill"):
+        plan.shifted(2, fill=torch.zeros(2, 3, 3))
+    with pytest.raises(TypeError, match="fill"):
+        plan.shifted(1, fill=0.0)

@@ -2,6 +2,7 @@
 
 from diffplan.constraints._base import ActionConstraint
 from diffplan.constraints._box import Box
+from diffplan.constraints.categorical import Categorical
 from diffplan.constraints.polytope import Polytope
 from diffplan.constraints.sets import Ball, Simplex
 from diffplan.constraints.state import StateConstraint
@@ -10,6 +11,7 @@ __all__ = [
     "ActionConstraint",
     "Ball",
     "Box",
+    "Categorical",
     "Polytope",
     "Simplex",
     "StateConstraint",

@@ -10,6 +10,7 @@ from diffplan.planners.collocation import (
     MultiplierRule,
 )
 from diffplan.planners.gradient import GradMPC, ShootingGD
+from diffplan.planners.request import Callback, Iterate, Watch
 from diffplan.planners.sampling import CEM, DCEM, MPPI, SamplingPlanner, Search
 from diffplan.planners.second_order import ILQR, ShootingGN
 from diffplan.planners.wrappers import AugmentedLagrangian, LatentActions
@@ -20,9 +21,11 @@ __all__ = [
     "ILQR",
     "MPPI",
     "AugmentedLagrangian",
+    "Callback",
     "DualAscent",
     "FixedMultiplier",
     "GradMPC",
+    "Iterate",
     "LatCo",
     "LatentActions",
     "LogarithmicRule",
@@ -34,5 +37,6 @@ __all__ = [
     "ShootingGD",
     "ShootingGN",
     "Solution",
+    "Watch",
     "candidate_costs",
 ]

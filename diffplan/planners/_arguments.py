@@ -1,11 +1,17 @@
 """The arguments of a planner: a problem, and an earlier plan of the same problems."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from diffplan._checks import require_finite, require_shape, require_tensor
-from diffplan.errors import ShapeError, TensorTypeError
+from diffplan._checks import is_traced, require_finite, require_shape, require_tensor
+from diffplan.constraints.categorical import Categorical
+from diffplan.errors import (
+    ArgumentError,
+    ShapeError,
+    TensorTypeError,
+    UnsupportedProblemError,
+)
 from diffplan.plan import Plan
 from diffplan.problem import PlanningProblem
 
@@ -75,3 +81,55 @@ def require_warm_start(
     sizes = (horizon + 1, state.shape[-1])
     why = "must be [horizon + 1, state size]"
     require_shape("warm_start.states", warm.states, sizes, why)
+
+
+def refuse_categories(problem: PlanningProblem, planner: str, *, plans: bool) -> None:
+    """Refuse actions that are choices, where a planner cannot choose.
+
+    Args:
+        problem: What is planned.
+        planner: Its name, for the message.
+        plans: Whether it plans choices, though no constraints on them.
+
+    Raises:
+        UnsupportedProblemError: they are, and it cannot.
+    """
+    space = problem.action_space
+    if not isinstance(space, Categorical):
+        return
+    if not plans:
+        raise UnsupportedProblemError(
+            f"action_space: {planner} moves actions by small steps, and so needs a "
+            f"dp.Box, got {space}; dp.CEM, dp.DCEM and dp.MPPI plan choices"
+        )
+    if problem.action_constraints:
+        raise UnsupportedProblemError(
+            f"constraints: expected none on the actions of {space}, got "
+            f"{', '.join(map(repr, problem.action_constraints))}; let dynamics or "
+            "objective rule choices out, by a cost of infinity"
+        )
+
+
+def require_callback(callback: Any, state: Tensor, compiled: bool) -> None:
+    """Check that iterates can be shown: what is compiled makes no calls.
+
+    Args:
+        callback: What they are to be shown to.
+        state: The given one.
+        compiled: Whether the planner is.
+
+    Raises:
+        TensorTypeError: it cannot be called.
+        ArgumentError: iterates cannot be shown.
+    """
+    if not callable(callback):
+        raise TensorTypeError(
+            f"callback: expected a function of one Iterate, got "
+            f"{type(callback).__name__}"
+        )
+    if compiled or is_traced(state):
+        raise ArgumentError(
+            "callback: expected None where a planner is compiled or transformed, by "
+            "planner.compile(), torch.compile or torch.func: a graph calls no "
+            "function of yours; plan.diagnostics has the traces there"
+        )

@@ -29,7 +29,12 @@ from diffplan.gradients import (
     Implicit,
 )
 from diffplan.plan import Plan
-from diffplan.planners._arguments import require_kinds, require_warm_start
+from diffplan.planners._arguments import (
+    refuse_categories,
+    require_callback,
+    require_kinds,
+    require_warm_start,
+)
 from diffplan.planners._compiling import CompilableCore, start_plan
 from diffplan.planners._derivatives import (
     default_strategy,
@@ -49,7 +54,7 @@ from diffplan.planners._randomness import (
     refuse_random,
 )
 from diffplan.planners._solution import Solution, answer
-from diffplan.planners.request import PlanRequest
+from diffplan.planners.request import Callback, PlanRequest, Watch
 from diffplan.problem import PlanningProblem
 
 __all__ = ["PlanRequest", "Planner", "Solution"]
@@ -73,7 +78,8 @@ class Planner(CompilableCore, ABC):
     `problem.refuse_constraints` in `check_problem`. One that descends the cost by its
     derivative declares `needs_derivatives` (`torch.export` cannot trace it), and one
     that asks the model about actions outside of the box on its way `leaves_bounds`. One
-    that offers to save memory sets `checkpoint`.
+    that plans choices (`dp.Categorical`) declares `plans_categories`. One that offers
+    to save memory sets `checkpoint`.
 
     References:
         The signature follows "a problem at call time, a record as the answer".
@@ -87,6 +93,7 @@ class Planner(CompilableCore, ABC):
     plans_under_noise: ClassVar[bool] = False
     needs_derivatives: bool = False
     leaves_bounds: bool = False
+    plans_categories: bool = False
     candidate_dimensions: ClassVar[int] = 1
     checkpoint: bool = False
     horizon: int
@@ -103,6 +110,7 @@ class Planner(CompilableCore, ABC):
         keys: Tensor | None = None,
         noise: Tensor | None = None,
         evaluate: bool = True,
+        callback: Callback | None = None,
     ) -> Plan:
         """Plan from `state`.
 
@@ -131,18 +139,24 @@ class Planner(CompilableCore, ABC):
                 whether the cost is finite, and planners that sample do not compare
                 their answer with the warm start. `AugmentedLagrangian` still rolls out
                 each plan that its multipliers follow from.
+            callback: Called with an `Iterate` in each iteration: what was tried, and
+                what it cost. Not where the planner is compiled or transformed.
 
         Returns:
             A `Plan` with the leading dimensions of `state`.
 
         Raises:
             TensorTypeError, ShapeError, NonFiniteError: an argument is malformed.
-            ArgumentError: `noise` and what it would be drawn from are both given.
+            ArgumentError: `noise` and what it would be drawn from are both given, or
+                a callback that nothing can call.
             UnsupportedProblemError: the problem lacks what this planner needs.
         """
         refuse_export(type(self).__name__, self.needs_derivatives)
         given = PlanRequest(problem, state, noise, warm_start, evaluate, keys)
         request = self._request(given, generator)
+        if callback is not None:
+            require_callback(callback, state, self._compiled is not None)
+            request = replace(request, watch=Watch(callback, state.shape[:-1]))
         # What is traced has no numbers to look at: no checks at the border then.
         if not is_traced(state):
             self._check_graph(problem, state)
@@ -343,6 +357,8 @@ class Planner(CompilableCore, ABC):
             problem.refuse_state_constraints(type(self).__name__)
         if not self.plans_under_noise:
             problem.refuse_noise(type(self).__name__)
+        name = type(self).__name__
+        refuse_categories(problem, name, plans=self.plans_categories)
 
     def _check_learnable(self) -> None:
         check_numbers(self)

@@ -113,13 +113,13 @@ class _GradientPlanner(Planner):
 
     def cold_start(self, request: PlanRequest) -> Plan:
         """Return the first of the random starting points."""
-        points = self._starting_points(self.with_noise(request.afresh()))
+        points = self.starting_points(self.with_noise(request.afresh()))
         return start_plan(request.state, points[:, 0])
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
         problem, state = request.problem, request.state
-        candidates = self._starting_points(request)
+        candidates = self.starting_points(request)
         start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1).contiguous()
         moments, progress = start_moments(candidates), Progress()
         afresh = starts_afresh(request.warm_start, state)
@@ -137,14 +137,25 @@ class _GradientPlanner(Planner):
                     ok = finite_rows((gradient, cost), lead=2)
                     gradient = torch.where(ok[..., None, None], gradient, 0.0)
                 progress.add(candidates, cost.detach(), ok)
+                request.show(candidates, cost)
                 if self.clip is not None:
                     gradient = clip_norm(gradient, self.clip)
                 if problem.action_constraints:
                     gradient = self._allowed(problem, candidates, gradient)
                 direction, moments = self.rule.direction(gradient, moments)
-                candidates = candidates - self.step_size * direction
+                candidates = self.step(request, candidates, direction, iteration)
                 candidates = problem.project(candidates)
         return self._choose(problem, state, candidates, progress)
+
+    def step(
+        self,
+        request: PlanRequest,
+        candidates: Tensor,
+        direction: Tensor,
+        iteration: int,
+    ) -> Tensor:
+        """Return where candidates `[B, N, T, A]` go, not yet projected."""
+        return candidates - self.step_size * direction
 
     def _first(
         self, request: PlanRequest, candidates: Tensor, afresh: Tensor
@@ -196,12 +207,10 @@ class _GradientPlanner(Planner):
         ahead = problem.project(candidates - self.step_size * gradient)
         return (candidates - ahead) / self.step_size
 
-    def _starting_points(self, request: PlanRequest) -> Tensor:
-        problem, warm_start, noise = (
-            request.problem,
-            request.warm_start,
-            request.drawn(),
-        )
+    def starting_points(self, request: PlanRequest) -> Tensor:
+        """Return where each candidate starts `[B, N, T, A]`, allowed actions."""
+        problem, warm_start = request.problem, request.warm_start
+        noise = request.drawn()
         box = problem.action_space.to(noise)
         spread = 2 * torch.special.ndtr(noise) - 1 if self.uniform else noise
         points = box.center + box.scale * spread

@@ -254,6 +254,26 @@ def more_damping(fixed: Tensor | float, amount: Tensor, failed: Tensor) -> Tenso
     return torch.where(failed, raised, fixed)
 
 
+def next_damping(
+    rule: AdaptiveDamping | Tensor | float, damping: Tensor, moved: Tensor, ok: Tensor
+) -> Tensor:
+    """Return the next damping `[…]`.
+
+    Args:
+        rule: A number is kept, but for an element that could not be factored.
+        damping: The last one.
+        moved: Where a step was taken.
+        ok: Where there was one.
+    """
+    if isinstance(rule, AdaptiveDamping):
+        # Where nothing could be factored nothing has moved: grow faster.
+        more = torch.where(ok, rule.grow, rule.grow**2)
+        factor = torch.where(moved, rule.shrink, more).to(damping)
+        return (factor * damping).clamp(rule.minimum, rule.maximum)
+    kept = rule.to(damping) if isinstance(rule, Tensor) else rule
+    return more_damping(kept, damping, ~ok)
+
+
 def _accept(
     trajectory: Trajectory,
     step: Step,

@@ -41,6 +41,7 @@ from diffplan.testing._degenerate import (
     check_empty_batch,
     check_fixed_actions,
 )
+from diffplan.testing._iterations import check_callback, check_choices
 
 PlannerCheck = Callable[[Planner, PlanningProblem, Tensor], None]
 
@@ -264,5 +265,7 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_empty_batch,
     check_fixed_actions,
     check_constant_objective,
+    check_callback,
+    check_choices,
 )
 """What every planner promises, one promise per function."""

@@ -50,12 +50,13 @@ class PolicyMPPI(dp.MPPI):
         temperature: float = 2.0,
         **options: Any,
     ) -> None:
-        options |= {"num_samples": num_samples, "initial_std": max_std}
+        options |= {"num_samples": num_samples, "num_elites": num_elites}
+        options |= {"initial_std": max_std}
         super().__init__(
             horizon, iterations=iterations, temperature=temperature, **options
         )
         self.policy = policy
-        self.num_proposals, self.num_elites = num_proposals, num_elites
+        self.num_proposals = num_proposals
         self.min_std, self.max_std = min_std, max_std
 
     def begin(self, request: PlanRequest) -> Search:
@@ -79,11 +80,6 @@ class PolicyMPPI(dp.MPPI):
         """Return the policy's proposals and samples around the mean."""
         drawn = super().propose(search, noise[:, self.num_proposals :], iteration)
         return torch.cat([search.carried["proposals"], drawn], dim=1)
-
-    def weigh(self, cost: Tensor) -> Tensor:
-        """Return MPPI's weights among the elites; the others weigh nothing."""
-        limit = cost.topk(self.num_elites, largest=False).values[..., -1:]
-        return super().weigh(torch.where(cost <= limit, cost, torch.inf))
 
     def refit_std(
         self, candidates: Tensor, weights: Tensor, mean: Tensor, std: Tensor

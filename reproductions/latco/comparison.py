@@ -22,7 +22,6 @@ from diffplan.models.rssm import RSSM
 from diffplan.objectives._base import StageObjective
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.plan import Plan
-from diffplan.planners.collocation import LatCo
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
@@ -369,12 +368,19 @@ def trace(
         torch.from_numpy(observations),
     )
     planner = settings.build(evaluation.horizon)
-    assert isinstance(planner, LatCo)  # LatCoSettings builds one; narrows the type
-    planner.record = True
     problem = PlanningProblem(model.step, SoftplusReward(model.reward), action_box())
-    plan = planner(problem, state, generator=make_generator(seed, "trace"))
+    seen: list[Tensor] = []
+
+    def look(iterate: Iterate) -> None:
+        assert iterate.states is not None  # collocation plans them
+        seen.append(iterate.states[:, 0, 1:])
+
+    generator = make_generator(seed, "trace")
+    plan = planner(problem, state, generator=generator, callback=look)
     kept = plan.diagnostics
-    reward = model.reward(kept["trace_states"]).sum(dim=-1)
+    # An iteration shows what it begins with: the last one's result is the plan.
+    planned = torch.stack([*seen[1:], kept["planned_states"]], dim=1)
+    reward = model.reward(planned).sum(dim=-1)
     columns: dict[str, Tensor] = {}
     for name, values in (
         ("predicted_return", reward),

@@ -4,7 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_cases import CASES, PlannerCase, each_planner, each_planner_that
+from planner_cases import (
+    CASES,
+    CHOOSING,
+    PlannerCase,
+    each_planner,
+    each_planner_and_space,
+    each_planner_that,
+)
 from problems import (
     bounded_actions,
     cost_of,
@@ -28,11 +35,11 @@ from diffplan.testing import (
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
-@each_planner
+@each_planner_and_space
 @each_dtype
 @pytest.mark.parametrize("check", PLANNER_CHECKS, ids=lambda check: check.__name__)
 def test_promise(check: object, case: PlannerCase, dtype: torch.dtype) -> None:
-    problem, state = point_mass_problem(dtype)
+    problem, state = case.problem(dtype)
     check(case.build(horizon=3, iterations=6), problem, state)
 
 
@@ -46,17 +53,17 @@ def test_promises_hold_for_nonlinear_dynamics(case: PlannerCase) -> None:
     )
 
 
-@each_planner
+@each_planner_and_space
 def test_states_are_the_rollout_of_the_actions(case: PlannerCase) -> None:
-    problem, state = point_mass_problem()
+    problem, state = case.problem(torch.float32)
     check_states_follow_actions(case.build(), problem, state, case.dynamics_tolerance)
 
 
-@each_planner
+@each_planner_and_space
 def test_horizon_of_one(case: PlannerCase) -> None:
-    problem, state = point_mass_problem()
+    problem, state = case.problem(torch.float32)
     plan = case.build(horizon=1)(problem, state)
-    assert plan.actions.shape == (3, 1, 1)
+    assert plan.actions.shape == (3, 1, problem.action_space.dim)
     assert plan.states.shape == (3, 2, 2)
 
 
@@ -270,4 +277,5 @@ def test_actions_lie_in_any_box(
 
 
 def test_names_are_unique() -> None:
-    assert len({case.name for case in CASES}) == len(CASES)
+    cases = (*CASES, *CHOOSING)
+    assert len({case.name for case in cases}) == len(cases)

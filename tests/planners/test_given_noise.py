@@ -124,7 +124,7 @@ def test_particles_of_a_random_problem_are_not_all_handed_over() -> None:
 def test_shared_noise_and_keys_in_its_place_are_replayed(
     lead: tuple[int, ...], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"{SamplingPlanner.__module__}.NOISE_LIMIT", limit)
+    monkeypatch.setattr(f"{SamplingPlanner.__module__}._NOISE_LIMIT", limit)
     problem = double_integrator(limit=1.0)
     state = states_of(4).reshape(*lead, 2) if lead else states_of(4)[0]
     planner = dp.MPPI(3, num_samples=5, iterations=2, shared_noise=True)

@@ -163,7 +163,7 @@ def test_uniform_starts_fill_the_box() -> None:
     planner = ShootingGD(1, iterations=0, num_starts=4000, init="uniform")
     noise = planner.draw_noise(problem, torch.zeros(1, 2))
     request = PlanRequest(problem, torch.zeros(1, 2), noise)
-    points = planner._starting_points(request).reshape(4000, 2)
+    points = planner.starting_points(request).reshape(4000, 2)
     assert problem.action_space.contains(points).all()
     torch.testing.assert_close(
         points.mean(0), torch.tensor([1.0, 3.0]), rtol=0, atol=0.05

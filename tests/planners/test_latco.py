@@ -375,17 +375,6 @@ def test_settings_out_of_range_are_refused_by_name(setting: dict[str, object]) -
         dp.LatCo(**{"horizon": 3, **setting})
 
 
-def test_every_iterate_is_recorded_when_asked() -> None:
-    problem = reward_problem(small_rssm())
-    plan = dp.LatCo(4, iterations=7, record=True)(
-        problem, torch.zeros(7, dtype=torch.float64)
-    )
-    assert plan.diagnostics["trace_states"].shape == (7, 4, 7)
-    torch.testing.assert_close(
-        plan.diagnostics["trace_states"][-1], plan.diagnostics["planned_states"]
-    )
-
-
 def test_the_first_iterate_takes_no_dual_step() -> None:
     problem = TrajectoryProblem(pendulum(), states_of(1))
     primal_dual = PrimalDual(problem, LogarithmicRule.released(), 1e-4, 1e-4)

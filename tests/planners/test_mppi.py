@@ -93,3 +93,41 @@ def test_the_temperature_can_be_learned() -> None:
 def test_arguments_out_of_range_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ArgumentError, match=name):
         MPPI(**{"horizon": 3, name: value})
+
+
+def test_elites_alone_are_weighed() -> None:
+    planner = MPPI(3, num_samples=6, num_elites=3, temperature=0.5)
+    cost = torch.tensor([[3.0, 1.0, torch.inf, 2.0, 0.5, 9.0]]).double()
+    expected = torch.zeros(1, 6).double()
+    expected[0, [1, 3, 4]] = torch.softmax(torch.tensor([-2.0, -4.0, -1.0]).double(), 0)
+    torch.testing.assert_close(planner.weigh(cost), expected)
+    ties = planner.weigh(torch.ones(1, 6).double())
+    assert sorted(ties[0].tolist()) == pytest.approx([0, 0, 0, 1 / 3, 1 / 3, 1 / 3])
+    none = planner.weigh(torch.full((1, 6), torch.inf).double())
+    torch.testing.assert_close(none, torch.full((1, 6), 1 / 6).double())
+
+
+def test_all_samples_as_elites_are_mppi() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    plans = [
+        MPPI(3, num_samples=20, num_elites=count)(problem, state)
+        for count in (None, 20)
+    ]
+    torch.testing.assert_close(plans[0].actions, plans[1].actions)
+
+
+def test_weights_of_elites_have_a_derivative() -> None:
+    cost = torch.tensor([[3.0, 1.0, 2.5, 2.0, 0.5]]).double().requires_grad_()
+    temperature = torch.tensor(0.7).double().requires_grad_()
+
+    def weights(cost: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+        planner = MPPI(3, num_samples=5, num_elites=3, temperature=temperature)
+        return planner.weigh(cost)
+
+    assert torch.autograd.gradcheck(weights, (cost, temperature))
+    assert torch.autograd.gradgradcheck(weights, (cost, temperature))
+
+
+def test_more_elites_than_samples_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="num_elites"):
+        MPPI(3, num_samples=5, num_elites=6)

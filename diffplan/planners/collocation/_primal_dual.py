@@ -6,16 +6,18 @@ step; the violations that it needs are those of the next linearisation, so nothi
 evaluated twice.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from diffplan.functional._isolation import finite_rows
+from diffplan.plan import Status
 from diffplan.planners._failures import where_sound
 from diffplan.planners.collocation._residuals import Residuals, TrajectoryProblem
 from diffplan.planners.collocation.multipliers import MultiplierRule
-from diffplan.solvers._least_squares import Trajectory
+from diffplan.solvers._least_squares import Report, Trajectory
 from diffplan.solvers.blocks import ChainBlocks
 
 
@@ -49,7 +51,6 @@ class Record:
     action_violation: Tensor
     dynamics_multiplier: Tensor
     action_multiplier: Tensor
-    states: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class PrimalDual:
         action_tolerance: ε of the action limits.
         normalize: Divide all residuals by mean√λ + mean√ν + 1 (release; the paper does
             not mention it).
-        keep_states: Whether records hold the states.
+        show: Called with a trajectory and its cost `[B]` in each iteration, or None.
     """
 
     problem: TrajectoryProblem
@@ -91,7 +92,7 @@ class PrimalDual:
     dynamics_tolerance: float
     action_tolerance: float
     normalize: bool = True
-    keep_states: bool = False
+    show: Callable[[Trajectory, Tensor], None] | None = None
 
     def linearize(
         self, trajectory: Trajectory, progress: Progress, damping: Tensor
@@ -102,6 +103,8 @@ class PrimalDual:
         )
         progress = replace(progress, sound=sound)
         progress = self._observe(trajectory, progress, linearization.residuals)
+        if self.show is not None:
+            self.show(trajectory, progress.records[-1].cost)
         multipliers = progress.multipliers
         if self.normalize:
             # Dividing all residuals by c multiplies the damping by c²: the damping
@@ -134,7 +137,6 @@ class PrimalDual:
             action_violation=known(residuals.action_violation.mean(dim=1)),
             dynamics_multiplier=multipliers.dynamics.detach().mean(dim=1),
             action_multiplier=multipliers.action.detach().mean(dim=1),
-            states=trajectory.states.detach() if self.keep_states else None,
         )
         return replace(progress, records=(*progress.records, record))
 
@@ -152,3 +154,25 @@ class PrimalDual:
             where_sound(sound, new[1], old.action.detach()),
         )
         return replace(progress, multipliers=multipliers, sound=sound)
+
+
+def status_of(
+    progress: Progress, report: Report, tolerance: float, iterations: int
+) -> Tensor:
+    """Return how each element ended, see `Status`.
+
+    The logarithmic rule settles near its tolerance; twice that is feasible, but nothing
+    is claimed of a start that no step has improved.
+
+    Args:
+        progress: With the record of the last iterate.
+        report: What the engine tells.
+        tolerance: Of the dynamics.
+        iterations: How many there were.
+    """
+    violation = progress.records[-1].dynamics_violation
+    feasible = (violation <= 2 * tolerance) & (iterations > 0)
+    status = torch.where(feasible, int(Status.CONVERGED), int(Status.ITERATION_LIMIT))
+    status = torch.where(report.failed, int(Status.FACTORIZATION_FAILED), status)
+    broken = report.non_finite | ~progress.sound
+    return torch.where(broken, int(Status.NON_FINITE), status)

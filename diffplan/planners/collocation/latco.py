@@ -33,13 +33,18 @@ from diffplan.gradients import (
     Unroll,
 )
 from diffplan.objectives._base import ResidualObjective
-from diffplan.plan import Plan, Status
+from diffplan.plan import Plan
 from diffplan.planners._compiling import known_before, start_plan
 from diffplan.planners._failures import where_sound, with_value
 from diffplan.planners._numbers import set_number
 from diffplan.planners._solution import judged
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.collocation._primal_dual import Multipliers, PrimalDual, Progress
+from diffplan.planners.collocation._primal_dual import (
+    Multipliers,
+    PrimalDual,
+    Progress,
+    status_of,
+)
 from diffplan.planners.collocation._residuals import ActionViolation, TrajectoryProblem
 from diffplan.planners.collocation._starts import Starts, best_start
 from diffplan.planners.collocation._stationary import differentiate_trajectory
@@ -84,8 +89,7 @@ class LatCo(Planner):
     `[…, T, A]`, the variables themselves; traces after each
     iteration `[…, iterations]`: `cost` (of the planned states, which may still violate
     the dynamics), `dynamics_violation` and `action_violation` (means over steps of
-    squared norms), `dynamics_multiplier` and `action_multiplier` (means); with
-    `record=True` also `trace_states` `[…, iterations, T, S]`.
+    squared norms), `dynamics_multiplier` and `action_multiplier` (means).
 
     `plan.memory`: `states` `[…, T, S]` and `multipliers` `[…, T, 2]`.
 
@@ -113,7 +117,6 @@ class LatCo(Planner):
         gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`. `Implicit()`
             differentiates the minimum of the penalised problem at the final
             multipliers, and the plan is that minimum.
-        record: Keep the states of every iterate in the diagnostics.
 
     Raises:
         ArgumentError, UnsupportedGradientError: a setting is out of range.
@@ -164,7 +167,6 @@ class LatCo(Planner):
         solver: ChainSolver | None = None,
         engine: _Engine = "native",
         gradient: GradientStrategy | None = None,
-        record: bool = False,
     ) -> None:
         super().__init__()
         self.horizon = require_count("horizon", horizon)
@@ -185,7 +187,6 @@ class LatCo(Planner):
         self.keep_multipliers = keep_multipliers
         self.solver = solver or RiccatiSolver()
         self.engine: _Engine = engine
-        self.record = record
         self.configure_gradient(gradient or Unroll())
 
     @classmethod
@@ -249,7 +250,7 @@ class LatCo(Planner):
             dynamics_tolerance=self.dynamics_tolerance,
             action_tolerance=self.action_tolerance,
             normalize=self.normalize,
-            keep_states=self.record,
+            show=partial(self._show, request, collocation) if request.watch else None,
         )
         trajectory, progress, report = self._iterate(primal_dual, start, progress)
         progress = primal_dual.observe(trajectory, progress)
@@ -264,6 +265,19 @@ class LatCo(Planner):
             given = self.initial_actions(request)
             known = known_before(warm_start, known, given)
         return replace(solution, known=known)
+
+    def _show(
+        self,
+        request: PlanRequest,
+        problem: TrajectoryProblem,
+        planned: Trajectory,
+        cost: Tensor,
+    ) -> None:
+        """Show an iteration's trajectories of all starts."""
+        states = torch.cat([problem.state[:, None], planned.states], dim=1)
+        values = problem.units.actions(planned.actions), cost, states
+        shape = (len(request.state), self.num_starts)
+        request.show(*(value.unflatten(0, shape) for value in values))
 
     def _iterate(
         self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
@@ -357,14 +371,14 @@ class LatCo(Planner):
                 "action_multiplier",
             )
         }
-        if self.record:
-            diagnostics["trace_states"] = progress.trace("states")[:, 1:]
         diagnostics["planned_states"] = trajectory.states
         diagnostics["raw_actions"] = units.actions(trajectory.actions)
         multipliers = progress.multipliers
         return Solution(
             actions=diagnostics["raw_actions"],
-            status=self._status(progress, report),
+            status=status_of(
+                progress, report, self.dynamics_tolerance, self.iterations
+            ),
             iterations=self.iterations,
             diagnostics=diagnostics,
             memory={
@@ -372,19 +386,6 @@ class LatCo(Planner):
                 "multipliers": multipliers.stacked(),
             },
         )
-
-    def _status(self, progress: Progress, report: Report) -> Tensor:
-        # The logarithmic rule settles near its tolerance; twice that is "feasible",
-        # but nothing is claimed of a start that no step has improved.
-        violation = progress.records[-1].dynamics_violation
-        feasible = violation <= 2 * self.dynamics_tolerance
-        feasible = feasible & (self.iterations > 0)
-        status = torch.where(
-            feasible, int(Status.CONVERGED), int(Status.ITERATION_LIMIT)
-        )
-        status = torch.where(report.failed, int(Status.FACTORIZATION_FAILED), status)
-        broken = report.non_finite | ~progress.sound
-        return torch.where(broken, int(Status.NON_FINITE), status)
 
 
 def _engine(name: _Engine) -> LevenbergMarquardt:

@@ -19,6 +19,9 @@ class CEM(SamplingPlanner):
     rolled out deterministically; the answer is the final mean. A warm start sets the
     first mean; the spread starts afresh.
 
+    Of actions that are choices (`dp.Categorical`) it refits the probabilities, and the
+    answer is the cheapest candidate; see `diffplan.planners.sampling._choices`.
+
     The choice of elites is piecewise constant, so there is no gradient through a plan:
     the differentiable sibling is DCEM.
 

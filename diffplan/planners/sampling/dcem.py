@@ -34,6 +34,11 @@ class DCEM(SamplingPlanner):
     of the costs included. The answer is the final mean, exactly inside the action
     space. A warm start sets the first mean; the spread starts afresh.
 
+    Of actions that are choices (`dp.Categorical`) it refits the probabilities. The
+    answer is the cheapest candidate, with the derivative of the probabilities, an
+    estimator; `plan.diagnostics["probabilities"]` have their own. See
+    `diffplan.planners.sampling._choices`.
+
     A candidate of infinite (or NaN) cost weighs nothing and takes no part in the
     standardisation. If fewer than `num_elites` are left, those share the weight; if
     none is, all candidates weigh the same.

@@ -17,6 +17,10 @@ Other planners override the steps in between: they add candidates, keep elites o
 momentum in what a `Search` carries, or answer with the best candidate. The mean of soft
 choices can be worse than each of them, also than the mean that a warm start began with:
 that is the answer where it is better by more than a hundredth.
+
+Where actions are choices (`dp.Categorical`), the mean holds probabilities, see
+`choices.py`. Then the likeliest sequence is a candidate too, and the answer is the best
+candidate of all iterations.
 """
 
 import math
@@ -29,6 +33,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_at_least, require_count
+from diffplan.constraints.categorical import Categorical
 from diffplan.errors import ArgumentError
 from diffplan.functional._gaussian import weighted_mean, weighted_std
 from diffplan.functional._isolation import known_finite
@@ -38,11 +43,19 @@ from diffplan.gradients import tracked
 from diffplan.plan import Plan, Status
 from diffplan.planners._compiling import known_before, start_plan
 from diffplan.planners._evaluation import candidate_costs, worst_if_failed
+from diffplan.planners._failures import with_value
 from diffplan.planners._numbers import set_number
+from diffplan.planners._progress import Best
 from diffplan.planners._randomness import require_noise
 from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
+from diffplan.planners.sampling._choices import (
+    SMOOTHING,
+    WARM_SHARE,
+    as_gaussian,
+    mixed,
+)
 from diffplan.problem import PlanningProblem
 
 _NOISE_LIMIT = 2**28
@@ -85,12 +98,14 @@ class SamplingPlanner(Planner):
         shared_noise: Whether all problems see the noise of the first one,
             `[1, iterations, N, T, A]`, which saves drawing and keeping the others'.
         chunk_size: Candidates rolled out at once; None takes all.
-        keep_best: Whether a warm start that is better is the answer.
+        keep_best: Whether a warm start that is better is the answer; of choices, the
+            best candidate.
         remembered: What of `Search.carried` goes into the memory of a plan, where the
             next `begin` finds it, shifted in time as the actions are.
     """
 
     plans_under_noise: ClassVar[bool] = True
+    plans_categories = True
     remembered: ClassVar[tuple[str, ...]] = ()
     num_samples: int
     iterations: int
@@ -243,44 +258,84 @@ class SamplingPlanner(Planner):
         """Run the loop; see `Planner.solve`."""
         noise, state, warm_start = request.drawn(), request.state, request.warm_start
         search = self.begin(request)
-        start = search.mean
+        start, best = search.mean, None
         trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
                 drawn = self.noise_of(noise, iteration, start)
-                candidates = self.propose(search, drawn, iteration)
-                search = self._judged(request, search, candidates, trace)
+                candidates = self._proposed(request, search, drawn, iteration)
+                candidates = request.problem.project(candidates)
+                cost = self._costs(request, candidates)
+                if isinstance(request.problem.action_space, Categorical):
+                    found = Best.of(candidates.detach(), cost.detach())
+                    best = found if best is None else best.or_later(found)
+                search = self._refitted(request, search, candidates, cost, trace)
         actions, known = self.answer(search), None
-        if self.keep_best and warm_start is not None:
+        diagnostics = {name: stack_trace(v, state) for name, v in trace.items()}
+        if isinstance(request.problem.action_space, Categorical):
+            diagnostics["probabilities"] = actions
+            if best is not None and self.keep_best:
+                actions = with_value(best.actions, actions)
+        elif self.keep_best and warm_start is not None:
             known = known_before(warm_start, actions, start)
         return Solution(
             actions=actions,
             status=_status(trace["best_cost"]),
             iterations=self.iterations,
-            diagnostics={name: stack_trace(v, state) for name, v in trace.items()},
+            diagnostics=diagnostics,
             memory=self._memory(search),
             known=known,
         )
 
-    def _judged(
+    def initial_actions(self, request: PlanRequest) -> Tensor:
+        """Return the first mean, or probabilities; see `Planner.initial_actions`."""
+        space, warm_start = request.problem.action_space, request.warm_start
+        if not isinstance(space, Categorical):
+            return super().initial_actions(request)
+        space = space.to(request.state)
+        even = space.center.expand(request.state.shape[0], self.horizon, -1)
+        if warm_start is None:
+            return even
+        return mixed(space, space.hull(warm_start.actions), even, 1 - WARM_SHARE)
+
+    def _proposed(
+        self, request: PlanRequest, search: Search, noise: Tensor, iteration: int
+    ) -> Tensor:
+        """Return what to try, before it is projected onto the allowed actions."""
+        space = request.problem.action_space
+        if not isinstance(space, Categorical):
+            return self.propose(search, noise, iteration)
+        mean, std, noise = as_gaussian(space, search.mean, search.std, noise)
+        logits = search._replace(mean=mean, std=std)
+        drawn = self.propose(logits, noise, iteration)
+        return torch.cat([drawn, mean.unsqueeze(1)], dim=1)  # the likeliest
+
+    def _costs(self, request: PlanRequest, candidates: Tensor) -> Tensor:
+        """Return the cost of candidates `[B, M]`, infinite where they failed."""
+        problem, state = request.problem, request.state
+        sizes = self.chunk_size, self.checkpoint
+        cost = worst_if_failed(candidate_costs(problem, state, candidates, *sizes))
+        request.show(candidates, cost)
+        return cost
+
+    def _refitted(
         self,
         request: PlanRequest,
         search: Search,
         candidates: Tensor,
+        cost: Tensor,
         trace: dict[str, list[Tensor]],
     ) -> Search:
-        """Roll candidates out, weigh them and go on with what they tell."""
-        problem = request.problem
-        candidates = problem.project(candidates)
-        cost = candidate_costs(
-            problem, request.state, candidates, self.chunk_size, self.checkpoint
-        )
-        cost = worst_if_failed(cost)
+        """Weigh candidates and go on with what they tell."""
         weights = self.weigh(cost)
         trace["cost"].append(_weighted_cost(cost, weights))
         trace["best_cost"].append(cost.amin(dim=-1))
         trace["spread"].append(search.std.mean(dim=(-2, -1)))
-        return self.refit(search, candidates, cost, weights)
+        after = self.refit(search, candidates, cost, weights)
+        space = request.problem.action_space
+        if not isinstance(space, Categorical):
+            return after
+        return after._replace(mean=mixed(space, after.mean, search.mean, SMOOTHING))
 
     def _memory(self, search: Search) -> dict[str, Tensor]:
         kept = {name: search.carried[name] for name in self.remembered}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffplan.functional._gaussian import weighted_std
 from diffplan.functional._isolation import known_finite
+from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -26,11 +27,14 @@ class MPPI(SamplingPlanner):
     and standard deviation with those weights. A low temperature follows the cheapest
     candidate, a high one averages all. The weights are smooth, so a plan can be
     differentiated by unrolling. A warm start sets the first mean; the spread starts
-    afresh.
+    afresh. Of actions that are choices (`dp.Categorical`) it refits the probabilities,
+    as `DCEM` does.
 
     Args:
         horizon: T, number of planned actions.
         num_samples: N, candidates per iteration.
+        num_elites: k, how many of the cheapest are weighed (TD-MPC); None stands for
+            all.
         iterations: Refits.
         temperature: Divides the cost; a number above zero, or a tensor or
             `nn.Parameter` to learn it. LatCo's γ = 10 multiplies the return: 0.1 here.
@@ -81,6 +85,7 @@ class MPPI(SamplingPlanner):
         horizon: int,
         *,
         num_samples: int = 256,
+        num_elites: int | None = None,
         iterations: int = 5,
         temperature: float | Tensor = 0.1,
         initial_std: float | Tensor | None = None,
@@ -104,15 +109,19 @@ class MPPI(SamplingPlanner):
             keep_best=keep_best,
             checkpoint=checkpoint,
         )
+        self.num_elites = None if num_elites is None else self.elites(num_elites)
         set_number(self, "temperature", temperature)
         self.fixed_std = fixed_std
         self.configure_gradient(gradient)
 
     def weigh(self, cost: Tensor) -> Tensor:
-        """Return softmax(-cost / temperature) over the candidates.
+        """Return softmax(-cost / temperature) over the candidates, or the elites.
 
         One of infinite cost weighs nothing; if none is finite, all weigh the same.
         """
+        if self.num_elites is not None:
+            elite = hard_top_k(-cost, self.num_elites) > 0
+            cost = torch.where(elite, cost, torch.inf)
         if known_finite((cost,)):
             return torch.softmax(cost / -self.temperature, dim=-1)
         finite = cost < torch.inf

@@ -8,6 +8,8 @@ from torch import Tensor
 from diffplan.functional._isolation import finite_rows, select_rows
 from diffplan.plan import Status
 from diffplan.planners.base import Solution
+from diffplan.planners.request import PlanRequest
+from diffplan.planners.second_order._line_search import Nominal
 
 
 class Traces:
@@ -36,6 +38,14 @@ class Traces:
         if not self.busy:
             return torch.zeros_like(like, dtype=torch.long)
         return torch.stack(self.busy).sum(0)
+
+
+def show(request: PlanRequest, nominal: Nominal) -> None:
+    """Show the trajectories of an iteration, of `[B]` problems or `[B, N]` starts."""
+    shown = nominal.actions, nominal.cost, nominal.states
+    if nominal.cost.ndim == 1:
+        shown = tuple(value.unsqueeze(1) for value in shown)  # type: ignore[assignment]
+    request.show(*shown)
 
 
 Outcome = tuple[Solution, Tensor]

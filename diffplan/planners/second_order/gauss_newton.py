@@ -172,7 +172,7 @@ class ShootingGN(SecondOrderShooting):
         if self.iterations > 0 and any_afresh(afresh):
             actions = self._with_middle(request, actions, afresh)
         starts = state.unsqueeze(1).expand(-1, self.num_starts, -1)
-        return self._best(*self.iterate(problem, starts, actions, damping))
+        return self._best(*self.iterate(request, starts, actions, damping))
 
     def gauss_newton_for(self, problem: PlanningProblem) -> bool:
         """Return True."""

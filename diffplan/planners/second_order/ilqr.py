@@ -167,7 +167,7 @@ class ILQR(SecondOrderShooting):
         if warm_start is not None and "damping" in warm_start.memory:
             damping = warm_start.memory["damping"][:, 0, 0].to(damping)
         start = problem.action_space.project(start)
-        return self.iterate(problem, state, start, damping.detach())[0]
+        return self.iterate(request, state, start, damping.detach())[0]
 
     def gauss_newton_for(self, problem: PlanningProblem) -> bool:
         """Return whether cost Hessians are JᵀJ."""

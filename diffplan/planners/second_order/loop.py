@@ -60,10 +60,11 @@ from diffplan.planners.second_order._traces import (
     Traces,
     in_place_of,
     never_moved,
+    show,
     went_well,
 )
 from diffplan.problem import PlanningProblem
-from diffplan.solvers._least_squares import AdaptiveDamping, more_damping
+from diffplan.solvers._least_squares import AdaptiveDamping, next_damping
 
 
 class SecondOrderShooting(Planner):
@@ -161,12 +162,12 @@ class SecondOrderShooting(Planner):
         return differentiate_actions(problem, state, solution, strategy)
 
     def iterate(
-        self, problem: PlanningProblem, state: Tensor, actions: Tensor, damping: Tensor
+        self, request: PlanRequest, state: Tensor, actions: Tensor, damping: Tensor
     ) -> tuple[Solution, Tensor]:
         """Run the loop.
 
         Args:
-            problem: The problem.
+            request: What was asked for.
             state: `[…, S]`.
             actions: Where to start, inside the bounds, `[…, T, A]`.
             damping: The first damping, `[…]`.
@@ -180,30 +181,31 @@ class SecondOrderShooting(Planner):
             `feedback` asks for them.
         """
         if not torch.is_grad_enabled():
-            return self._iterate(problem, state, actions, damping)
+            return self._iterate(request, state, actions, damping)
         # What fails spoils the gradient of all (see `diffplan.functional._isolation`):
         # others are planned in its place, for a second time.
         if self.may_look(damping):
-            solution, cost = self._iterate(problem, state, actions, damping)
+            solution, cost = self._iterate(request, state, actions, damping)
             ok = went_well(solution, cost)
             if bool(ok.all()):
                 return solution, cost
             if not bool(ok.any()):
                 (constant,) = without_gradient((solution.actions,), (state, actions))
                 return replace(solution, actions=constant), cost
-            failed = solution, cost
+            failed, request = (solution, cost), replace(request, watch=None)
         else:
             with torch.no_grad():
-                nominal = roll_out(problem, state, actions)
+                nominal = roll_out(request.problem, state, actions)
             ok = finite_rows((nominal.states, nominal.cost), damping.dim())
             failed = never_moved(actions), nominal.cost
         others = replaced((state, actions, damping), ok)
-        return in_place_of(failed, ok, self._iterate(problem, *others))
+        return in_place_of(failed, ok, self._iterate(request, *others))
 
     def _iterate(
-        self, problem: PlanningProblem, state: Tensor, actions: Tensor, damping: Tensor
+        self, request: PlanRequest, state: Tensor, actions: Tensor, damping: Tensor
     ) -> tuple[Solution, Tensor]:
-        rule, traces, best = self.damping_rule(), Traces(), None
+        problem, rule = request.problem, self.damping_rule()
+        traces, best = Traces(), None
         ok = torch.ones_like(damping, dtype=torch.bool)
         nominal, expanded, tracking, iteration = None, None, False, 0
         while iteration < self.iterations:
@@ -224,11 +226,12 @@ class SecondOrderShooting(Planner):
                 step = self._step(problem, nominal, expanded, damping, ~done)
                 chosen = self._chosen(problem, nominal, step, step.ok & ~done)
                 traces.add(done, nominal.cost, expanded.norm, damping, chosen.size)
+                show(request, nominal)
                 moved = chosen.nominal
                 if tracking:
                     moved = follow(problem, nominal, step, chosen)
                 nominal, expanded = moved, None
-            changed = _next_damping(rule, damping, chosen.size > 0, step.ok)
+            changed = next_damping(rule, damping, chosen.size > 0, step.ok)
             damping, ok = torch.where(done, damping, changed), step.ok | done
             iteration += 1
         if nominal is None:
@@ -371,23 +374,3 @@ class _Expanded(NamedTuple):
     model: IncrementalLQR
     finite: Tensor
     norm: Tensor
-
-
-def _next_damping(
-    rule: AdaptiveDamping | Tensor | float, damping: Tensor, moved: Tensor, ok: Tensor
-) -> Tensor:
-    """Return the next damping `[…]`.
-
-    Args:
-        rule: A number is kept, but for an element that could not be factored.
-        damping: The last one.
-        moved: Where a step was taken.
-        ok: Where there was one.
-    """
-    if isinstance(rule, AdaptiveDamping):
-        # what could not be factored has learnt nothing from its iteration: hurry
-        more = torch.where(ok, rule.grow, rule.grow**2)
-        factor = torch.where(moved, rule.shrink, more).to(damping)
-        return (factor * damping).clamp(rule.minimum, rule.maximum)
-    kept = rule.to(damping) if isinstance(rule, Tensor) else rule
-    return more_damping(kept, damping, ~ok)

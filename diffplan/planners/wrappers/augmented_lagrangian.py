@@ -126,6 +126,7 @@ class AugmentedLagrangian(Planner):
         self.horizon = planner.horizon
         self.needs_derivatives = planner.needs_derivatives
         self.leaves_bounds = planner.leaves_bounds
+        self.plans_categories = planner.plans_categories
         self.outer_iterations = require_count("outer_iterations", outer_iterations)
         self.penalty = require_positive("penalty", penalty)
         if not growth >= 1:

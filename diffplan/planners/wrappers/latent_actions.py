@@ -7,6 +7,7 @@ problem it sees has one step, whose action is z, and the cost of the decoded act
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -197,12 +198,22 @@ class LatentActions(Planner):
 
     def _inner(self, request: PlanRequest) -> PlanRequest:
         """Return what the inner planner is asked for."""
-        start = request.warm_start
+        start, watch = request.warm_start, None
+        if request.watch is not None:
+            watch = partial(self._show, request)
         return replace(
             request,
+            watch=watch,
             problem=self.latent_problem(request.problem),
             warm_start=None if start is None else self._latent_start(start),
         )
+
+    @torch.no_grad()
+    def _show(
+        self, request: PlanRequest, latent: Tensor, cost: Tensor, *_: Tensor | None
+    ) -> None:
+        """Show the actions that the inner planner's latent points are decoded to."""
+        request.show(self.decode(request.problem, latent.squeeze(-2)), cost)
 
     def latent_problem(self, problem: PlanningProblem) -> PlanningProblem:
         """Return the problem that the inner planner solves.
