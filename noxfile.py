@@ -104,6 +104,33 @@ def tests_gpu(session: nox.Session) -> None:
     run_tests(session, shared_environment(session), "gpu")
 
 
+@nox.session(default=False)
+def tests_adapters(session: nox.Session) -> None:
+    """Test adapters against their packages, with the examples on their pages.
+
+    `-- --theirs FOLDER` runs the planning tests of stable-worldmodel as well, with
+    planners in the place of its solvers; FOLDER is the `tests` of a checkout of 0.1.1.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--theirs", type=Path)
+    given, others = parser.parse_known_args(session.posargs)
+    python = own_python(session)
+    install_torch(session, python)
+    install(session, python, "-e", ".[torchrl,stable-worldmodel,dev]")
+    install(session, python, "gymnasium", "moviepy")
+    pages = "tests/test_documentation.py"
+    status = pytest(
+        session,
+        python,
+        *("-m", "not compiled", "tests/adapters", pages, *others),
+        env={"DIFFPLAN_ADAPTERS": "1"},
+    )
+    judge(session, status)
+    if given.theirs is not None:
+        script = "tests/adapters/stable_worldmodel_suite.py"
+        run(session, python, script, str(given.theirs.resolve()))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting (ruff)."""

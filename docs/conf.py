@@ -36,6 +36,7 @@ autodoc_default_options = {
     "show-inheritance": True,
 }
 autodoc_preserve_defaults = True
+autodoc_mock_imports = ["tensordict", "torchrl"]  # see `nox -s tests_adapters`
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # else a dataclass's fields are described twice

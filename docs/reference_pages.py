@@ -62,11 +62,14 @@ def _section(module: str, names: list[str]) -> str:
     path = ROOT / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     told = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    found = importlib.import_module(module)
     directives = [f".. currentmodule:: {module}"]
+    try:
+        found = importlib.import_module(module)
+    except ImportError:  # an adapter without its package: Sphinx gets a stand-in
+        found = None
     for name in names:
-        value = getattr(found, name)
-        kind = "class" if inspect.isclass(value) else "data"
+        value = getattr(found, name, None)
+        kind = "class" if found is None or inspect.isclass(value) else "data"
         kind = "function" if inspect.isroutine(value) else kind
         directives.append(f".. auto{kind}:: {name}")
     listed = "\n\n".join(directives)

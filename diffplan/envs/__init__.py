@@ -9,13 +9,14 @@ Simulators are imported when the first of their tasks is made.
 
 import difflib
 import importlib
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from diffplan._checks import require_count
 from diffplan.errors import MissingDependencyError, UnknownNameError
 
 if TYPE_CHECKING:
-    from diffplan.envs.base import SimulatorEnv
+    from diffplan.envs.base import ImageLayout, SimulatorEnv
     from diffplan.envs.vector import VectorEnv
 
 __all__ = ["list_tasks", "make", "make_vector"]
@@ -56,6 +57,7 @@ def make(
     seed: int | None = None,
     action_repeat: int | None = None,
     image_size: int = 64,
+    image_layout: "ImageLayout" = "channels_first",
     render_preset: str = "fast",
     time_limit: int | None = None,
     **simulator_options: Any,
@@ -64,20 +66,23 @@ def make(
 
     Args:
         task: "suite/name", see `list_tasks`.
-        observation: "state" (float32 vector) or "pixels" (uint8 [3, size, size]).
+        observation: "state" (float32 vector) or "pixels" (uint8 image).
         seed: Of the first episode, unless `reset` gets one.
         action_repeat: Simulated steps per decision, at least 1. Default 1, but 2 for
             metaworld's thermos and hammer (LatCo).
         image_size: Edge of the images in pixels.
+        image_layout: "channels_first", [3, size, size], or "channels_last",
+            [size, size, 3], as Gymnasium's wrappers expect it.
         render_preset: "fast" or "faithful".
         time_limit: Simulated steps per episode. Default 1000 for dm_control, 150 for
             metaworld.
         **simulator_options: metaworld only: `reward`, "sparse" (default) or "dense".
 
     Returns:
-        A `gymnasium.Env`. Actions are float32 in [-1, 1] (unbounded where the simulator
-        has no bounds). Episodes end by `truncated`, at the time limit, or by
-        `terminated`, where a task of dm_control says so.
+        A `gymnasium.Env`, which `gymnasium.make(env.spec)` makes once more. Actions are
+        float32 in [-1, 1] (unbounded where the simulator has no bounds). Episodes end
+        by `truncated`, at the time limit, or by `terminated`, where a task of
+        dm_control says so.
 
     Raises:
         UnknownNameError: no such task; lists close matches.
@@ -93,6 +98,8 @@ def make(
         )
     module, kind = _SUITES[suite]
     try:
+        from gymnasium.envs.registration import EnvSpec
+
         from diffplan.envs.base import EnvOptions
 
         environment = getattr(importlib.import_module(module), kind)
@@ -109,8 +116,12 @@ def make(
         time_limit=environment.time_limit if time_limit is None else time_limit,
         image_size=image_size,
         render_preset=render_preset,
+        image_layout=image_layout,
     )
-    return environment(name, options, **simulator_options)
+    made = environment(name, options, **simulator_options)
+    settings = {"task": task, **asdict(options), **simulator_options}
+    made.spec = EnvSpec(task, "diffplan.envs:make", kwargs=settings)
+    return made
 
 
 def make_vector(

@@ -4,9 +4,10 @@ An observation of another shape would be broadcast into the batch and trained on
 every answer is held against the environment's own space.
 """
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -16,6 +17,8 @@ from diffplan.errors import ShapeError, TensorTypeError
 Factory = Callable[[], gymnasium.Env]
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
 """Of observations and of actions."""
+
+Method = Literal["reset", "step", "render", "describe"]
 
 ANSWERS = {
     "reset": ("observation", "info"),
@@ -52,12 +55,14 @@ class Members:
         """Return the spaces of each."""
         return [(env.observation_space, env.action_space) for env in self._envs]
 
-    def call(self, method: str, calls: Mapping[int, Any]) -> dict[int, tuple[Any, ...]]:
-        """Reset or step some environments.
+    def call(self, method: Method, calls: Mapping[int, Any]) -> dict[int, Any]:
+        """Call a method of some environments.
 
         Args:
-            method: "reset" or "step".
-            calls: A seed or an action for each, by its number in the whole batch.
+            method: "reset", "step" or "render"; or "describe", which returns the
+                environment's spec, render mode and metadata.
+            calls: What each is given, by its number in the whole batch: the keywords
+                of a reset, an action, or nothing.
 
         Returns:
             What each answered, by the same number.
@@ -67,15 +72,18 @@ class Members:
             TensorTypeError: an answer has another type than Gymnasium asks for.
             Exception: whatever an environment raises, with a note on which it was.
         """
-        answers = {}
+        answers: dict[int, Any] = {}
         for number, argument in calls.items():
             env = self._envs[number - self._first]
             with _noted(number, method):
-                if method == "reset":
-                    answer: Any = env.reset(seed=argument)
+                if method == "describe":
+                    answers[number] = _description(env)
+                elif method == "render":
+                    answers[number] = env.render()
                 else:
-                    answer = env.step(argument)
-                answers[number] = _checked(method, answer, env.observation_space)
+                    reset = method == "reset"
+                    answer = env.reset(**argument) if reset else env.step(argument)
+                    answers[number] = _checked(method, answer, env.observation_space)
         return answers
 
     def close(self, after_failure: bool = False) -> None:
@@ -88,6 +96,19 @@ class Members:
                 errors.append(error)
         if errors and not after_failure:
             raise errors[0]
+
+
+def _description(env: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Return spec, render mode and metadata, as far as they could leave a worker."""
+    names = ("spec", "render_mode", "metadata")
+    values: dict[str, Any] = {}
+    for name in names:
+        with suppress(Exception):  # Of pickle, for a lambda among the spec's arguments.
+            value = getattr(env, name, None)
+            pickle.dumps(value)
+            values[name] = value
+    spec, mode, metadata = map(values.get, names)
+    return spec, mode, dict(metadata or {})
 
 
 @contextmanager

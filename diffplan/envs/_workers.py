@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from diffplan.envs._members import Factory, Members, Spaces
+from diffplan.envs._members import Factory, Members, Method, Spaces
 from diffplan.errors import ArgumentError, DiffplanError, WorkerError
 
 BUILDING_SECONDS = 60.0
@@ -65,8 +65,8 @@ class Workers:
         """Return the spaces of each environment."""
         return self._spaces
 
-    def call(self, method: str, calls: Mapping[int, Any]) -> dict[int, tuple[Any, ...]]:
-        """Reset or step some environments, see `Members.call`.
+    def call(self, method: Method, calls: Mapping[int, Any]) -> dict[int, Any]:
+        """Call a method of some environments, see `Members.call`.
 
         Raises:
             DiffplanError: what an environment of ours raised, from a `WorkerError`.
@@ -80,7 +80,7 @@ class Workers:
             if mine:
                 worker.send((method, mine))
                 asked[index] = worker
-        answers: dict[int, tuple[Any, ...]] = {}
+        answers: dict[int, Any] = {}
         for reply in self._replies(asked, self._timeout).values():
             answers |= reply
         return answers

@@ -7,19 +7,17 @@ Nothing here knows a simulator: what MuJoCo needs is in `diffplan.envs.mujoco`.
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 
-from diffplan._checks import require_count
+from diffplan._checks import require_choice, require_count
 from diffplan.errors import ArgumentError, ShapeError
 
-__all__ = [
-    "EnvOptions",
-    "SimulatorEnv",
-    "box",
-]
+__all__ = ["EnvOptions", "ImageLayout", "SimulatorEnv", "box"]
+
+ImageLayout = Literal["channels_first", "channels_last"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,16 @@ class EnvOptions:
     """The settings that every environment understands.
 
     Attributes:
-        observation: "state" gives a float32 vector, "pixels" a uint8 [3, size, size].
+        observation: "state" gives a float32 vector, "pixels" a uint8 image.
         seed: Of the first episode when `reset` gets none; None draws one from the
             operating system.
         action_repeat: Simulated steps per decision, at least 1.
         time_limit: Simulated steps per episode, at least 1; then `truncated` is true.
         image_size: Edge of the images, pixels.
         render_preset: "fast" or "faithful", see `rendering.PRESETS`.
+        image_layout: "channels_first", [3, size, size] as PyTorch has it, or
+            "channels_last", [size, size, 3] as Gymnasium's wrappers expect. What
+            `render` returns is always the latter.
     """
 
     observation: str = "state"
@@ -42,6 +43,7 @@ class EnvOptions:
     time_limit: int = 1000
     image_size: int = 64
     render_preset: str = "fast"
+    image_layout: ImageLayout = "channels_first"
 
     def __post_init__(self) -> None:
         """Check every setting before a simulator is loaded."""
@@ -52,6 +54,7 @@ class EnvOptions:
         require_count("action_repeat", self.action_repeat)
         require_count("time_limit", self.time_limit)
         require_count("image_size", self.image_size)
+        require_choice("image_layout", self.image_layout, ImageLayout)
 
 
 class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
@@ -114,11 +117,12 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
         self.render_mode = "rgb_array" if self.draws_images else None
         self._elapsed, self._over = 0, True  # Over: not begun.
         self._first_seed = options.seed
-        size = options.image_size
+        size, first = options.image_size, options.image_layout == "channels_first"
+        image = (3, size, size) if first else (size, size, 3)
         self.observation_space = (
             gymnasium.spaces.Box(-np.inf, np.inf, (state_dim,), np.float32)
             if options.observation == "state"
-            else gymnasium.spaces.Box(0, 255, (3, size, size), np.uint8)
+            else gymnasium.spaces.Box(0, 255, image, np.uint8)
         )
         self.action_space = action_space
 
@@ -229,7 +233,10 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
     def _observation(self) -> np.ndarray:
         if self.options.observation == "state":
             return self._state().astype(np.float32)
-        return np.ascontiguousarray(self.render().transpose(2, 0, 1))
+        image = self.render()
+        if self.options.image_layout == "channels_first":
+            image = image.transpose(2, 0, 1)
+        return np.ascontiguousarray(image)
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         """Return `action` as float64 in the action space."""

@@ -1,8 +1,9 @@
 """Several environments that step together, each with an episode of its own.
 
-Gymnasium's vector environments reset all or nothing on a shared schedule and give every
-copy a process of its own. Here each episode has its own seed, finished environments may
-wait while others go on (masks), and a few worker processes share many copies.
+Gymnasium's own vector environments begin new episodes on a schedule of theirs and give
+every copy a process. Here each episode has its own seed, finished environments may wait
+while others go on (masks), and a few worker processes share many copies. To Gymnasium's
+wrappers that is a vector environment whose `autoreset_mode` is DISABLED.
 """
 
 import operator
@@ -10,9 +11,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
+from gymnasium.vector.utils import batch_space
 
 from diffplan._checks import require_count, require_positive
-from diffplan.envs._members import Factory, Members, Spaces
+from diffplan.envs._infos import batched
+from diffplan.envs._members import Factory, Members, Method, Spaces
 from diffplan.envs._workers import Workers
 from diffplan.errors import ArgumentError, ShapeError
 
@@ -30,14 +35,15 @@ class VectorStep(NamedTuple):
         rewards: float64 [B]; 0 for resting environments.
         terminated: bool [B].
         truncated: bool [B].
-        infos: One dictionary per environment.
+        infos: An array `[B, …]` for each entry of the environments' infos, with the
+            mask `_entry` of those that gave it.
     """
 
     observations: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    infos: list[dict[str, Any]]
+    infos: dict[str, Any]
 
     @property
     def done(self) -> np.ndarray:
@@ -45,10 +51,11 @@ class VectorStep(NamedTuple):
         return self.terminated | self.truncated
 
 
-class VectorEnv:
+class VectorEnv(GymnasiumVectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Steps B environments in one call, in this process or in a few workers.
 
-    Nothing is reset by itself: a caller resets what has ended, with seeds of its own.
+    A `gymnasium.vector.VectorEnv` that Gymnasium's vector wrappers take. Nothing is
+    reset by itself: a caller resets what has ended, with seeds of its own.
 
     Whatever goes wrong inside an environment or a worker, Ctrl-C included, closes all
     of them: no step is left half done, and no late answer can be taken for that of the
@@ -62,16 +69,24 @@ class VectorEnv:
         timeout: Seconds to wait for the workers' answers to one call (building: at
             least a minute); None waits for ever. Without workers there is none.
 
+    Attributes:
+        num_envs: B.
+        single_observation_space: That of each environment; so is
+            `single_action_space`.
+        observation_space: That of all together, `[B, …]`; so is `action_space`.
+        spec: Of the first environment, and so are `render_mode` and `metadata`, which
+            also says that the `autoreset_mode` is DISABLED.
+
     Raises:
         ShapeError: the environments' spaces are not all the same arrays.
         WorkerError: an environment could not be built in its worker.
 
     Example:
         >>> envs = VectorEnv([lambda: make("metaworld/reach")] * 4)
-        >>> observations, infos = envs.reset(seeds=[0, 1, 2, 3])
+        >>> observations, infos = envs.reset(seed=[0, 1, 2, 3])
         >>> step = envs.step(np.zeros((4, 4)))
         >>> ended = step.done
-        >>> observations, infos = envs.reset(seeds=[4, 5, 6, 7], mask=ended)
+        >>> observations, infos = envs.reset(seed=[4, 5, 6, 7], mask=ended)
     """
 
     def __init__(
@@ -93,43 +108,62 @@ class VectorEnv:
         )
         try:
             spaces = _common_spaces(self._backend.spaces())
+            described = self._backend.call("describe", {0: None})[0]
         except BaseException as error:
             self._fail(error)
             raise
         self.single_observation_space, self.single_action_space = spaces
+        self.observation_space = batch_space(spaces[0], self.num_envs)
+        self.action_space = batch_space(spaces[1], self.num_envs)
+        self.spec, self.render_mode, metadata = described
+        self.metadata = {**metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self._observations = np.zeros(
             (self.num_envs, *(self.single_observation_space.shape or ())),
             self.single_observation_space.dtype,
         )
-        self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._running = np.zeros(self.num_envs, bool)
 
     def reset(
-        self, seeds: Sequence[int], mask: np.ndarray | None = None
-    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        self,
+        seed: int | Sequence[int] | None = None,
+        mask: np.ndarray | None = None,
+        *,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin episodes.
 
         Args:
-            seeds: One per environment, [B]; those outside the mask are not used.
-            mask: bool [B], which environments to reset; None resets all.
+            seed: One per environment, `[B]`; those outside the mask are not used. A
+                single number s stands for s, s + 1, …; None goes on with each
+                environment's own stream of random numbers.
+            mask: bool `[B]`, which environments to reset; None resets all.
+            options: Given to each environment, but for `reset_mask`, which is
+                Gymnasium's way to give the mask.
 
         Returns:
-            Observations [B, …] and infos; rows outside the mask are as they were.
+            Observations `[B, …]`, in which rows outside the mask are as they were, and
+            infos of the environments of the mask.
 
         Raises:
             ArgumentError: seeds or mask do not fit, or the environments are closed.
             Exception: what an environment raises (from a worker: as `WorkerError`,
                 unless it is one of ours); all are closed then.
         """
-        chosen = self._mask(mask)
-        if len(seeds) != self.num_envs:
+        others = dict(options or {})
+        given = others.pop("reset_mask", None)
+        if mask is not None and given is not None:
             raise ArgumentError(
-                f"seeds: expected one per environment ({self.num_envs}), "
-                f"got {len(seeds)}"
+                "mask: expected one mask, got both mask and options['reset_mask']"
             )
-        used = {i: _whole(seeds[i]) for i in np.flatnonzero(chosen).tolist()}
-        self._call("reset", used)
-        return self._observations.copy(), list(self._infos)
+        chosen = self._mask(given if mask is None else mask)
+        more = {"options": others} if others else {}
+        seeds = self._seeds(seed)
+        used = {
+            i: {"seed": None if seeds[i] is None else _whole(seeds[i]), **more}
+            for i in np.flatnonzero(chosen).tolist()
+        }
+        infos = {i: answer[-1] for i, answer in self._call("reset", used).items()}
+        return self._observations.copy(), batched(infos, self.num_envs)
 
     def step(self, actions: np.ndarray, mask: np.ndarray | None = None) -> VectorStep:
         """Step the environments of the mask; the others rest.
@@ -139,7 +173,7 @@ class VectorEnv:
             mask: bool [B]; None steps all.
 
         Returns:
-            A `VectorStep`.
+            A `VectorStep`: Gymnasium's five values, by name.
 
         Raises:
             ArgumentError: actions or mask do not fit, an episode is over or has not
@@ -166,11 +200,30 @@ class VectorEnv:
             rewards,
             terminated,
             truncated,
-            list(self._infos),
+            batched({i: answer[-1] for i, answer in results.items()}, self.num_envs),
         )
 
-    def close(self) -> None:
-        """Close every environment and end the workers; closing twice is allowed."""
+    def render(self) -> tuple[Any, ...] | None:
+        """Return a frame of each environment, as its `render` does; None without mode.
+
+        Raises:
+            ArgumentError: the environments are closed.
+            Exception: as `reset`.
+        """
+        chosen = self._mask(None)
+        if self.render_mode is None:
+            return None
+        calls = dict.fromkeys(range(len(chosen)))
+        frames = self._call("render", calls)
+        return tuple(frames[index] for index in calls)
+
+    def close(self, **kwargs: Any) -> None:
+        """Close every environment and end the workers; closing twice is allowed.
+
+        Args:
+            kwargs: Part of Gymnasium's interface; none has a meaning here.
+        """
+        del kwargs
         self._close("close was called")
 
     def __enter__(self) -> "VectorEnv":
@@ -183,7 +236,7 @@ class VectorEnv:
 
     def _close(self, why: str, after_failure: bool = False) -> None:
         if not self._closed:
-            self._closed = why
+            self._closed, self.closed = why, True
             self._backend.close(after_failure)
 
     def _fail(self, error: BaseException) -> None:
@@ -204,6 +257,19 @@ class VectorEnv:
             )
         return values
 
+    def _seeds(self, seed: int | Sequence[int] | None) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if not isinstance(seed, Sequence | np.ndarray):
+            first = _whole(seed)
+            return range(first, first + self.num_envs)
+        if len(seed) != self.num_envs:
+            raise ArgumentError(
+                "seed: expected one number, or seeds for "
+                f"{self.num_envs} environments, got {len(seed)}"
+            )
+        return seed
+
     def _actions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Return a copy of the actions: environments may keep what they are given."""
         values = np.array(actions)
@@ -217,14 +283,14 @@ class VectorEnv:
             raise ArgumentError("actions: expected finite numbers, got NaN or infinity")
         return values
 
-    def _call(self, method: str, calls: dict[int, Any]) -> dict[int, tuple[Any, ...]]:
-        """Call `method` on some environments; keep observations and infos."""
+    def _call(self, method: Method, calls: dict[int, Any]) -> dict[int, Any]:
+        """Call `method` on some environments; keep the observations that it gives."""
         try:
             answers = self._backend.call(method, calls)
-            for index, answer in answers.items():
-                self._observations[index] = answer[0]
-                self._infos[index] = answer[-1]
-                self._running[index] = method == "reset" or not any(answer[2:4])
+            if method != "render":
+                for index, answer in answers.items():
+                    self._observations[index] = answer[0]
+                    self._running[index] = method == "reset" or not any(answer[2:4])
         except BaseException as error:
             self._fail(error)
             raise
@@ -258,7 +324,5 @@ def _whole(seed: Any) -> int:
     except TypeError:
         number = -1
     if number < 0:
-        raise ArgumentError(
-            f"seeds: expected whole numbers of at least 0, got {seed!r}"
-        )
+        raise ArgumentError(f"seed: expected whole numbers of at least 0, got {seed!r}")
     return number

@@ -16,13 +16,17 @@ def require_environments(value: Any) -> Environments:
             or something else; says what to hand over instead.
     """
     methods = getattr(value, "reset", None), getattr(value, "step", None)
-    if hasattr(value, "num_envs") and all(map(_takes_mask, methods)):
+    if hasattr(value, "num_envs") and callable(methods[0]) and _takes_mask(methods[1]):
         return value
     name = type(value).__name__
     if hasattr(value, "num_envs"):
+        mode = getattr(value, "metadata", {}).get("autoreset_mode")
         given = (
-            f"{name}, whose environments reset themselves on a schedule of their own "
-            "(as those of gymnasium.make_vec)"
+            f"{name}, whose step takes no mask of those that go on (as Gymnasium's "
+            "vector wrappers; wrap the single environments)"
+            if getattr(mode, "value", None) == "Disabled"
+            else f"{name}, whose environments reset themselves on a schedule of their "
+            "own (as those of gymnasium.make_vec)"
         )
     elif all(map(callable, methods)):
         given = f"{name}, a single environment"

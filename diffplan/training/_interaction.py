@@ -21,20 +21,24 @@ Observer = Callable[[int, np.ndarray, AgentState], None]
 class Environments(Protocol):
     """Several environments that step together, as `diffplan.envs.vector.VectorEnv`.
 
-    `step` returns a record with `observations`, `rewards`, `terminated`, `done` and
-    `infos`.
+    Infos are those of a `gymnasium.vector.VectorEnv`: an array for each entry, and the
+    mask `_entry` of the environments that gave it.
     """
 
     num_envs: int
 
-    def reset(
-        self, seeds: Sequence[int], mask: np.ndarray | None = None
-    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def reset(self, *, seed: Sequence[int]) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin episodes that the seeds fully determine."""
         ...
 
-    def step(self, actions: np.ndarray, mask: np.ndarray | None = None) -> Any:
-        """Step the environments of the mask."""
+    def step(
+        self, actions: np.ndarray, *, mask: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step the environments of the mask.
+
+        Returns:
+            Observations, rewards, terminated, truncated and infos, all `[B, …]`.
+        """
         ...
 
 
@@ -101,21 +105,24 @@ class _Batch:
         # Whatever a seed is, its hash is an int64 number.
         self.keys = torch.tensor([derive_seed(seed, "episode") for seed in padded])
         with timing("environment"):
-            self.observations, infos = environments.reset(padded)
-        self.infos = [_numbers(info) for info in infos]
+            self.observations, infos = environments.reset(seed=padded)
+        self.infos = [_numbers(infos, index) for index in range(size)]
         self.records = [_Record(image) for image in self.observations]
 
     def step(self, actions: np.ndarray) -> None:
         """Step the running environments and record what they answer."""
         with self.timing("environment"):
-            step = self.environments.step(actions, self.running)
-        for i in np.flatnonzero(self.running):
-            self.records[i].append(
-                actions[i], step.observations[i], float(step.rewards[i]), step.infos[i]
+            observations, rewards, terminated, truncated, infos = (
+                self.environments.step(actions, mask=self.running)
             )
-            self.records[i].terminated = bool(step.terminated[i])
-        self.observations = step.observations
-        self.running = self.running & ~step.done
+        for i in np.flatnonzero(self.running).tolist():
+            record = self.records[i]
+            record.append(
+                actions[i], observations[i], float(rewards[i]), _numbers(infos, i)
+            )
+            record.terminated = bool(terminated[i])
+        self.observations = observations
+        self.running = self.running & ~(terminated | truncated)
 
     def episodes(self) -> list[Episode]:
         """Return what was recorded."""
@@ -138,13 +145,13 @@ class _Record:
         action: np.ndarray,
         observation: np.ndarray,
         reward: float,
-        info: dict[str, Any],
+        info: dict[str, float],
     ) -> None:
         self.actions.append(action)
         self.observations.append(observation)
         self.rewards.append(reward)
         if "success" in info:
-            self.successes.append(float(info["success"]))
+            self.successes.append(info["success"])
 
     def episode(self, initial_info: dict[str, float]) -> Episode:
         return Episode(
@@ -157,10 +164,15 @@ class _Record:
         )
 
 
-def _numbers(info: dict[str, Any]) -> dict[str, float]:
+def _numbers(infos: dict[str, Any], index: int) -> dict[str, float]:
     """Return the single numbers of an environment's info."""
-    return {
-        key: float(value)
-        for key, value in info.items()
-        if isinstance(value, bool | int | float | np.number | np.bool_)
-    }
+    numbers = {}
+    for name, values in infos.items():
+        if name.startswith("_") and name[1:] in infos:
+            continue  # The mask of another entry.
+        mask = infos.get(f"_{name}")
+        if isinstance(values, np.ndarray) and (mask is None or mask[index]):
+            value = values[index]
+            if isinstance(value, bool | int | float | np.number | np.bool_):
+                numbers[name] = float(value)
+    return numbers

@@ -1,6 +1,7 @@
 """An agent as a policy of Gymnasium, in its own environments."""
 
 import math
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.adapters.gymnasium import Policy
 from diffplan.agents import GaussianNoise, PlanningAgent, UniformAgent
+from diffplan.envs.vector import VectorEnv
 from diffplan.errors import ShapeError, TensorTypeError
 
 BOX = dp.Box([-2.0], [2.0])
@@ -74,6 +76,21 @@ def test_a_vector_acts_as_its_environments_do() -> None:
     assert together.shape == (3, 1)
     single = Policy(planning_agent(), gymnasium.make("Pendulum-v1"))
     np.testing.assert_allclose(single.act(observations[0]), together[0], atol=1e-5)
+
+
+def test_a_vector_environment_of_ours_is_one() -> None:
+    factory = partial(gymnasium.make, "Pendulum-v1")
+    policies, actions = [], []
+    for vector in (
+        VectorEnv([factory] * 2),
+        gymnasium.vector.SyncVectorEnv([factory] * 2),
+    ):
+        observations, _ = vector.reset(seed=5)
+        policies.append(Policy(planning_agent(), vector))
+        actions.append(policies[-1].act(observations))
+        vector.step(actions[-1])
+        vector.close()
+    assert np.array_equal(*actions)
 
 
 def test_new_episodes_begin_where_the_mask_says_and_draw_their_own_noise() -> None:

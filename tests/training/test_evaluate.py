@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor
 from toy import BOX, GreedyPlanner, LinearModel, PointEnv, make_envs
 
@@ -159,6 +160,10 @@ def gymnasium_vector() -> gymnasium.vector.VectorEnv:
     [
         (PointEnv, "got PointEnv, a single environment"),
         (gymnasium_vector, "got SyncVectorEnv, whose environments reset themselves"),
+        (
+            lambda: RecordEpisodeStatistics(make_envs(2)),
+            "got RecordEpisodeStatistics, whose step takes no mask",
+        ),
         (lambda: [PointEnv(), PointEnv()], "got list"),
         (lambda: "metaworld/reach", "got str"),
     ],
