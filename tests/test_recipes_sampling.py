@@ -9,6 +9,8 @@ import torch
 
 import diffplan as dp
 from diffplan.planners.sampling import Search
+from diffplan.testing._batches import check_batches
+from diffplan.testing._planners import check_bounds, check_randomness
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes_sampling.md"
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -91,10 +93,9 @@ def test_langevin_noise_has_its_variance(page: dict[str, Any]) -> None:
     assert abs(float(jumps.mean())) < 5 * (variance / count) ** 0.5
     between = (jumps[0] * jumps[1]).mean() / variance
     assert abs(float(between)) < 5 * (2 / count) ** 0.5
-    for check in dp.testing.PLANNER_CHECKS:
-        if check.__name__ != "check_copies":  # a class of a page cannot be pickled
-            small = page["Langevin"](3, num_candidates=4, iterations=3)
-            check(small, *dp.testing.point_mass_problem())
+    small = page["Langevin"](3, num_candidates=4, iterations=3)
+    for check in (check_bounds, check_batches, check_randomness):
+        check(small, *dp.testing.point_mass_problem())
 
 
 def test_the_price_has_a_gradient(page: dict[str, Any]) -> None:

@@ -45,8 +45,11 @@ class Categorical(Box):
         if isinstance(self.box, Categorical):
             raise ArgumentError("box: expected a dp.Box, got a dp.Categorical")
         if self.box is not None:
-            low = torch.cat([self.box.low, low.to(self.box.low)])
-            high = torch.cat([self.box.high, high.to(self.box.high)])
+            lead = self.box.low.shape[:-1]
+            low = torch.cat([self.box.low, low.to(self.box.low).expand(*lead, -1)], -1)
+            high = torch.cat(
+                [self.box.high, high.to(self.box.low).expand(*lead, -1)], -1
+            )
         super().__init__(low, high)
 
     def to(self, like: Tensor) -> "Categorical":

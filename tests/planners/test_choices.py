@@ -12,7 +12,12 @@ from torch import Tensor, nn
 import diffplan as dp
 from diffplan.errors import UnsupportedProblemError
 from diffplan.planners._evaluation import candidate_costs
+<<<<<<< HEAD
 from diffplan.planners.sampling._choices import SMOOTHING, WARM_SHARE, as_gaussian
+=======
+from diffplan.planners._randomness import noise_keys
+from diffplan.planners.sampling.choices import SMOOTHING, WARM_SHARE, as_gaussian
+>>>>>>> b216732 (h)
 
 MANY = {"num_samples": 300, "iterations": 10}
 PLANNERS = {
@@ -231,6 +236,23 @@ def test_constraints_beside_choices_are_refused() -> None:
     )
     with pytest.raises(UnsupportedProblemError, match="constraints: expected none"):
         dp.CEM(3)(problem, state)
+
+
+def test_random_dynamics_beside_choices() -> None:
+    problem, state = gear_problem()
+
+    class Shaky:
+        def predict(self, state: Tensor, action: Tensor) -> torch.distributions.Normal:
+            return torch.distributions.Normal(problem.dynamics(state, action), 0.2)
+
+    shaky = dp.StochasticProblem(
+        Shaky(), problem.objective, problem.action_space, num_particles=5
+    )
+    plan = PLANNERS["CEM"](3)(shaky, state)
+    every = all_sequences(3, 3).expand(3, -1, -1, -1)
+    realized = shaky.realize(state, 3, noise_keys(state))
+    least = candidate_costs(realized, state, every).amin(dim=1)
+    torch.testing.assert_close(plan.cost, least)
 
 
 @pytest.mark.parametrize("make", [gear_problem, mixed_gear_problem])

@@ -273,9 +273,9 @@ class SamplingPlanner(Planner):
         actions, known = self.answer(search), None
         diagnostics = {name: stack_trace(v, state) for name, v in trace.items()}
         if isinstance(request.problem.action_space, Categorical):
-            diagnostics["probabilities"] = actions
+            diagnostics["probabilities"] = search.mean
             if best is not None and self.keep_best:
-                actions = with_value(best.actions, actions)
+                actions = with_value(best.actions, search.mean)
         elif self.keep_best and warm_start is not None:
             known = known_before(warm_start, actions, start)
         return Solution(

@@ -210,7 +210,8 @@ class AugmentedLagrangian(Planner):
 
     def _start(self, request: PlanRequest) -> ConstraintMultipliers:
         problem, state, warm_start = request.problem, request.state, request.warm_start
-        action = problem.action_space.to(state).center.expand(state.shape[0], -1)
+        action = problem.project(problem.action_space.to(state).center)
+        action = action.expand(state.shape[0], -1)
         with torch.no_grad():
             # Only their number is wanted here, so that any step will do.
             step = torch.zeros((), dtype=torch.int64, device=state.device)
