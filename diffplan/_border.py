@@ -6,6 +6,7 @@ crosses silently with B candidates. So the trial has candidates whose number equ
 other size; what crosses raises an error then, or returns another shape.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
@@ -42,6 +43,10 @@ class Triable(Protocol):
         """Return allowed actions."""
         ...
 
+    def middle(self, state: Tensor, horizon: int) -> Tensor:
+        """Return allowed actions `[…, T, A]`."""
+        ...
+
     def step(self, state: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
         """Return the next state, its shape checked."""
         ...
@@ -69,12 +74,12 @@ def try_problem(
     """
     # Contiguous, as planners have them: a model may call `view`.
     with torch.no_grad(), full_precision(state):
-        action = problem.project(problem.action_space.to(state).center)
-        state = state.detach()
+        actions = problem.middle(state, horizon or problem.action_space.steps)
+        action, state = actions[..., :1, :], state.detach()
         if horizon is None:
             _try_step(problem, state, action)
             return
-        taken = [1, *state.shape, len(action), horizon, horizon + 1]
+        taken = [1, *state.shape, action.shape[-1], horizon, horizon + 1]
         spread: list[int] = []
         for _ in range(between):
             spread.append(unlike([*taken, *spread]))
@@ -87,19 +92,20 @@ def try_problem(
             _try_step(problem, state, action)
             raise
         for start in (state, wide):
-            _try_objective(problem, start, action, horizon)
+            _try_objective(problem, start, actions)
         _try_positions(problem, state, horizon)
 
 
 def _try_positions(problem: Triable, state: Tensor, horizon: int) -> None:
     """Refuse functions that depend on where in their input a step stands."""
-    box = problem.action_space.to(state)
-    width = torch.where(box.high - box.low < torch.inf, (box.high - box.low) / 2, 1.0)
-    angle = torch.arange(_IN_A_ROW * len(width), dtype=state.dtype).cos().to(state)
-    shifts = 0.5 * angle.reshape(_IN_A_ROW, -1) * width
-    actions = problem.project(box.center + shifts).expand(len(state), -1, -1)
     # All states stand at one step, so that a function which takes the time may be
     # asked, whatever its data are indexed by.
+    here = copy.copy(problem)
+    here.action_space = box = problem.action_space.to(state).at(horizon - 1)
+    width = torch.where(box.high - box.low < torch.inf, (box.high - box.low) / 2, 1.0)
+    angle = torch.arange(_IN_A_ROW * box.dim, dtype=state.dtype).cos().to(state)
+    shifts = 0.5 * angle.reshape(_IN_A_ROW, -1) * width
+    actions = here.project(box.center + shifts).expand(len(state), -1, -1)
     time = torch.full((_IN_A_ROW,), horizon - 1, device=state.device)
     visited = [state]
     for action in actions.unbind(1)[1:]:
@@ -143,20 +149,27 @@ def _agree(one: Tensor, other: Tensor) -> bool:
 
 
 def _try_step(problem: Triable, state: Tensor, action: Tensor) -> None:
+    """Take a step from states `[B, …, S]` by actions `[B, 1, A]`."""
     time = torch.zeros((), dtype=torch.int64, device=state.device)
-    problem.step(state, action.expand(*state.shape[:-1], -1).contiguous(), time)
+    problem.step(state, _spread(action, state).squeeze(-2), time)
 
 
-def _try_objective(
-    problem: Triable, state: Tensor, action: Tensor, horizon: int
-) -> None:
-    lead, size = state.shape[:-1], state.shape[-1]
-    states = state.unsqueeze(-2).expand(*lead, horizon + 1, size).contiguous()
-    actions = action.expand(*lead, horizon, -1).contiguous()
+def _try_objective(problem: Triable, state: Tensor, actions: Tensor) -> None:
+    """Judge plans that stay at states `[B, …, S]`, by actions `[B, T, A]`."""
+    actions = _spread(actions, state)
+    states = state.unsqueeze(-2).expand(*state.shape[:-1], actions.shape[-2] + 1, -1)
+    states = states.contiguous()
     problem.trajectory_cost(states, actions)
     for constraint in problem.state_constraints:
         constraint.stages(states, actions)
         constraint.last(states)
+
+
+def _spread(actions: Tensor, state: Tensor) -> Tensor:
+    """Give actions `[B, T, A]` the leading dimensions of states `[B, …, S]`."""
+    count, *sizes = actions.shape
+    wide = actions.reshape(count, *(1,) * (state.ndim - 2), *sizes)
+    return wide.expand(*state.shape[:-1], -1, -1).contiguous()
 
 
 def unlike(sizes: Iterable[int]) -> int:

@@ -29,15 +29,17 @@ def takes_time(function: object) -> bool:
 
     Args:
         function: What is asked; it is meant to be asked once, where it is handed over.
-            It may say so itself, by an attribute `takes_time`.
+            It may say so itself, by an attribute `takes_time`; so may an object for
+            its methods.
 
     Example:
         >>> takes_time(lambda state, action, time: state)
         True
     """
-    said = getattr(function, "takes_time", None)
-    if isinstance(said, bool):
-        return said
+    for owner in (function, getattr(function, "__self__", None)):
+        said = getattr(owner, "takes_time", None)
+        if isinstance(said, bool):
+            return said
     if isinstance(function, nn.Module):
         function = function.forward
     try:

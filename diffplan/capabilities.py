@@ -235,7 +235,7 @@ def _only_calls_step(kind: type) -> bool:
     called = kind.forward if issubclass(kind, nn.Module) else kind.__call__
     state, action, following = (torch.empty(0) for _ in range(3))
 
-    def step(given: object, second: object) -> Tensor | None:
+    def step(given: object, second: object, *_: object) -> Tensor | None:
         return following if given is state and second is action else None
 
     try:

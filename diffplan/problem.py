@@ -7,7 +7,7 @@ one planner serves any model and a checkpoint of a planner never holds a world m
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,11 @@ from diffplan._checked_model import CheckedModel
 from diffplan._checked_model import Dynamics as Dynamics
 from diffplan._checked_model import Objective as Objective
 from diffplan._checks import (
-    is_traced,
+    describe,
     require_finite,
     require_precision,
     require_shape,
     require_tensor,
-    sequence,
 )
 from diffplan._problem_data import with_one_batch_dimension, with_repeated_problems
 from diffplan._user_functions import require_result
@@ -32,14 +31,9 @@ from diffplan.capabilities import Predictable as Predictable
 from diffplan.constraints._base import ActionConstraint
 from diffplan.constraints._box import Box as Box
 from diffplan.constraints._box import BoxLike, as_box
-from diffplan.constraints._intersection import project_onto_all
+from diffplan.constraints._intersection import checked_constraints, project_onto_all
 from diffplan.constraints.state import StateConstraint
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    TensorTypeError,
-    UnsupportedProblemError,
-)
+from diffplan.errors import ShapeError, UnsupportedProblemError
 from diffplan.functional._isolation import guarded_evaluation
 from diffplan.functional._rollout import inside_transform, rollout
 
@@ -51,8 +45,9 @@ class PlanningProblem(CheckedModel):
         dynamics: `(state, action) → next_state`, see `Dynamics`; a world model or
             its `step` method, an analytic system, or any function.
         objective: `(states, actions) → cost`, see `Objective`.
-        action_space: The box that every returned action lies in. Another box with
-            vectors `low` and `high`, such as `gymnasium.spaces.Box`, is converted.
+        action_space: The box that every returned action lies in; its bounds may depend
+            on the step and on the problem, see `Box`. Another box with vectors `low`
+            and `high`, such as `gymnasium.spaces.Box`, is converted.
         constraints: Objects of `diffplan.constraints`. An `ActionConstraint` (a ball,
             a simplex, a polytope …) holds for every returned action too. A
             `StateConstraint` needs the planner `AugmentedLagrangian`.
@@ -99,13 +94,11 @@ class PlanningProblem(CheckedModel):
     ) -> None:
         super().__init__(dynamics, objective, linearize)
         self.action_space = as_box("action_space", action_space)
-        constraints = sequence("constraints", constraints)
-        self.action_constraints = _of_kind(constraints, ActionConstraint)
-        self.state_constraints = _of_kind(constraints, StateConstraint)
+        kinds = checked_constraints(constraints, self.action_space)
+        self.action_constraints, self.state_constraints = kinds
         self._passed: tuple[tuple[object, ...], tuple[object, ...]] | None = None
         self._compiled: Callable[[PlanningProblem, Tensor, Tensor], Tensor] | None
         self._compiled = None
-        self._check_constraints(constraints)
 
     def project(self, actions: Tensor) -> Tensor:
         """Return the nearest actions that keep box and constraints, same `[…, A]`.
@@ -117,11 +110,21 @@ class PlanningProblem(CheckedModel):
         """
         if not self.action_constraints:
             return self.action_space.project(actions)
-        box = self.action_space.to(actions)
+        box = self.action_space.aligned(actions)
         constraints = self.action_constraints
         nearest = project_onto_all(actions, constraints, box.low, box.high)
         kinds = ", ".join(type(constraint).__name__ for constraint in constraints)
         return require_result("constraints:", kinds, nearest, actions.shape, actions)
+
+    def middle(self, state: Tensor, horizon: int) -> Tensor:
+        """Return the middle of the allowed actions, `[…, T, A]`.
+
+        Args:
+            state: `[…, S]`, on the device, in the dtype and of the batch.
+            horizon: T.
+        """
+        center = self.project(self.action_space.to(state).center)
+        return center.expand(*state.shape[:-1], horizon, -1)
 
     def contains(self, actions: Tensor, tolerance: float | None = None) -> Tensor:
         """Return where actions `[…, A]` keep box and constraints; booleans `[…]`.
@@ -287,6 +290,13 @@ class PlanningProblem(CheckedModel):
         Raises:
             ShapeError: data of each problem (a goal …) have other leading dimensions.
         """
+        bounds = self.action_space.low.shape
+        if bounds[:-2] not in (torch.Size(), batch):
+            raise ShapeError(
+                f"action_space: expected bounds [{', '.join(map(str, batch))}, T, A] "
+                f"for the batch {list(batch)}, or [T, A] or [A] for all problems, got "
+                f"{list(bounds)}"
+            )
         return self._changed(partial(with_one_batch_dimension, batch=batch))
 
     def repeated(self, count: int) -> "PlanningProblem":
@@ -299,13 +309,33 @@ class PlanningProblem(CheckedModel):
 
     def _changed(self, change: Callable[..., Any]) -> "PlanningProblem":
         constraints = tuple(item.changed(change) for item in self.state_constraints)
+        box: Box = change(self.action_space)
         other = super()._changed(change)
         assert isinstance(other, PlanningProblem)  # a copy of this one
         pairs = zip(constraints, self.state_constraints, strict=True)
-        if any(one is not before for one, before in pairs):
+        same = all(one is before for one, before in pairs)
+        if not same or box is not self.action_space:
             other = copy.copy(other)
-            other.state_constraints = constraints
+            other.state_constraints, other.action_space = constraints, box
         return other
+
+    def check_horizon(self, horizon: int) -> None:
+        """Check that what the problem has for each step is there for T steps.
+
+        Args:
+            horizon: T of the planner.
+
+        Raises:
+            ShapeError: the action space, or dynamics that say `only_horizon`, are for
+                another number of steps. Objectives see to it themselves.
+        """
+        self.action_space.require_steps(horizon)
+        only = getattr(self._behind[1], "only_horizon", None)
+        if only not in (None, horizon):
+            raise ShapeError(
+                f"horizon: dynamics {describe(self.dynamics)} have data for {only} "
+                f"steps, got a planner of horizon {horizon}"
+            )
 
     def check_state(
         self, state: Tensor, horizon: int | None = None, between: int = 1
@@ -358,42 +388,6 @@ class PlanningProblem(CheckedModel):
         return require_shape(
             name, actions, trailing, "must be [horizon, action_space.dim]"
         )
-
-    def _check_constraints(
-        self, constraints: Sequence[ActionConstraint | StateConstraint]
-    ) -> None:
-        box = self.action_space
-        for index, constraint in enumerate(constraints):
-            name = f"constraints[{index}]"
-            if isinstance(constraint, StateConstraint):
-                continue
-            if not isinstance(constraint, ActionConstraint):
-                raise TensorTypeError(
-                    f"{name}: expected an ActionConstraint or a StateConstraint of "
-                    f"diffplan.constraints, got {type(constraint).__name__}"
-                )
-            constraint.check_dim(name, box.dim)
-            with torch.no_grad():
-                nearest = constraint.project_within(box.center, box.low, box.high)
-                begins, project = f"{name}:", constraint.project
-                require_result(begins, project, nearest, (box.dim,), box.low)
-                beyond = constraint.excess(nearest)
-                require_result(begins, constraint.excess, beyond, (-1,), box.low)
-                met = constraint.contains(nearest)
-            if not is_traced(met) and not met:
-                raise ArgumentError(
-                    f"{name}: expected a set that meets the action space, got "
-                    f"{constraint} and {box}"
-                )
-
-
-_ConstraintT = TypeVar("_ConstraintT", ActionConstraint, StateConstraint)
-
-
-def _of_kind(
-    constraints: Sequence[ActionConstraint | StateConstraint], kind: type[_ConstraintT]
-) -> tuple[_ConstraintT, ...]:
-    return tuple(item for item in constraints if isinstance(item, kind))
 
 
 def _listed(constraints: Sequence[object]) -> str:

@@ -82,6 +82,22 @@ class PlannerCase:
         point_mass_problem
     )
 
+    def is_near(self, cost: float, least: float, passive: float) -> bool:
+        """Whether a plan is as near to the optimum as this planner comes anywhere.
+
+        Exact planners are exact; of the others `optimum_gap` speaks of one problem, and
+        elsewhere they reach half of what there is to gain, or are half above it.
+
+        Args:
+            cost: Of the plan.
+            least: Of the optimum.
+            passive: Of actions that are zero.
+        """
+        gap = 0.5 * max(passive - least, abs(least))
+        if self.optimum_gap <= 1e-8:
+            gap = self.optimum_gap * max(passive - least, abs(least))
+        return least - 1e-9 <= cost <= least + gap + 1e-9
+
     @property
     def missing(self) -> str:
         """The optional package that is needed and absent, or nothing."""

@@ -218,6 +218,8 @@ def riccati_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) ->
 def bounded_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) -> Tensor:
     """Optimal actions `[T, A]` of a bounded linear-quadratic problem, by scipy.
 
+    The bounds may depend on the step, `[T, A]`.
+
     All residuals are stacked into one least-squares problem with bounds.
     """
     a, b, cost = _as_numpy(problem)
@@ -235,8 +237,8 @@ def bounded_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) ->
     right += [math.sqrt(cost.final) * (goal - drift)]
     rows += [math.sqrt(cost.effort) * np.eye(horizon * width)]
     right += [np.zeros(horizon * width)]
-    low = np.tile(problem.action_space.low.numpy(), horizon)
-    high = np.tile(problem.action_space.high.numpy(), horizon)
+    box, shape = problem.action_space, (horizon, width)
+    low, high = (side.expand(shape).numpy().ravel() for side in (box.low, box.high))
     matrix, right, free = np.vstack(rows), np.concatenate(right), low < high
     actions = low.astype(float)
     if free.any():  # scipy wants low < high: what is fixed moves to the right side
@@ -247,6 +249,23 @@ def bounded_actions(problem: dp.PlanningProblem, state: Tensor, horizon: int) ->
             tol=1e-14,
         ).x
     return torch.as_tensor(actions.reshape(horizon, width))
+
+
+def quadratic_optimum(
+    cost: Callable[[np.ndarray], float], low: np.ndarray, high: np.ndarray
+) -> Tensor:
+    """Minimise a convex quadratic function of a vector inside bounds, by scipy.
+
+    Hessian and gradient are read off its values, which are exact up to rounding.
+    """
+    units, at_zero = np.eye(len(low)), cost(np.zeros(len(low)))
+    ones = np.array([cost(e) for e in units])
+    both = np.array([[cost(e + f) for f in units] for e in units])
+    hessian = both - ones[:, None] - ones[None, :] + at_zero
+    root = np.linalg.cholesky(hessian)
+    right = -np.linalg.solve(root, ones - at_zero - 0.5 * np.diag(hessian))
+    found = lsq_linear(root.T, right, bounds=(low, high), tol=1e-14)
+    return torch.as_tensor(found.x)
 
 
 def cost_of(problem: dp.PlanningProblem, state: Tensor, actions: Tensor) -> Tensor:

@@ -160,7 +160,8 @@ def test_bounds_per_dimension() -> None:
         ([math.nan], [1.0], "NaN"),
         ([-1.0], [1.0, 1.0], r"\[1\] and \[2\]"),
         (torch.zeros(()), torch.ones(()), r"\[A\]"),
-        (torch.zeros(1, 1), torch.ones(1, 1), r"\[A\]"),
+        (torch.zeros(3, 2), torch.ones(2, 2), r"\[T, A\]"),
+        ([[-1.0], [2.0]], [1.0], "dimension 0 of step 1"),
     ],
 )
 def test_impossible_boxes_are_refused(low: object, high: object, words: str) -> None:

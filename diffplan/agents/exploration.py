@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffplan.agents._base import AgentState
+from diffplan.constraints._box import require_vector
 from diffplan.errors import ArgumentError
 from diffplan.functional._random import standard_normal, stream_keys, uniform
 from diffplan.problem import Box
@@ -56,10 +57,11 @@ class UniformAgent:
     """Draws every action uniformly from the box: seed episodes and the baseline.
 
     Args:
-        action_space: With finite bounds.
+        action_space: With finite bounds `[A]`.
 
     Raises:
         ArgumentError: a bound is infinite.
+        ShapeError: the bounds depend on the step or the problem.
 
     Example:
         >>> agent = UniformAgent(Box([-1.0], [1.0]))
@@ -70,6 +72,7 @@ class UniformAgent:
     """
 
     def __init__(self, action_space: Box) -> None:
+        require_vector("action_space", action_space)
         finite = torch.isfinite(action_space.low) & torch.isfinite(action_space.high)
         if not finite.all():
             raise ArgumentError(

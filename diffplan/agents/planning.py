@@ -14,6 +14,7 @@ from diffplan.agents._base import NO_PLAN, AgentState
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter
 from diffplan.capabilities import Stepping
+from diffplan.constraints._box import as_box, require_vector
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.functional._random import fold
 from diffplan.plan import Plan, Status
@@ -41,7 +42,8 @@ class PlanningAgent(nn.Module):
             or its `encode`, filter (see `Filter`). Nothing else is asked of it.
         planner: Any planner.
         objective: Of plans, usually built on `model.reward`.
-        action_space: Every action lies in it.
+        action_space: Every action lies in it. Its bounds are those of the environment,
+            `[A]`: those of single steps are for a loop of your own, which moves them.
         replan_every: Actions executed per plan, 1 … `planner.horizon`.
         warm_start: Whether a plan starts from the shifted previous one. An
             environment that was reset starts afresh.
@@ -52,6 +54,7 @@ class PlanningAgent(nn.Module):
     Raises:
         ArgumentError: `replan_every` is outside its range, or `posterior` unknown.
         TensorTypeError: the model lacks one of these methods.
+        ShapeError: bounds of the action space depend on the step or the problem.
 
     Example:
         >>> agent = PlanningAgent(model, planner, NegativeReturn(model.reward), box)
@@ -83,6 +86,9 @@ class PlanningAgent(nn.Module):
                 f"{type(model).__name__} has none"
             )
         super().__init__()
+        action_space = require_vector(
+            "action_space", as_box("action_space", action_space)
+        )
         self.filter = Filter(model, posterior)
         self.model = model
         self.planner = planner

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_count
-from diffplan.constraints._box import Box, BoxLike, as_box
+from diffplan.constraints._box import Box, BoxLike, as_box, require_vector
 from diffplan.errors import ArgumentError
 from diffplan.functional._projections import project_simplex
 
@@ -41,15 +41,12 @@ class Categorical(Box):
         self.sizes = tuple(require_count("sizes", size) for size in sizes)
         count = sum(self.sizes)
         low, high = torch.zeros(count).double(), torch.ones(count).double()
-        self.box = None if box is None else as_box("box", box)
+        self.box = None if box is None else require_vector("box", as_box("box", box))
         if isinstance(self.box, Categorical):
             raise ArgumentError("box: expected a dp.Box, got a dp.Categorical")
         if self.box is not None:
-            lead = self.box.low.shape[:-1]
-            low = torch.cat([self.box.low, low.to(self.box.low).expand(*lead, -1)], -1)
-            high = torch.cat(
-                [self.box.high, high.to(self.box.low).expand(*lead, -1)], -1
-            )
+            low = torch.cat([self.box.low, low.to(self.box.low)])
+            high = torch.cat([self.box.high, high.to(self.box.high)])
         super().__init__(low, high)
 
     def to(self, like: Tensor) -> "Categorical":
@@ -76,10 +73,14 @@ class Categorical(Box):
         count = 0 if self.box is None else self.box.dim
         return actions.split([count, *self.sizes], dim=-1)
 
-    def project(self, actions: Tensor) -> Tensor:
+    def project(self, actions: Tensor, step: int | None = None) -> Tensor:
         """Return allowed actions: each block's largest number becomes its choice.
 
         That has no derivative: a block's is that of the identity (straight-through).
+
+        Args:
+            actions: `[…, A]`.
+            step: As for `Box`; choices are the same at all steps.
         """
         numbers, *_ = self.split(super().project(actions))
         _, *blocks = self.split(actions)

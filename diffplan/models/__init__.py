@@ -1,9 +1,8 @@
 """World models: the learned RSSM, and systems whose equations are known."""
 
+from diffplan.models._linear import AnalyticDynamics, LinearDynamics
 from diffplan.models.analytic import (
-    AnalyticDynamics,
     Cartpole,
-    LinearDynamics,
     Pendulum,
     PointMass,
 )

@@ -6,116 +6,12 @@ exact Jacobian. Physical constants are tensors: an `nn.Parameter` is learned, an
 else is a buffer.
 """
 
-from abc import ABC, abstractmethod
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffplan._checks import require_positive, require_shape, require_tensor
-from diffplan.errors import ArgumentError, ShapeError
-
-_Linearization = tuple[Tensor, Tensor, Tensor]
-"""Next state `[…, S]`, Jacobian by the state `[…, S, S]` and the action `[…, S, A]`."""
-
-
-class AnalyticDynamics(nn.Module, ABC):
-    """Known equations of motion with their Jacobian.
-
-    Attributes:
-        state_dim: Size S of the state.
-        action_dim: Size A of an action.
-    """
-
-    state_dim: int
-    action_dim: int
-
-    @abstractmethod
-    def step(self, state: Tensor, action: Tensor) -> Tensor:
-        """Next state `[…, S]` after `action […, A]` in `state […, S]`."""
-
-    @abstractmethod
-    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
-        """Next state `[…, S]` and Jacobians `[…, S, S]` and `[…, S, A]`."""
-
-    def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Same as `step`."""
-        return self.step(state, action)
-
-    def _hold(self, name: str, value: Tensor | float) -> None:
-        """Keep a constant: a parameter if it is one, else a buffer."""
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        else:
-            self.register_buffer(name, torch.as_tensor(value))
-
-    def _check(self, state: Tensor, action: Tensor) -> None:
-        require_shape("state", state, [self.state_dim], "must equal state_dim")
-        require_shape("action", action, [self.action_dim], "must equal action_dim")
-
-
-class LinearDynamics(AnalyticDynamics):
-    """x' = A x + B u + c.
-
-    Args:
-        state_matrix: A, `[S, S]`.
-        action_matrix: B, `[S, A]`.
-        bias: c, `[S]`; None for zero.
-
-    Raises:
-        ShapeError: the matrices do not fit each other.
-
-    Example:
-        >>> system = LinearDynamics(torch.eye(2), torch.ones(2, 1))
-        >>> system(torch.zeros(3, 2), torch.ones(3, 1)).shape
-        torch.Size([3, 2])
-    """
-
-    state_matrix: Tensor
-    action_matrix: Tensor
-    bias: Tensor
-
-    def __init__(
-        self,
-        state_matrix: Tensor,
-        action_matrix: Tensor,
-        bias: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        require_tensor("state_matrix", state_matrix)
-        require_tensor("action_matrix", action_matrix)
-        size = state_matrix.shape[0]
-        if state_matrix.shape != (size, size):
-            raise ShapeError(
-                f"state_matrix: expected [S, S], got {list(state_matrix.shape)}"
-            )
-        if action_matrix.dim() != 2 or action_matrix.shape[0] != size:
-            raise ShapeError(
-                f"action_matrix: expected [{size}, A], got "
-                f"{list(action_matrix.shape)}: must have the rows of state_matrix"
-            )
-        if bias is None:
-            bias = state_matrix.new_zeros(size)
-        require_shape("bias", bias, [size], "must have the rows of state_matrix")
-        self.state_dim, self.action_dim = size, action_matrix.shape[1]
-        self._hold("state_matrix", state_matrix)
-        self._hold("action_matrix", action_matrix)
-        self._hold("bias", bias)
-
-    def step(self, state: Tensor, action: Tensor) -> Tensor:
-        """A x + B u + c."""
-        self._check(state, action)
-        moved = state @ self.state_matrix.mT + action @ self.action_matrix.mT
-        return moved + self.bias
-
-    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
-        """Return the constant A and B, seen through the leading dimensions."""
-        following = self.step(state, action)
-        batch = following.shape[:-1]
-        return (
-            following,
-            self.state_matrix.expand(*batch, -1, -1),
-            self.action_matrix.expand(*batch, -1, -1),
-        )
+from diffplan._checks import require_positive
+from diffplan.errors import ArgumentError
+from diffplan.models._linear import AnalyticDynamics, Linearization
 
 
 class PointMass(AnalyticDynamics):
@@ -163,7 +59,7 @@ class PointMass(AnalyticDynamics):
             dim=-1,
         )
 
-    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
         """Constant matrices, seen through the leading dimensions."""
         following = self.step(state, action)
         eye = torch.eye(self.action_dim, dtype=state.dtype, device=state.device)
@@ -227,7 +123,7 @@ class Pendulum(AnalyticDynamics):
         velocity = velocity + self.time_step * (fall + push)
         return torch.stack([angle + self.time_step * velocity, velocity], dim=-1)
 
-    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
         """Only sin θ is not linear."""
         following = self.step(state, action)
         dt = self.time_step
@@ -306,7 +202,7 @@ class Cartpole(AnalyticDynamics):
             dim=-1,
         )
 
-    def linearize(self, state: Tensor, action: Tensor) -> _Linearization:
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
         """Derivatives of push, turn and acceleration, in that order."""
         following = self.step(state, action)
         cos, sin = state[..., 2], state[..., 3]

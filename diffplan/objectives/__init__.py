@@ -2,6 +2,7 @@
 
 from diffplan.objectives._base import Quadratizable, ResidualObjective, StageObjective
 from diffplan.objectives._penalty import ConstraintMultipliers, ConstraintPenalty
+from diffplan.objectives.change import ActionChange, with_action_change
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.objectives.ensemble import (
     Disagreement,
@@ -19,6 +20,7 @@ from diffplan.objectives.reward import (
 )
 
 __all__ = [
+    "ActionChange",
     "ActionPenalty",
     "ConstraintMultipliers",
     "ConstraintPenalty",
@@ -38,4 +40,5 @@ __all__ = [
     "WeightedSum",
     "mean",
     "minimum",
+    "with_action_change",
 ]

@@ -74,7 +74,8 @@ class Tracking(ResidualObjective):
     Args:
         reference: x* `[T+1, S]`, or `[…, T+1, S]` to give each problem of a batch its
             own, as a goal of `GoalDistance`.
-        weights: w `[T+1]`, at least zero; None counts each step once.
+        weights: w `[T+1]`, at least zero; None counts each step once. With a weight for
+            each number of the state `[T+1, S]`, or of each problem too `[…, T+1, S]`.
 
     Raises:
         ShapeError: a tensor has other dimensions.
@@ -88,7 +89,7 @@ class Tracking(ResidualObjective):
         tensor(2.5000)
     """
 
-    per_problem: ClassVar[Mapping[str, int]] = {"reference": 2}
+    per_problem: ClassVar[Mapping[str, int]] = {"reference": 2, "roots": 2}
     reference: Tensor
     roots: Tensor
 
@@ -103,8 +104,14 @@ class Tracking(ResidualObjective):
         if weights is None:
             weights = reference.new_ones(steps)
         require_finite("weights", require_tensor("weights", weights))
-        if weights.shape != (steps,):
-            raise ShapeError(f"weights: expected [{steps}], got {list(weights.shape)}")
+        size = reference.shape[-1]
+        if weights.shape == (steps,):
+            weights = weights.unsqueeze(-1).expand(steps, size)
+        if weights.shape[-2:] != (steps, size):
+            raise ShapeError(
+                f"weights: expected [{steps}], [{steps}, {size}] or […, {steps}, "
+                f"{size}], got {list(weights.shape)}"
+            )
         require_at_least("weights", float(weights.detach().min()), 0.0)
         self.register_buffer("reference", reference)
         self.register_buffer("roots", weights.sqrt())
@@ -123,9 +130,11 @@ class Tracking(ResidualObjective):
         self, state: Tensor, time: Tensor
     ) -> Tensor:
         """Return √w_T (x_T - x*_T) `[…, 1, S]`."""
-        chosen = self.reference.index_select(-2, time)
-        root = self.roots.index_select(0, time).unsqueeze(-1).to(state.dtype)
-        return root * (state - aligned("reference", chosen, state, own=2))
+        chosen, root = (
+            aligned(name, value.index_select(-2, time), state, own=2)
+            for name, value in (("reference", self.reference), ("weights", self.roots))
+        )
+        return root * (state - chosen)
 
 
 class ActionPenalty(ResidualObjective):

@@ -1,15 +1,20 @@
 """The quadratic cost of classical control, with its derivatives written down."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from diffplan._checks import require_finite, require_shape, require_tensor
+from diffplan._problem_data import aligned, at_steps, times_each
+from diffplan._segments import step_numbers
 from diffplan.errors import ShapeError
 from diffplan.objectives._base import StageObjective
 
 
 class QuadraticCost(StageObjective):
-    """A quadratic cost of states and actions, the same at every step.
+    """A quadratic cost of states and actions, also one that changes from step to step.
 
     cost = Σ_{t<T} (½ x'Q x + u'N x + ½ u'R u + q'x + r'u) + ½ x_T'Q_T x_T + q_T'x_T
 
@@ -17,18 +22,24 @@ class QuadraticCost(StageObjective):
     asking autodiff. Every tensor may carry a graph, or be an `nn.Parameter` to learn.
     They are met in the dtype of the states.
 
+    Each cost of a step may depend on it: `[T, *sizes]`, for plans of that horizon; and
+    on the problem: `[…, T, *sizes]`, with the leading dimensions of the states that are
+    planned from and a T of 1 for what is the same at all steps. A cost of the last
+    state is `[*sizes]`, or `[…, *sizes]` with one for each problem. A reference x* has
+    the linear cost q_t = -Q_t x*_t.
+
     Args:
         state_cost: Q `[S, S]`; of the square costs only the symmetric part counts.
         action_cost: R `[A, A]`.
         cross_cost: N `[A, S]`; None for none.
-        state_linear: q `[S]`; None for none. A goal g has q = -Q g.
+        state_linear: q `[S]`; None for none.
         action_linear: r `[A]`; None for none.
-        final_cost: Q_T `[S, S]`; None stands for Q.
-        final_linear: q_T `[S]`; None stands for q.
+        final_cost: Q_T `[S, S]`; None stands for Q, at the step before.
+        final_linear: q_T `[S]`; None stands for q, at the step before.
 
     Raises:
         TensorTypeError: an argument is no floating-point tensor.
-        ShapeError: two tensors disagree about S or A.
+        ShapeError: two tensors disagree about S, A or T; later, about the problems.
         NonFiniteError: one holds NaN or infinity.
 
     References:
@@ -39,8 +50,20 @@ class QuadraticCost(StageObjective):
         >>> cost = QuadraticCost(torch.eye(2), torch.eye(1))
         >>> cost(torch.ones(3, 2), torch.ones(2, 1))
         tensor(4.)
+        >>> late = QuadraticCost(torch.eye(2).expand(2, 2, 2), torch.zeros(1, 1))
+        >>> late.only_horizon
+        2
     """
 
+    per_problem: ClassVar[Mapping[str, int]] = {
+        "state_cost": 3,
+        "action_cost": 3,
+        "cross_cost": 3,
+        "state_linear": 2,
+        "action_linear": 2,
+        "final_cost": 2,
+        "final_linear": 1,
+    }
     state_cost: Tensor
     action_cost: Tensor
     cross_cost: Tensor | None
@@ -70,11 +93,14 @@ class QuadraticCost(StageObjective):
         self._keep("action_linear", action_linear, width)
         self._keep("final_cost", final_cost, size, size)
         self._keep("final_linear", final_linear, size)
+        self.uses_time = self.only_horizon is not None
 
-    def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
-        """Return the cost `[…]` of a step."""
+    def running_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Return the cost `[…]` of a step, or `[…, steps]` at the steps `time`."""
         point = torch.cat((action, state), -1)
-        return _value(point, *self._running(point))
+        return _value(point, *self._running(point, time))
 
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return the cost `[…]` of the last state."""
@@ -86,49 +112,88 @@ class QuadraticCost(StageObjective):
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
         points = torch.cat((actions, states[..., :-1, :]), -1)
         last = states[..., -1, :]
-        running = _form(points, *self._running(points))
+        time = None
+        if self.uses_time:
+            self._check_horizon(actions.shape[-2])
+            time = step_numbers(0, slice(0, actions.shape[-2]), states)
+        running = _form(points, *self._running(points, time))
         return *running, *_form(last, *self._final(last))
 
-    def _running(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Hessian and slope at zero by (u, x)."""
-        state_cost, action_cost, cross = (
-            self.state_cost,
-            self.action_cost,
-            self.cross_cost,
-        )
-        if cross is None:
-            cross = state_cost.new_zeros(len(action_cost), len(state_cost))
-        rows = (action_cost, cross), (cross.mT, state_cost)
-        hessian = torch.cat([torch.cat(row, -1) for row in rows])
-        linears = [
-            matrix.new_zeros(len(matrix)) if linear is None else linear
-            for matrix, linear in (
-                (action_cost, self.action_linear),
-                (state_cost, self.state_linear),
+    def _running(self, like: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Hessian and slope at zero by (u, x) of some steps."""
+        state_cost, action_cost, cross, by_state, by_action = (
+            at_steps(name, getattr(self, name), time, like, self.per_problem[name] - 1)
+            for name in (
+                "state_cost",
+                "action_cost",
+                "cross_cost",
+                "state_linear",
+                "action_linear",
             )
-        ]
-        return _symmetric(hessian, torch.cat(linears), like)
+        )
+        assert state_cost is not None  # both are required
+        assert action_cost is not None
+        size, width = state_cost.shape[-1], action_cost.shape[-1]
+        if cross is None:
+            cross = state_cost.new_zeros(width, size)
+        by_state = state_cost.new_zeros(size) if by_state is None else by_state
+        by_action = action_cost.new_zeros(width) if by_action is None else by_action
+        top = _beside(action_cost, cross, dim=-1)
+        hessian = _beside(top, _beside(cross.mT, state_cost, dim=-1), dim=-2)
+        return _symmetric(hessian, _beside(by_action, by_state, dim=-1), like)
 
     def _final(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Hessian and slope at zero by the last state."""
-        hessian = self.state_cost if self.final_cost is None else self.final_cost
-        linear = self.state_linear if self.final_linear is None else self.final_linear
+        hessian = _last(self.final_cost, self.state_cost, like, own=2)
+        linear = _last(self.final_linear, self.state_linear, like, own=1)
+        assert hessian is not None  # Q is required
         if linear is None:
-            linear = hessian.new_zeros(len(hessian))
+            linear = hessian.new_zeros(hessian.shape[-1])
         return _symmetric(hessian, linear, like)
 
     def _keep(self, name: str, value: Tensor | None, *sizes: int) -> None:
         if value is not None:
             require_finite(name, require_tensor(name, value))
-            if value.dim() != len(sizes):
-                raise ShapeError(
-                    f"{name}: expected {list(sizes)}, got {list(value.shape)}"
-                )
             require_shape(name, value, sizes, "must fit state_cost and action_cost")
+            own = len(sizes)
+            if not name.startswith("final") and value.ndim > own:
+                self._note_steps(name, value.shape[-own - 1])
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
             self.register_buffer(name, value)
+
+    def _note_steps(self, name: str, steps: int) -> None:
+        if steps == 1:
+            return
+        if self.only_horizon not in (None, steps):
+            raise ShapeError(
+                f"{name}: expected costs of {self.only_horizon} steps, as those before "
+                f"it, or of 1, got {steps}"
+            )
+        self.only_horizon = steps
+
+
+def _last(
+    final: Tensor | None, running: Tensor | None, like: Tensor, own: int
+) -> Tensor | None:
+    """What is said of the last state, or else of the step before, beside states."""
+    if final is None and running is not None:
+        final = running.select(-own - 1, -1) if running.ndim > own else running
+    if final is None:
+        return None
+    return aligned("final", final, like, own, covers=1)
+
+
+def _beside(first: Tensor, second: Tensor, dim: int) -> Tensor:
+    """Put blocks side by side; those that are one for all are repeated."""
+    own = max(-dim, 2 if first.ndim > 1 else 1)
+    if first.ndim != second.ndim or first.shape[:-own] != second.shape[:-own]:
+        lead = torch.broadcast_shapes(first.shape[:-own], second.shape[:-own])
+        first, second = (
+            block.expand(*lead, *block.shape[-own:]) for block in (first, second)
+        )
+    return torch.cat((first, second), dim)
 
 
 def _symmetric(hessian: Tensor, linear: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +202,9 @@ def _symmetric(hessian: Tensor, linear: Tensor, like: Tensor) -> tuple[Tensor, T
 
 
 def _value(point: Tensor, hessian: Tensor, linear: Tensor) -> Tensor:
-    return ((0.5 * point @ hessian + linear) * point).sum(-1)
+    return ((times_each(0.5 * point, hessian) + linear) * point).sum(-1)
 
 
 def _form(point: Tensor, hessian: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
-    return hessian.expand(*point.shape, -1), point @ hessian + linear
+    gradient = times_each(point, hessian) + linear
+    return hessian.expand(*point.shape, -1), gradient

@@ -80,11 +80,10 @@ def require_derivatives(
     Raises:
         UnsupportedProblemError: names what is cut.
     """
-    action = problem.project(problem.action_space.to(state).center)
     # What was made in inference mode cannot be differentiated, but copied.
     with torch.inference_mode(mode=False), torch.enable_grad():
         here = state.detach().clone()
-        moves = action.detach().clone().expand(*state.shape[:-1], horizon, -1)
+        moves = problem.middle(here, horizon).detach().clone()
         if type(problem).evaluate is not PlanningProblem.evaluate:
             # such as particles, whose cost is no function of one trajectory
             realized = problem.realize(here, horizon)

@@ -216,6 +216,7 @@ class Planner(CompilableCore, ABC):
         """Check what a user has given, and make its leading dimensions one."""
         problem, state, start = given.problem, given.state, given.warm_start
         require_kinds(problem, state, start)
+        problem.check_horizon(self.horizon)
         if not is_traced(state):
             self._refuse(problem)
             problem.check_state(state, self.horizon, self.candidate_dimensions)
@@ -326,8 +327,7 @@ class Planner(CompilableCore, ABC):
         problem, state = request.problem, request.state
         if request.warm_start is not None:
             return problem.project(request.warm_start.actions)
-        center = problem.project(problem.action_space.to(state).center)
-        return center.expand(state.shape[0], self.horizon, -1)
+        return problem.middle(state, self.horizon)
 
     def configure_gradient(
         self, gradient: GradientStrategy | None, inner: "Planner | None" = None

@@ -211,7 +211,7 @@ class _GradientPlanner(Planner):
         """Return where each candidate starts `[B, N, T, A]`, allowed actions."""
         problem, warm_start = request.problem, request.warm_start
         noise = request.drawn()
-        box = problem.action_space.to(noise)
+        box = problem.action_space.aligned(noise)
         spread = 2 * torch.special.ndtr(noise) - 1 if self.uniform else noise
         points = box.center + box.scale * spread
         if warm_start is not None:

@@ -54,8 +54,8 @@ class Minimization:
         precondition: From variables `[B, n]` to a solve with a positive definite
             approximation of the Hessian there.
         strategy: Tolerances and limits.
-        low: Lower bounds `[n]`, or None; may carry a graph.
-        high: Upper bounds `[n]`, likewise.
+        low: Lower bounds `[B, n]`, or None; may carry a graph.
+        high: Upper bounds `[B, n]`, likewise.
     """
 
     cost: Cost

@@ -93,12 +93,12 @@ class Smooth(Protocol):
 
     @property
     def low(self) -> Tensor | None:
-        """Lower bounds `[n]`, or None."""
+        """Lower bounds `[B, n]`, or None."""
         ...
 
     @property
     def high(self) -> Tensor | None:
-        """Upper bounds `[n]`, or None."""
+        """Upper bounds `[B, n]`, or None."""
         ...
 
     @property

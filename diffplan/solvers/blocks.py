@@ -201,6 +201,34 @@ class BlockCholeskySolver:
         return _step(self.factorize(blocks), blocks)
 
 
+@dataclass(frozen=True)
+class ShortSteps:
+    """Another solver, whose steps are shortened where they move an action too far.
+
+    Args:
+        solver: Any.
+        unit: How far an action moves for an increment of one, `[A]` or a tensor that
+            lines up with the increments `[…, T, A]`.
+        longest: The most that an action may move, above zero.
+
+    Example:
+        >>> step = ShortSteps(RiccatiSolver(), torch.ones(1), 0.1)(
+        ...     blocks
+        ... )  # doctest: +SKIP
+    """
+
+    solver: ChainSolver
+    unit: Tensor
+    longest: float
+
+    def __call__(self, blocks: ChainBlocks) -> ChainStep:
+        """Solve for the step, and shorten it."""
+        step = self.solver(blocks)
+        moved = (self.unit * step.actions).abs().amax((-1, -2), keepdim=True)
+        share = self.longest / moved.clamp_min(self.longest)
+        return step._replace(states=share * step.states, actions=share * step.actions)
+
+
 def _step(
     factor: RiccatiFactor | NormalEquationsFactor, blocks: ChainBlocks
 ) -> ChainStep:

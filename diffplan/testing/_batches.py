@@ -30,13 +30,13 @@ def check_batches(planner: Planner, problem: PlanningProblem, state: Tensor) -> 
     batches = (backwards[:1], backwards[1:2], torch.cat([backwards, backwards]))
     for index in batches:
         part = planner(problem, state[index], keys=keys[index])
-        _same_plan(f"problems {index.tolist()} alone", part, whole[index])
+        same_plan_in_a_batch(f"problems {index.tolist()} alone", part, whole[index])
         _check_noise(planner, problem, state, keys, index)
     chunked = copy.deepcopy(planner)
     for module in chunked.modules():
         if hasattr(module, "chunk_size"):
             module.chunk_size = 3  # type: ignore[assignment]
-    _same_plan("chunks of 3", chunked(problem, state, keys=keys), whole)
+    same_plan_in_a_batch("chunks of 3", chunked(problem, state, keys=keys), whole)
 
 
 def check_seeds(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
@@ -44,7 +44,7 @@ def check_seeds(planner: Planner, problem: PlanningProblem, state: Tensor) -> No
     count = state.shape[0]
     keys = torch.arange(count, device=state.device)
     named = planner(problem, state, keys=keys)
-    _same_plan("the index as the key", named, planner(problem, state))
+    same_plan_in_a_batch("the index as the key", named, planner(problem, state))
     with refusal(TensorTypeError, "keys", "keys that are no whole numbers"):
         planner(problem, state, keys=keys.double())
     with refusal(ShapeError, "keys", "keys of another batch"):
@@ -93,7 +93,8 @@ def _check_noise(
         )
 
 
-def _same_plan(how: str, got: Plan, expected: Plan) -> None:
+def same_plan_in_a_batch(how: str, got: Plan, expected: Plan) -> None:
+    """Fail unless two plans of the same problems, in two batches, are the same."""
     for name in ("actions", "states", "cost"):
         value = getattr(expected, name)
         tolerance = ROUNDING.get(value.dtype, 1e-2)

@@ -36,6 +36,10 @@ from diffplan.testing._border import (
     check_wrong_dynamics,
     check_wrong_objectives,
 )
+from diffplan.testing._bounds import (
+    check_moving_bounds,
+    check_questions_in_moving_bounds,
+)
 from diffplan.testing._degenerate import (
     check_constant_objective,
     check_empty_batch,
@@ -267,5 +271,7 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_constant_objective,
     check_callback,
     check_choices,
+    check_moving_bounds,
+    check_questions_in_moving_bounds,
 )
 """What every planner promises, one promise per function."""

@@ -71,7 +71,9 @@ class PolicyMPPI(dp.MPPI):
         times = problem.times(0, self.horizon, state)  # None but for timed dynamics
         with torch.no_grad():
             for step in range(self.horizon):
-                actions.append(box.project(self.policy(state) + extra[..., step, :]))
+                actions.append(
+                    box.project(self.policy(state) + extra[..., step, :], step)
+                )
                 time = None if times is None else times[step]
                 state = problem.step(state, actions[-1], time)
         return search._replace(carried={"proposals": torch.stack(actions, dim=-2)})

@@ -12,12 +12,8 @@ from torch import Tensor, nn
 import diffplan as dp
 from diffplan.errors import UnsupportedProblemError
 from diffplan.planners._evaluation import candidate_costs
-<<<<<<< HEAD
-from diffplan.planners.sampling._choices import SMOOTHING, WARM_SHARE, as_gaussian
-=======
 from diffplan.planners._randomness import noise_keys
-from diffplan.planners.sampling.choices import SMOOTHING, WARM_SHARE, as_gaussian
->>>>>>> b216732 (h)
+from diffplan.planners.sampling._choices import SMOOTHING, WARM_SHARE, as_gaussian
 
 MANY = {"num_samples": 300, "iterations": 10}
 PLANNERS = {

@@ -208,7 +208,7 @@ class TrajectoryProblem:
         self, state: Tensor, states: Tensor, variables: Tensor
     ) -> Linearization:
         previous = torch.cat([state[:, None], states[:, :-1]], dim=1)
-        actions, unit = self.units.actions(variables), self.units.unit
+        actions, unit = self.units.actions(variables), self.units.unit.unsqueeze(-2)
         times = self.problem.times(0, actions.shape[1], state)
         dynamics = self.problem.linearize(previous, actions, times)
         following, by_state, by_action = dynamics

@@ -20,7 +20,9 @@ from diffplan.constraints._box import Box
 
 @dataclass(frozen=True)
 class ActionUnits:
-    """A box of actions, and the variables v that stand for them, `[A]` each.
+    """A box of actions, and the variables v that stand for them.
+
+    Each is `[A]`, or lines up with the actions `[B, T, A]`, as the bounds do.
 
     Attributes:
         box: The box.

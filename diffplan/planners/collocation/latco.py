@@ -59,7 +59,7 @@ from diffplan.solvers._least_squares import (
     Trajectory,
     levenberg_marquardt,
 )
-from diffplan.solvers.blocks import ChainSolver, RiccatiSolver
+from diffplan.solvers.blocks import ChainSolver, RiccatiSolver, ShortSteps
 
 _Engine = Literal["native", "theseus"]
 _Initialization = Literal["normal", "rollout"]
@@ -111,6 +111,8 @@ class LatCo(Planner):
         fall_back: Whether to answer with the actions that were given where the plan's
             rollout costs more (not with `Implicit()`, whose plan is a minimum, nor
             unevaluated).
+        max_step: How far an action may move in one iteration, a trust region: a step
+            that is longer is shortened as a whole, states included. None sets no limit.
         keep_multipliers: Whether a warm start also goes on with its multipliers.
         solver: Linear solver of the chain (`RiccatiSolver`, `BlockCholeskySolver`).
         engine: "native", or "theseus" to let Theseus' Levenberg-Marquardt drive it.
@@ -163,6 +165,7 @@ class LatCo(Planner):
         initialization: _Initialization = "normal",
         num_starts: int = 1,
         fall_back: bool = True,
+        max_step: float | None = None,
         keep_multipliers: bool = False,
         solver: ChainSolver | None = None,
         engine: _Engine = "native",
@@ -184,6 +187,9 @@ class LatCo(Planner):
         self.initialization: _Initialization = initialization
         self.num_starts = require_count("num_starts", num_starts, 1)
         self.fall_back = fall_back
+        if max_step is not None:
+            max_step = require_positive("max_step", max_step)
+        self.max_step = max_step
         self.keep_multipliers = keep_multipliers
         self.solver = solver or RiccatiSolver()
         self.engine: _Engine = engine
@@ -283,11 +289,14 @@ class LatCo(Planner):
         self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
     ) -> tuple[Trajectory, Progress, Report]:
         """Run all iterations; those that `Truncated` cuts off leave no graph."""
+        solver = self.solver
+        if self.max_step is not None:
+            solver = ShortSteps(solver, primal_dual.problem.units.unit, self.max_step)
         engine = partial(
             _engine(self.engine),
             primal_dual.linearize,
             damping=FixedDamping(self.damping),
-            solver=self.solver,
+            solver=solver,
         )
         if not isinstance(self.gradient, Truncated):
             return engine(trajectory, progress, iterations=self.iterations)

@@ -63,8 +63,8 @@ class ActionCost:
         state: `[B, S]`; may carry a graph.
         shape: B, T, A.
         strategy: Tolerances and limits.
-        low: `[T·A]`; may carry a graph.
-        high: `[T·A]`; likewise.
+        low: `[B, T·A]`; may carry a graph.
+        high: `[B, T·A]`; likewise.
     """
 
     problem: PlanningProblem
@@ -127,7 +127,7 @@ class ActionCost:
 
     def _moves(self, actions: Tensor, free: Tensor) -> Tensor:
         """Return how held actions follow their bounds: zero, with the bounds' graph."""
-        low, high = (bound.view(self.shape[1:]) for bound in (self.low, self.high))
+        low, high = (bound.view(self.shape) for bound in (self.low, self.high))
         held = torch.where(actions <= low, low, high)
         # masked before the difference: an open side is infinite
         return torch.where(free > 0, actions, held) - actions

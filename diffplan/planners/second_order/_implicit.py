@@ -46,7 +46,7 @@ def differentiate_actions(
     """
     shape = solution.actions.shape
     box = problem.action_space.to(state)
-    low, high = (bound.repeat(shape[1]) for bound in (box.low, box.high))
+    low, high = (side.expand(shape).flatten(1) for side in (box.low, box.high))
     start = problem.action_space.project(solution.actions.detach()).flatten(1)
     few = state.shape[-1] + shape[-1] <= _FEW
     exact = few and isinstance(problem.objective, StageObjective)

@@ -42,12 +42,14 @@ class Step(NamedTuple):
         decrease: How much the model expects the whole step to lower the cost, at
             least, `[…]`; without a graph.
         ok: Whether there is a step, `[…]` bool; where not, the others are zero.
+        max_step: How far it may move an action, feedback included; None for no limit.
     """
 
     feedforward: Tensor
     gains: Tensor | None
     decrease: Tensor
     ok: Tensor
+    max_step: float | None = None
 
 
 class Chosen(NamedTuple):
@@ -70,10 +72,21 @@ def roll_out(problem: PlanningProblem, state: Tensor, actions: Tensor) -> Nomina
     return Nominal(states, actions, cost)
 
 
-def increments(problem: PlanningProblem, nominal: Nominal) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest increments of the actions, `[…, T, A]`."""
-    box = problem.action_space.to(nominal.actions)
-    return box.low - nominal.actions, box.high - nominal.actions
+def increments(
+    problem: PlanningProblem, nominal: Nominal, max_step: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest increments of the actions, `[…, T, A]`.
+
+    Args:
+        problem: The problem.
+        nominal: What is incremented, inside the bounds.
+        max_step: The most in either direction; None leaves it to the bounds.
+    """
+    box = problem.action_space.aligned(nominal.actions)
+    least, most = box.low - nominal.actions, box.high - nominal.actions
+    if max_step is None:
+        return least, most
+    return least.clamp_min(-max_step), most.clamp_max(max_step)
 
 
 def cheaper(best: Nominal, later: Nominal) -> Nominal:
@@ -96,28 +109,41 @@ def trial(
     Returns:
         States `[…, n, T+1, S]` and actions `[…, n, T, A]`.
     """
-    box = problem.action_space.to(nominal.actions)
     fractions = sizes[..., None, None] * step.feedforward.unsqueeze(-3)
     wanted = nominal.actions.unsqueeze(-3) + fractions
     start = nominal.states[..., :1, :].expand(*wanted.shape[:-2], -1)
-    if step.gains is None:
-        actions = box.project(wanted)
+    if step.gains is None:  # without feedback a part of a step is no longer than it
+        actions = problem.action_space.project(wanted)
         return problem.rollout(start, actions), actions
     states, actions_taken = [start], []
     times = problem.times(0, wanted.shape[-2], wanted)
-    for step_number, (before, action, gain) in enumerate(
+    for step_number, (before, action, gain, limits) in enumerate(
         zip(
             nominal.states[..., :-1, :].split(1, -2),
             wanted.unbind(-2),
             step.gains.mT.unbind(-3),
+            _limits(problem, nominal, wanted, step.max_step),
             strict=True,
         )
     ):
-        action = box.project(action + (states[-1] - before) @ gain)
+        action = (action + (states[-1] - before) @ gain).clamp(*limits)
         actions_taken.append(action)
         time = None if times is None else times[step_number]
         states.append(problem.step(states[-1], action, time))
     return torch.stack(states, -2), torch.stack(actions_taken, -2)
+
+
+def _limits(
+    problem: PlanningProblem, nominal: Nominal, wanted: Tensor, max_step: float | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Lower and upper limits of the actions of each step, that `wanted` is cut to."""
+    box = problem.action_space.aligned(wanted)
+    if max_step is None:
+        return box.per_step(wanted.shape[-2])
+    actions = nominal.actions.unsqueeze(-3)
+    low = torch.maximum(box.low, actions - max_step)
+    high = torch.minimum(box.high, actions + max_step)
+    return list(zip(low.unbind(-2), high.unbind(-2), strict=True))
 
 
 def search(

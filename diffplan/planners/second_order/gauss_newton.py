@@ -69,6 +69,7 @@ class ShootingGN(SecondOrderShooting):
             taken. With a warm start the first one is that plan; without, one is the
             middle of the box where that is cheaper than all.
         early_exit: See `ILQR`.
+        max_step: See `ILQR`.
         init: Distribution of the starting points: "normal", N(centre, half width²)
             clipped to the box, or "uniform" in the box.
         gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
@@ -114,6 +115,7 @@ class ShootingGN(SecondOrderShooting):
         num_starts: int = 1,
         init: Init = "normal",
         early_exit: bool | None = None,
+        max_step: float | None = None,
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
@@ -123,6 +125,7 @@ class ShootingGN(SecondOrderShooting):
             tolerance=tolerance,
             step_sizes=step_sizes,
             early_exit=early_exit,
+            max_step=max_step,
         )
         if damping is None or isinstance(damping, AdaptiveDamping):
             self.damping = damping or AdaptiveDamping(initial=1e-2, minimum=1e-6)
@@ -160,14 +163,13 @@ class ShootingGN(SecondOrderShooting):
     def solve(self, request: PlanRequest) -> Solution:
         """Run the loop from every start and keep the best; see `Planner.solve`."""
         problem, state, warm_start = request.problem, request.state, request.warm_start
-        box = problem.action_space.to(state)
         noise = request.drawn()
         actions = self._starts(problem, noise)
         damping = self._first_damping(noise)
         if warm_start is not None:
             actions = torch.cat([warm_start.actions.unsqueeze(1), actions[:, 1:]], 1)
             damping = self._warm_damping(warm_start, damping)
-        actions = box.project(actions)
+        actions = problem.action_space.project(actions)
         afresh = starts_afresh(warm_start, state)
         if self.iterations > 0 and any_afresh(afresh):
             actions = self._with_middle(request, actions, afresh)
@@ -186,12 +188,13 @@ class ShootingGN(SecondOrderShooting):
         law: LimitedLaw,
     ) -> Step:
         """Return the damped Gauss-Newton step inside the bounds."""
-        moves = limited_rollout(model, law, *increments(problem, nominal))
+        limits = increments(problem, nominal, self.max_step)
+        moves = limited_rollout(model, law, *limits)
         return Step(moves, None, law.decrease, law.ok)
 
     def _starts(self, problem: PlanningProblem, noise: Tensor) -> Tensor:
         """Return the random starts `[B, num_starts, T, A]`."""
-        box = problem.action_space.to(noise)
+        box = problem.action_space.aligned(noise)
         spread = 2 * torch.special.ndtr(noise) - 1 if self.init == "uniform" else noise
         return box.center + box.scale * spread
 

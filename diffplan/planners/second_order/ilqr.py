@@ -77,6 +77,10 @@ class ILQR(SecondOrderShooting):
             that, there only with True; never in `torch.compile` and `torch.func`. What
             is returned does not depend on it. `Truncated(k)` always gets its k
             iterations.
+        max_step: How far an action may move in one iteration, a trust region: the
+            sweep keeps it as it keeps the bounds, exactly, feedback included. Where the
+            plan converges it does not matter, nor to `Implicit()`; `Unroll()`
+            differentiates the limited steps. None sets no limit.
         feedback: Whether `plan.diagnostics` holds the gains: one more sweep.
         gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
@@ -120,6 +124,7 @@ class ILQR(SecondOrderShooting):
         tolerance: float = 1e-4,
         step_sizes: Sequence[float] = _STEP_SIZES,
         early_exit: bool | None = None,
+        max_step: float | None = None,
         feedback: bool = False,
         gradient: GradientStrategy | None = None,
     ) -> None:
@@ -130,6 +135,7 @@ class ILQR(SecondOrderShooting):
             tolerance=tolerance,
             step_sizes=step_sizes,
             early_exit=early_exit,
+            max_step=max_step,
         )
         self.gauss_newton = gauss_newton
         self.feedback = feedback

@@ -77,6 +77,7 @@ class SecondOrderShooting(Planner):
         tolerance: See `ILQR`.
         step_sizes: Fractions of a step that are tried, the largest first.
         early_exit: See `ILQR`.
+        max_step: See `ILQR`.
         feedback: See `ILQR`.
         stage: A step of the backward sweep, once `compile` was called.
     """
@@ -86,6 +87,7 @@ class SecondOrderShooting(Planner):
     tolerance: float
     step_sizes: tuple[float, ...]
     early_exit: bool | None
+    max_step: float | None
     feedback: bool = False
     stage: Callable[..., Stage] | None = None
 
@@ -114,6 +116,7 @@ class SecondOrderShooting(Planner):
         tolerance: float,
         step_sizes: Sequence[float],
         early_exit: bool | None,
+        max_step: float | None,
     ) -> None:
         """Check and set the attributes that both planners name alike.
 
@@ -124,6 +127,9 @@ class SecondOrderShooting(Planner):
         self.iterations = require_count("iterations", iterations, 0)
         self.tolerance = require_positive("tolerance", tolerance)
         self.early_exit = early_exit
+        if max_step is not None:
+            max_step = require_positive("max_step", max_step)
+        self.max_step = max_step
         self.step_sizes = tuple(sorted(step_sizes, reverse=True))
         if not self.step_sizes or not all(0 < size <= 1 for size in self.step_sizes):
             raise ArgumentError(
@@ -288,13 +294,14 @@ class SecondOrderShooting(Planner):
         damping: Tensor,
         wanted: Tensor | None = None,
     ) -> Step:
-        low, high = increments(problem, nominal)
+        low, high = increments(problem, nominal, self.max_step)
         look, model = self.may_look(low), expanded.model
         law = limited_sweep(
             model, low, high, damping, wanted=wanted, look=look, stage=self.stage
         )
         step = self.step(problem, nominal, model, law)
-        return step._replace(ok=step.ok & expanded.finite)
+        ok = step.ok & expanded.finite
+        return step._replace(ok=ok, max_step=self.max_step)
 
     def _chosen(
         self, problem: PlanningProblem, nominal: Nominal, step: Step, allowed: Tensor

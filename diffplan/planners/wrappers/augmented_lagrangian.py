@@ -210,8 +210,7 @@ class AugmentedLagrangian(Planner):
 
     def _start(self, request: PlanRequest) -> ConstraintMultipliers:
         problem, state, warm_start = request.problem, request.state, request.warm_start
-        action = problem.project(problem.action_space.to(state).center)
-        action = action.expand(state.shape[0], -1)
+        action = problem.project(problem.middle(state, self.horizon))[:, 0]
         with torch.no_grad():
             # Only their number is wanted here, so that any step will do.
             step = torch.zeros((), dtype=torch.int64, device=state.device)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffplan._checks import require_count, require_shape
 from diffplan._user_functions import call, require_result
+from diffplan.constraints._box import require_vector
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.gradients import (
     CONSTANT,
@@ -61,7 +62,8 @@ class LatentActions(Planner):
         planner: Searches in the latent space; horizon 1.
         decoder: `z […, d] → actions […, T, A]` for any leading dimensions, a module
             or any callable. What leaves the allowed actions is projected onto them.
-        latent_space: The box `[d]` that is searched; a number d stands for [-1, 1]^d.
+        latent_space: The box `[d]` that is searched and that limits every point that
+            the decoder sees; a number d stands for [-1, 1]^d.
         horizon: T, number of planned actions.
         gradient: `Unroll()` differentiates through the decoder, and through the inner
             planner by that planner's own strategy (and to no higher order);
@@ -123,6 +125,7 @@ class LatentActions(Planner):
         if not isinstance(latent_space, Box):
             size = require_count("latent_space", latent_space)
             latent_space = Box([-1.0] * size, [1.0] * size)
+        require_vector("latent_space", latent_space)
         self.horizon = require_count("horizon", horizon)
         self.planner = planner
         self.needs_derivatives = planner.needs_derivatives

@@ -1,0 +1,166 @@
+"""Systems whose equations are known, and the linear one, which may change with time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diffplan._checks import require_shape, require_tensor
+from diffplan._problem_data import at_steps, times_each
+from diffplan.errors import ShapeError
+
+Linearization = tuple[Tensor, Tensor, Tensor]
+"""Next state `[…, S]`, Jacobian by the state `[…, S, S]` and the action `[…, S, A]`."""
+
+
+class AnalyticDynamics(nn.Module, ABC):
+    """Known equations of motion with their Jacobian.
+
+    Attributes:
+        state_dim: Size S of the state.
+        action_dim: Size A of an action.
+    """
+
+    state_dim: int
+    action_dim: int
+
+    @abstractmethod
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        """Next state `[…, S]` after `action […, A]` in `state […, S]`."""
+
+    @abstractmethod
+    def linearize(self, state: Tensor, action: Tensor) -> Linearization:
+        """Next state `[…, S]` and Jacobians `[…, S, S]` and `[…, S, A]`."""
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """Same as `step`."""
+        return self.step(state, action)
+
+    def _hold(self, name: str, value: Tensor | float) -> None:
+        """Keep a constant: a parameter if it is one, else a buffer."""
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, torch.as_tensor(value))
+
+    def _check(self, state: Tensor, action: Tensor) -> None:
+        require_shape("state", state, [self.state_dim], "must equal state_dim")
+        require_shape("action", action, [self.action_dim], "must equal action_dim")
+
+
+class LinearDynamics(AnalyticDynamics):
+    """x' = A x + B u + c, also with matrices that change from step to step.
+
+    Each may depend on the step: `[T, …]`, for plans of that horizon; and on the
+    problem: `[…, T, …]`, with the leading dimensions of the states that are planned
+    from and a T of 1 for what is the same at all steps.
+
+    Args:
+        state_matrix: A, `[S, S]`.
+        action_matrix: B, `[S, A]`.
+        bias: c, `[S]`; None for zero.
+
+    Attributes:
+        takes_time: Whether something depends on the step.
+        only_horizon: T if so, else None.
+
+    Raises:
+        ShapeError: the matrices do not fit each other.
+
+    Example:
+        >>> system = LinearDynamics(torch.eye(2), torch.ones(2, 1))
+        >>> system(torch.zeros(3, 2), torch.ones(3, 1)).shape
+        torch.Size([3, 2])
+        >>> wind = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.0, -0.1]])
+        >>> LinearDynamics(torch.eye(2), torch.ones(2, 1), wind).only_horizon
+        3
+    """
+
+    per_problem: ClassVar[Mapping[str, int]] = {
+        "state_matrix": 3,
+        "action_matrix": 3,
+        "bias": 2,
+    }
+    state_matrix: Tensor
+    action_matrix: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        state_matrix: Tensor,
+        action_matrix: Tensor,
+        bias: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        require_tensor("state_matrix", state_matrix)
+        require_tensor("action_matrix", action_matrix)
+        size = state_matrix.shape[-1] if state_matrix.ndim else 0
+        if state_matrix.shape[-2:] != (size, size):
+            raise ShapeError(
+                f"state_matrix: expected [S, S], got {list(state_matrix.shape)}"
+            )
+        if action_matrix.dim() < 2 or action_matrix.shape[-2] != size:
+            raise ShapeError(
+                f"action_matrix: expected [{size}, A], got "
+                f"{list(action_matrix.shape)}: must have the rows of state_matrix"
+            )
+        if bias is None:
+            bias = state_matrix.new_zeros(size)
+        require_shape("bias", bias, [size], "must have the rows of state_matrix")
+        self.state_dim, self.action_dim = size, action_matrix.shape[-1]
+        self._hold("state_matrix", state_matrix)
+        self._hold("action_matrix", action_matrix)
+        self._hold("bias", bias)
+        steps = {self._steps(name) for name in self.per_problem} - {1}
+        if len(steps) > 1:
+            raise ShapeError(
+                "state_matrix, action_matrix, bias: expected one number of steps, got "
+                f"{sorted(steps)}"
+            )
+        self.only_horizon = steps.pop() if steps else None
+        self.takes_time = self.only_horizon is not None
+
+    def forward(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Same as `step`."""
+        return self.step(state, action, time)
+
+    def step(self, state: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
+        """A x + B u + c, of the steps `time` `[steps]` for states `[…, steps, S]`."""
+        self._check(state, action)
+        return self._moved(state, action, *self._matrices(state, time))
+
+    def linearize(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Linearization:
+        """A and B, seen through the leading dimensions."""
+        self._check(state, action)
+        by_state, by_action, bias = self._matrices(state, time)
+        following = self._moved(state, action, by_state, by_action, bias)
+        batch = following.shape[:-1]
+        return (
+            following,
+            by_state.expand(*batch, -1, -1),
+            by_action.expand(*batch, -1, -1),
+        )
+
+    def _moved(
+        self, state: Tensor, action: Tensor, a: Tensor, b: Tensor, c: Tensor
+    ) -> Tensor:
+        return times_each(state, a.mT) + times_each(action, b.mT) + c
+
+    def _matrices(self, state: Tensor, time: Tensor | None) -> list[Tensor]:
+        found = []
+        for name, own in self.per_problem.items():
+            value = getattr(self, name)
+            if value.ndim >= own:  # of each step, or of each problem
+                value = at_steps(name, value, time, state, own - 1)
+            found.append(value)
+        return found
+
+    def _steps(self, name: str) -> int:
+        value, own = getattr(self, name), self.per_problem[name]
+        return value.shape[-own] if value.ndim >= own else 1
