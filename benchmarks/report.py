@@ -208,13 +208,15 @@ def gpu(results: Results) -> list[str]:
     rows = []
     for section, found in results["sections"].items():
         if "left_out" in found:
-            rows.append((section, "", "", f"left out: {found['left_out']}", ""))
+            told = f"left out: {found['left_out']}"
+            rows.append((section, "", "", told, "", ""))
         for case, way, timing in _timings(found):
             error = timing.get("error", "").splitlines()
             seconds = error[0] if error else f"{timing['median_seconds']:.4f}"
+            first = "" if error else f"{timing.get('first_seconds', float('nan')):.1f}"
             memory = "" if error else f"{timing.get('peak_mib', float('nan')):.0f}"
-            rows.append((section, case, way, seconds, memory))
-    lines += table(("section", "case", "way", "s", "MiB"), rows)
+            rows.append((section, case, way, seconds, first, memory))
+    lines += table(("section", "case", "way", "s", "first call, s", "MiB"), rows)
     waits = results["sections"].get("synchronisation", {})
     waits = {k: v for k, v in waits.items() if not k.startswith("_")}
     if waits:
@@ -266,6 +268,28 @@ def random_numbers(results: Results) -> list[str]:
         for ratio in [found["median_seconds"] / first]
     ]
     return table(("", "ms", "times `torch.randn`"), rows)
+
+
+def planner_tax(results: Results) -> list[str]:
+    """Plans beside their calls of the model alone."""
+    rows = []
+    for name, found in results.items():
+        for clock in ("processor", "clock"):
+            told = found[clock]
+            low, high = told["interval"]
+            rows.append(
+                (
+                    name,
+                    clock,
+                    f"{told['plan_seconds']:.2f}",
+                    f"{told['model_seconds']:.2f}",
+                    f"**{told['ratio']:.2f}**",
+                    f"{low:.2f} … {high:.2f}",
+                    found["pairs"],
+                )
+            )
+    header = ("", "seconds of the", "plan, s", "model alone, s", "ratio")
+    return table((*header, "95 %", "pairs"), rows)
 
 
 def batch_invariance(results: Results) -> list[str]:
@@ -340,6 +364,12 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         "Random numbers",
         "For 1,000 problems, 300 candidates of 12 steps with 6 actions, on one thread.",
         random_numbers,
+    ),
+    "planner_tax": (
+        "What planning costs beside the model",
+        "CEM with 300 candidates, 30 refits, horizon 12 on an untrained RSSM, and the "
+        "same calls of the model without a planner, in turn.",
+        planner_tax,
     ),
     "batch_invariance": (
         "Episodes alone and together",

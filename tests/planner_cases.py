@@ -31,6 +31,8 @@ from diffplan.planners import (
 )
 from diffplan.solvers import BlockCholeskySolver
 from diffplan.testing import point_mass_problem
+from examples.planners.dream_mpc import DreamMPC
+from examples.planners.grasp import GRASP
 from examples.planners.icem import ICEM
 from examples.planners.policy_mppi import PolicyMPPI
 
@@ -130,11 +132,14 @@ class ProportionalPolicy(nn.Module):
         return (self.gain * state[..., :1]).tanh()
 
 
-def policy_case(name: str, defaults: dict[str, Any], **declared: Any) -> PlannerCase:
+def policy_case(
+    name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any
+) -> PlannerCase:
     """A planner that a policy proposes to."""
 
     def build(horizon: int = 5, **changes: Any) -> Planner:
-        return PolicyMPPI(horizon, ProportionalPolicy(), **{**defaults, **changes})
+        policy = ProportionalPolicy()
+        return planner(horizon=horizon, policy=policy, **{**defaults, **changes})
 
     return PlannerCase(name, build, action_dim=1, **declared)
 
@@ -404,6 +409,7 @@ EXAMPLES = [
     ),
     policy_case(
         "PolicyMPPI",
+        PolicyMPPI,
         {
             "num_samples": 200,
             "num_elites": 16,
@@ -413,6 +419,13 @@ EXAMPLES = [
             "min_std": 0.01,
             "max_std": 1.0,
         },
+    ),
+    policy_case("DreamMPC", DreamMPC, {"iterations": 60}),
+    case(
+        "GRASP",
+        GRASP,
+        {"iterations": 20, "step_size": 0.1, "sync_every": 20, "sync_steps": 140},
+        feasible_throughout=False,
     ),
 ]
 

@@ -10,11 +10,12 @@ Symbols:  g gradient · m, v running means of g and g² · t number of updates.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from diffplan._checks import require_choice
 from diffplan.functional._safe_math import safe_sqrt
 
 
@@ -93,6 +94,21 @@ RULES: Mapping[str, FirstOrderRule] = {
     "rmsprop": RMSprop(),
 }
 """The rules by the names of `torch.optim`, with its default numbers."""
+
+Optimizer = Literal["sgd", "adam", "rmsprop"]
+"""The names of `RULES`."""
+
+
+def rule_of(optimizer: Optimizer | FirstOrderRule) -> FirstOrderRule:
+    """Return the rule of a name; a rule is returned as it is.
+
+    Raises:
+        ArgumentError: there is no rule of that name.
+    """
+    if not isinstance(optimizer, str):
+        return optimizer
+    require_choice("optimizer", optimizer, Optimizer)
+    return RULES[optimizer]
 
 
 def clip_norm(gradient: Tensor, maximum: float) -> Tensor:

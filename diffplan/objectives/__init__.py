@@ -8,6 +8,7 @@ from diffplan.objectives.ensemble import (
     Disagreement,
     Ensemble,
     LowerConfidenceBound,
+    deviation,
     mean,
     minimum,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "TerminatingReturn",
     "Tracking",
     "WeightedSum",
+    "deviation",
     "mean",
     "minimum",
     "with_action_change",

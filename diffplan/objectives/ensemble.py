@@ -36,6 +36,19 @@ def mean(heads: Tensor) -> Tensor:
     return heads.mean(dim=-1)
 
 
+def deviation(heads: Tensor) -> Tensor:
+    """Return the standard deviation of the heads `[…, K]`, how far they disagree.
+
+    Example:
+        >>> deviation(torch.tensor([1.0, 3.0]))
+        tensor(1.)
+    """
+    variance = (heads - heads.mean(dim=-1, keepdim=True)).square().mean(dim=-1)
+    # Where all heads agree the root has no derivative; there nothing is to pay.
+    apart = variance > 0
+    return torch.where(apart, torch.where(apart, variance, 1.0).sqrt(), 0.0)
+
+
 @dataclass(frozen=True)
 class LowerConfidenceBound:
     """The average of the heads less `kappa` of their standard deviations.
@@ -58,12 +71,7 @@ class LowerConfidenceBound:
 
     def __call__(self, heads: Tensor) -> Tensor:
         """Return the bound `[…]` of heads `[…, K]`."""
-        average = heads.mean(dim=-1)
-        variance = (heads - average.unsqueeze(-1)).square().mean(dim=-1)
-        # Where all heads agree the root has no derivative; there nothing is to pay.
-        apart = variance > 0
-        deviation = torch.where(apart, variance, 1.0).sqrt()
-        return average - self.kappa * torch.where(apart, deviation, 0.0)
+        return heads.mean(dim=-1) - self.kappa * deviation(heads)
 
 
 class Ensemble(nn.Module):
@@ -72,7 +80,8 @@ class Ensemble(nn.Module):
     Args:
         heads: At least one function `state […, S] → […]`, or of state and action if
             the argument is called `action`; all of one kind.
-        combine: `minimum`, `mean`, `LowerConfidenceBound(kappa)`, or your own.
+        combine: `minimum`, `mean`, `LowerConfidenceBound(kappa)`, `deviation` (as a
+            price of doubt), or your own.
 
     Raises:
         ArgumentError: no heads, or some see the action and some do not.

@@ -15,6 +15,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.gradients import CONSTANT
 from diffplan.planners import PlanRequest, Search
+from examples.planners.proposals import follow
 
 
 class PolicyMPPI(dp.MPPI):
@@ -62,21 +63,13 @@ class PolicyMPPI(dp.MPPI):
     def begin(self, request: PlanRequest) -> Search:
         """Roll the policy out once; every iteration tries its actions again."""
         search, problem, state = super().begin(request), request.problem, request.state
-        box, actions = problem.action_space.to(state), []
-        extra = state.new_zeros(len(state), self.num_proposals, self.horizon, box.dim)
+        width = problem.action_space.dim
+        extra = state.new_zeros(len(state), self.num_proposals, self.horizon, width)
         if request.noise is not None and self.iterations > 0:
             noise = self.noise_of(request.noise, 0, search.mean)
             extra = extra + self.min_std * noise[:, : self.num_proposals]
-        state = state.unsqueeze(1).expand(-1, self.num_proposals, -1)
-        times = problem.times(0, self.horizon, state)  # None but for timed dynamics
-        with torch.no_grad():
-            for step in range(self.horizon):
-                actions.append(
-                    box.project(self.policy(state) + extra[..., step, :], step)
-                )
-                time = None if times is None else times[step]
-                state = problem.step(state, actions[-1], time)
-        return search._replace(carried={"proposals": torch.stack(actions, dim=-2)})
+        proposals = follow(self.policy, problem, state, extra)
+        return search._replace(carried={"proposals": proposals})
 
     def propose(self, search: Search, noise: Tensor, iteration: int) -> Tensor:
         """Return the policy's proposals and samples around the mean."""

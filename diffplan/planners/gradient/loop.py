@@ -14,15 +14,14 @@ updates from pure rules, so the loop can be unrolled, differentiated again and c
 """
 
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_choice, require_count, require_positive
+from diffplan._checks import require_count
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._first_order import (
-    RULES,
     FirstOrderRule,
     clip_norm,
     start_moments,
@@ -32,13 +31,11 @@ from diffplan.gradients import (
     CONSTANT,
     Derivatives,
     Detach,
-    GradientStrategy,
     Truncated,
     Unroll,
     tracked,
 )
 from diffplan.plan import Plan
-from diffplan.planners._arguments import Init
 from diffplan.planners._compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners._evaluation import (
     candidate_costs,
@@ -54,18 +51,12 @@ from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
-_Optimizer = Literal["sgd", "adam", "rmsprop"]
-"""The names of `diffplan.functional._first_order.RULES`."""
 
-_DESCENT = {
-    Unroll: Derivatives(order=2),
-    Truncated: Derivatives(order=2),
-    Detach: CONSTANT,
-}
-
-
-class _GradientPlanner(Planner):
+class GradientPlanner(Planner):
     """Base of `ShootingGD` and `GradMPC`; owns the loop above.
+
+    A planner that descends from other points overrides `starting_points`, and
+    `remember` if it goes on with more than the best actions.
 
     Attributes:
         num_candidates: N, how many action sequences descend side by side.
@@ -77,6 +68,11 @@ class _GradientPlanner(Planner):
         keep_best: Whether the answer is the best iterate instead of the last one.
     """
 
+    supported_gradients: ClassVar = {
+        Unroll: Derivatives(order=2),
+        Truncated: Derivatives(order=2),
+        Detach: CONSTANT,
+    }
     learnable_numbers: ClassVar = ("step_size",)
     plans_under_noise: ClassVar[bool] = True
     needs_derivatives = True
@@ -111,10 +107,36 @@ class _GradientPlanner(Planner):
         """Return the shape of the starting points' N(0, 1) numbers, `[N, T, A]`."""
         return (self.num_candidates, self.horizon, request.problem.action_space.dim)
 
+    def starting_points(self, request: PlanRequest) -> Tensor:
+        """Return where the descents begin, allowed actions `[B, N, T, A]`.
+
+        By default random points, the first of which gives way to the warm start. An
+        override, such as one with proposals of a policy, should begin with the warm
+        start too: an answer is no worse than any of these.
+        """
+        problem, warm_start = request.problem, request.warm_start
+        noise = request.drawn()
+        box = problem.action_space.aligned(noise)
+        spread = 2 * torch.special.ndtr(noise) - 1 if self.uniform else noise
+        points = box.center + box.scale * spread
+        if warm_start is not None:
+            points = torch.cat([warm_start.actions.unsqueeze(1), points[:, 1:]], dim=1)
+        return problem.project(points)
+
+    def remember(self, candidates: Tensor) -> dict[str, Tensor]:
+        """Return what the next `starting_points` finds in `request.warm_start.memory`.
+
+        It is shifted in time as the actions are (default: nothing).
+
+        Args:
+            candidates: Where the descents ended `[B, N, T, A]`.
+        """
+        return {}
+
     def cold_start(self, request: PlanRequest) -> Plan:
-        """Return the first of the random starting points."""
+        """Return the first of the starting points."""
         points = self.starting_points(self.with_noise(request.afresh()))
-        return start_plan(request.state, points[:, 0])
+        return start_plan(request.state, points[:, 0], self.remember(points))
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
@@ -207,17 +229,6 @@ class _GradientPlanner(Planner):
         ahead = problem.project(candidates - self.step_size * gradient)
         return (candidates - ahead) / self.step_size
 
-    def starting_points(self, request: PlanRequest) -> Tensor:
-        """Return where each candidate starts `[B, N, T, A]`, allowed actions."""
-        problem, warm_start = request.problem, request.warm_start
-        noise = request.drawn()
-        box = problem.action_space.aligned(noise)
-        spread = 2 * torch.special.ndtr(noise) - 1 if self.uniform else noise
-        points = box.center + box.scale * spread
-        if warm_start is not None:
-            points = torch.cat([warm_start.actions.unsqueeze(1), points[:, 1:]], dim=1)
-        return problem.project(points)
-
     def _choose(
         self,
         problem: PlanningProblem,
@@ -239,169 +250,10 @@ class _GradientPlanner(Planner):
             actions=best.actions,
             status=progress.status(first, last.least),
             iterations=self.iterations,
+            memory=self.remember(candidates),
             diagnostics={
                 "cost": stack_trace(chosen, state),
                 "best_cost": stack_trace(cheapest, state),
                 "candidate_cost": cost.detach(),
             },
         )
-
-
-class ShootingGD(_GradientPlanner):
-    """Shooting with gradient descent: Adam on the actions, projected after each step.
-
-    LatCo's baseline "shooting GD". A plan that nobody differentiates is cheaper under
-    `torch.no_grad()`: a graph of so many iterations takes memory.
-
-    Args:
-        horizon: T, number of planned actions.
-        iterations: Adam steps (LatCo: 500 on Meta-World, 100 on DeepMind Control).
-        step_size: Adam's step size, a number or a learnable tensor.
-        num_starts: Random restarts that descend side by side; the best one is taken.
-            Where the middle of the box is cheaper than all, it is one of them.
-        init: Distribution of the starting points: "normal", N(centre, half width²) as
-            LatCo's released code, or "uniform" in the box as its paper says.
-        checkpoint: Let derivatives compute rollouts again instead of keeping them:
-            memory grows with √T instead of T, for one more forward pass.
-        keep_best: Return the cheapest iterate; False returns the last one, and starts
-            at nothing but random points and the warm start, as the paper does.
-        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`. Where the best
-            iterate comes before the last k, `Truncated(k)` has the gradient zero.
-
-    Raises:
-        ArgumentError: an argument is out of range.
-        UnsupportedGradientError: `gradient` is another strategy.
-
-    References:
-        Rybkin et al. 2021, LatCo (arXiv:2106.13229), appendix D.
-
-    Example:
-        >>> import torch, diffplan as dp
-        >>> problem = dp.PlanningProblem(
-        ...     dynamics=lambda state, action: state + action,
-        ...     objective=lambda states, actions: (states[..., -1, 0] - 1).square(),
-        ...     action_space=dp.Box([-1.0], [1.0]),
-        ... )
-        >>> plan = dp.ShootingGD(horizon=3, iterations=100)(problem, torch.zeros(1))
-        >>> bool(plan.cost < 1e-2)
-        True
-    """
-
-    supported_gradients: ClassVar = _DESCENT
-
-    def __init__(
-        self,
-        horizon: int,
-        *,
-        iterations: int = 100,
-        step_size: float | Tensor = 0.05,
-        num_starts: int = 1,
-        init: Init = "normal",
-        checkpoint: bool = False,
-        keep_best: bool = True,
-        gradient: GradientStrategy | None = None,
-    ) -> None:
-        super().__init__()
-        self.configure_descent(
-            horizon=horizon,
-            iterations=iterations,
-            step_size=step_size,
-            rule=RULES["adam"],
-            keep_best=keep_best,
-        )
-        self.num_candidates = require_count("num_starts", num_starts, 1)
-        require_choice("init", init, Init)
-        self.uniform = init == "uniform"
-        self.checkpoint = checkpoint
-        self.configure_gradient(gradient)
-
-
-class GradMPC(_GradientPlanner):
-    """Gradient-based planning: many candidates descend, the best one is taken.
-
-    The starting points are N(centre, half width²), brought into the box; with a warm
-    start the first one is that plan, without one of them is the middle of the box where
-    that is cheaper than all. A plan is differentiated through every gradient
-    step, second derivatives included; which candidate is best is piecewise constant and
-    carries no gradient.
-
-    The paper gives neither the optimiser nor the step size of the actions: plain
-    gradient descent as in its algorithm 1 is the default here, and no clipping.
-
-    Args:
-        horizon: T, number of planned actions.
-        iterations: Gradient steps.
-        num_candidates: N. Memory grows with N · iterations · T where a plan is
-            differentiated; `GradMPC.paper()` is for acting.
-        step_size: A number or a learnable tensor (the paper lists 0.1 to 0.0001).
-        optimizer: "sgd", "adam", "rmsprop", or a rule with the method `direction`.
-        clip: Largest norm of the gradient of one action; None leaves it as it is.
-        checkpoint: Let derivatives compute rollouts again instead of keeping them:
-            memory grows with √T instead of T, for one more forward pass.
-        keep_best: Return the cheapest iterate; False returns the last one, and starts
-            at nothing but random points and the warm start, as the paper does.
-        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`. Where the best
-            iterate comes before the last k, `Truncated(k)` has the gradient zero.
-
-    Raises:
-        ArgumentError: an argument is out of range.
-        UnsupportedGradientError: `gradient` is another strategy.
-
-    References:
-        S V et al. 2023, "Gradient-based Planning with World Models"
-        (arXiv:2312.17227), algorithm 1 and table 3.
-
-    Example:
-        >>> import torch, diffplan as dp
-        >>> problem = dp.PlanningProblem(
-        ...     dynamics=lambda state, action: state + action,
-        ...     objective=lambda states, actions: (states[..., -1, 0] - 1).square(),
-        ...     action_space=dp.Box([-1.0], [1.0]),
-        ... )
-        >>> target = torch.zeros(1, requires_grad=True)
-        >>> plan = dp.GradMPC(horizon=3, num_candidates=10)(problem, target)
-        >>> plan.actions.sum().backward()  # d Σ actions / d state = -1
-        >>> target.grad.round(decimals=2)
-        tensor([-1.])
-    """
-
-    supported_gradients: ClassVar = _DESCENT
-
-    def __init__(
-        self,
-        horizon: int,
-        *,
-        iterations: int = 20,
-        num_candidates: int = 16,
-        step_size: float | Tensor = 0.1,
-        optimizer: _Optimizer | FirstOrderRule = "sgd",
-        clip: float | None = None,
-        checkpoint: bool = False,
-        keep_best: bool = True,
-        gradient: GradientStrategy | None = None,
-    ) -> None:
-        super().__init__()
-        self.configure_descent(
-            horizon=horizon,
-            iterations=iterations,
-            step_size=step_size,
-            rule=_rule(optimizer),
-            keep_best=keep_best,
-        )
-        self.num_candidates = require_count("num_candidates", num_candidates, 1)
-        self.clip = None if clip is None else require_positive("clip", clip)
-        self.checkpoint = checkpoint
-        self.configure_gradient(gradient)
-
-    @classmethod
-    def paper(cls, horizon: int = 12, **options: Any) -> "GradMPC":
-        """Return the paper's size: 1,000 candidates, 40 steps, the last iterate."""
-        numbers = {"iterations": 40, "num_candidates": 1000, "keep_best": False}
-        return cls(horizon, **{**numbers, **options})
-
-
-def _rule(optimizer: _Optimizer | FirstOrderRule) -> FirstOrderRule:
-    if not isinstance(optimizer, str):
-        return optimizer
-    require_choice("optimizer", optimizer, _Optimizer)
-    return RULES[optimizer]

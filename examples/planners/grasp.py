@@ -1,0 +1,96 @@
+"""GRASP: descend on states and actions at once, with noise and without brittle slopes.
+
+Psenka, Rabbat, Krishnapriyan, LeCun and Bar 2026, "Parallel stochastic gradient-based
+planning for world models" (arXiv:2602.00475), section 3, with the numbers of the
+authors' code. What the paper does with the distance to a goal is done with the
+problem's objective here, which judges the one-step predictions.
+"""
+
+import torch
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.planners import Planner, PlanRequest, Solution
+from diffplan.planners._evaluation import candidate_costs, pick, worst_if_failed
+from diffplan.planners._solution import stack_trace
+
+
+class GRASP(Planner):
+    """First-order collocation: every step of the dynamics is asked at the same time.
+
+    States z_t of a plan are variables. With p_t = f(z̄_t, u_t), where no gradient goes
+    into z̄_t, descent is on Σ ‖z_{t+1} - p_t‖² + γ · objective(x_0, p_0 … p_{T-1}; u).
+    They begin with the rollout of the warm start, or of the middle of the box. What was
+    there at first is the answer where the descent has not found better actions.
+
+    Args:
+        horizon: T, number of planned actions.
+        iterations: Steps of this descent.
+        step_size: Of actions.
+        state_step_size: Of states.
+        state_noise: σ of the noise that each step adds to the states.
+        objective_weight: γ.
+        sync_every: After so many steps actions descend the cost of their rollout.
+        sync_steps: How many such steps, of `step_size` too.
+    """
+
+    needs_derivatives = True
+
+    def __init__(
+        self,
+        horizon: int,
+        *,
+        iterations: int = 100,
+        step_size: float = 0.01,
+        state_step_size: float = 0.01,
+        state_noise: float = 0.01,
+        objective_weight: float = 1.0,
+        sync_every: int = 20,
+        sync_steps: int = 5,
+        gradient: dp.GradientStrategy | None = None,
+    ) -> None:
+        super().__init__()
+        self.horizon, self.iterations = horizon, iterations
+        self.step_size, self.state_step_size = step_size, state_step_size
+        self.state_noise, self.objective_weight = state_noise, objective_weight
+        self.sync_every, self.sync_steps = sync_every, sync_steps
+        self.configure_gradient(gradient)
+
+    def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
+        """Return the shape of the states' noise, `[iterations, T-1, S]`."""
+        return (self.iterations, self.horizon - 1, request.state.shape[-1])
+
+    def solve(self, request: PlanRequest) -> Solution:
+        """Descend (equations 5 and 8 to 10), and now and then on the true cost."""
+        problem, state, noise = request.problem, request.state, request.drawn()
+        first, trace = state.unsqueeze(1), []
+        times = problem.times(0, self.horizon, state)  # None but for timed dynamics
+        known = actions = self.initial_actions(request)
+        states = problem.rollout(state, actions)[:, 1:-1]
+
+        def relaxed(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+            before = torch.cat([first, states.detach()], dim=1)
+            reached = problem.step(before, actions, times)
+            gap = (states - reached[:, :-1]).square().sum(dim=(-2, -1))
+            cost = problem.trajectory_cost(torch.cat([first, reached], 1), actions)
+            return (gap + self.objective_weight * cost).sum(), cost.detach()
+
+        def moved(actions: Tensor, slope: Tensor) -> Tensor:
+            step = self.step_size * slope.nan_to_num(0.0, 0.0, 0.0)  # failures stay
+            return problem.project(actions - step)
+
+        slopes = torch.func.grad(relaxed, argnums=(0, 1), has_aux=True)
+        true_slope = torch.func.grad(lambda u: problem.cost(state, u).sum())
+        for iteration in range(self.iterations):
+            (up, slope), cost = slopes(states, actions)
+            trace.append(cost)
+            states = states - self.state_step_size * up.nan_to_num(0.0, 0.0, 0.0)
+            states = states + self.state_noise * noise[:, iteration]
+            actions = moved(actions, slope)
+            synchronises = (iteration + 1) % self.sync_every == 0
+            for _ in range(self.sync_steps if synchronises else 0):
+                actions = moved(actions, true_slope(actions))
+        answers = torch.stack([actions, known], dim=1)
+        cost = worst_if_failed(candidate_costs(problem, state, answers))
+        best, told = pick(answers, cost.argmin(dim=-1)), stack_trace(trace, state)
+        return Solution(best, iterations=self.iterations, diagnostics={"cost": told})
