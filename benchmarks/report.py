@@ -7,18 +7,14 @@ Reads `benchmarks/results/*.json`, as the other scripts here wrote them, and wri
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _gpu_table import gpu, table
+
 RESULTS = Path(__file__).parent / "results"
 Results = dict[str, Any]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
 
 
 def source(content: Results) -> str:
@@ -198,49 +194,6 @@ def plan_times(results: Results) -> list[str]:
         f"Reached here: {reached['flops'] / 1e12:.2f} TFLOP/s, "
         f"{reached['bytes'] / 1e9:.0f} GB/s.",
     ]
-
-
-def gpu(results: Results) -> list[str]:
-    """Seconds on a GPU, eagerly and as one CUDA graph."""
-    card, lines = results["card"], []
-    if card:
-        lines += [f"{card['name']}, driver {card['driver_version']}.", ""]
-    rows = []
-    for section, found in results["sections"].items():
-        if "left_out" in found:
-            told = f"left out: {found['left_out']}"
-            rows.append((section, "", "", told, "", ""))
-        for case, way, timing in _timings(found):
-            error = timing.get("error", "").splitlines()
-            seconds = error[0] if error else f"{timing['median_seconds']:.4f}"
-            first = "" if error else f"{timing.get('first_seconds', float('nan')):.1f}"
-            memory = "" if error else f"{timing.get('peak_mib', float('nan')):.0f}"
-            rows.append((section, case, way, seconds, first, memory))
-    lines += table(("section", "case", "way", "s", "first call, s", "MiB"), rows)
-    waits = results["sections"].get("synchronisation", {})
-    waits = {k: v for k, v in waits.items() if not k.startswith("_")}
-    if waits:
-        quiet = [name for name, told in waits.items() if told == "never waits"]
-        lines += ["", f"Never wait for the device: {', '.join(quiet)}."]
-        lines += [f"{k}: {v}" for k, v in waits.items() if k not in quiet]
-    tests = results["sections"].get("tests")
-    if tests:
-        lines += ["", f"Tests marked `gpu`: {tests['last_lines'][-1]}."]
-        failed = [line for line in tests["last_lines"] if line.startswith("FAILED")]
-        lines += ["", *(f"- `{line.split()[1]}`" for line in failed)]
-    return lines
-
-
-def _timings(found: Results) -> Iterable[tuple[str, str, Results]]:
-    """Yield case, way and timing of a section, whose cases may have several ways."""
-    for name, entry in found.items():
-        if not isinstance(entry, dict) or name.startswith("_"):
-            continue
-        if "median_seconds" in entry or "error" in entry:
-            yield "", name, entry
-        else:
-            for way, timing in entry.items():
-                yield name, way, timing
 
 
 def compiling(results: Results) -> list[str]:

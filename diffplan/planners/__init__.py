@@ -9,7 +9,7 @@ from diffplan.planners.collocation import (
     LogarithmicRule,
     MultiplierRule,
 )
-from diffplan.planners.gradient import GradientPlanner, GradMPC, ShootingGD
+from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.request import Callback, Iterate, Watch
 from diffplan.planners.sampling import CEM, DCEM, MPPI, SamplingPlanner, Search
 from diffplan.planners.second_order import ILQR, ShootingGN
@@ -25,7 +25,6 @@ __all__ = [
     "DualAscent",
     "FixedMultiplier",
     "GradMPC",
-    "GradientPlanner",
     "Iterate",
     "LatCo",
     "LatentActions",

@@ -10,6 +10,7 @@ from diffplan.solvers.blocks import (
     ChainSolver,
     ChainStep,
     RiccatiSolver,
+    ShortSteps,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "ChainStep",
     "FixedDamping",
     "RiccatiSolver",
+    "ShortSteps",
 ]

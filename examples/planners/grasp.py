@@ -84,6 +84,7 @@ class GRASP(Planner):
         for iteration in range(self.iterations):
             (up, slope), cost = slopes(states, actions)
             trace.append(cost)
+            request.show(actions.unsqueeze(1), cost.unsqueeze(1))
             states = states - self.state_step_size * up.nan_to_num(0.0, 0.0, 0.0)
             states = states + self.state_noise * noise[:, iteration]
             actions = moved(actions, slope)

@@ -22,6 +22,7 @@ from diffplan.models.rssm import RSSM
 from diffplan.objectives._base import StageObjective
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.plan import Plan
+from diffplan.planners import Iterate
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes

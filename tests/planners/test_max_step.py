@@ -15,7 +15,7 @@ REACH = 0.05
 BUILD: dict[str, Callable[..., dp.Planner]] = {
     "ILQR": dp.ILQR,
     "ShootingGN": dp.ShootingGN,
-    "LatCo": lambda *a, **k: dp.LatCo(*a, **{**LATCO, "fall_back": False, **k}),
+    "LatCo": lambda *a, **k: dp.LatCo.paper(*a, **{**LATCO, "fall_back": False, **k}),
 }
 each = pytest.mark.parametrize("name", BUILD)
 each_shooting = pytest.mark.parametrize("name", ["ILQR", "ShootingGN"])

@@ -209,8 +209,8 @@ def test_search_finds_the_least_energy() -> None:
         )
     )
     x = torch.tensor([[0.5, 2.0, 6.0]], dtype=torch.float64)
-    noise = draw_noise(ensemble.solver, x, ensemble.generators)
-    found = predict(ensemble.solver, bowl, x, noise)[0]
+    noise = draw_noise(ensemble.planner, x, ensemble.generators)
+    found = predict(ensemble.planner, bowl, x, noise)[0]
     grid = torch.linspace(-8, 8, 16_001, dtype=torch.float64)[:, None, None]
     for index in range(3):
         states = x[0, index].expand(16_001, 2, 1)

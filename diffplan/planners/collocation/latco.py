@@ -201,10 +201,6 @@ class LatCo(Planner):
 
         200 iterations, log10 in the multipliers' rule, Σ max(0, a² - 1) as violation of
         the action limits, and the plan is the answer whatever its rollout costs.
-
-        Args:
-            horizon: T.
-            **options: Of the constructor, instead of these.
         """
         return cls(horizon, **{"iterations": 200, "fall_back": False, **options})
 
@@ -214,10 +210,6 @@ class LatCo(Planner):
 
         As `released`, but for the multipliers' rule of Eq. 10, with the natural
         logarithm, and ‖excess‖² as violation of the action limits.
-
-        Args:
-            horizon: T.
-            **options: Of the constructor, instead of these.
         """
         rule = LogarithmicRule.paper()
         planner = cls.released(horizon, **{"multiplier_rule": rule, **options})
