@@ -66,3 +66,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(checked)
         if item.get_closest_marker("render") and not images:
             item.add_marker(no_gl)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler(request: pytest.FixtureRequest) -> None:
+    """Forget what other tests compiled: after eight kinds a function is given up."""
+    if request.node.get_closest_marker("compiled"):
+        torch._dynamo.reset()
