@@ -1,5 +1,6 @@
 """What all checks share: failing in words."""
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,14 @@ from torch import Tensor
 
 from diffplan.errors import ConstantPlanWarning
 from diffplan.plan import Plan
+from diffplan.problem import Box, PlanningProblem
+
+
+def within(problem: PlanningProblem, box: Box) -> PlanningProblem:
+    """Return the problem with another action space."""
+    other = copy.copy(problem)
+    other.action_space = box
+    return other
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """Conformance checks of bounds that depend on the step and on the problem."""
 
-import copy
-
 import torch
 from torch import Tensor
 
 from diffplan.errors import ShapeError
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, PlanningProblem
-from diffplan.testing._assertions import constants_expected, fail, refusal
+from diffplan.testing._assertions import constants_expected, fail, refusal, within
 from diffplan.testing._batches import same_plan_in_a_batch
 
 
@@ -21,21 +19,21 @@ def check_moving_bounds(
     box = _moving(problem.action_space.to(state), planner.horizon, state)
     keys = torch.arange(len(state), device=state.device)
     with constants_expected():
-        whole = planner(_within(problem, box), state, keys=keys).detach()
-        again = planner(_within(problem, box), state, warm_start=whole.shifted())
+        whole = planner(within(problem, box), state, keys=keys).detach()
+        again = planner(within(problem, box), state, warm_start=whole.shifted())
     for plan in (whole, again):
         if not box.contains(plan.actions).all():
             fail(f"actions leave bounds that depend on the step: {plan.actions}")
     for index in range(len(state)):
         one = slice(index, index + 1)
-        alone = _within(problem, Box(box.low[index], box.high[index]))
+        alone = within(problem, Box(box.low[index], box.high[index]))
         plan = planner(alone, state[one], keys=keys[one]).detach()
         same_plan_in_a_batch("the bounds [T, A] of one problem", plan, whole[one])
     longer = torch.cat([box.low, box.low[:, :1]], dim=1)
     with refusal(ShapeError, "action_space", "bounds for another horizon"):
-        planner(_within(problem, Box(longer, longer)), state)
+        planner(within(problem, Box(longer, longer)), state)
     with refusal(ShapeError, "action_space", "bounds of another batch"):
-        planner(_within(problem, Box(box.low[1:], box.high[1:])), state)
+        planner(within(problem, Box(box.low[1:], box.high[1:])), state)
 
 
 def check_questions_in_moving_bounds(
@@ -64,12 +62,6 @@ def check_questions_in_moving_bounds(
         outside = int(torch.stack(wrong).sum())
     if outside:
         fail(f"the dynamics were asked about {outside} numbers outside of {box}")
-
-
-def _within(problem: PlanningProblem, box: Box) -> PlanningProblem:
-    other = copy.copy(problem)
-    other.action_space = box
-    return other
 
 
 def _moving(box: Box, horizon: int, state: Tensor) -> Box:

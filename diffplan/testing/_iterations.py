@@ -9,7 +9,13 @@ from diffplan.constraints.categorical import Categorical
 from diffplan.errors import ArgumentError, UnsupportedProblemError
 from diffplan.planners.base import Iterate, Planner
 from diffplan.problem import PlanningProblem
-from diffplan.testing._assertions import constants_expected, fail, refusal, same_plan
+from diffplan.testing._assertions import (
+    constants_expected,
+    fail,
+    refusal,
+    same_plan,
+    within,
+)
 
 
 def check_callback(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
@@ -62,9 +68,8 @@ def check_choices(planner: Planner, problem: PlanningProblem, state: Tensor) -> 
     """Actions that are choices (`dp.Categorical`) are answered as such, or refused."""
     if problem.action_constraints:
         return  # those on choices are refused, whoever plans
-    choosing = copy.copy(problem)
     space = Categorical(problem.action_space.dim)
-    choosing.action_space = space
+    choosing = within(problem, space)
     if not planner.plans_categories:
         with refusal(UnsupportedProblemError, "action_space", "actions to choose from"):
             planner(choosing, state)

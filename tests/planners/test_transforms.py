@@ -133,7 +133,6 @@ def test_a_compiled_loop_compiles_at_its_first_step_only(case: PlannerCase) -> N
     # A robot cannot wait at its second step, when there is a warm start.
     problem, state = double_integrator(limit=1.0), states_of(2)
     plain, compiled = (case.build(horizon=2, iterations=1) for _ in range(2))
-    torch._dynamo.reset()
     counter = CompileCounter()
     compiled.compile(backend=counter)
     plans: list[dp.Plan | None] = [None, None]

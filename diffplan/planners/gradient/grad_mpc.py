@@ -5,14 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
-from diffplan.functional._first_order import (
-    FirstOrderRule,
-    Optimizer,
-    rule_of,
-)
-from diffplan.gradients import (
-    GradientStrategy,
-)
+from diffplan.functional._first_order import FirstOrderRule, Optimizer, rule_of
+from diffplan.gradients import GradientStrategy
 from diffplan.planners.gradient.loop import GradientPlanner
 
 
@@ -84,11 +78,11 @@ class GradMPC(GradientPlanner):
             iterations=iterations,
             step_size=step_size,
             rule=rule_of(optimizer),
+            checkpoint=checkpoint,
             keep_best=keep_best,
         )
         self.num_candidates = require_count("num_candidates", num_candidates, 1)
         self.clip = None if clip is None else require_positive("clip", clip)
-        self.checkpoint = checkpoint
         self.configure_gradient(gradient)
 
     @classmethod

@@ -21,11 +21,7 @@ from torch import Tensor
 
 from diffplan._checks import require_count
 from diffplan.functional._derivatives import inside_transform
-from diffplan.functional._first_order import (
-    FirstOrderRule,
-    clip_norm,
-    start_moments,
-)
+from diffplan.functional._first_order import FirstOrderRule, clip_norm, start_moments
 from diffplan.functional._isolation import finite_rows, isolated, known_finite
 from diffplan.gradients import (
     CONSTANT,
@@ -91,6 +87,7 @@ class GradientPlanner(Planner):
         iterations: int,
         step_size: float | Tensor,
         rule: FirstOrderRule,
+        checkpoint: bool,
         keep_best: bool,
     ) -> None:
         """Check and set the attributes that both planners name alike.
@@ -101,7 +98,7 @@ class GradientPlanner(Planner):
         self.horizon = require_count("horizon", horizon)
         self.iterations = require_count("iterations", iterations, 0)
         set_number(self, "step_size", step_size)
-        self.rule, self.keep_best = rule, keep_best
+        self.rule, self.checkpoint, self.keep_best = rule, checkpoint, keep_best
 
     def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
         """Return the shape of the starting points' N(0, 1) numbers, `[N, T, A]`."""

@@ -3,12 +3,8 @@
 from torch import Tensor
 
 from diffplan._checks import require_choice, require_count
-from diffplan.functional._first_order import (
-    RULES,
-)
-from diffplan.gradients import (
-    GradientStrategy,
-)
+from diffplan.functional._first_order import RULES
+from diffplan.gradients import GradientStrategy
 from diffplan.planners._arguments import Init
 from diffplan.planners.gradient.loop import GradientPlanner
 
@@ -71,10 +67,10 @@ class ShootingGD(GradientPlanner):
             iterations=iterations,
             step_size=step_size,
             rule=RULES["adam"],
+            checkpoint=checkpoint,
             keep_best=keep_best,
         )
         self.num_candidates = require_count("num_starts", num_starts, 1)
         require_choice("init", init, Init)
         self.uniform = init == "uniform"
-        self.checkpoint = checkpoint
         self.configure_gradient(gradient)
