@@ -10,44 +10,17 @@ import importlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reproductions.common.command import WORKERS, Reproduction
 from reproductions.common.provenance import RECORDS
-from reproductions.common.stages import Unit
+from reproductions.common.schedule import schedule
 from reproductions.common.tables import markdown_table
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 BLOCK = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 MINUTE = 60.0
-
-
-def schedule(
-    units: Sequence[Unit], seconds: Mapping[str, float], workers: int = WORKERS
-) -> float:
-    """Return when the last unit ends, if each takes as long as it once did.
-
-    Units start as `stages.run_units` starts them: in the order of the list, each after
-    what it needs.
-
-    Args:
-        units: The work.
-        seconds: Of each unit, by name.
-        workers: How many run at the same time.
-    """
-    ends: dict[str, float] = {}
-    running: dict[str, float] = {}
-    waiting, now = list(units), 0.0
-    while waiting or running:
-        for unit in list(waiting):
-            if len(running) < workers and set(unit.needs) <= ends.keys():
-                waiting.remove(unit)
-                running[unit.name] = now + seconds[unit.name]
-        name = min(running, key=lambda key: running[key])
-        now = ends[name] = running.pop(name)
-    return now
 
 
 def table() -> str:
@@ -70,7 +43,7 @@ def _row(folder: Path) -> list[str]:
     return [
         f"{paper['title']} ({paper['authors']}; {paper['venue']})",
         f"`nox -s reproduce_{command.name}`",
-        f"{schedule(units, seconds) / MINUTE:.0f} minutes",
+        f"{schedule(units, seconds, WORKERS) / MINUTE:.0f} minutes",
         f"{sum(seconds.values()) / MINUTE:.0f} minutes",
     ]
 

@@ -8,6 +8,11 @@ from typing import Any
 from reproductions.common.provenance import RECORDS, summary
 from reproductions.common.tables import write_text
 
+NO_MEANING = (
+    "**The numbers on this page mean nothing:** this preset only tries whether "
+    "everything runs.\n"
+)
+
 
 def write_page(
     output: Path,
@@ -32,14 +37,21 @@ def write_page(
     """
     page = [
         f"# {title}, preset `{preset}`\n",
+        *([NO_MEANING] if preset == "smoke" else []),
         *body,
         "## Provenance\n",
         summary(records.values()),
         "Settings, seeds, versions, commit, hardware and time of every unit are in "
         "`run.json`; this page is written by\n"
-        f"`python -m reproductions.{package} report --preset {preset}`.\n",
+        f"`python -m reproductions.{package} report --preset {preset}`, from the runs, "
+        "and goes into the\nrepository with `publish` instead of `report`.\n",
     ]
     path = output / "README.md"
     write_text(path, "\n".join(page))
-    write_text(output / RECORDS, json.dumps(records, indent=1) + "\n")
+    # What each unit made stays in its folder; the list is long.
+    kept = {
+        name: {key: value for key, value in record.items() if key != "files"}
+        for name, record in records.items()
+    }
+    write_text(output / RECORDS, json.dumps(kept, indent=1) + "\n")
     return path

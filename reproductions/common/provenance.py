@@ -4,12 +4,13 @@ The facts are those that each unit of work wrote down when it ended, so a report
 made later, elsewhere, tells about the run and not about itself.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reproductions.common.stages import DONE
+from diffplan.training._files import read_json
+from reproductions.common.runs import folders
+from reproductions.common.units import read_record
 
 RECORDS = "run.json"
 Records = Mapping[str, dict[str, Any]]
@@ -21,11 +22,8 @@ CHANGED = "*"
 
 def gather(directory: Path) -> dict[str, Any]:
     """Return the records of all finished units below a folder, by name."""
-    records = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(directory.rglob(DONE))
-    ]
-    return {record["name"]: record for record in records}
+    records = [read_record(folder) for folder in folders(directory)]
+    return {record["name"]: record for record in records if record is not None}
 
 
 def known(directory: Path, output: Path) -> dict[str, Any]:
@@ -34,12 +32,21 @@ def known(directory: Path, output: Path) -> dict[str, Any]:
     Args:
         directory: Of the runs; it need not exist.
         output: Where an earlier report may have left a `run.json`.
+
+    Raises:
+        FileError: that `run.json` cannot be read.
     """
-    published = output / RECORDS
-    earlier = (
-        json.loads(published.read_text(encoding="utf-8")) if published.exists() else {}
-    )
-    return {**earlier, **gather(directory)}
+    return {**published(output), **gather(directory)}
+
+
+def published(output: Path) -> dict[str, Any]:
+    """Return the records of the units that a results folder shows, by name.
+
+    Raises:
+        FileError: they cannot be read.
+    """
+    path = output / RECORDS
+    return read_json(path, "the records of units") if path.exists() else {}
 
 
 def summary(records: Iterable[dict[str, Any]]) -> str:

@@ -3,100 +3,47 @@
 A reproduction is a list of units (make the data, train the model of seed 0, evaluate
 one planner). Each has a folder of its own and ends with a `done.json` in it, written at
 once or not at all. A second start of the program skips the units that are done and
-calls the others again, which then resume from what they left in their folder.
+calls the others again, which then resume from what they left in their folder. A unit
+whose inputs were made anew since, and are others now, is made again.
 
 Each unit runs in a process of its own, so that it can be killed, can run out of memory
 and can use one core without disturbing the others. What it prints is in `log.txt`.
 """
 
-import functools
-import json
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from diffplan._checks import require_at_least
-from diffplan._files import write_atomically
-from diffplan.errors import ArgumentError
-from diffplan.training._run_record import (
-    hardware,
-    package_versions,
-    plain,
-    source_version,
+from diffplan.errors import ArgumentError, FileError
+from reproductions.common.schedule import duration, schedule
+from reproductions.common.units import (
+    DONE,
+    ERROR,
+    LOG,
+    SETTINGS,
+    Unit,
+    difference,
+    fingerprints,
+    read_record,
 )
+from reproductions.common.worker import UNWRITABLE, work
 
-DONE, SETTINGS, LOG, ERROR = "done.json", "settings.json", "log.txt", "error.txt"
-SESSIONS = "seconds.txt"
+__all__ = ["DONE", "LOG", "SETTINGS", "Outcome", "Unit", "difference", "run_units"]
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 PROGRESS_SECONDS = 30.0
 LINE_WIDTH = 100
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One piece of work that is either done or not.
-
-    Args:
-        name: Unique, for example `comparison/seed_0/model`.
-        run: A top-level function of some module, or a `functools.partial` of one with
-            everything bound; it must be picklable. It is called without arguments in a
-            new process, possibly again after it was killed, and then resumes from its
-            folder. Keywords of the partial that are not paths are its *settings*.
-        directory: Its own folder, made before `run` is called.
-        needs: Names of the units that must be done before.
-
-    Example:
-        >>> import functools
-        >>> work = functools.partial(print, "trained")
-        >>> Unit("model", work, Path("runs/model")).is_done()
-        False
-    """
-
-    name: str
-    run: Callable[[], object]
-    directory: Path
-    needs: tuple[str, ...] = ()
-
-    def is_done(self) -> bool:
-        """Return whether the unit ended, with the settings that it has now.
-
-        Raises:
-            ArgumentError: the folder holds work that was done with other settings.
-        """
-        begun = self.directory / SETTINGS
-        if begun.exists():
-            before = json.loads(begun.read_text(encoding="utf-8"))
-            if before != self.settings():
-                raise ArgumentError(
-                    f"{self.directory}: expected the settings of this run, got those "
-                    f"of another ({difference(before, self.settings())}); choose "
-                    "another --directory or delete this folder"
-                )
-        return (self.directory / DONE).exists()
-
-    def settings(self) -> dict[str, Any]:
-        """Return what the unit is called with, as JSON knows it, without paths."""
-        if not isinstance(self.run, functools.partial):
-            return {}
-        kept = {
-            name: value
-            for name, value in self.run.keywords.items()
-            if not isinstance(value, Path)
-        }
-        settings: dict[str, Any] = json.loads(json.dumps(plain(kept)))
-        return settings
 
 
 @dataclass
@@ -125,6 +72,7 @@ def run_units(
     *,
     threads: int = 1,
     report: Callable[[str], object] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> Outcome:
     """Run the units that are not done, several at a time, each after what it needs.
 
@@ -136,6 +84,7 @@ def run_units(
         workers: How many run at the same time.
         threads: Threads that torch uses in each of them.
         report: Receives a line of text whenever something happens; None is silent.
+        seconds: That units once took, by name, for the time that is left.
 
     Raises:
         ArgumentError: names repeat, a need is unknown or waits for itself, or a folder
@@ -144,39 +93,17 @@ def run_units(
     """
     require_at_least("workers", workers, 1)
     _check_names(units)
-    say = report or (lambda _: None)
-    outcome = Outcome(done=[unit.name for unit in units if unit.is_done()])
-    if outcome.done:
-        say(f"{len(outcome.done)} of {len(units)} units were done before")
-    waiting = [unit for unit in units if unit.name not in outcome.done]
-    running: dict[str, _Running] = {}
-    said = time.monotonic()
-    with _TerminationsInterrupt():
+    run = _Run(units, workers, threads, report or (lambda _: None), seconds or {})
+    run.settle()
+    run.announce()
+    with _terminations_interrupt():
         try:
-            while waiting or running:
-                _collect(running, outcome, say)
-                if time.monotonic() - said >= PROGRESS_SECONDS:
-                    _say_progress(running, say)
-                    said = time.monotonic()
-                _block(waiting, outcome, say)
-                _start_ready(waiting, running, outcome, workers, threads, say)
-                time.sleep(POLL_SECONDS if running else 0.0)
+            while run.waiting or run.running:
+                run.advance()
+                time.sleep(POLL_SECONDS if run.running else 0.0)
         finally:
-            _stop(running)
-    return outcome
-
-
-def difference(before: Any, now: Any, path: str = "") -> str:
-    """Return the first setting that differs, in words."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in (*before, *(key for key in now if key not in before)):
-            if before.get(key) != now.get(key):
-                inner = f"{path}.{key}" if path else str(key)
-                return difference(before.get(key), now.get(key), inner)
-    return f"{path or 'settings'} was {before!r} and is {now!r}"
-
-
-# The parent's side
+            _stop(run.running)
+    return run.outcome
 
 
 @dataclass
@@ -186,10 +113,167 @@ class _Running:
     start: float
 
 
+class _Run:
+    """The state of `run_units`; the arguments are its own."""
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        workers: int,
+        threads: int,
+        say: Callable[[str], object],
+        seconds: Mapping[str, float],
+    ) -> None:
+        self.units, self.workers, self.threads = units, workers, threads
+        self.say, self.seconds = say, dict(seconds)
+        self.outcome = Outcome()
+        self.waiting = list(units)
+        self.running: dict[str, _Running] = {}
+        self._finished: set[str] = set()
+        self._said, self._lines = time.monotonic(), dict[str, str]()
+        self._records: dict[str, dict[str, Any]] = {}
+        for unit in units:
+            try:
+                if unit.is_done():
+                    self._finished.add(unit.name)
+            except FileError as error:
+                self._fail(unit, str(error))
+
+    def settle(self) -> None:
+        """Take the units that are done, and were made from what is there now."""
+        found = True
+        while found:
+            found = False
+            for unit in list(self.waiting):
+                ready = set(unit.needs) <= self._records.keys()
+                if ready and unit.name in self._finished:
+                    self._finished.discard(unit.name)
+                    if unit.is_made_from(self._needs(unit)):
+                        self.waiting.remove(unit)
+                        self._done(unit)
+                        found = True
+
+    def announce(self) -> None:
+        """Say how much there is to do, and how long it will take."""
+        place = {unit.name: index for index, unit in enumerate(self.units)}
+        self.outcome.done.sort(key=lambda name: place[name])
+        before, total = len(self.outcome.done), len(self.units)
+        if before:
+            self.say(f"{before} of {total} units were done before")
+        if self.waiting:
+            known = self._left()
+            about = f", about {known} by measured times" if known else ""
+            self.say(f"{len(self.waiting)} units to run, {self.workers} at once{about}")
+
+    def advance(self) -> None:
+        """Collect what ended, block what cannot run any more, start what can."""
+        self._collect()
+        if time.monotonic() - self._said >= PROGRESS_SECONDS:
+            self._said = time.monotonic()
+            self._say_progress()
+        self._block()
+        for unit in list(self.waiting):
+            if len(self.running) < self.workers and set(unit.needs) <= {*self._records}:
+                self.waiting.remove(unit)
+                self._start(unit)
+
+    def _needs(self, unit: Unit) -> dict[str, dict[str, Any]]:
+        return {name: self._records[name] for name in unit.needs}
+
+    def _done(self, unit: Unit) -> None:
+        record = read_record(unit.directory)
+        assert record is not None  # it is done, and `damage` was asked
+        self._records[unit.name] = record
+        self.outcome.done.append(unit.name)
+
+    def _fail(self, unit: Unit, reason: str) -> None:
+        if unit in self.waiting:
+            self.waiting.remove(unit)
+        self.outcome.failed[unit.name] = reason
+
+    def _start(self, unit: Unit) -> None:
+        """Start the unit's process."""
+        needs = self._needs(unit)
+        try:
+            again = unit.begin(needs)
+            process = _process(unit, fingerprints(needs), self.threads)
+        except OSError as error:
+            self._fail(unit, f"cannot write to {unit.directory}: {error.strerror}")
+            self.say(f"{unit.name}: not started: {self.outcome.failed[unit.name]}")
+            return
+        self.running[unit.name] = _Running(unit, process, time.monotonic())
+        self.say(f"{unit.name}: started{f' again: {again}' if again else ''}")
+
+    def _collect(self) -> None:
+        for name, ended in list(self.running.items()):
+            if ended.process.is_alive():
+                continue
+            ended.process.join()
+            del self.running[name]
+            seconds = time.monotonic() - ended.start
+            if read_record(ended.unit.directory) is not None:
+                self._done(ended.unit)
+                self.seconds[name] = seconds
+                self.settle()
+                self.say(f"{name}: done in {duration(seconds)}; {self._progress()}")
+            else:
+                self._fail(ended.unit, _reason(ended))
+                reason = self.outcome.failed[name]
+                self.say(f"{name}: failed after {duration(seconds)}: {reason}")
+
+    def _progress(self) -> str:
+        """Return "3 of 16", and the time that is left."""
+        known = self._left()
+        left = f", about {known} left" if known else ""
+        return f"{len(self.outcome.done)} of {len(self.units)}{left}"
+
+    def _left(self) -> str:
+        """Return the time that is left in words, empty if it is not known."""
+        now = time.monotonic()
+        left = [*(each.unit for each in self.running.values()), *self.waiting]
+        if not left or any(unit.name not in self.seconds for unit in left):
+            return ""
+        times = {unit.name: self.seconds[unit.name] for unit in left}
+        for name, each in self.running.items():
+            times[name] = max(times[name] - (now - each.start), 0.0)
+        lost = {*self.outcome.failed, *self.outcome.blocked}
+        outside = [*self.outcome.done, *lost]
+        return duration(schedule(left, times, self.workers, outside))
+
+    def _say_progress(self) -> None:
+        """Say the newest line of each running unit's log, if it is a new one."""
+        for name, each in self.running.items():
+            log = each.unit.directory / LOG
+            if log.exists():
+                text = log.read_text(encoding="utf-8", errors="replace")
+                lines = [line for line in text.splitlines() if line.strip()]
+                if lines and lines[-1] != self._lines.get(name):
+                    self._lines[name] = lines[-1]
+                    self.say(f"{name}: {lines[-1][:LINE_WIDTH]}")
+
+    def _block(self) -> None:
+        lost = {*self.outcome.failed, *self.outcome.blocked}
+        for unit in list(self.waiting):
+            missing = [need for need in unit.needs if need in lost]
+            if missing:
+                self.waiting.remove(unit)
+                self.outcome.blocked[unit.name] = missing[0]
+                lost.add(unit.name)
+                self.say(f"{unit.name}: not started, because {missing[0]} failed")
+
+
 def _check_names(units: Sequence[Unit]) -> None:
     needs = {unit.name: unit.needs for unit in units}
     if len(needs) < len(units):
         raise ArgumentError("units: expected unique names, got a repeated one")
+    folders = [unit.directory for unit in units]
+    for folder in folders:
+        # What is in a unit's folder is deleted when it is made again.
+        if sum(other.is_relative_to(folder) for other in folders) > 1:
+            raise ArgumentError(
+                f"units: expected a folder of its own for each, got {folder} for two, "
+                "or one inside the other"
+            )
     finished: set[str] = set()
     while len(finished) < len(needs):
         ready = {
@@ -205,28 +289,10 @@ def _check_names(units: Sequence[Unit]) -> None:
         finished |= ready
 
 
-def _start_ready(
-    waiting: list[Unit],
-    running: dict[str, _Running],
-    outcome: Outcome,
-    workers: int,
-    threads: int,
-    say: Callable[[str], object],
-) -> None:
-    for unit in list(waiting):
-        if len(running) < workers and set(unit.needs) <= set(outcome.done):
-            waiting.remove(unit)
-            running[unit.name] = _Running(unit, _start(unit, threads), time.monotonic())
-            say(f"{unit.name}: started")
-
-
-def _start(unit: Unit, threads: int) -> BaseProcess:
-    """Start the unit's process; numerical libraries read their threads at import."""
-    unit.directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(unit.settings(), indent=2) + "\n"
-    write_atomically(unit.directory / SETTINGS, lambda file: file.write(text.encode()))
+def _process(unit: Unit, inputs: Mapping[str, str], threads: int) -> BaseProcess:
+    """Start a process; numerical libraries read their threads when imported."""
     process = get_context("spawn").Process(
-        target=_work, args=(unit, threads), name=unit.name
+        target=work, args=(unit, inputs, threads), name=unit.name
     )
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
@@ -241,60 +307,29 @@ def _start(unit: Unit, threads: int) -> BaseProcess:
     return process
 
 
-def _collect(
-    running: dict[str, _Running], outcome: Outcome, say: Callable[[str], object]
-) -> None:
-    for name, work in list(running.items()):
-        if work.process.is_alive():
-            continue
-        work.process.join()
-        del running[name]
-        seconds = time.monotonic() - work.start
-        if (work.unit.directory / DONE).exists():
-            outcome.done.append(name)
-            say(f"{name}: done in {seconds:.0f} s")
-        else:
-            outcome.failed[name] = _reason(work)
-            say(f"{name}: failed after {seconds:.0f} s: {outcome.failed[name]}")
-
-
-def _say_progress(
-    running: Mapping[str, _Running], say: Callable[[str], object]
-) -> None:
-    """Repeat the newest line of each running unit's log, if it has one."""
-    for name, work in running.items():
-        log = work.unit.directory / LOG
-        if log.exists():
-            text = log.read_text(encoding="utf-8", errors="replace")
-            lines = [line for line in text.splitlines() if line.strip()]
-            if lines:
-                say(f"{name}: {lines[-1][:LINE_WIDTH]}")
-
-
-def _reason(work: _Running) -> str:
+def _reason(ended: _Running) -> str:
     """Return the error that ended the unit, or which signal killed it."""
-    code = work.process.exitcode or 0
+    code, folder = ended.process.exitcode or 0, ended.unit.directory
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    error = work.unit.directory / ERROR
+        return f"killed by {_signal_name(-code)}"
+    if code == UNWRITABLE:
+        return f"cannot write to {folder}: the disk is full or read-only"
+    error = folder / ERROR
     said = error.read_text(encoding="utf-8") if error.exists() else f"exit code {code}"
-    return f"{said} (see {work.unit.directory / LOG})"
+    return f"{said} (see {folder / LOG})"
 
 
-def _block(waiting: list[Unit], outcome: Outcome, say: Callable[[str], object]) -> None:
-    lost = {*outcome.failed, *outcome.blocked}
-    for unit in list(waiting):
-        missing = [need for need in unit.needs if need in lost]
-        if missing:
-            waiting.remove(unit)
-            outcome.blocked[unit.name] = missing[0]
-            say(f"{unit.name}: not started, because {missing[0]} failed")
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals between the first and the last
+        return f"signal {number}"
 
 
 def _stop(running: Mapping[str, _Running]) -> None:
     """Interrupt what still runs, and kill what has not ended after a while."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        alive = [work.process for work in running.values() if work.process.is_alive()]
+        alive = [each.process for each in running.values() if each.process.is_alive()]
         for process in alive:
             if process.pid is not None:
                 os.kill(process.pid, stop)
@@ -303,84 +338,18 @@ def _stop(running: Mapping[str, _Running]) -> None:
             process.join(max(0.0, deadline - time.monotonic()))
 
 
-class _TerminationsInterrupt:
-    """Turns SIGTERM into KeyboardInterrupt while it is entered, in a main thread."""
-
-    def __enter__(self) -> None:
-        self.before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self._interrupt)
-
-    def __exit__(self, *exception: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
-
-    @staticmethod
-    def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG004
-        raise KeyboardInterrupt
-
-
-# The worker's side
-
-
-def _work(unit: Unit, threads: int) -> None:
-    """Run a unit in this process, everything it says going to its log."""
-    (unit.directory / ERROR).unlink(missing_ok=True)
-    signal.signal(signal.SIGINT, _interrupt_once)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    with (unit.directory / LOG).open("a", encoding="utf-8") as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
-    import torch
-
-    torch.set_num_threads(threads)
-    start = time.time()
+@contextmanager
+def _terminations_interrupt() -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt while it is entered, in a main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        unit.run()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except Exception as error:
-        traceback.print_exc()
-        (unit.directory / ERROR).write_text(
-            f"{type(error).__name__}: {error}", encoding="utf-8"
-        )
-        raise SystemExit(1) from None
+        yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with (unit.directory / SESSIONS).open("a", encoding="utf-8") as file:
-            file.write(f"{time.time() - start:.3f}\n")
-    _write_done(unit)
+        signal.signal(signal.SIGTERM, before)
 
 
-def _write_done(unit: Unit) -> None:
-    # Of all sessions: one that was interrupted and resumed took as long as both.
-    sessions = (unit.directory / SESSIONS).read_text(encoding="utf-8").split()
-    content = {
-        "name": unit.name,
-        "settings": unit.settings(),
-        "wall_seconds": round(sum(map(float, sessions)), 3),
-        "sessions": len(sessions),
-        "versions": package_versions(),
-        "source": source_version(),
-        "hardware": hardware(),
-    }
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(unit.directory / DONE, lambda file: file.write(text.encode()))
-
-
-def _interrupt_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Interrupt the unit; a second Ctrl-C must not disturb its saving.
-
-    Set explicitly, because a shell starts background programs with Ctrl-C ignored.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise KeyboardInterrupt
-
-
-def _follow_parent() -> None:
-    """End this process when its parent is gone, killed without a word."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -19,7 +19,7 @@ presets
          locomotion  cheetah run and walker walk, scaled: a model with CEM, an
                      embedded controller, PPO through it
   smoke  the same stages, so small that their numbers mean nothing
-  paper  all in full; locomotion is for a GPU
+  paper  all in full, for days: --stages says what; locomotion is for a GPU
 
 settings
   key=value replaces one setting, such as regression.training.updates=1000; --settings
@@ -28,10 +28,16 @@ settings
 """
 
 
+UNCHOSEN = (
+    f"--stages: expected some of {','.join(STAGES)} with --preset paper, which takes "
+    "days; name all of them to run it whole"
+)
+
+
 def work(preset: str, overrides: Sequence[str]) -> Work:
     """Return the units of a preset."""
     config = preset_config(preset, overrides)
-    return Work(config, config.units)
+    return Work(config, config.units, UNCHOSEN if preset == "paper" else "")
 
 
 COMMAND = Reproduction(

@@ -7,6 +7,7 @@ from pathlib import Path
 from diffplan.envs._rendering import select_backend
 from diffplan.errors import ArgumentError
 from reproductions.common.command import Reproduction, Work
+from reproductions.common.publishing import Units
 from reproductions.common.stages import Unit
 from reproductions.latco import report
 from reproductions.latco.config import (
@@ -43,6 +44,12 @@ settings
 """
 
 
+UNCHOSEN = (
+    f"task: expected task=NAME with --preset paper, whose runs take days on a GPU; one "
+    f"of {', '.join(TASKS)}"
+)
+
+
 def work(preset: str, overrides: Sequence[str]) -> Work:
     """Return the units of a preset; the paper's are one run for each seed."""
     if preset != "paper":
@@ -59,7 +66,19 @@ def work(preset: str, overrides: Sequence[str]) -> Work:
             )
         return [paper_unit(run, seed, directory) for seed in seeds or DEFAULT_SEEDS]
 
-    return Work(run, units)
+    chosen = any(text.startswith("task=") for text in overrides)
+    return Work(run, units, "" if chosen else UNCHOSEN)
+
+
+def grid(preset: str) -> list[Units]:
+    """Return the units of all that a preset's page may show."""
+    if preset != "paper":
+        return [work(preset, []).units]
+    return [
+        work(preset, [f"task={task}", f"planner={planner}"]).units
+        for task in TASKS
+        for planner in PLANNERS
+    ]
 
 
 COMMAND = Reproduction(
@@ -70,6 +89,7 @@ COMMAND = Reproduction(
     seeds="0",
     work=work,
     report=report.write,
+    grid=grid,
     # Tested once here; the units' processes inherit the answer.
     prepare=select_backend,
 )

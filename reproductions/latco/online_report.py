@@ -11,6 +11,7 @@ import numpy as np
 
 from diffplan.training.logging import read_metrics
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.runs import folders
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.statistics import Estimate, mean
 from reproductions.common.tables import write_csv, write_text
@@ -151,9 +152,9 @@ class Row:
 def histories(directory: Path) -> list[History]:
     """Return all runs below a folder that have a round, finished or not."""
     found = [
-        History.read(path.parent)
-        for path in sorted(directory.rglob("metrics.csv"))
-        if (path.parent / SETTINGS).exists()
+        History.read(folder)
+        for folder in folders(directory)
+        if (folder / SETTINGS).exists() and (folder / "metrics.csv").exists()
     ]
     return [history for history in found if history.rounds]
 

@@ -1,0 +1,106 @@
+"""What may go into the repository, and what may not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffplan.errors import ArgumentError
+from diffplan.training._run_record import source_version
+from reproductions.common.runs import FINISHED, Found
+from reproductions.common.units import Unit, difference
+
+Units = Callable[[Sequence[str] | None, Sequence[int] | None, Path], Sequence[Unit]]
+"""`(stages, seeds, directory) → units` of a preset."""
+
+
+def own_settings(
+    records: Mapping[str, Mapping[str, Any]], grid: Sequence[Units]
+) -> list[str]:
+    """Return what differs from the preset in the settings of units, in words.
+
+    Seeds are chosen, and are no difference.
+
+    Args:
+        records: Of the units, by name.
+        grid: All work of the preset.
+    """
+    found, known = [], dict[tuple[int, ...] | None, dict[str, Any]]()
+    for name, record in records.items():
+        seeds = _seeds(record["settings"])
+        for chosen in (None, seeds):
+            if chosen not in known:
+                units = [u for each in grid for u in each(None, chosen, Path("runs"))]
+                known[chosen] = {unit.name: unit.settings() for unit in units}
+        options = [known[chosen].get(name) for chosen in (None, seeds)]
+        options = [each for each in options if each is not None]
+        if not options:
+            found.append(f"{name} is no unit of it")
+        elif record["settings"] not in options:
+            what = difference(options[-1], record["settings"])
+            found.append(f"{name}: {what}")
+    return found
+
+
+def require_publishable(
+    units: Sequence[Found],
+    committed: Mapping[str, Mapping[str, Any]],
+    own: Sequence[str],
+    stages: Sequence[str],
+) -> None:
+    """Raise unless a run may take the place of committed results.
+
+    Args:
+        units: Of the run folder and these stages.
+        committed: Records of the units on the committed page, by name.
+        own: What differs from the preset, in words.
+        stages: That are published; others stay as they are committed.
+
+    Raises:
+        ArgumentError: says why not.
+    """
+    source = source_version()
+    if source["dirty"] is not False:
+        state = "changes that no commit holds" if source["commit"] else "none"
+        raise ArgumentError(
+            f"publish: expected the clean tree of a repository, got {state}; `git "
+            "status` names the changes"
+        )
+    done = {unit.name: unit for unit in units if unit.state == FINISHED}
+    if not done:
+        raise ArgumentError("publish: expected finished units, the run folder has none")
+    rest = [f"{u.name} ({u.state})" for u in units if u.state != FINISHED]
+    if rest:
+        raise ArgumentError(
+            f"publish: expected finished units, got {_some(rest)}; run the command "
+            "again, or publish other stages with --stages"
+        )
+    page = {n for n in committed if n.partition("/")[0] in stages}
+    lost = sorted(page - done.keys())
+    if lost:
+        raise ArgumentError(
+            f"publish: expected all {len(page)} units that the committed page shows of "
+            f"{', '.join(stages)}, the run folder lacks {_some(lost)}"
+        )
+    if own:
+        raise ArgumentError(
+            f"publish: expected the settings of the preset, got {_some(own)}"
+        )
+    dirty = [name for name, u in done.items() if u.record["source"]["dirty"]]
+    if dirty:
+        raise ArgumentError(
+            "publish: expected units that ran from a commit, got changes that none "
+            f"holds in {_some(dirty)}"
+        )
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return f"{', '.join(texts[:3])}{more}"
+
+
+def _seeds(settings: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the seeds that a unit was called with, None if it has none."""
+    if isinstance(settings.get("seed"), int):
+        return (settings["seed"],)
+    seeds = settings.get("seeds")
+    return tuple(seeds) if isinstance(seeds, list) else None
