@@ -46,6 +46,8 @@ class RunLogger:
         first_round: Rows of this and later rounds are removed: a resumed run plays
             these rounds again. 0 starts a new table.
         tensorboard: Whether to write events, if TensorBoard is installed.
+        rows: The table as `text` returned it when the earlier rounds were complete;
+            what the file has lost of them is written again. None trusts the file.
 
     Example:
         >>> logger = RunLogger("run", first_round=0)  # doctest: +SKIP
@@ -53,11 +55,16 @@ class RunLogger:
     """
 
     def __init__(
-        self, directory: Path | str, first_round: int = 0, *, tensorboard: bool = True
+        self,
+        directory: Path | str,
+        first_round: int = 0,
+        *,
+        tensorboard: bool = True,
+        rows: str | None = None,
     ) -> None:
         self.directory = Path(directory)
         self.path = self.directory / "metrics.csv"
-        self._truncate(first_round)
+        self._truncate(first_round, rows)
         self._writer: Any = None
         if tensorboard and find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -93,10 +100,16 @@ class RunLogger:
         if self._writer is not None:
             self._writer.close()
 
-    def _truncate(self, first_round: int) -> None:
+    def text(self) -> str:
+        """Return the whole table."""
+        return self.path.read_text(encoding="utf-8")
+
+    def _truncate(self, first_round: int, complete: str | None) -> None:
         """Keep complete rows of earlier rounds; a kill may have cut the last row."""
         # A new table replaces whatever is there.
         rows = read_metrics(self.path) if first_round and self.path.exists() else []
+        if first_round and complete is not None:
+            rows = _parsed(complete)
         kept = [row for row in rows if int(row["round"]) < first_round]
         text = io.StringIO()
         table = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
@@ -116,16 +129,20 @@ def read_metrics(path: Path | str) -> list[dict[str, str]]:
     """
     path = Path(path)
     with reading(path, "metrics of a run"):
-        text = path.read_text(encoding="utf-8")
-        complete = text[: text.rfind("\n") + 1]
-        header, *rows = csv.reader(complete.splitlines(), strict=True)
-        if tuple(header) != _COLUMNS:
-            raise ValueError(f"its first line is {header[:9]}, not {list(_COLUMNS)}")
-        for number, row in enumerate(rows, start=2):
-            if len(row) != len(_COLUMNS) or not row[0].isdecimal():
-                raise ValueError(f"line {number} is {row[:9]}")
-            float(row[3])
-        return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+        return _parsed(path.read_text(encoding="utf-8"))
+
+
+def _parsed(text: str) -> list[dict[str, str]]:
+    """Return the complete rows of a table; raises ValueError if it is none."""
+    complete = text[: text.rfind("\n") + 1]
+    header, *rows = csv.reader(complete.splitlines(), strict=True)
+    if tuple(header) != _COLUMNS:
+        raise ValueError(f"its first line is {header[:9]}, not {list(_COLUMNS)}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(_COLUMNS) or not row[0].isdecimal():
+            raise ValueError(f"line {number} is {row[:9]}")
+        float(row[3])
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
 
 
 def _summary(metrics: Mapping[str, float]) -> dict[str, float]:

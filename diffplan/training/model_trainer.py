@@ -252,6 +252,7 @@ def _require_finite(means: Mapping[str, float], update: int) -> None:
     if bad:
         raise NonFiniteError(
             f"training: expected finite metrics, got NaN or infinity in "
-            f"{', '.join(bad)} before update {update}: lower learning_rate, look at "
-            "the data, or resume from the last checkpoint with other settings"
+            f"{', '.join(bad)} before update {update}: look at the data, or start "
+            "again in another folder with a lower learning_rate; a run goes on with "
+            "its own settings only"
         )

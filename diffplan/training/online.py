@@ -3,23 +3,25 @@
 Algorithm 1 of LatCo (Rybkin et al. 2021, arXiv:2106.13229), which is that of PlaNet.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from torch import Tensor
 
 from diffplan._checks import require_at_least
-from diffplan.agents._base import Agent, AgentState
+from diffplan.agents._base import Agent
 from diffplan.agents.exploration import UniformAgent
 from diffplan.errors import ArgumentError
 from diffplan.models.base import SequenceBatch, WorldModel
+from diffplan.training._description import described
 from diffplan.training._environments import require_environments
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import Environments, Observer, run_episodes
+from diffplan.training._run_record import plain
+from diffplan.training._updates import Updates
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig
 from diffplan.training.recorder import EpisodeRecorder
@@ -180,6 +182,10 @@ class OnlineTrainer:
         self.config, self.seed, self.directory = config, seed, Path(directory)
         self.seed_agent = seed_agent or UniformAgent(agent.action_space)
         self.auxiliary = auxiliary
+        self._agents = {
+            "agent": described(agent),
+            "seed_agent": described(self.seed_agent),
+        }
         self._offline_episodes = tuple(offline_episodes)
         self.buffer = self._first_buffer()
         self.trainer = ModelTrainer(model, config.optimizer)
@@ -190,11 +196,16 @@ class OnlineTrainer:
         self._timers = Timers()
 
     def run(self, *, tensorboard: bool = True, quiet: bool = False) -> None:
-        """Train to the end, from the last checkpoint if there is one."""
+        """Train to the end, from the last checkpoint if there is one.
+
+        Raises:
+            ArgumentError: the folder holds a run with another planner, exploration or
+                other settings.
+        """
         run_rounds(
             self,
             self.directory,
-            config=self.config,
+            config={**plain(self.config), **self._agents},
             seed=self.seed,
             rounds=1 + self.config.rounds,
             checkpoint_every=self.config.checkpoint_every,
@@ -328,13 +339,13 @@ class OnlineTrainer:
             self.environment_step += episode.length * self.config.action_repeat
         return Evaluation.of(episodes).metrics("collect")
 
-    def _updates(self, index: int) -> "_Updates":
+    def _updates(self, index: int) -> Updates:
         """Return the round's gradient steps, none of them made yet."""
         config = self.config
         batches = -(-config.episodes_per_round // self.environments.num_envs)
         longest = max((episode.length for episode in self.buffer.episodes), default=1)
         total = config.updates_per_round if index else config.pretrain_updates
-        return _Updates(total, batches * longest, self._train)
+        return Updates(total, batches * longest, self._train)
 
     def _train(self, updates: int) -> dict[str, float]:
         then = None if self.auxiliary is None else self.auxiliary.update
@@ -354,46 +365,3 @@ class OnlineTrainer:
     def _evaluation_due(self, index: int) -> bool:
         every = self.config.evaluate_every
         return every > 0 and (index % every == 0 or index == self.config.rounds)
-
-
-class _Updates:
-    """The gradient steps of a round; as an observer it makes some at each decision.
-
-    Args:
-        total: Of the round.
-        decisions: Over which they are spread.
-        train: Makes some and returns the mean of each metric.
-    """
-
-    def __init__(
-        self, total: int, decisions: int, train: Callable[[int], dict[str, float]]
-    ) -> None:
-        self.total, self.decisions, self.train = total, decisions, train
-        self._seen = self._made = 0
-        self._means: list[tuple[int, dict[str, float]]] = []
-
-    def __call__(
-        self,
-        first: int,
-        observations: np.ndarray,
-        memory: AgentState,
-    ) -> None:
-        self._seen += 1
-        self._reach(min(self.total, self.total * self._seen // self.decisions))
-
-    def finish(self) -> dict[str, float]:
-        """Make the steps that are left; return the mean of each metric over all."""
-        self._reach(self.total)
-        if len(self._means) < 2:
-            return dict(self._means[0][1]) if self._means else {}
-        names = self._means[0][1]
-        return {
-            name: sum(count * means[name] for count, means in self._means) / self.total
-            for name in names
-        }
-
-    def _reach(self, target: int) -> None:
-        if target > self._made:
-            count = target - self._made
-            self._means.append((count, self.train(count)))
-            self._made = target

@@ -15,6 +15,9 @@ from diffplan.training._run_record import RunRecord, plain
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import Progress, RunLogger
 
+_LATER = ("agent", "seed_agent")
+"""Settings that checkpoints of earlier versions do not hold."""
+
 
 @runtime_checkable
 class Job(Protocol):
@@ -69,10 +72,10 @@ def run_rounds(
     """
     checkpoints = Checkpoints(Path(directory) / "checkpoints", keep)
     settings = {"seed": seed, **plain(config)}
-    first = _resume(job, checkpoints, settings, extensible)
+    first, metrics_before = _resume(job, checkpoints, settings, extensible)
     record = RunRecord(directory, config, seed)
     record.begin(first)
-    logger = RunLogger(directory, first, tensorboard=tensorboard)
+    logger = RunLogger(directory, first, tensorboard=tensorboard, rows=metrics_before)
     status = "interrupted"
     try:
         with Progress(rounds, quiet=quiet) as progress:
@@ -81,7 +84,12 @@ def run_rounds(
                 logger.write(index, step, metrics)
                 done = index + 1
                 if done % checkpoint_every == 0 or done == rounds:
-                    content = {"settings": settings, "job": job.state_dict()}
+                    # With the metrics: a lost or cut file is written again from here.
+                    content = {
+                        "settings": settings,
+                        "job": job.state_dict(),
+                        "metrics": logger.text(),
+                    }
                     checkpoints.save(done, content)
                 progress.update(done, metrics)
         status = "completed"
@@ -95,25 +103,24 @@ def _resume(
     checkpoints: Checkpoints,
     settings: dict[str, Any],
     extensible: tuple[str, ...],
-) -> int:
-    """Load the latest checkpoint, if any; return the first round to play."""
+) -> tuple[int, str | None]:
+    """Load the latest checkpoint, if any.
+
+    Returns:
+        The first round to play, and the `metrics.csv` of those before; None where the
+        checkpoint is of a version that did not keep it.
+    """
     found = checkpoints.load_latest()
     if found is None:
-        return 0
+        return 0, None
     first, content = found
     path, expected = checkpoints.directory, "a checkpoint of this run"
     with reading(path, expected):
         saved, state = dict(content["settings"]), content["job"]
-    changed = sorted(
-        name
-        for name in {*saved, *settings}
-        if name not in extensible and saved.get(name) != settings.get(name)
-    )
+        metrics = content.get("metrics")
+    changed = _changes(saved, settings, extensible)
     if changed:
-        described = ", ".join(
-            f"{name} was {saved.get(name)!r}, now {settings.get(name)!r}"
-            for name in changed
-        )
+        described = ", ".join(changed)
         raise ArgumentError(
             f"directory: {checkpoints.directory.parent} holds a run with other "
             f"settings ({described}); choose another folder"
@@ -121,4 +128,24 @@ def _resume(
     # Of another model, for example, whose size is no setting of the run.
     with reading(path, expected):
         job.load_state_dict(state)
-    return first
+    return first, metrics
+
+
+def _changes(
+    saved: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    extensible: tuple[str, ...],
+    path: str = "",
+) -> list[str]:
+    """Return each setting that is another one now, in words."""
+    found = []
+    for name in sorted({*saved, *settings}):
+        before, now = saved.get(name), settings.get(name)
+        later = name in _LATER and name not in saved and not path
+        if before == now or later or (name in extensible and not path):
+            continue
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += _changes(before, now, (), f"{path}{name}.")
+        else:
+            found.append(f"{path}{name} was {before!r}, now {now!r}")
+    return found

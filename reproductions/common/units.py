@@ -118,9 +118,10 @@ class Unit:
         why = self._changed(needs)
         if why:
             _clear(self.directory)
-        elif (self.directory / DONE).exists():
-            why = damage(self.directory)
-            for name in damaged_files(self.directory):
+        else:
+            damaged = damaged_files(self.directory)
+            why = "; ".join(damaged.values())
+            for name in damaged:
                 path = self.directory / name
                 if path.exists():
                     path.replace(path.with_name(path.name + DAMAGED))

@@ -90,10 +90,10 @@ def _section(output: Path, records: Records) -> str:
     curves = read_curves(output, "update")
     if not curves:
         return ""
-    parts = [_training_section(curves)]
+    parts = [_training_section(curves, records)]
     ablations = read_curves(output, "iterations")
     if ablations:
-        parts.append(_iterations_section(ablations))
+        parts.append(_iterations_section(ablations, records))
     if (output / "regression_surface.png").exists():
         parts.append(SURFACES)
     sources = "; ".join(
@@ -102,6 +102,22 @@ def _section(output: Path, records: Records) -> str:
         for method in curves
     )
     return "\n".join([*parts, f"Source: {sources}.\n"])
+
+
+def _settings(records: Records, name: str) -> str:
+    """Return a setting of the trainings, with a space behind; empty if none is known.
+
+    Args:
+        records: Of the units.
+        name: points, or iterations of the search that is trained through.
+    """
+    found = []
+    for method, planner in {"gd": "descent", "dcem": "search"}.items():
+        if f"regression/{method}" in records:
+            settings = records[f"regression/{method}"]["settings"]["settings"]
+            found.append((settings if name == "points" else settings[planner])[name])
+    values = " or ".join(f"{value}" for value in dict.fromkeys(found))
+    return f"{values} " if values else ""
 
 
 def _by_method(directory: Path, pattern: str, key: str) -> dict[str, Curves]:
@@ -117,7 +133,7 @@ def _by_method(directory: Path, pattern: str, key: str) -> dict[str, Curves]:
     return found
 
 
-def _training_section(curves: dict[str, Curves]) -> str:
+def _training_section(curves: dict[str, Curves], records: Records) -> str:
     published = {method: paper_numbers.regression_curve(method) for method in curves}
     lasts = {max(found) for found in curves.values()}
     known = next(iter(published.values()))
@@ -125,8 +141,8 @@ def _training_section(curves: dict[str, Curves]) -> str:
     labels = {count: f"{count:,}" for count in updates}
     return (
         "### Training error (Fig. 6, left)\n\n"
-        "Mean squared error on the 100 points, mean over seeds. "
-        f"{_progress(curves)}\n\n"
+        f"Mean squared error on the {_settings(records, 'points')}points, mean over "
+        f"seeds. {_progress(curves)}\n\n"
         + _beside_paper(curves, published, "updates", labels)
         + "\n![Training and test-time iterations](regression_curves.png)\n\n"
         "*Training error (left; thin: seeds, thick: mean, crosses: paper) and error by "
@@ -135,13 +151,14 @@ def _training_section(curves: dict[str, Curves]) -> str:
     )
 
 
-def _iterations_section(ablations: dict[str, Curves]) -> str:
+def _iterations_section(ablations: dict[str, Curves], records: Records) -> str:
     published = {
         method: paper_numbers.regression_iterations(method) for method in ablations
     }
     counts = sorted(set().union(*ablations.values()))
+    trained = _settings(records, "iterations")
     labels = {
-        count: f"{count}" + (" (trained)" if count == TRAINED_ITERATIONS else "")
+        count: f"{count}" + (" (trained)" if f"{count} " == trained else "")
         for count in counts
     }
     growths = ", ".join(
@@ -151,7 +168,8 @@ def _iterations_section(ablations: dict[str, Curves]) -> str:
     )
     return (
         "### Other numbers of iterations at test time (Fig. 6, right)\n\n"
-        "Trained with 10. The paper's axis is off by one for DCEM; here both columns "
+        + (f"Trained with {trained.strip()}. " if trained else "")
+        + "The paper's axis is off by one for DCEM; here both columns "
         "have the true number.\n\n"
         + _beside_paper(ablations, published, "iterations", labels)
         + f"\nError at 20 iterations over error at 10: {growths}.\n"

@@ -15,6 +15,11 @@ from reproductions.common.statistics import Estimate, mean, proportion
 from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
 from reproductions.latco import paper_numbers
 from reproductions.latco.comparison_config import ComparisonConfig
+from reproductions.latco.comparison_planners import (
+    CEMSettings,
+    MPPISettings,
+    PlannerSettings,
+)
 
 NAMES = {
     "latco": "LatCo",
@@ -39,10 +44,10 @@ What differs from the paper's {table}, whose numbers stand beside ours: the mode
 parameters instead of 5.3 million; it is trained once, offline, on {episodes} episodes
 of noise, wandering and noisy scripted experts, where the paper trains online with each
 planner's own data; it is frozen, and the same for all planners; actions have no noise,
-where the paper's table script reads training episodes with noise 0.3; CEM and MPPI have
-1,000 samples × 10 refits, the released code on these tasks 10,000 × 100. So the paper
-compares whole agents, and this table planning alone.
+where the paper's table script reads training episodes with noise 0.3{budgets}.
+So the paper compares whole agents, and this table planning alone.
 """
+RELEASED_BUDGET = "the released code on these tasks 10,000 × 100"
 
 READING = """\
 Success: {success}. {interval} Far
@@ -68,6 +73,7 @@ class Result:
         settings: In words.
         evaluations: Of the model per plan, in words.
         far: Metres.
+        budget: Of CEM and MPPI, samples and refits in words.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Result:
     settings: str
     evaluations: str
     far: float
+    budget: str = ""
 
     @property
     def seeds(self) -> list[int]:
@@ -165,6 +172,7 @@ def read(directory: Path) -> list[Result]:
                 settings=settings.describe(),
                 evaluations=settings.evaluations(done["evaluation"]["horizon"]),
                 far=done["evaluation"]["far"],
+                budget=_budget(settings),
             )
         )
     return results
@@ -253,6 +261,7 @@ def section(results: Sequence[Result], summary: Mapping[str, Any]) -> str:
         table=known.reference if known else "tables",
         parameters=" or ".join(f"{int(number):,}" for number in sorted(parameters)),
         episodes=" or ".join(sorted(episodes)),
+        budgets=_budgets(results),
     )
     starts = first.counts()[0][1]
     reading = READING.format(
@@ -266,6 +275,27 @@ def section(results: Sequence[Result], summary: Mapping[str, Any]) -> str:
     )
     table = markdown_table(header, [_line(result) for result in results])
     return f"{table}\n{reading}\n{differences}\n{_reward_heads(summary['models'])}"
+
+
+def _budget(settings: PlannerSettings) -> str:
+    if not isinstance(settings, CEMSettings | MPPISettings):
+        return ""
+    return f"{settings.num_samples:,} samples × {settings.iterations} refits"
+
+
+def _budgets(results: Sequence[Result]) -> str:
+    """Return what CEM and MPPI had here, where the paper has them too."""
+    names: dict[str, list[str]] = {}
+    for result in results:
+        if result.budget and result.name in PAPER:
+            names.setdefault(result.budget, []).append(NAMES[result.name])
+    texts = [
+        f"{' and '.join(each)} {'have' if len(each) > 1 else 'has'} {budget}"
+        for budget, each in names.items()
+    ]
+    return "".join(f"; {text}" for text in texts) + (
+        f", {RELEASED_BUDGET}" if texts else ""
+    )
 
 
 def _line(result: Result) -> list[str]:

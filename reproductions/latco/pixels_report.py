@@ -43,8 +43,8 @@ def write(directory: Path, output: Path) -> str:
         "Time runs to the right; for each start, above: the images that LatCo's plan "
         "expects (its optimised states, decoded), below: what executing it looked "
         "like. Video of the first one (`plan.gif`): executed left, planned right. The "
-        "starts are the first ones, none is picked. Minutes of training make no good "
-        "model: this shows that all parts work together and measures no success.\n\n"
+        f"starts are the first {len(rows)}, none is picked. So few plans measure no "
+        "success: this shows that all parts work together.\n\n"
         + markdown_table([name.replace("_", " ") for name in header], values)
     )
 

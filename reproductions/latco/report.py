@@ -172,8 +172,8 @@ def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
     ]
     return [
         *figures,
-        f"Random: the seed episodes. Training: each run's last "
-        f"{online_report.FINAL_EPISODES[name]} collected episodes, with exploration "
+        "Random: the seed episodes. Training: the collected episodes of each run, at "
+        f"most its last {online_report.FINAL_EPISODES[name]}, with exploration "
         "noise; the table at the top has this number. Test: the last noise-free "
         "evaluation, of few episodes. Times are means over the later rounds. Raw "
         f"curves: `{name}.csv`.\n",

@@ -1,0 +1,67 @@
+"""What an agent is, in plain values: a run that goes on compares them."""
+
+import types
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffplan.models.base import WorldModel
+from diffplan.problem import PlanningProblem
+
+_DEEPEST = 6
+_LEFT_OUT = object()
+
+
+def described(value: object) -> Any:
+    """Return the settings of an object as nested dictionaries of plain values.
+
+    Every object is its class with its public attributes. What is learnt, the world
+    model, problems, large tensors and containers that can be filled are left out: they
+    are no settings.
+
+    Args:
+        value: An agent, with its planner, objective and exploration.
+
+    Example:
+        >>> from diffplan.agents import GaussianNoise
+        >>> described(GaussianNoise(0.1))
+        {'class': 'GaussianNoise', 'std': 0.1}
+    """
+    found = _described(value, _DEEPEST)
+    return None if found is _LEFT_OUT else found
+
+
+def _described(value: object, depth: int) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, WorldModel | PlanningProblem) or depth == 0:
+        return _LEFT_OUT
+    if isinstance(value, Tensor):
+        # One number may be a setting, such as a temperature; a weight is none.
+        known = value.numel() == 1 and not isinstance(value, nn.Parameter)
+        return float(value) if known else _LEFT_OUT
+    if isinstance(value, list | dict | set):
+        return _LEFT_OUT  # what is filled while it works is no setting
+    if isinstance(value, tuple):
+        return _kept({str(i): each for i, each in enumerate(value)}, depth)
+    if isinstance(value, partial):
+        bound = {"function": value.func, **value.keywords}
+        return {"class": "partial", **_kept(bound, depth)}
+    if isinstance(value, type | types.FunctionType | types.MethodType):
+        return {"function": value.__qualname__}
+    attributes = dict(getattr(value, "__dict__", {}))
+    if isinstance(value, nn.Module):
+        attributes.pop("training", None)
+        attributes |= {**value._buffers, **value._modules}
+    return {"class": type(value).__qualname__, **_kept(attributes, depth)}
+
+
+def _kept(values: Mapping[str, object], depth: int) -> dict[str, Any]:
+    pairs = {
+        name: _described(each, depth - 1)
+        for name, each in values.items()
+        if not name.startswith("_")
+    }
+    return {name: each for name, each in pairs.items() if each is not _LEFT_OUT}
