@@ -53,7 +53,7 @@ def work(unit: Unit, inputs: Mapping[str, str], threads: int) -> None:
             os.dup2(log.fileno(), sys.stderr.fileno())
         with exclusive(unit.directory, patience=_PATIENCE):
             _run(unit, threads)
-            _write_done(unit, inputs)
+            write_done(unit, inputs)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
@@ -82,7 +82,8 @@ def _run(unit: Unit, threads: int) -> None:
             file.write(f"{time.time() - start:.3f}\n")
 
 
-def _write_done(unit: Unit, inputs: Mapping[str, str]) -> None:
+def write_done(unit: Unit, inputs: Mapping[str, str]) -> None:
+    """Write the record of a unit that has just ended; see `units`."""
     # Of all sessions: one that was interrupted and resumed took as long as both.
     sessions = (unit.directory / SESSIONS).read_text(encoding="utf-8").split()
     content = {

@@ -1,0 +1,277 @@
+"""Runs write beside themselves; only `publish` reaches the committed results."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from toy_paper import finish, paper
+
+from reproductions.common import publishing, results
+from reproductions.common.command import DONE, FAILED, WRONG
+from reproductions.common.lock import exclusive
+
+CLEAN = {"commit": "0" * 40, "dirty": False}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this tree, and that of the runs, be a clean one."""
+    monkeypatch.setattr(publishing, "source_version", lambda: CLEAN)
+    monkeypatch.setattr("reproductions.common.worker.source_version", lambda: CLEAN)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return the committed results of seeds 0 and 1."""
+    finish(tmp_path / "first")
+    assert call(tmp_path, "publish", "--directory", str(tmp_path / "first")) == DONE
+    return tmp_path / "home" / "cpu"
+
+
+def call(tmp_path: Path, *arguments: str) -> int:
+    return paper(tmp_path / "home").main(arguments)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_report_lies_beside_its_runs(home: Path, tmp_path: Path) -> None:
+    before = content(home)
+    for directory in ("nothing", "own"):
+        if directory == "own":
+            finish(tmp_path / "own", [0], ["trials=2"])
+        where = ["--directory", str(tmp_path / directory)]
+        assert call(tmp_path, "report", *where) == DONE
+        assert call(tmp_path, "--report-only", *where) == DONE
+        assert (tmp_path / directory / "cpu" / "results" / "README.md").exists()
+    assert content(home) == before
+    page = (tmp_path / "own" / "cpu" / "results" / "README.md").read_text()
+    assert "not the settings of preset `cpu`" in page
+    assert "trials was 8 and is 2" in page
+
+
+def test_publishing_replaces_and_adds(home: Path, tmp_path: Path) -> None:
+    assert (home / "scores.csv").read_text() == "seed,score\n0,0.375\n1,0.75\n"
+    finish(tmp_path / "more", [0, 1, 2])
+    assert call(tmp_path, "publish", "--directory", str(tmp_path / "more")) == DONE
+    assert "2,1.125" in (home / "scores.csv").read_text()
+    assert len(json.loads((home / "run.json").read_text())) == 6
+
+
+def fewer(where: Path) -> None:
+    finish(where, [0])
+
+
+def none(where: Path) -> None:
+    where.mkdir()
+
+
+def overrides(where: Path) -> None:
+    finish(where, [0, 1], ["size=4"])
+
+
+def unfinished(where: Path) -> None:
+    finish(where, [0, 1, 2])
+    (where / "cpu" / "score" / "seed_2" / "done.json").unlink()
+
+
+def broken(where: Path) -> None:
+    finish(where)
+    (where / "cpu" / "score" / "seed_1" / "score.csv").write_text("seed,")
+
+
+def stale(where: Path) -> None:
+    units = finish(where)
+    finish(where / "other", [0, 1], ["size=4"])
+    other = where / "other" / "cpu" / "model" / "seed_1"
+    for name in ("done.json", "model.txt"):
+        (units[2].directory / name).write_bytes((other / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (fewer, r"all 4 units.*lacks model/seed_1, score/seed_1"),
+        (none, "has none"),
+        (overrides, "settings of the preset.*size was 3 and is 4"),
+        (unfinished, r"finished units, got score/seed_2 \(unfinished\)"),
+        (broken, r"score/seed_1 \(broken\)"),
+        (stale, r"score/seed_1 \(stale\)"),
+    ],
+)
+def test_publishing_is_refused(
+    prepare: Callable[[Path], None],
+    message: str,
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = content(home)
+    prepare(tmp_path / "new")
+    assert call(tmp_path, "publish", "--directory", str(tmp_path / "new")) == WRONG
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, said), said
+    assert content(home) == before
+
+
+@pytest.mark.parametrize("commit", ["0" * 40, None])
+def test_a_tree_with_changes_publishes_nothing(
+    commit: str | None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(home)
+    dirty = {"commit": commit, "dirty": None if commit is None else True}
+    monkeypatch.setattr(publishing, "source_version", lambda: dirty)
+    where = ["--directory", str(tmp_path / "first")]
+    assert call(tmp_path, "publish", *where) == WRONG
+    assert content(home) == before
+
+
+def test_units_of_a_tree_with_changes_are_not_published(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dirty = {"commit": "0" * 40, "dirty": True}
+    monkeypatch.setattr("reproductions.common.worker.source_version", lambda: dirty)
+    finish(tmp_path / "new")
+    where = ["--directory", str(tmp_path / "new")]
+    assert call(tmp_path, "publish", *where) == WRONG
+
+
+def test_a_stage_is_published_alone(home: Path, tmp_path: Path) -> None:
+    finish(tmp_path / "new", [0, 1, 2])
+    where = ["--directory", str(tmp_path / "new"), "--stages", "model"]
+    assert call(tmp_path, "publish", *where) == DONE
+    names = set(json.loads((home / "run.json").read_text()))
+    assert "model/seed_2" in names
+    assert "score/seed_2" not in names
+    assert (home / "scores.csv").read_text() == "seed,score\n0,0.375\n1,0.75\n"
+
+
+def test_numbers_without_meaning_are_not_published(tmp_path: Path) -> None:
+    finish(tmp_path / "new", preset="smoke")
+    where = ["--preset", "smoke", "--directory", str(tmp_path / "new")]
+    assert call(tmp_path, "publish", *where) == WRONG
+    assert call(tmp_path, "report", *where) == DONE
+    page = (tmp_path / "new" / "smoke" / "results" / "README.md").read_text()
+    assert "numbers on this page mean nothing" in page.split("##")[0]
+
+
+def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
+    finish(tmp_path / "new")
+    output = tmp_path / "output"
+    arguments = ["report", "--directory", str(tmp_path / "new")]
+    arguments += ["--output", str(output)]
+    output.mkdir()
+    (output / "README.md").write_text("mine")
+    assert call(tmp_path, *arguments) == WRONG
+    assert content(output) == {"README.md": b"mine"}
+    (output / "README.md").unlink()
+    assert call(tmp_path, *arguments) == DONE
+    (output / "notes.txt").write_text("mine")
+    assert call(tmp_path, *arguments) == DONE
+    assert (output / "notes.txt").read_text() == "mine"
+    manifest = json.loads((output / results.MANIFEST).read_text())
+    assert set(manifest["files"]) == {"README.md", "run.json", "scores.csv"}
+
+
+def test_a_place_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for option in ("--output", "--directory"):
+        arguments = [option, str(tmp_path / "file" / "folder")]
+        assert call(tmp_path, *arguments) == WRONG
+        error = capsys.readouterr().err
+        assert "folder to write to" in error
+        assert "started" not in error
+
+
+def test_a_nearly_full_disk_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "LEAST_FREE_BYTES", 2**62)
+    assert call(tmp_path, "--directory", str(tmp_path / "new")) == WRONG
+    assert "MB free" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["", "seed,score\n0", "seed,trial,score\n0,x,y\n"])
+def test_a_broken_unit_does_not_lose_the_report(damage: str, tmp_path: Path) -> None:
+    finish(tmp_path / "new")
+    folder = tmp_path / "new" / "cpu" / "score" / "seed_1"
+    (folder / "score.csv").write_text(damage)
+    record = json.loads((folder / "done.json").read_text())
+    for known in (True, False):  # with what was written, and of an earlier version
+        if not known:
+            del record["files"]
+            (folder / "done.json").write_text(json.dumps(record))
+        assert call(tmp_path, "report", "--directory", str(tmp_path / "new")) == DONE
+        page = (tmp_path / "new" / "cpu" / "results" / "README.md").read_text()
+        assert "| 0 | 0.375 |" in page
+        assert "| score/seed_1 | broken |" in page
+
+
+@pytest.mark.parametrize("name", ["settings.json", "inputs.json", "done.json"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"settings": 3}'])
+def test_a_broken_record_does_not_lose_the_report(
+    name: str, damage: str, tmp_path: Path
+) -> None:
+    finish(tmp_path / "new")
+    (tmp_path / "new" / "cpu" / "score" / "seed_1" / name).write_text(damage)
+    assert call(tmp_path, "report", "--directory", str(tmp_path / "new")) == DONE
+    page = (tmp_path / "new" / "cpu" / "results" / "README.md").read_text()
+    assert "| 0 | 0.375 |" in page
+    assert ("| score/seed_1 | broken |" in page) == (name == "done.json")
+
+
+def test_a_failed_unit_has_a_row(tmp_path: Path) -> None:
+    units = finish(tmp_path / "new")
+    folder = units[-1].directory
+    (folder / "done.json").unlink()
+    (folder / "error.txt").write_text("ArgumentError: wind: expected\nnone")
+    assert call(tmp_path, "report", "--directory", str(tmp_path / "new")) == DONE
+    page = (tmp_path / "new" / "cpu" / "results" / "README.md").read_text()
+    assert "| score/seed_1 | failed | ArgumentError: wind: expected none |" in page
+
+
+def test_a_folder_in_use_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with exclusive(tmp_path / "new" / "cpu"):
+        assert call(tmp_path, "--directory", str(tmp_path / "new")) == WRONG
+    assert "in use by process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--wind", "3"],
+        ["--workers", "two"],
+        ["--preset", "paper"],
+        ["publish", "size=3"],
+        ["publish", "--output", "x"],
+        ["siz=3"],
+    ],
+)
+def test_wrong_arguments_have_a_status_of_their_own(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path, *arguments, "--directory", str(tmp_path)) == WRONG
+    assert capsys.readouterr().err.startswith("error: ")
+    assert WRONG not in (DONE, FAILED)
+
+
+def test_the_start_says_how_much_and_how_long(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run in processes of its own, the first time and again."""
+    where = ["--directory", str(tmp_path / "new"), "--seeds", "0"]
+    assert call(tmp_path, *where) == DONE
+    said = capsys.readouterr().err
+    assert "2 units to run, 2 at once, about 2 s by measured times" in said
+    assert "score/seed_0: done" in said
+    assert "2 of 2" in said
+    assert str(tmp_path / "new" / "cpu" / "results" / "README.md") in said
+    assert call(tmp_path, *where) == DONE
+    assert "started" not in capsys.readouterr().err
