@@ -182,10 +182,6 @@ class OnlineTrainer:
         self.config, self.seed, self.directory = config, seed, Path(directory)
         self.seed_agent = seed_agent or UniformAgent(agent.action_space)
         self.auxiliary = auxiliary
-        self._agents = {
-            "agent": described(agent),
-            "seed_agent": described(self.seed_agent),
-        }
         self._offline_episodes = tuple(offline_episodes)
         self.buffer = self._first_buffer()
         self.trainer = ModelTrainer(model, config.optimizer)
@@ -202,10 +198,14 @@ class OnlineTrainer:
             ArgumentError: the folder holds a run with another planner, exploration or
                 other settings.
         """
+        acting = {
+            "agent": described(self.agent),
+            "seed_agent": described(self.seed_agent),
+        }
         run_rounds(
             self,
             self.directory,
-            config={**plain(self.config), **self._agents},
+            config={**plain(self.config), **acting},
             seed=self.seed,
             rounds=1 + self.config.rounds,
             checkpoint_every=self.config.checkpoint_every,

@@ -233,3 +233,50 @@ def test_seeds_decide(tmp_path: Path) -> None:
     run(make_online(tmp_path / "c", seed=1))
     assert reproducible(tmp_path / "a") == reproducible(tmp_path / "b")
     assert reproducible(tmp_path / "a") != reproducible(tmp_path / "c")
+
+
+@pytest.mark.parametrize("kept", [0, 9, None])
+def test_lost_metrics_are_written_again_from_the_checkpoint(
+    kept: int | None, tmp_path: Path
+) -> None:
+    """Lines of the file that are left; None stands for no file."""
+    run(make_online(tmp_path / "whole", rounds=3))
+    run(make_online(tmp_path / "cut", rounds=2))
+    path = tmp_path / "cut" / "metrics.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.unlink()
+    if kept is not None:
+        path.write_text("".join(lines[: 1 + kept]))
+    run(make_online(tmp_path / "cut", rounds=3))
+    assert reproducible(tmp_path / "cut") == reproducible(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda agent: setattr(agent.planner, "noise", 0.2), r"noise was 0\.1, now 0"),
+        (lambda agent: setattr(agent, "exploration", None), r"agent\.exploration was"),
+        (lambda agent: setattr(agent, "replan_every", 2), "replan_every was 3, now 2"),
+    ],
+    ids=["planner", "exploration", "agent"],
+)
+def test_another_planner_or_noise_is_told(
+    change: Callable[[Any], None], message: str, tmp_path: Path
+) -> None:
+    run(make_online(tmp_path, rounds=1))
+    other = make_online(tmp_path, rounds=2)
+    change(other.agent)
+    with pytest.raises(ArgumentError, match=message):
+        run(other)
+
+
+def test_a_checkpoint_that_does_not_know_its_agent_goes_on(tmp_path: Path) -> None:
+    """One of an earlier version, without agents and metrics."""
+    run(make_online(tmp_path, rounds=1))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    index, content = checkpoints.load_latest()
+    del content["metrics"], content["settings"]["agent"]
+    del content["settings"]["seed_agent"]
+    checkpoints.save(index, content)
+    run(make_online(tmp_path, rounds=2))
+    assert {row["round"] for row in reproducible(tmp_path)} == {"0", "1", "2"}
