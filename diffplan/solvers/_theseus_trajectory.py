@@ -48,7 +48,8 @@ class TrajectoryCost(th.CostFunction):
 
     Theseus asks for the error right after a step and for the linearisation at the start
     of the next iteration, both at the same tensor: one linearisation serves both, and
-    the carry advances once per step.
+    the carry advances once per step. After the last step nobody needs the blocks, so
+    that Theseus, which only reports the error there, gets the one before.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class TrajectoryCost(th.CostFunction):
         linearize: Linearize[Any],
         carry: Any,
         damping: Tensor,
-        rows: int,
+        steps: int,
     ) -> None:
         weight = th.ScaleCostWeight(torch.ones(1, 1, dtype=variable.dtype))
         super().__init__(weight, name="trajectory_cost")
@@ -68,27 +69,29 @@ class TrajectoryCost(th.CostFunction):
         self.linearize = linearize
         self.carry = carry  # as of the last step that was taken
         self.damping = damping
-        self.rows = rows
+        self.steps_left = steps
         self.needs_graph = torch.is_grad_enabled()
         self._last: _Linearized | None = None
+        self.rows = self.error().shape[1]
 
     def current(self) -> _Linearized:
         """Return blocks at the variable's tensor, linearising only if it is new."""
-        vector = self.trajectory.tensor
-        if self._last is None or self._last.vector is not vector:
+        vector, last = self.trajectory.tensor, self._last
+        if last is None or (last.vector is not vector and self.steps_left):
             # Theseus evaluates the first error without a graph; this linearisation
             # is also the first step's and must have one.
             with torch.set_grad_enabled(self.needs_graph):
                 blocks, carry = self.linearize(
                     self.layout.unflatten(vector), self.carry, self.damping
                 )
-            self._last = _Linearized(vector, blocks, carry)
-        return self._last
+            last = self._last = _Linearized(vector, blocks, carry)
+        return last
 
     def step_taken(self, damping: Tensor) -> None:
         """Advance the carry: the blocks of the current iterate have been used."""
         self.carry = self.current().carry
         self.damping = damping
+        self.steps_left -= 1
 
     def error(self) -> Tensor:
         """Return all weighted residuals `[B, rows]`."""
@@ -236,8 +239,7 @@ def theseus_levenberg_marquardt(
     amount = damping.start(start.states[:, 0, 0].detach())
     vector = layout.flatten(start.states, start.actions)
     variable = th.Vector(tensor=vector, name="trajectory")
-    residuals = TrajectoryCost(variable, layout, linearize, carry, amount, rows=1)
-    residuals.rows = residuals.error().shape[1]
+    residuals = TrajectoryCost(variable, layout, linearize, carry, amount, iterations)
     objective = th.Objective(dtype=vector.dtype)
     objective.add(residuals)
     objective.to(vector.device)

@@ -41,6 +41,7 @@ from reproductions.latco.comparison_planners import (
     LatCoSettings,
     PlannerSettings,
     RandomSettings,
+    StillSettings,
 )
 from reproductions.latco.data import collect
 
@@ -85,6 +86,8 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
         ),
     ]
     for name in config.planners:
+        if name == "latco_native" and seed != 0:
+            continue  # twice LatCo's time, to show once that the engine does not count
         run = partial(
             evaluate,
             planner=name,
@@ -195,11 +198,13 @@ class Row:
         start: Number of the start; the same start for all planners and seeds.
         initial_distance: Hand to (-0.1, 0.8, 0.12), metres: the axis of LatCo's Fig. 4.
         goal_distance: Finger centre to goal at the start, metres.
+        solved_at_start: 1 if nothing was left to do.
         success: 1 if any step was within 5 cm of the goal, as LatCo counts.
         first_success: Its first such step, 1-based; 0 if none.
         episode_return: Sum of the sparse rewards.
         predicted_return: Of the first plan, by the model that it was made with.
         plans: Number of plans in the episode.
+        model_evaluations: Of one plan: model steps, of collocation Jacobians.
         plan_seconds: Wall-clock seconds per plan; all starts are planned together.
         plan_cpu_seconds: Processor seconds per plan, less disturbed by other programs.
     """
@@ -209,11 +214,13 @@ class Row:
     start: int
     initial_distance: float
     goal_distance: float
+    solved_at_start: int
     success: int
     first_success: int
     episode_return: float
     predicted_return: float
     plans: int
+    model_evaluations: int
     plan_seconds: float
     plan_cpu_seconds: float
 
@@ -262,7 +269,14 @@ def evaluate(
             start_seeds(evaluation),
             agent_seed=derive_seed(seed, "planner", planner),
         )
-    rows = summarise(episodes, model, watch, seed=seed, planner=planner)
+    rows = summarise(
+        episodes,
+        model,
+        watch,
+        seed=seed,
+        planner=planner,
+        evaluations=settings.evaluations(evaluation.horizon),
+    )
     write_csv(directory / "results.csv", [asdict(row) for row in rows])
 
 
@@ -276,6 +290,8 @@ def make_agent(
     box = action_box()
     if isinstance(settings, RandomSettings):
         return UniformAgent(box)
+    if isinstance(settings, StillSettings):
+        return UniformAgent(Box([0.0] * ACTION_DIM, [0.0] * ACTION_DIM))
     planner = settings.build(evaluation.horizon)
     watch.attach(planner)
     return PlanningAgent(
@@ -314,7 +330,13 @@ def start_seeds(evaluation: EvaluationConfig) -> list[int]:
 
 @torch.no_grad()
 def summarise(
-    episodes: Sequence[Episode], model: RSSM, watch: Stopwatch, seed: int, planner: str
+    episodes: Sequence[Episode],
+    model: RSSM,
+    watch: Stopwatch,
+    *,
+    seed: int,
+    planner: str,
+    evaluations: int,
 ) -> list[Row]:
     """Return one row per episode."""
     plans = watch.plans // len(episodes)
@@ -331,11 +353,13 @@ def summarise(
                 start=index,
                 initial_distance=round(episode.initial_info["initial_distance"], 5),
                 goal_distance=round(episode.initial_info["distance"], 5),
+                solved_at_start=int(episode.initial_info["success"]),
                 success=int(len(hits) > 0),
                 first_success=int(hits[0]) + 1 if len(hits) else 0,
                 episode_return=episode.episode_return,
                 predicted_return=round(float(predicted[index]), 4),
                 plans=plans,
+                model_evaluations=evaluations,
                 plan_seconds=round(watch.wall / max(watch.plans, 1), 5),
                 plan_cpu_seconds=round(watch.cpu / max(watch.plans, 1), 5),
             )

@@ -20,6 +20,7 @@ from reproductions.latco.comparison_planners import (
     MPPISettings,
     PlannerSettings,
     RandomSettings,
+    StillSettings,
 )
 
 
@@ -148,10 +149,12 @@ class ComparisonConfig:
 
     Attributes:
         planners: Which are compared; the names of the fields that follow them.
+        latco_native: Shows that both engines are one planner; in one training seed.
     """
 
     planners: tuple[str, ...] = (
         "latco",
+        "latco_native",
         "gd_many",
         "gd_one",
         "cem_coloured",
@@ -159,12 +162,16 @@ class ComparisonConfig:
         "mppi",
         "grad_mpc",
         "random",
+        "still",
     )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: OfflineConfig = field(default_factory=_training)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     latco: LatCoSettings = field(default_factory=LatCoSettings)
+    latco_native: LatCoSettings = field(
+        default_factory=lambda: LatCoSettings(engine="native")
+    )
     gd_many: DescentSettings = field(
         default_factory=lambda: DescentSettings(iterations=300, num_starts=32)
     )
@@ -176,6 +183,7 @@ class ComparisonConfig:
     mppi: MPPISettings = field(default_factory=MPPISettings)
     grad_mpc: GradMPCSettings = field(default_factory=GradMPCSettings)
     random: RandomSettings = field(default_factory=RandomSettings)
+    still: StillSettings = field(default_factory=StillSettings)
 
     def __post_init__(self) -> None:
         for name in self.planners:
@@ -213,6 +221,7 @@ class ComparisonConfig:
             ),
             evaluation=EvaluationConfig(starts=2, trace_starts=1),
             latco=LatCoSettings(iterations=5),
+            latco_native=LatCoSettings(iterations=5, engine="native"),
             gd_many=DescentSettings(iterations=3, num_starts=4),
             gd_one=DescentSettings(iterations=5),
             cem_coloured=CEMSettings(

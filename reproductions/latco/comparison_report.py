@@ -11,7 +11,12 @@ import numpy as np
 
 from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.stages import DONE
-from reproductions.common.statistics import Estimate, mean, proportion
+from reproductions.common.statistics import (
+    Estimate,
+    mean,
+    paired_difference,
+    proportion,
+)
 from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
 from reproductions.latco import paper_numbers
 from reproductions.latco.comparison_config import ComparisonConfig
@@ -23,6 +28,7 @@ from reproductions.latco.comparison_planners import (
 
 NAMES = {
     "latco": "LatCo",
+    "latco_native": "LatCo, native engine",
     "gd_many": "Shooting GD, many starts",
     "gd_one": "Shooting GD, one start",
     "cem_coloured": "CEM, coloured noise",
@@ -30,6 +36,7 @@ NAMES = {
     "mppi": "MPPI",
     "grad_mpc": "Grad-MPC",
     "random": "random actions",
+    "still": "no action",
 }
 SUMMARY, TEXT = "comparison.json", "comparison.md"
 PAPER = {"latco": "latco", "gd_one": "gd", "cem": "cem", "mppi": "mppi"}
@@ -170,7 +177,7 @@ def read(directory: Path) -> list[Result]:
                 task=done["task"],
                 rows=rows,
                 settings=settings.describe(),
-                evaluations=settings.evaluations(done["evaluation"]["horizon"]),
+                evaluations=_counted(settings, done["evaluation"]["horizon"]),
                 far=done["evaluation"]["far"],
                 budget=_budget(settings),
             )
@@ -178,10 +185,19 @@ def read(directory: Path) -> list[Result]:
     return results
 
 
+def _counted(settings: PlannerSettings, horizon: int) -> str:
+    number = settings.evaluations(horizon)
+    return f"{number:,} {settings.counted}" if number else "0"
+
+
 def summarise(results: Sequence[Result], directory: Path) -> dict[str, Any]:
     """Return everything that the table says as numbers, and whether it is as hoped."""
     planners = {result.name: _numbers(result) for result in results}
-    rates = {name: found["success"] for name, found in planners.items()}
+    rates = {
+        name: found["success"]
+        for name, found in planners.items()
+        if name != "latco_native"  # the same planner once more
+    }
     latco, others = rates.pop("latco", None), list(rates.values())
     heads = {
         path.parent.parent.name: json.loads(path.read_text(encoding="utf-8"))
@@ -194,8 +210,44 @@ def summarise(results: Sequence[Result], directory: Path) -> dict[str, Any]:
         "latco_above_all_others": None
         if latco is None
         else latco > max(others, default=0),
+        "solved_at_start": results[0].average("solved_at_start"),
+        "differences": _differences(results),
         "models": heads,
     }
+
+
+def paired(first: Result, second: Result) -> Estimate | None:
+    """Return how much more often the first succeeds, from the same starts.
+
+    With the models that both planned with; None if there is none.
+    """
+    seeds = sorted({*first.seeds} & {*second.seeds})
+    tables = []
+    for result in (first, second):
+        found = {(int(r["seed"]), int(r["start"])): r["success"] for r in result.rows}
+        starts = sorted({start for _, start in found})
+        tables.append([[found[seed, start] for start in starts] for seed in seeds])
+    if not seeds:
+        return None
+    return paired_difference(*map(np.array, tables))
+
+
+def _differences(results: Sequence[Result]) -> dict[str, Any]:
+    """Return LatCo's success less that of each other planner, with its interval."""
+    latco = next((result for result in results if result.name == "latco"), None)
+    found = {}
+    for result in results:
+        gap = None if latco in (None, result) else paired(latco, result)
+        if gap is not None:
+            seeds = sorted({*latco.seeds} & {*result.seeds})
+            found[result.name] = {
+                "seeds": seeds,
+                "episodes": gap.count,
+                "difference": gap.value,
+                "interval": [gap.low, gap.high],
+                "verdict": gap.verdict(),
+            }
+    return found
 
 
 def _numbers(result: Result) -> dict[str, Any]:

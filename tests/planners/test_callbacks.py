@@ -30,10 +30,13 @@ def test_costs_are_those_of_the_actions(case: PlannerCase) -> None:
         torch.testing.assert_close(gap, torch.zeros_like(gap), rtol=0, atol=1e-9)
 
 
-def test_collocation_shows_the_states_it_plans() -> None:
+@pytest.mark.parametrize("engine", ["native", "theseus"])
+def test_collocation_shows_the_states_it_plans(engine: str) -> None:
+    if engine == "theseus":
+        pytest.importorskip("theseus")
     problem, state = double_integrator(limit=0.6), states_of(2)
     seen: list[Iterate] = []
-    planner = dp.LatCo(5, iterations=4, num_starts=3)
+    planner = dp.LatCo(5, iterations=4, num_starts=3, engine=engine)
     plan = planner(problem, state, callback=seen.append)
     for iterate in seen:
         given = state.unsqueeze(1).expand(-1, 3, -1)
