@@ -184,7 +184,8 @@ def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     half = -(-size // 4)  # counters; two words of 32 bits each, and two such halves
     rows = keys.reshape(-1, 1)
     if is_traced(keys):
-        values = torch.cat(_normals(rows, 0, half, half), dim=1)[:, :size].to(dtype)
+        parts = [torch.mul(*pair) for pair in _factors(rows, 0, half, half)]
+        values = torch.cat(parts, dim=1)[:, :size].to(dtype)
     else:
         values = _in_chunks(rows, size, half, dtype)
     return values.reshape((*keys.shape, size))
@@ -221,16 +222,21 @@ def _in_chunks(rows: Tensor, size: int, half: int, dtype: torch.dtype) -> Tensor
     for first in range(0, half, chunk):
         count = min(chunk, half - first)
         for row in range(0, rows.shape[0], step):
-            parts = _normals(rows[row : row + step], first, half, count)
+            parts = _factors(rows[row : row + step], first, half, count)
             for part, begin in zip(parts, (2 * first, 2 * (half + first)), strict=True):
                 end = min(begin + 2 * count, size)
                 if begin < end:
-                    values[row : row + step, begin:end] = part[:, : end - begin]
+                    left, right = (factor[:, : end - begin] for factor in part)
+                    torch.mul(left, right, out=values[row : row + step, begin:end])
     return values
 
 
-def _normals(rows: Tensor, first: int, half: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return 2 · count numbers of each half of the rows, `[R, 2 · count]`.
+def _factors(
+    rows: Tensor, first: int, half: int, count: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return 2 · count numbers of each half of the rows, each as two factors.
+
+    The caller multiplies them, `[R, 2 · count]`, into the product's place.
 
     Args:
         rows: Keys `[R, 1]`.
@@ -239,24 +245,23 @@ def _normals(rows: Tensor, first: int, half: int, count: int) -> tuple[Tensor, T
         count: How many counters.
     """
     radius = _signed_radius(_words(_bits(rows, first, count)))
-    return _turned(radius, _words(_bits(rows, half + first, count)))
+    cosine, sine = _direction(_words(_bits(rows, half + first, count)))
+    return (cosine, radius), (sine, radius)
 
 
-def _turned(radius: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Return r · cos a and r · sin a for angles a uniform in -π/2 … π/2.
+def _direction(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos a and sin a for angles a uniform in -π/2 … π/2.
 
-    With a radius r of either sign that is every direction.
+    With a radius of either sign that is every direction.
 
     Args:
-        radius: r.
         words: int32, uniform in all of them.
     """
     turn = words.to(torch.float32) * 3.65729529994141e-10  # π/4 · 2^-31: half of a
     square = turn * turn
     sine = _polynomial(_SINE, square).mul_(turn)
     square = sine * sine  # 2 sin²(h) = 1 - cos(2h)
-    first = (1.0 - square).mul_(radius)
-    return first, (2.0 - square).sqrt_().mul_(sine).mul_(radius)
+    return 1.0 - square, (2.0 - square).sqrt_().mul_(sine)
 
 
 def _signed_radius(words: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_logarithm_and_sine_are_those_of_numpy() -> None:
     np.testing.assert_allclose(np.abs(radius.numpy()), expected, rtol=4e-7, atol=1e-9)
     # A pair of numbers of one counter: radius · (cos, sin) of an angle in ±π/2.
     half = words[: len(words) // 2 * 2].reshape(1, -1)
-    turned = random._turned(torch.ones(half.shape), half)
+    turned = random._direction(half)
     angle = half.numpy().astype(float) * np.pi / 2**32
     np.testing.assert_allclose(turned[0].numpy(), np.cos(angle), rtol=0, atol=3e-7)
     np.testing.assert_allclose(turned[1].numpy(), np.sin(angle), rtol=3e-7, atol=1e-12)
