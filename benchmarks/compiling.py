@@ -102,7 +102,7 @@ def cases() -> dict[str, Case]:
     def latent() -> dp.Planner:
         return dp.CEM(LATENT_HORIZON, num_samples=240, num_elites=24, iterations=5)
 
-    grad_mpc = dp.GradMPC(HORIZON, num_candidates=50, iterations=5, **quiet)
+    grad_mpc = dp.GradMPC(HORIZON, num_starts=50, iterations=5, **quiet)
     swing = {"problem": pendulum_problem, "state": pendulum_states}
     dream = {"problem": latent_problem, "state": latent_states}
     return {

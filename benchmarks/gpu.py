@@ -191,7 +191,7 @@ def grad_mpc(machine: Machine) -> dict[str, Any]:
     horizon, candidates, iterations = machine.scale.grad_mpc
     planner = dp.GradMPC(
         horizon,
-        num_candidates=candidates,
+        num_starts=candidates,
         iterations=iterations,
         gradient=dp.Detach(),
     )
@@ -272,7 +272,7 @@ def synchronisation(machine: Machine) -> dict[str, Any]:
         "CEM": dp.CEM(5, num_samples=32, num_elites=4, iterations=2),
         "DCEM": dp.DCEM(5, num_samples=32, num_elites=4, iterations=2),
         "MPPI": dp.MPPI(5, num_samples=32, iterations=2),
-        "GradMPC": dp.GradMPC(5, num_candidates=4, iterations=2),
+        "GradMPC": dp.GradMPC(5, num_starts=4, iterations=2),
         "ShootingGD": dp.ShootingGD(5, iterations=2),
         "LatCo": dp.LatCo(5, iterations=2, **quiet),
         "ShootingGN": dp.ShootingGN(5, iterations=2, **quiet),

@@ -72,7 +72,7 @@ class Problem:
             iterations=iterations,
             multiplier_rule=FixedMultiplier(),
             initial_multipliers=(MULTIPLIER, MULTIPLIER),
-            initialization="rollout",
+            init="rollout",
             gradient=gradient,
         )
 

@@ -40,7 +40,7 @@ PLANNERS: dict[str, Build] = {
         checkpoint=checkpoint,
     ),
     "GradMPC": lambda horizon, candidates, checkpoint: dp.GradMPC(
-        horizon, num_candidates=candidates, iterations=3, checkpoint=checkpoint
+        horizon, num_starts=candidates, iterations=3, checkpoint=checkpoint
     ),
 }
 

@@ -80,7 +80,7 @@ def planners() -> dict[str, dp.Planner]:
             initial_multipliers=(1e4, 1e4),
             damping=1e-3,
             normalize=False,  # the dynamics are known to be smooth: go fast
-            initialization="rollout",
+            init="rollout",
             gradient=dp.Implicit(),
         ),
         "DCEM, unrolled": dp.DCEM(

@@ -21,7 +21,7 @@ QUICK = {
     "MPPI": {"num_samples": 6, "iterations": 3, "temperature": 1.0},
     "DCEM": {"num_samples": 6, "num_elites": 2, "iterations": 3},
     "ShootingGD": {"num_starts": 2, "iterations": 3},
-    "GradMPC": {"num_candidates": 2, "iterations": 3, "step_size": 0.02},
+    "GradMPC": {"num_starts": 2, "iterations": 3, "step_size": 0.02},
     "LatCo": {"iterations": 3, "damping": 1e-2, "initial_multipliers": (3.0, 3.0)},
     "ILQR": {"iterations": 2},
     "ShootingGN": {"iterations": 2},

@@ -287,7 +287,7 @@ CASES = [
     case(
         "GradMPC",
         GradMPC,
-        {"iterations": 120, "num_candidates": 4, "step_size": 0.1},
+        {"iterations": 120, "num_starts": 4, "step_size": 0.1},
         optimum_gap=0.02,
         gradients=TRACKED,
         learnable=(("step_size", 0.02),),
@@ -297,7 +297,7 @@ CASES = [
         GradMPC,
         {
             "iterations": 60,
-            "num_candidates": 4,
+            "num_starts": 4,
             "step_size": 0.02,
             "optimizer": "rmsprop",
             "clip": 1.0,

@@ -106,7 +106,7 @@ def test_transforms_see_the_cost_itself() -> None:
     got = torch.func.vmap(problem.cost)(states(), actions)
     torch.testing.assert_close(got, expected)
     assert counter.frame_count == 0
-    plan = dp.GradMPC(4, num_candidates=2, iterations=3)(problem, states())
+    plan = dp.GradMPC(4, num_starts=2, iterations=3)(problem, states())
     assert bool((plan.cost < expected).all())
 
 

@@ -313,9 +313,9 @@ def test_plans_are_the_best_inside_a_ball(case: PlannerCase) -> None:
 @pytest.mark.parametrize(
     "planner",
     [
-        dp.GradMPC(2, iterations=3, num_candidates=2),
+        dp.GradMPC(2, iterations=3, num_starts=2),
         dp.MPPI(2, num_samples=6, iterations=2, temperature=1.0),
-        dp.LatCo(2, iterations=4, initialization="rollout"),
+        dp.LatCo(2, iterations=4, init="rollout"),
     ],
     ids=lambda planner: type(planner).__name__,
 )
@@ -342,7 +342,7 @@ def test_gradients_pass_through_constrained_plans(planner: dp.Planner) -> None:
 @pytest.mark.parametrize(
     "planner",
     [
-        dp.GradMPC(2, iterations=3, num_candidates=2),
+        dp.GradMPC(2, iterations=3, num_starts=2),
         dp.MPPI(2, num_samples=6, iterations=2, temperature=1.0),
     ],
     ids=lambda planner: type(planner).__name__,
@@ -361,7 +361,7 @@ def test_vmap_over_states_equals_a_loop(planner: dp.Planner) -> None:
 @pytest.mark.compiled
 def test_solve_compiles_into_one_graph() -> None:
     problem, state = problem_with(Ball(0.9)), draw(2, 3)
-    planner = dp.GradMPC(2, iterations=2, num_candidates=2)
+    planner = dp.GradMPC(2, iterations=2, num_starts=2)
     noise = planner.draw_noise(problem, state)
     compiled = torch.compile(planner.solve, fullgraph=True, backend="aot_eager")
     expected = planner.solve(PlanRequest(problem, state, noise))
@@ -495,7 +495,7 @@ def test_polytopes_in_forward_mode_and_under_vmap() -> None:
 def test_a_planner_keeps_a_polytope() -> None:
     budget = Polytope([[1.0, 1.0, 1.0]], [0.9])
     problem = problem_with(budget, low=[0.0] * 3, goal=[3.0, 3.0, 3.0])
-    planner = dp.GradMPC(1, iterations=40, num_candidates=1, step_size=0.5)
+    planner = dp.GradMPC(1, iterations=40, num_starts=1, step_size=0.5)
     plan = planner(problem, torch.zeros(2, 3, dtype=DOUBLE))
     assert problem.contains(plan.actions).all()
     # Everybody pulls alike: the budget is shared out and spent.

@@ -82,7 +82,7 @@ def test_langevin_noise_has_its_variance(page: dict[str, Any]) -> None:
         lambda states, actions: 0 * states.sum((-1, -2)) + 0 * actions.sum((-1, -2)),
         dp.Box([-torch.inf] * 2, [torch.inf] * 2),
     )
-    options = {"num_candidates": 2000, "iterations": 3, "keep_best": False}
+    options = {"num_starts": 2000, "iterations": 3, "keep_best": False}
     planner = page["Langevin"](2, step_size=0.2, **options)
     walk = torch.stack(
         [iterate.actions for iterate in seen_by(planner, free, page["state"])]
@@ -93,7 +93,7 @@ def test_langevin_noise_has_its_variance(page: dict[str, Any]) -> None:
     assert abs(float(jumps.mean())) < 5 * (variance / count) ** 0.5
     between = (jumps[0] * jumps[1]).mean() / variance
     assert abs(float(between)) < 5 * (2 / count) ** 0.5
-    small = page["Langevin"](3, num_candidates=4, iterations=3)
+    small = page["Langevin"](3, num_starts=4, iterations=3)
     for check in (check_bounds, check_batches, check_randomness):
         check(small, *dp.testing.point_mass_problem())
 

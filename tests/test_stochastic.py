@@ -187,7 +187,7 @@ def test_risk_of_a_quadratic_cost(alpha: float) -> None:
     "planner",
     [
         dp.GradMPC(
-            3, iterations=100, num_candidates=1, step_size=0.3, gradient=dp.Detach()
+            3, iterations=100, num_starts=1, step_size=0.3, gradient=dp.Detach()
         ),
         dp.ShootingGD(3, iterations=250, step_size=0.03),
     ],
@@ -302,7 +302,7 @@ def test_noise_of_planner_and_dynamics_differ() -> None:
 
 
 def test_the_generator_decides_the_noise_and_nothing_else_does() -> None:
-    planner, problem = dp.GradMPC(3, iterations=3, num_candidates=2), problem_of()
+    planner, problem = dp.GradMPC(3, iterations=3, num_starts=2), problem_of()
     state, before = 0.3 * draw(2, 2), torch.get_rng_state()
 
     def plan(seed: int | None) -> Tensor:
@@ -358,7 +358,7 @@ def test_planners_of_one_trajectory_refuse_noise(case: PlannerCase) -> None:
 @pytest.mark.parametrize(
     "planner",
     [
-        dp.GradMPC(3, iterations=3, num_candidates=2, step_size=0.05),
+        dp.GradMPC(3, iterations=3, num_starts=2, step_size=0.05),
         dp.MPPI(3, num_samples=6, iterations=2, temperature=1.0),
     ],
     ids=lambda planner: type(planner).__name__,
@@ -424,7 +424,7 @@ def test_an_rssm_is_planned_with_its_own_uncertainty() -> None:
     for dynamics in (model, model.step):
         problem = dp.StochasticProblem(dynamics, objective, box, num_particles=4)
         assert problem.find(dp.Predictable) is not None
-        planner = dp.GradMPC(3, iterations=2, num_candidates=2)
+        planner = dp.GradMPC(3, iterations=2, num_starts=2)
         plans.append(planner(problem, state))
     torch.testing.assert_close(plans[0].actions, plans[1].actions)
     certain = dp.PlanningProblem(model, objective, box)

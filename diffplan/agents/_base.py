@@ -22,7 +22,7 @@ NO_PLAN = -1
 
 @dataclass(frozen=True)
 class AgentState:
-    """The memory of an agent that acts in B environments at once.
+    """What an agent remembers while it acts in B environments at once.
 
     A registered pytree. `torch.save` writes it and `torch.load` reads it back.
 
@@ -41,8 +41,8 @@ class AgentState:
     Example:
         >>> import diffplan.agents
         >>> box = diffplan.problem.Box([-1.0], [1.0])
-        >>> memory = diffplan.agents.UniformAgent(box).initial_state(2, seed=0)
-        >>> memory.age.tolist()
+        >>> agent_state = diffplan.agents.UniformAgent(box).initial_state(2, seed=0)
+        >>> agent_state.age.tolist()
         [-1, -1]
     """
 
@@ -58,7 +58,7 @@ class AgentState:
     def start(
         cls, state: Tensor, action_dim: int, seed: int, keys: Tensor | None = None
     ) -> "AgentState":
-        """Return the memory before the first observation.
+        """Return the agent's state before the first observation.
 
         Args:
             state: `[B, S]`, the planning states before it.
@@ -103,7 +103,7 @@ class AgentState:
     def restarted(
         self, mask: Tensor, state: Tensor, keys: Tensor | None = None
     ) -> "AgentState":
-        """Return this memory, at the start of an episode where `mask` holds.
+        """Return this state, at the start of an episode where `mask` holds.
 
         Args:
             mask: `[B]` booleans.
@@ -120,16 +120,16 @@ class AgentState:
                 f"mask: expected [{self.batch_size}], one for each environment, got "
                 f"{list(mask.shape)}"
             )
-        column, memory = mask[:, None], self
+        column, agent_state = mask[:, None], self
         if keys is not None:
             keys = _checked(keys, self.batch_size).to(self.keys.device)
-            memory = replace(
+            agent_state = replace(
                 self,
                 keys=torch.where(mask, keys, self.keys),
                 decision=self.decision.masked_fill(mask, 0),
             )
         return replace(
-            memory,
+            agent_state,
             state=torch.where(column, state, self.state),
             action=self.action.masked_fill(column, 0.0),
             age=self.age.masked_fill(mask, NO_PLAN),
@@ -148,7 +148,7 @@ class Agent(Protocol):
     def initial_state(
         self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
     ) -> AgentState:
-        """Return the memory for `batch_size` environments that were just reset."""
+        """Return the state for `batch_size` environments that were just reset."""
         ...
 
     def act(
@@ -162,7 +162,8 @@ class Agent(Protocol):
             explore: Whether to add exploration noise.
 
         Returns:
-            Actions `[B, A]` inside the action space, and the memory for the next call.
+            Actions `[B, A]` inside the action space, and the agent's state for the
+            next call.
         """
         ...
 

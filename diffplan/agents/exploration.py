@@ -65,8 +65,8 @@ class UniformAgent:
 
     Example:
         >>> agent = UniformAgent(Box([-1.0], [1.0]))
-        >>> memory = agent.initial_state(3, seed=0)
-        >>> action, memory = agent.act(torch.zeros(3, 5), memory)
+        >>> agent_state = agent.initial_state(3, seed=0)
+        >>> action, agent_state = agent.act(torch.zeros(3, 5), agent_state)
         >>> action.shape
         torch.Size([3, 1])
     """
@@ -83,7 +83,7 @@ class UniformAgent:
     def initial_state(
         self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
     ) -> AgentState:
-        """Return a memory that holds nothing but randomness."""
+        """Return an agent state that holds nothing but randomness."""
         empty = torch.zeros(batch_size, 0, device=self.action_space.low.device)
         return AgentState.start(empty, self.action_space.dim, seed, keys)
 

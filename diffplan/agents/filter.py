@@ -38,8 +38,8 @@ class Filter:
         >>> from diffplan.models import RSSM
         >>> model = RSSM((5,), action_dim=2, belief_size=8, state_size=4)
         >>> belief = Filter(model, posterior="sample")
-        >>> memory = AgentState.start(belief.start(3), action_dim=2, seed=0)
-        >>> belief(torch.randn(3, 5), memory, memory.noise_keys()).shape
+        >>> agent_state = AgentState.start(belief.start(3), action_dim=2, seed=0)
+        >>> belief(torch.randn(3, 5), agent_state, agent_state.noise_keys()).shape
         torch.Size([3, 12])
     """
 
@@ -68,48 +68,54 @@ class Filter:
             state = self.model.initial_state((batch_size,)).detach()
             return _require_flat("initial_state", state, batch_size)
         is_module = isinstance(self.model, nn.Module)
-        # An agent's memory lives where its model does.
+        # An agent's state lives where its model does.
         weight = next(self.model.parameters(), None) if is_module else None
         return (torch.empty(0) if weight is None else weight).new_zeros(batch_size, 0)
 
     def restarted(
-        self, memory: AgentState, mask: Tensor, keys: Tensor | None = None
+        self, agent_state: AgentState, mask: Tensor, keys: Tensor | None = None
     ) -> AgentState:
-        """Return the memory at the start of an episode where `mask [B]` holds.
+        """Return the agent's state at the start of an episode where `mask [B]` holds.
 
         Args:
-            memory: It is not changed.
+            agent_state: It is not changed.
             mask: `[B]` booleans.
             keys: See `AgentState.restarted`.
         """
-        start = self.start(memory.batch_size) if self.remembers else memory.state
-        return memory.restarted(mask, start, keys)
+        start = (
+            self.start(agent_state.batch_size) if self.remembers else agent_state.state
+        )
+        return agent_state.restarted(mask, start, keys)
 
-    def __call__(self, observation: Tensor, memory: AgentState, keys: Tensor) -> Tensor:
+    def __call__(
+        self, observation: Tensor, agent_state: AgentState, keys: Tensor
+    ) -> Tensor:
         """Return the beliefs `[B, S]` after an observation.
 
         Args:
             observation: `[B, …]`, of each environment.
-            memory: With belief and action before it.
+            agent_state: With belief and action before it.
             keys: Of a posterior's samples, int64 `[B]`.
 
         Raises:
             ShapeError: the batch sizes differ, or the model's state is not flat.
         """
-        if observation.shape[:1] != memory.age.shape:
+        if observation.shape[:1] != agent_state.age.shape:
             raise ShapeError(
-                f"observation: expected [{memory.batch_size}, …] as in agent_state, "
-                f"got {list(observation.shape)}"
+                f"observation: expected [{agent_state.batch_size}, …] as in "
+                f"agent_state, got {list(observation.shape)}"
             )
         if not self.remembers:
             state = self.model.encode(observation)
-            return _require_flat("encode", state, memory.batch_size)
+            return _require_flat("encode", state, agent_state.batch_size)
         noise = None
         if self.posterior == "sample":
             size = int(self.model.state_size)
-            noise = standard_normal(keys, (size,), memory.state)
-        state = self.model.observe(memory.state, memory.action, observation, noise)
-        return _require_flat("observe", state, memory.batch_size)
+            noise = standard_normal(keys, (size,), agent_state.state)
+        state = self.model.observe(
+            agent_state.state, agent_state.action, observation, noise
+        )
+        return _require_flat("observe", state, agent_state.batch_size)
 
 
 def _require_flat(method: str, state: Tensor, batch_size: int) -> Tensor:

@@ -33,7 +33,7 @@ class PlanningAgent(nn.Module):
     Meta-World, 6 in the DeepMind control suite; PlaNet: 1). Exploration noise is
     added to each executed action, and the filter sees the noisy action.
 
-    The agent holds no memory of its own; see `AgentState`. It keeps references to its
+    The agent holds no state of its own; see `AgentState`. It keeps references to its
     parts: training the model in place trains the agent. As a module it moves, saves and
     copies model, planner and objective together. No graph is built.
 
@@ -59,8 +59,8 @@ class PlanningAgent(nn.Module):
     Example:
         >>> agent = PlanningAgent(model, planner, NegativeReturn(model.reward), box)
         ... # doctest: +SKIP
-        >>> memory = agent.initial_state(batch_size=8, seed=0)  # doctest: +SKIP
-        >>> action, memory = agent.act(observation, memory)  # doctest: +SKIP
+        >>> agent_state = agent.initial_state(batch_size=8, seed=0)  # doctest: +SKIP
+        >>> action, agent_state = agent.act(observation, agent_state)  # doctest: +SKIP
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class PlanningAgent(nn.Module):
     def initial_state(
         self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
     ) -> AgentState:
-        """Return the memory for `batch_size` environments that were just reset.
+        """Return the agent's state for `batch_size` environments that were just reset.
 
         Args:
             batch_size: At least 1.
@@ -126,11 +126,11 @@ class PlanningAgent(nn.Module):
 
         Args:
             observation: `[B, …]`, on the model's device.
-            agent_state: The memory; it is not changed.
+            agent_state: The agent's state; it is not changed.
             explore: Whether to add exploration noise.
 
         Returns:
-            Actions `[B, A]`, and the memory for the next call.
+            Actions `[B, A]`, and the agent's state for the next call.
 
         Raises:
             ShapeError: the batch sizes differ, or the model's state is not flat.
@@ -142,7 +142,7 @@ class PlanningAgent(nn.Module):
         if explore and self.exploration is not None:
             key = fold(keys, _EXPLORATION)
             action = self.exploration(action, self.action_space, key)
-        memory = replace(
+        agent_state = replace(
             agent_state,
             state=state,
             action=action,
@@ -150,7 +150,7 @@ class PlanningAgent(nn.Module):
             age=age + 1,
             decision=agent_state.decision + 1,
         )
-        return action, memory
+        return action, agent_state
 
     def reset(
         self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
@@ -158,21 +158,21 @@ class PlanningAgent(nn.Module):
         """Forget belief, last action and plan where `mask [B]` holds.
 
         Args:
-            agent_state: The memory; it is not changed.
+            agent_state: The agent's state; it is not changed.
             mask: `[B]` booleans.
             keys: See `AgentState.restarted`.
         """
         return self.filter.restarted(agent_state, mask, keys)
 
     def _renew(
-        self, state: Tensor, memory: AgentState, keys: Tensor
+        self, state: Tensor, agent_state: AgentState, keys: Tensor
     ) -> tuple[Plan, Tensor]:
         """Plan for the environments whose cache is empty; return all plans and ages.
 
         Fresh and continued environments are planned for separately, since a planner
         warm-starts a batch as a whole or not at all.
         """
-        plan, age = memory.plan, memory.age
+        plan, age = agent_state.plan, agent_state.age
         due = (age == NO_PLAN) | (age >= self.replan_every)
         warm = torch.zeros_like(due)
         if plan is not None and self.warm_start:

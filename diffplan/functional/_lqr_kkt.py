@@ -63,7 +63,7 @@ class Factor(NamedTuple):
     cost_to_go: Tensor
 
 
-class Trajectory(NamedTuple):
+class KKTPoint(NamedTuple):
     """A solution of the symmetric system; zero where it is not ok.
 
     Attributes:
@@ -186,7 +186,7 @@ def _solve_upper(matrix: Tensor, rhs: Tensor) -> Tensor:
 
 def solve(
     matrices: Matrices, factor: Factor, factor_ok: Tensor, vectors: Vectors
-) -> Trajectory:
+) -> KKTPoint:
     """Solve with a given factor, differentiably in matrices and vectors.
 
     Args:
@@ -199,16 +199,16 @@ def solve(
     if not is_followed(*tensors):
         return _masked_sweep(matrices, factor, factor_ok, vectors)
     arguments = (*tensors, factor_ok, *factor)
-    return Trajectory(*apply(_SolveLQR, _SolveLQRReverse, *arguments))
+    return KKTPoint(*apply(_SolveLQR, _SolveLQRReverse, *arguments))
 
 
 def _masked_sweep(
     matrices: Matrices, factor: Factor, factor_ok: Tensor, vectors: Vectors
-) -> Trajectory:
+) -> KKTPoint:
     states, actions, costates = _sweep(matrices, factor, vectors)
     total = states.sum((1, 2)) + actions.sum((1, 2)) + costates.sum((1, 2))
     ok = factor_ok & torch.isfinite(total)
-    return Trajectory(
+    return KKTPoint(
         zero_unless(ok, states), zero_unless(ok, actions), zero_unless(ok, costates), ok
     )
 
@@ -271,7 +271,7 @@ class _SolveLQRReverse(torch.autograd.Function):
         by_state, by_action, by_costate = cotangents[:3]
         right = Vectors(by_state, by_action, by_costate[:, 1:], by_costate[:, 0])
         adjoint = solve(matrices, factor, ok, right)
-        primal = Trajectory(states, actions, costates, ok)
+        primal = KKTPoint(states, actions, costates, ok)
         gradients = _matrix_gradients(primal, adjoint, ctx.needs_input_grad[:5])
         vectors = (
             adjoint.states,
@@ -307,7 +307,7 @@ class _SolveLQR(_SolveLQRReverse):
 
 
 def _matrix_gradients(
-    primal: Trajectory, adjoint: Trajectory, needed: tuple[bool, ...]
+    primal: KKTPoint, adjoint: KKTPoint, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Outer products of primal and adjoint solution, one per matrix.
 

@@ -125,7 +125,7 @@ class Best(NamedTuple):
         )
 
 
-class Progress:
+class Descent:
     """What is remembered of the iterations.
 
     Attributes:

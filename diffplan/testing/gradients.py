@@ -136,7 +136,7 @@ def check_gradients(
         ...     objective=dp.objectives.GoalDistance(torch.ones(1).double()),
         ...     action_space=dp.Box([-1.0], [1.0]),
         ... )
-        >>> planner = dp.GradMPC(2, iterations=3, num_candidates=2)
+        >>> planner = dp.GradMPC(2, iterations=3, num_starts=2)
         >>> start = torch.zeros(1).double()
         >>> check_gradients(planner, problem, start, verbose=False).right
         True

@@ -14,7 +14,7 @@ from diffplan.training.seeding import derive_seed
 
 Timing = Callable[[str], AbstractContextManager[None]]
 Observer = Callable[[int, np.ndarray, AgentState], None]
-"""`(first environment of the batch, observations [B, …], memory after acting)`."""
+"""`(first environment of the batch, observations [B, …], agent state after acting)`."""
 
 
 @runtime_checkable
@@ -73,15 +73,17 @@ def run_episodes(
     size = environments.num_envs
     for first in range(0, len(seeds), size):
         batch = _Batch(environments, seeds[first : first + size], timing)
-        memory = agent.initial_state(size, seed=agent_seed, keys=batch.keys)
-        device = memory.action.device
+        agent_state = agent.initial_state(size, seed=agent_seed, keys=batch.keys)
+        device = agent_state.action.device
         while batch.running.any():
             with timing("planning"):
                 observation = torch.from_numpy(batch.observations).to(device)
-                action, memory = agent.act(observation, memory, explore=explore)
+                action, agent_state = agent.act(
+                    observation, agent_state, explore=explore
+                )
                 numbers = action.cpu().numpy()
             if observer is not None:
-                observer(first, batch.observations, memory)
+                observer(first, batch.observations, agent_state)
             batch.step(numbers)
         episodes += batch.episodes()
     return episodes

@@ -27,7 +27,7 @@ class Updates:
         self,
         first: int,
         observations: np.ndarray,
-        memory: AgentState,
+        agent_state: AgentState,
     ) -> None:
         self._seen += 1
         self._reach(min(self.total, self.total * self._seen // self.decisions))

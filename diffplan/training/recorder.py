@@ -36,16 +36,16 @@ class EpisodeRecorder:
 
     @torch.no_grad()
     def __call__(
-        self, first: int, observations: np.ndarray, memory: AgentState
+        self, first: int, observations: np.ndarray, agent_state: AgentState
     ) -> None:
         """Keep one moment of the first environment of the first batch."""
         if first != 0 or observations.ndim != _IMAGE_AXES:
             return
         self.seen.append(np.array(observations[0]))
-        if memory.plan is not None and knows(self.model, Decoding):
+        if agent_state.plan is not None and knows(self.model, Decoding):
             # The action that was just chosen is number age - 1 of the plan, and state
             # number age - 1 is where the plan had expected to be now.
-            expected = memory.plan.states[0, int(memory.age[0]) - 1]
+            expected = agent_state.plan.states[0, int(agent_state.age[0]) - 1]
             image = self.model.decode(expected).float().cpu().numpy()
             # A plan that failed has no picture.
             self.imagined.append(np.nan_to_num(image))

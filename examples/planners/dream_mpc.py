@@ -26,7 +26,7 @@ class DreamMPC(dp.GradMPC):
     Args:
         horizon: T, number of planned actions.
         policy: `(state […, S]) → action […, A]`; a module becomes a submodule.
-        num_candidates: N, how often the policy proposes.
+        num_starts: N, how often the policy proposes.
         iterations: Gradient steps.
         std: Spread of the proposals; the paper's policies know their own.
         reuse: ρ, share of the last plan's candidates in the new ones.
@@ -41,13 +41,13 @@ class DreamMPC(dp.GradMPC):
         horizon: int,
         policy: Callable[[Tensor], Tensor],
         *,
-        num_candidates: int = 5,
+        num_starts: int = 5,
         iterations: int = 1,
         std: float = 0.1,
         reuse: float = 0.1,
         **options: Any,
     ) -> None:
-        options |= {"num_candidates": num_candidates, "iterations": iterations}
+        options |= {"num_starts": num_starts, "iterations": iterations}
         super().__init__(horizon, **options)
         self.policy, self.std, self.reuse = policy, std, reuse
 

@@ -137,7 +137,7 @@ def paired_difference(
     For two methods tried with the same models from the same starts: models (training
     seeds) and starts are drawn anew, each with replacement and independently, and the
     interval holds the middle 95 % of the means (the pigeonhole bootstrap, which is
-    conservative). One model alone says nothing about others: then only starts are drawn.
+    conservative). One model alone says nothing about others: only starts are drawn.
 
     Args:
         first: Outcomes `[models, starts]`.

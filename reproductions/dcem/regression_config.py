@@ -33,7 +33,7 @@ class DescentSettings:
         return GradMPC(
             1,
             iterations=count,
-            num_candidates=1,
+            num_starts=1,
             step_size=self.step_size,
             keep_best=False,
         )

@@ -156,7 +156,7 @@ class GradMPCSettings:
         """Return the planner."""
         return GradMPC(
             horizon,
-            num_candidates=self.num_candidates,
+            num_starts=self.num_candidates,
             iterations=self.iterations,
             step_size=self.step_size,
             keep_best=False,

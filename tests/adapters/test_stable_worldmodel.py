@@ -89,7 +89,7 @@ PLANNERS = {
     "MPPI": lambda horizon: dp.MPPI(horizon, num_samples=400, iterations=15),
     "DCEM": lambda horizon: dp.DCEM(horizon, num_samples=300, iterations=25),
     "ShootingGD": lambda horizon: dp.ShootingGD(horizon, iterations=200),
-    "GradMPC": lambda horizon: dp.GradMPC(horizon, num_candidates=8, step_size=0.5),
+    "GradMPC": lambda horizon: dp.GradMPC(horizon, num_starts=8, step_size=0.5),
 }
 
 
@@ -227,7 +227,7 @@ def test_gradients_go_through_plans_into_the_model() -> None:
     model = Reach(torch.float64)
     box = dp.Box([-10.0] * 2, [10.0] * 2)
     problem, state = planning_problem(model, infos(), box)
-    planner = dp.GradMPC(4, iterations=300, num_candidates=1, step_size=0.2)
+    planner = dp.GradMPC(4, iterations=300, num_starts=1, step_size=0.2)
     plan = planner(problem, state)
     plan.actions.sum().backward()
     gap = (infos()["goal"] - infos()["position"]).sum()

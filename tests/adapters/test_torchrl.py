@@ -84,7 +84,7 @@ def cem(**settings: Any) -> dp.CEM:
 PLANNERS: dict[str, Callable[[], dp.Planner]] = {
     "CEM": cem,
     "MPPI": partial(dp.MPPI, 5, num_samples=50, iterations=2),
-    "GradMPC": partial(dp.GradMPC, 5, iterations=3, num_candidates=4),
+    "GradMPC": partial(dp.GradMPC, 5, iterations=3, num_starts=4),
     "ShootingGD": partial(dp.ShootingGD, 5, iterations=5),
     "ILQR": partial(dp.ILQR, 5, iterations=4),
     "LatCo": partial(dp.LatCo, 5, iterations=4),
@@ -221,7 +221,7 @@ def test_a_collector_collects_with_it() -> None:
 def test_gradients_go_through_the_action_into_planner_and_encoder() -> None:
     encoder = torch.nn.Linear(4, 2)
     step_size = torch.nn.Parameter(torch.tensor(0.1))
-    planner = dp.GradMPC(3, iterations=4, num_candidates=3, step_size=step_size)
+    planner = dp.GradMPC(3, iterations=4, num_starts=3, step_size=step_size)
     policy = PlannerModule(planner, make_problem(), encode=encoder)
     entry = TensorDict(observation=torch.rand(5, 4), batch_size=[5])
     policy(entry)["action"].square().sum().backward()

@@ -182,7 +182,7 @@ def test_planners_count_what_the_loop_counts(
     planners: list[dp.Planner] = [
         dp.CEM(4, num_samples=32, num_elites=4, iterations=3),
         dp.MPPI(4, num_samples=16, iterations=2, checkpoint=True),
-        dp.GradMPC(4, iterations=5, num_candidates=2, checkpoint=True),
+        dp.GradMPC(4, iterations=5, num_starts=2, checkpoint=True),
     ]
     if isinstance(objective, dp.objectives.StageObjective):
         planners.append(dp.ILQR(4, iterations=5))

@@ -86,7 +86,7 @@ def test_the_gradient_of_the_best_iterate_is_its_own(case: PlannerCase) -> None:
             step_size=0.2,
             keep_best=keep_best,
             **({"num_starts": 1} if case.name == "ShootingGD" else {}),
-            **({"num_candidates": 1} if "GradMPC" in case.name else {}),
+            **({"num_starts": 1} if "GradMPC" in case.name else {}),
         )
         return planner(problem, state, warm_start=start)
 

@@ -231,7 +231,7 @@ def test_a_pendulum_within_a_speed_limit_as_by_slsqp(name: str) -> None:
         dp.CEM(HORIZON, num_samples=200, num_elites=20),
         dp.MPPI(HORIZON),
         dp.ShootingGD(HORIZON, iterations=40),
-        dp.GradMPC(HORIZON, iterations=80, num_candidates=1, step_size=0.02, **FIXED),
+        dp.GradMPC(HORIZON, iterations=80, num_starts=1, step_size=0.02, **FIXED),
     ],
     ids=lambda planner: type(planner).__name__,
 )
@@ -259,7 +259,7 @@ def test_action_constraints_hold_beside_state_constraints() -> None:
         box,
         [Ball(0.4), wall],
     )
-    planner = dp.GradMPC(3, iterations=20, num_candidates=1, step_size=0.05, **FIXED)
+    planner = dp.GradMPC(3, iterations=20, num_starts=1, step_size=0.05, **FIXED)
     plan = wrap(planner, growth=1.0, tolerance=2e-3, outer_iterations=6)(
         problem, torch.zeros(1, 2, dtype=DOUBLE)
     )
@@ -439,7 +439,7 @@ def number(value: float) -> Tensor:
 
 
 UNROLLED = {
-    "GradMPC": dp.GradMPC(3, iterations=4, num_candidates=2, step_size=0.02),
+    "GradMPC": dp.GradMPC(3, iterations=4, num_starts=2, step_size=0.02),
     "MPPI": dp.MPPI(3, num_samples=6, iterations=3, temperature=1.0),
     "ILQR": ILQR(3, iterations=2, gradient=dp.Unroll()),
     "LatCo": dp.LatCo(3, iterations=3, damping=1e-2, initial_multipliers=(3.0, 3.0)),
@@ -462,7 +462,7 @@ def test_unrolled_gradients_are_those_of_what_was_computed(name: str) -> None:
 
 
 def test_second_derivatives() -> None:
-    inner = dp.GradMPC(2, iterations=2, num_candidates=1, step_size=0.02)
+    inner = dp.GradMPC(2, iterations=2, num_starts=1, step_size=0.02)
     planner = dp.AugmentedLagrangian(inner, outer_iterations=2, penalty=2.0)
     state = 0.3 * states_of(1)
 

@@ -219,7 +219,7 @@ def test_a_planner_without_the_border_is_found_out() -> None:
 @pytest.mark.parametrize(
     ("build", "option"),
     [
-        (dp.LatCo, "initialization"),
+        (dp.LatCo, "init"),
         (dp.LatCo, "engine"),
         (dp.ShootingGN, "init"),
         (dp.ShootingGD, "init"),

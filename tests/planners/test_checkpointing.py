@@ -33,11 +33,11 @@ PLANNERS: dict[str, Build] = {
         HORIZON, num_samples=6, num_elites=2, iterations=2, **k
     ),
     "GradMPC": lambda **k: dp.GradMPC(
-        HORIZON, num_candidates=2, iterations=3, step_size=0.02, **k
+        HORIZON, num_starts=2, iterations=3, step_size=0.02, **k
     ),
     "GradMPC-rmsprop": lambda **k: dp.GradMPC(
         HORIZON,
-        num_candidates=2,
+        num_starts=2,
         iterations=3,
         step_size=0.02,
         optimizer="rmsprop",
@@ -230,7 +230,7 @@ def test_memory_of_a_gradient_grows_like_the_root_of_the_horizon(name: str) -> N
         "MPPI": lambda steps, **k: dp.MPPI(steps, num_samples=16, iterations=1, **k),
         "DCEM": lambda steps, **k: dp.DCEM(steps, num_samples=16, iterations=1, **k),
         "GradMPC": lambda steps, **k: dp.GradMPC(
-            steps, num_candidates=16, iterations=1, **k
+            steps, num_starts=16, iterations=1, **k
         ),
     }
     dynamics = WideDynamics()

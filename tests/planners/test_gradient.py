@@ -52,7 +52,7 @@ def test_descent_equals_torch_optim(
     planner = GradMPC(
         4,
         iterations=30,
-        num_candidates=1,
+        num_starts=1,
         step_size=0.05,
         optimizer=optimizer,
         keep_best=False,
@@ -72,7 +72,7 @@ def test_shooting_is_adam_from_normal_starts() -> None:
     twin = GradMPC(
         4,
         iterations=25,
-        num_candidates=1,
+        num_starts=1,
         step_size=0.05,
         optimizer="adam",
         keep_best=False,
@@ -86,7 +86,7 @@ def test_meta_gradient_equals_hand_unrolled_descent() -> None:
     state = states_of(1)
     start = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64).reshape(1, 3, 1)
     goal = problem.objective.goal
-    planner = GradMPC(3, iterations=5, num_candidates=1, step_size=0.03)
+    planner = GradMPC(3, iterations=5, num_starts=1, step_size=0.03)
     plan = planner(problem, state, warm_start=start_at(start, state))
     actions = start.clone().requires_grad_()
     for _ in range(5):
@@ -101,7 +101,7 @@ def test_meta_gradient_equals_hand_unrolled_descent() -> None:
 
 def test_meta_gradient_equals_finite_differences() -> None:
     state = states_of(1)
-    planner = GradMPC(3, iterations=6, num_candidates=3, step_size=0.03, clip=0.5)
+    planner = GradMPC(3, iterations=6, num_starts=3, step_size=0.03, clip=0.5)
 
     def answer(goal: Tensor) -> Tensor:
         problem = double_integrator(limit=10.0)
@@ -141,14 +141,14 @@ def test_the_cheapest_candidate_is_the_answer() -> None:
     problem = dp.PlanningProblem(
         lambda state, action: state + action, objective, dp.Box([-2.0], [2.0])
     )
-    planner = GradMPC(1, iterations=60, num_candidates=32, step_size=0.1)
+    planner = GradMPC(1, iterations=60, num_starts=32, step_size=0.1)
     plan = planner(problem, torch.zeros(4, 1))
     torch.testing.assert_close(plan.action, -torch.ones(4, 1), rtol=0, atol=1e-3)
     costs = plan.diagnostics["candidate_cost"]
     assert costs.shape == (4, 32)
     torch.testing.assert_close(costs.amin(-1), plan.cost)
     assert (costs.amax(-1) > 0.4).all()
-    single = GradMPC(1, iterations=60, num_candidates=1, step_size=0.1)
+    single = GradMPC(1, iterations=60, num_starts=1, step_size=0.1)
     start = start_at(torch.full((4, 1, 1), 0.7), torch.zeros(4, 1))
     stuck = single(problem, torch.zeros(4, 1), warm_start=start)
     torch.testing.assert_close(stuck.action, torch.ones(4, 1), rtol=0, atol=1e-3)
@@ -181,7 +181,7 @@ def test_clipping_bounds_each_step() -> None:
         dp.Box([-50.0], [50.0]),
     )
     start = start_at(torch.full((1, 2, 1), 3.0), torch.zeros(1, 1))
-    planner = GradMPC(2, iterations=1, num_candidates=1, step_size=0.1, clip=1.0)
+    planner = GradMPC(2, iterations=1, num_starts=1, step_size=0.1, clip=1.0)
     plan = planner(problem, torch.zeros(1, 1), warm_start=start)
     torch.testing.assert_close(plan.actions, torch.full((1, 2, 1), 2.9))
 
@@ -194,7 +194,7 @@ def test_clipping_bounds_each_step() -> None:
         (ShootingGD, "step_size", 0.0),
         (ShootingGD, "num_starts", 0),
         (GradMPC, "horizon", -1),
-        (GradMPC, "num_candidates", 0),
+        (GradMPC, "num_starts", 0),
         (GradMPC, "step_size", float("nan")),
         (GradMPC, "clip", 0.0),
     ],
@@ -208,7 +208,7 @@ def test_arguments_out_of_range_are_refused_by_name(
 
 def test_the_papers_sizes_have_names() -> None:
     grad_mpc, cem = dp.GradMPC.paper(), dp.CEM.planet()
-    assert (grad_mpc.horizon, grad_mpc.num_candidates) == (12, 1000)
+    assert (grad_mpc.horizon, grad_mpc.num_starts) == (12, 1000)
     assert grad_mpc.iterations == 40
     assert (cem.horizon, cem.num_samples, cem.num_elites) == (12, 1000, 100)
-    assert dp.GradMPC.paper(7, num_candidates=3).num_candidates == 3
+    assert dp.GradMPC.paper(7, num_starts=3).num_starts == 3

@@ -43,8 +43,8 @@ SMALL = {
     "ILQR": {"iterations": 2},
     "ShootingGN": {"iterations": 2},
     "ShootingGD": {"num_starts": 2, "iterations": 4},
-    "GradMPC": {"num_candidates": 2, "iterations": 4, "step_size": 0.02},
-    "GradMPC-rmsprop": {"num_candidates": 2, "iterations": 4},
+    "GradMPC": {"num_starts": 2, "iterations": 4, "step_size": 0.02},
+    "GradMPC-rmsprop": {"num_starts": 2, "iterations": 4},
 }
 
 
@@ -141,7 +141,7 @@ def test_unrolled_gradient_to_planner_parameters(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 def test_second_derivatives_of_gradient_planning(optimizer: str) -> None:
-    planner = GradMPC(2, iterations=2, num_candidates=1, optimizer=optimizer)
+    planner = GradMPC(2, iterations=2, num_starts=1, optimizer=optimizer)
     problem = problem_with({})
     assert torch.autograd.gradgradcheck(
         lambda x: planner(problem, x).actions,

@@ -128,7 +128,7 @@ def test_particles_without_a_graph_are_refused() -> None:
         Blind(), dp.objectives.GoalDistance(torch.ones(1)), dp.Box([-1.0], [1.0])
     )
     with pytest.raises(UnsupportedProblemError, match="GradMPC"):
-        dp.GradMPC(2, iterations=1, num_candidates=2)(problem, torch.zeros(3, 1))
+        dp.GradMPC(2, iterations=1, num_starts=2)(problem, torch.zeros(3, 1))
 
 
 def test_dynamics_that_know_their_jacobian_need_no_graph_to_act() -> None:

@@ -136,7 +136,7 @@ def test_the_distance_to_the_whole_planner_of_latco() -> None:
 
 def test_an_element_without_a_minimum_is_reported_and_refused() -> None:
     planner = next(c for c in IMPLICIT if c.name == "LatCo").build(
-        3, iterations=0, gradient=dp.Implicit(polish=0), initialization="rollout"
+        3, iterations=0, gradient=dp.Implicit(polish=0), init="rollout"
     )
     problem = pendulum_near_upright()
     plan = planner(problem.with_values(), problem.state.clone().requires_grad_())

@@ -19,7 +19,11 @@ import diffplan as dp
 from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn, SoftplusReward
 from diffplan.planners import DualAscent, FixedMultiplier, LogarithmicRule
-from diffplan.planners.collocation._primal_dual import Multipliers, PrimalDual, Progress
+from diffplan.planners.collocation._primal_dual import (
+    Multipliers,
+    PrimalDual,
+    PrimalDualState,
+)
 from diffplan.planners.collocation._residuals import TrajectoryProblem
 from diffplan.planners.request import PlanRequest
 from diffplan.solvers import BlockCholeskySolver, RiccatiSolver
@@ -109,7 +113,7 @@ def test_both_engines_give_the_same_iterates_on_an_rssm(start: str) -> None:
     state = torch.randn(3, 7, dtype=torch.float64)
     for iterations in (0, 1, 3, 25):
         plans = [
-            dp.LatCo(6, iterations=iterations, engine=engine, initialization=start)(
+            dp.LatCo(6, iterations=iterations, engine=engine, init=start)(
                 problem, state
             )
             for engine in ("native", "theseus")
@@ -387,7 +391,7 @@ def test_the_first_iterate_takes_no_dual_step() -> None:
     )
     damping = torch.ones(1, dtype=torch.float64)
     _, first = primal_dual.linearize(
-        start, Progress(multipliers, problem.all_sound), damping
+        start, PrimalDualState(multipliers, problem.all_sound), damping
     )
     assert torch.equal(first.multipliers.dynamics, multipliers.dynamics)
     _, second = primal_dual.linearize(start, first, damping)

@@ -55,7 +55,7 @@ def test_the_warm_start_is_the_answer_with_its_gradient() -> None:
 
 def test_without_a_warm_start_the_centre_of_the_box_is_the_answer() -> None:
     problem, state = pendulum(), torch.zeros(2, 2, dtype=torch.float64)
-    settings = {"iterations": 0, "initialization": "rollout"}
+    settings = {"iterations": 0, "init": "rollout"}
     plan = dp.LatCo(HORIZON, **settings)(problem, state)  # else noise
     assert (plan.actions == 0).all()
     assert (plan.cost == 0).all()

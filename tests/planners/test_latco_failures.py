@@ -149,7 +149,7 @@ def test_the_others_have_the_gradient_of_a_batch_without_it(
     [
         {"engine": "theseus"},
         {"num_starts": 3},
-        {"initialization": "rollout"},
+        {"init": "rollout"},
         {"multiplier_rule": LogarithmicRule.paper()},
         {"initial_multipliers": (1e8, 1.0)},
         {"normalize": False},

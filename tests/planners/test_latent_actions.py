@@ -47,7 +47,7 @@ def unflatten(latent: Tensor) -> Tensor:
         (DCEM, {**SMALL, "temperature": 0.3}),
         (CEM, SMALL),
         (MPPI, {"num_samples": 12, "iterations": 3}),
-        (GradMPC, {"num_candidates": 5, "iterations": 6}),
+        (GradMPC, {"num_starts": 5, "iterations": 6}),
         (ShootingGD, {"iterations": 5}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -98,7 +98,7 @@ def test_boxes_of_any_width_are_kept(action_dim: int) -> None:
         dp.Box(low, high),
     )
     latent_space = dp.Box([-2.0, 0.0], [0.5, 1.0])
-    for inner in (DCEM(1, **SMALL), GradMPC(1, num_candidates=3, iterations=3)):
+    for inner in (DCEM(1, **SMALL), GradMPC(1, num_starts=3, iterations=3)):
         decoder = Decoder(2, 3, action_dim)
         planner = LatentActions(inner, decoder, latent_space, horizon=3)
         plan = planner(problem, torch.zeros(2, action_dim, dtype=torch.float64))
@@ -135,7 +135,7 @@ def test_particles_and_constraints_of_the_problem_are_kept() -> None:
     "inner",
     [
         DCEM(1, temperature=0.5, initial_std=0.3, **SMALL),
-        GradMPC(1, num_candidates=2, iterations=2, step_size=0.02),
+        GradMPC(1, num_starts=2, iterations=2, step_size=0.02),
     ],
     ids=["DCEM", "GradMPC"],
 )

@@ -54,7 +54,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Progress:
+class PrimalDualState:
     """What the iteration threads from step to step.
 
     Attributes:
@@ -95,8 +95,8 @@ class PrimalDual:
     show: Callable[[Trajectory, Tensor], None] | None = None
 
     def linearize(
-        self, trajectory: Trajectory, progress: Progress, damping: Tensor
-    ) -> tuple[ChainBlocks, Progress]:
+        self, trajectory: Trajectory, progress: PrimalDualState, damping: Tensor
+    ) -> tuple[ChainBlocks, PrimalDualState]:
         """Return the damped Gauss-Newton subproblem after the pending dual step."""
         linearization, sound = self.problem.sound_linearization(
             trajectory, progress.sound
@@ -115,15 +115,17 @@ class PrimalDual:
         damping = where_sound(progress.sound, damping, torch.nan)
         return linearization.weigh(*weights, damping), progress
 
-    def observe(self, trajectory: Trajectory, progress: Progress) -> Progress:
+    def observe(
+        self, trajectory: Trajectory, progress: PrimalDualState
+    ) -> PrimalDualState:
         """Take the dual step that the last iterate calls for, and record it."""
         residuals, sound = self.problem.sound_residuals(trajectory, progress.sound)
         progress = replace(progress, sound=sound)
         return self._observe(trajectory, progress, residuals)
 
     def _observe(
-        self, trajectory: Trajectory, progress: Progress, residuals: Residuals
-    ) -> Progress:
+        self, trajectory: Trajectory, progress: PrimalDualState, residuals: Residuals
+    ) -> PrimalDualState:
         if progress.records:  # the start has no primal step behind it
             progress = self._dual_step(progress, residuals)
         multipliers, sound = progress.multipliers, progress.sound
@@ -140,7 +142,9 @@ class PrimalDual:
         )
         return replace(progress, records=(*progress.records, record))
 
-    def _dual_step(self, progress: Progress, residuals: Residuals) -> Progress:
+    def _dual_step(
+        self, progress: PrimalDualState, residuals: Residuals
+    ) -> PrimalDualState:
         old = progress.multipliers
         new = (
             self.rule(
@@ -157,7 +161,7 @@ class PrimalDual:
 
 
 def status_of(
-    progress: Progress, report: Report, tolerance: float, iterations: int
+    progress: PrimalDualState, report: Report, tolerance: float, iterations: int
 ) -> Tensor:
     """Return how each element ended, see `Status`.
 

@@ -42,7 +42,7 @@ from diffplan.planners.base import Planner, Solution
 from diffplan.planners.collocation._primal_dual import (
     Multipliers,
     PrimalDual,
-    Progress,
+    PrimalDualState,
     status_of,
 )
 from diffplan.planners.collocation._residuals import ActionViolation, TrajectoryProblem
@@ -62,7 +62,7 @@ from diffplan.solvers._least_squares import (
 from diffplan.solvers.blocks import ChainSolver, RiccatiSolver, ShortSteps
 
 _Engine = Literal["native", "theseus"]
-_Initialization = Literal["normal", "rollout"]
+_Init = Literal["normal", "rollout"]
 
 
 class LatCo(Planner):
@@ -103,7 +103,7 @@ class LatCo(Planner):
         multiplier_rule: See `multipliers.py`.
         initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1).
         normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does.
-        initialization: "normal" draws states and actions from N(0, 1), actions about
+        init: "normal" draws states and actions from N(0, 1), actions about
             the box's centre in the units above; "rollout" draws the actions only and
             starts feasible.
         num_starts: Initialisations optimised in parallel; the one whose rollout costs
@@ -162,7 +162,7 @@ class LatCo(Planner):
         multiplier_rule: MultiplierRule | None = None,
         initial_multipliers: tuple[float, float] = (1.0, 1.0),
         normalize: bool = True,
-        initialization: _Initialization = "normal",
+        init: _Init = "normal",
         num_starts: int = 1,
         fall_back: bool = True,
         max_step: float | None = None,
@@ -182,9 +182,9 @@ class LatCo(Planner):
         self.multiplier_rule = multiplier_rule or LogarithmicRule.released()
         self.initial_multipliers = initial_multipliers
         self.normalize = normalize
-        require_choice("initialization", initialization, _Initialization)
+        require_choice("init", init, _Init)
         require_choice("engine", engine, _Engine)
-        self.initialization: _Initialization = initialization
+        self.init: _Init = init
         self.num_starts = require_count("num_starts", num_starts, 1)
         self.fall_back = fall_back
         if max_step is not None:
@@ -278,8 +278,8 @@ class LatCo(Planner):
         request.show(*(value.unflatten(0, shape) for value in values))
 
     def _iterate(
-        self, primal_dual: PrimalDual, trajectory: Trajectory, progress: Progress
-    ) -> tuple[Trajectory, Progress, Report]:
+        self, primal_dual: PrimalDual, trajectory: Trajectory, progress: PrimalDualState
+    ) -> tuple[Trajectory, PrimalDualState, Report]:
         """Run all iterations; those that `Truncated` cuts off leave no graph."""
         solver = self.solver
         if self.max_step is not None:
@@ -343,9 +343,9 @@ class LatCo(Planner):
         collocation: TrajectoryProblem,
         noise: Tensor,
         warm_start: Plan | None,
-    ) -> tuple[Trajectory, Progress]:
+    ) -> tuple[Trajectory, PrimalDualState]:
         starts = Starts(
-            rolled_out=self.initialization == "rollout",
+            rolled_out=self.init == "rollout",
             count=self.num_starts,
             multipliers=self.initial_multipliers,
             keep_multipliers=self.keep_multipliers,
@@ -353,13 +353,13 @@ class LatCo(Planner):
         start = starts.cold(collocation, noise.flatten(0, 1))
         if warm_start is not None:
             start = starts.warm(collocation, warm_start, *start)
-        return start[0], Progress(start[1], collocation.all_sound)
+        return start[0], PrimalDualState(start[1], collocation.all_sound)
 
     def _solution(
         self,
         units: ActionUnits,
         trajectory: Trajectory,
-        progress: Progress,
+        progress: PrimalDualState,
         report: Report,
     ) -> Solution:
         diagnostics = {

@@ -25,7 +25,7 @@ class GradMPC(GradientPlanner):
     Args:
         horizon: T, number of planned actions.
         iterations: Gradient steps.
-        num_candidates: N. Memory grows with N · iterations · T where a plan is
+        num_starts: N. Memory grows with N · iterations · T where a plan is
             differentiated; `GradMPC.paper()` is for acting.
         step_size: A number or a learnable tensor (the paper lists 0.1 to 0.0001).
         optimizer: "sgd", "adam", "rmsprop", or a rule with the method `direction`.
@@ -53,7 +53,7 @@ class GradMPC(GradientPlanner):
         ...     action_space=dp.Box([-1.0], [1.0]),
         ... )
         >>> target = torch.zeros(1, requires_grad=True)
-        >>> plan = dp.GradMPC(horizon=3, num_candidates=10)(problem, target)
+        >>> plan = dp.GradMPC(horizon=3, num_starts=10)(problem, target)
         >>> plan.actions.sum().backward()  # d Σ actions / d state = -1
         >>> target.grad.round(decimals=2)
         tensor([-1.])
@@ -64,7 +64,7 @@ class GradMPC(GradientPlanner):
         horizon: int,
         *,
         iterations: int = 20,
-        num_candidates: int = 16,
+        num_starts: int = 16,
         step_size: float | Tensor = 0.1,
         optimizer: Optimizer | FirstOrderRule = "sgd",
         clip: float | None = None,
@@ -81,12 +81,12 @@ class GradMPC(GradientPlanner):
             checkpoint=checkpoint,
             keep_best=keep_best,
         )
-        self.num_candidates = require_count("num_candidates", num_candidates, 1)
+        self.num_starts = require_count("num_starts", num_starts, 1)
         self.clip = None if clip is None else require_positive("clip", clip)
         self.configure_gradient(gradient)
 
     @classmethod
     def paper(cls, horizon: int = 12, **options: Any) -> "GradMPC":
         """Return the paper's size: 1,000 candidates, 40 steps, the last iterate."""
-        numbers = {"iterations": 40, "num_candidates": 1000, "keep_best": False}
+        numbers = {"iterations": 40, "num_starts": 1000, "keep_best": False}
         return cls(horizon, **{**numbers, **options})

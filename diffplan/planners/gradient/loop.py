@@ -41,7 +41,7 @@ from diffplan.planners._evaluation import (
     worst_if_failed,
 )
 from diffplan.planners._numbers import set_number
-from diffplan.planners._progress import Best, Progress, with_cheaper_last
+from diffplan.planners._progress import Best, Descent, with_cheaper_last
 from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
@@ -55,7 +55,7 @@ class GradientPlanner(Planner):
     `remember` if it goes on with more than the best actions.
 
     Attributes:
-        num_candidates: N, how many action sequences descend side by side.
+        num_starts: N, how many action sequences descend side by side.
         iterations: Gradient steps.
         step_size: A number or a learnable tensor.
         rule: Turns gradients into directions, see `diffplan.functional._first_order`.
@@ -72,7 +72,7 @@ class GradientPlanner(Planner):
     learnable_numbers: ClassVar = ("step_size",)
     plans_under_noise: ClassVar[bool] = True
     needs_derivatives = True
-    num_candidates: int
+    num_starts: int
     iterations: int
     step_size: float | Tensor
     rule: FirstOrderRule
@@ -102,7 +102,7 @@ class GradientPlanner(Planner):
 
     def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
         """Return the shape of the starting points' N(0, 1) numbers, `[N, T, A]`."""
-        return (self.num_candidates, self.horizon, request.problem.action_space.dim)
+        return (self.num_starts, self.horizon, request.problem.action_space.dim)
 
     def starting_points(self, request: PlanRequest) -> Tensor:
         """Return where the descents begin, allowed actions `[B, N, T, A]`.
@@ -140,7 +140,7 @@ class GradientPlanner(Planner):
         problem, state = request.problem, request.state
         candidates = self.starting_points(request)
         start = state.unsqueeze(1).expand(-1, candidates.shape[1], -1).contiguous()
-        moments, progress = start_moments(candidates), Progress()
+        moments, progress = start_moments(candidates), Descent()
         afresh = starts_afresh(request.warm_start, state)
         seeks_middle = self.keep_best and any_afresh(afresh)
 
@@ -231,7 +231,7 @@ class GradientPlanner(Planner):
         problem: PlanningProblem,
         state: Tensor,
         candidates: Tensor,
-        progress: Progress,
+        progress: Descent,
     ) -> Solution:
         with torch.no_grad():
             cost = worst_if_failed(candidate_costs(problem, state, candidates))

@@ -70,7 +70,7 @@ class ShootingGD(GradientPlanner):
             checkpoint=checkpoint,
             keep_best=keep_best,
         )
-        self.num_candidates = require_count("num_starts", num_starts, 1)
+        self.num_starts = require_count("num_starts", num_starts, 1)
         require_choice("init", init, Init)
         self.uniform = init == "uniform"
         self.configure_gradient(gradient)

@@ -32,7 +32,7 @@ class Nominal(NamedTuple):
     cost: Tensor
 
 
-class Step(NamedTuple):
+class PolicyStep(NamedTuple):
     """A step away from a nominal trajectory.
 
     Attributes:
@@ -96,7 +96,7 @@ def cheaper(best: Nominal, later: Nominal) -> Nominal:
 
 
 def trial(
-    problem: PlanningProblem, nominal: Nominal, step: Step, sizes: Tensor
+    problem: PlanningProblem, nominal: Nominal, step: PolicyStep, sizes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Roll out fractions of a step, with its feedback, inside the bounds.
 
@@ -149,7 +149,7 @@ def _limits(
 def search(
     problem: PlanningProblem,
     nominal: Nominal,
-    step: Step,
+    step: PolicyStep,
     sizes: tuple[float, ...],
     *,
     allowed: Tensor,
@@ -205,7 +205,10 @@ def search(
 
 
 def _tried(
-    problem: PlanningProblem, nominal: Nominal, step: Step, sizes: tuple[float, ...]
+    problem: PlanningProblem,
+    nominal: Nominal,
+    step: PolicyStep,
+    sizes: tuple[float, ...],
 ) -> Nominal:
     """Roll out several fractions of a step, `[…, n]` trajectories."""
     states, actions = trial(problem, nominal, step, _filled(sizes, nominal.cost))
@@ -220,7 +223,7 @@ def _filled(sizes: tuple[float, ...], like: Tensor) -> Tensor:
 
 
 def _enough(
-    nominal: Nominal, step: Step, sizes: tuple[float, ...], costs: Tensor
+    nominal: Nominal, step: PolicyStep, sizes: tuple[float, ...], costs: Tensor
 ) -> Tensor:
     """Return where the first fractions lower the cost enough, `[…, n]` bool."""
     fractions = _filled(sizes[: costs.shape[-1]], costs)
@@ -244,7 +247,7 @@ def _at(tried: Nominal, index: Tensor) -> Nominal:
 
 
 def follow(
-    problem: PlanningProblem, nominal: Nominal, step: Step, chosen: Chosen
+    problem: PlanningProblem, nominal: Nominal, step: PolicyStep, chosen: Chosen
 ) -> Nominal:
     """Go where a line search went, with a graph.
 

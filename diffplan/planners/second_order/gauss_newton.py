@@ -33,7 +33,7 @@ from diffplan.planners._numbers import set_number
 from diffplan.planners._progress import with_cheaper_last
 from diffplan.planners.base import Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order._line_search import Nominal, Step, increments
+from diffplan.planners.second_order._line_search import Nominal, PolicyStep, increments
 from diffplan.planners.second_order.loop import SecondOrderShooting
 from diffplan.problem import PlanningProblem
 from diffplan.solvers._least_squares import AdaptiveDamping
@@ -186,11 +186,11 @@ class ShootingGN(SecondOrderShooting):
         nominal: Nominal,
         model: IncrementalLQR,
         law: LimitedLaw,
-    ) -> Step:
+    ) -> PolicyStep:
         """Return the damped Gauss-Newton step inside the bounds."""
         limits = increments(problem, nominal, self.max_step)
         moves = limited_rollout(model, law, *limits)
-        return Step(moves, None, law.decrease, law.ok)
+        return PolicyStep(moves, None, law.decrease, law.ok)
 
     def _starts(self, problem: PlanningProblem, noise: Tensor) -> Tensor:
         """Return the random starts `[B, num_starts, T, A]`."""

@@ -26,7 +26,7 @@ from diffplan.plan import Plan
 from diffplan.planners._compiling import start_plan
 from diffplan.planners.base import Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order._line_search import Nominal, Step
+from diffplan.planners.second_order._line_search import Nominal, PolicyStep
 from diffplan.planners.second_order.loop import SecondOrderShooting
 from diffplan.problem import PlanningProblem
 from diffplan.solvers._least_squares import AdaptiveDamping
@@ -187,6 +187,6 @@ class ILQR(SecondOrderShooting):
         nominal: Nominal,
         model: IncrementalLQR,
         law: LimitedLaw,
-    ) -> Step:
+    ) -> PolicyStep:
         """Return the law itself: a step with feedback."""
-        return Step(law.feedforward, law.gains, law.decrease, law.ok)
+        return PolicyStep(law.feedforward, law.gains, law.decrease, law.ok)

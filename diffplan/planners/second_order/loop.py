@@ -47,7 +47,7 @@ from diffplan.planners.second_order._implicit import differentiate_actions
 from diffplan.planners.second_order._line_search import (
     Chosen,
     Nominal,
-    Step,
+    PolicyStep,
     cheaper,
     follow,
     gradient_norm,
@@ -147,7 +147,7 @@ class SecondOrderShooting(Planner):
         nominal: Nominal,
         model: IncrementalLQR,
         law: LimitedLaw,
-    ) -> Step:
+    ) -> PolicyStep:
         """Return the step that the law of the damped model asks for.
 
         Args:
@@ -293,7 +293,7 @@ class SecondOrderShooting(Planner):
         expanded: "_Expanded",
         damping: Tensor,
         wanted: Tensor | None = None,
-    ) -> Step:
+    ) -> PolicyStep:
         low, high = increments(problem, nominal, self.max_step)
         look, model = self.may_look(low), expanded.model
         law = limited_sweep(
@@ -304,7 +304,11 @@ class SecondOrderShooting(Planner):
         return step._replace(ok=ok, max_step=self.max_step)
 
     def _chosen(
-        self, problem: PlanningProblem, nominal: Nominal, step: Step, allowed: Tensor
+        self,
+        problem: PlanningProblem,
+        nominal: Nominal,
+        step: PolicyStep,
+        allowed: Tensor,
     ) -> Chosen:
         return search(
             problem,
