@@ -34,6 +34,7 @@ from diffplan.planners import (
     LatCo,
     LatentActions,
     Planner,
+    PolicyGradMPC,
     ShootingGD,
     ShootingGN,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "Plan",
     "Planner",
     "PlanningProblem",
+    "PolicyGradMPC",
     "Predictable",
     "RiskMeasure",
     "ShootingGD",

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from diffplan.errors import ArgumentError
+
 __all__ = [
     "Acting",
     "Decoding",
@@ -30,6 +32,7 @@ __all__ = [
     "Valuing",
     "knows",
     "model_behind",
+    "policy_of",
     "takes_action",
 ]
 
@@ -151,6 +154,30 @@ def knows(model: object, capability: type[_CapabilityT]) -> TypeGuard[_Capabilit
     """
     names = (name for name in vars(capability) if not name.startswith("_"))
     return all(callable(getattr(model, name, None)) for name in names)
+
+
+def policy_of(policy: object) -> Callable[[Tensor], Tensor]:
+    """Return a policy that was handed over itself, or within a model that has one.
+
+    Args:
+        policy: `state […, S] → action […, A]`, or an object with such a `policy`.
+
+    Raises:
+        ArgumentError: it is neither. A model that can be called predicts, which is no
+            policy.
+
+    Example:
+        >>> policy_of(torch.zeros_like) is torch.zeros_like
+        True
+    """
+    if knows(policy, Acting):
+        return policy.policy
+    if callable(policy) and not knows(policy, Stepping):
+        return policy
+    raise ArgumentError(
+        "policy: expected a function of the state, or a model that has a policy, got "
+        f"{type(policy).__name__}, which has none"
+    )
 
 
 def takes_action(reward: Callable[..., object]) -> bool:

@@ -26,6 +26,7 @@ from diffplan.planners import (
     LatentActions,
     LogarithmicRule,
     Planner,
+    PolicyGradMPC,
     ShootingGD,
     ShootingGN,
 )
@@ -305,6 +306,17 @@ CASES = [
         gradients=TRACKED,
         learnable=(("step_size", 0.02),),
         ball_gap=0.015,
+    ),
+    policy_case(
+        "PolicyGradMPC",
+        PolicyGradMPC,
+        {
+            "iterations": 60,
+            "num_starts": 2,
+            "step_size": 0.1,
+            "std": 0.3,
+            "init": "sample",
+        },
     ),
     case(
         "ILQR",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import diffplan as dp
 from diffplan.objectives import Ensemble, NegativeReturn, mean
+from diffplan.planners import follow
 from diffplan.testing import check_planner, point_mass_problem
 from examples.imitation import imitate, planners
 from examples.planners.dream_mpc import DreamMPC, cautious_return
@@ -21,7 +22,6 @@ from examples.planners.grasp import GRASP
 from examples.planners.icem import ICEM
 from examples.planners.mrsq import search_return
 from examples.planners.policy_mppi import PolicyMPPI
-from examples.planners.proposals import follow
 
 PAPERS = sorted((Path(__file__).parents[1] / "examples" / "planners").glob("*.py"))
 SPACE = (
@@ -98,7 +98,8 @@ def slow_policy(state: Tensor) -> Tensor:
 def test_dream_mpc_improves_on_its_policy_and_on_its_last_plan() -> None:
     problem, state = reach_origin()
     planner, plan = DreamMPC(10, slow_policy), None
-    own = follow(slow_policy, problem, state, torch.zeros(2, 1, 10, 1))[:, 0]
+    still = torch.zeros(2, 1, 10, 1)
+    own = follow(lambda x, _: slow_policy(x), problem, state, still)[:, 0]
     costs = [problem.cost(state, own)]
     for _ in range(8):  # the state stays: what is reused has been improved before
         plan = planner(problem, state, warm_start=plan)

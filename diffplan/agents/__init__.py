@@ -4,6 +4,7 @@ from diffplan.agents._base import Agent, AgentState
 from diffplan.agents.exploration import Exploration, GaussianNoise, UniformAgent
 from diffplan.agents.filter import Filter
 from diffplan.agents.planning import PlanningAgent
+from diffplan.agents.policy import PolicyAgent
 
 __all__ = [
     "Agent",
@@ -12,5 +13,6 @@ __all__ = [
     "Filter",
     "GaussianNoise",
     "PlanningAgent",
+    "PolicyAgent",
     "UniformAgent",
 ]

@@ -33,7 +33,7 @@ from diffplan.functional.lqr import (
     lqr,
     lqr_factorize,
 )
-from diffplan.functional.returns import generalized_advantages
+from diffplan.functional.returns import generalized_advantages, lambda_returns
 from diffplan.functional.riccati import RiccatiFactor, riccati_factorize, riccati_step
 from diffplan.functional.top_k import hard_top_k
 
@@ -57,6 +57,7 @@ __all__ = [
     "fold",
     "generalized_advantages",
     "hard_top_k",
+    "lambda_returns",
     "limited_rollout",
     "limited_sweep",
     "linearize_dynamics",

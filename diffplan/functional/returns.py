@@ -65,3 +65,50 @@ def generalized_advantages(
         advantage = errors[..., time] + decay * advantage
         found.append(advantage)
     return torch.stack(found[::-1], dim=-1) if found else torch.zeros_like(rewards)
+
+
+def lambda_returns(
+    rewards: Float[Tensor, "*batch T"],
+    next_values: Tensor,
+    discounts: Tensor,
+    lambda_: float,
+) -> Float[Tensor, "*batch T"]:
+    """Return what each state earns, between one step's trust in the value and all's.
+
+    R_t = r_t + d_t ((1 - λ) V_{t+1} + λ R_{t+1}), and R_T = V_T: λ = 0 looks one step
+    ahead, λ = 1 sums all rewards and adds the value of the last state.
+
+    Args:
+        rewards: r_0 … r_{T-1}.
+        next_values: `[…, T]`, V_1 … V_T, of the state after each reward.
+        discounts: `[…, T]`, d_0 … d_{T-1}: γ, times the probability that the task
+            goes on.
+        lambda_: λ, in 0 … 1.
+
+    Raises:
+        ShapeError: the shapes differ.
+        ArgumentError: λ is out of range.
+
+    References:
+        Hafner et al. 2020, "Dream to control" (arXiv:1912.01603), eq. 4 to 6.
+
+    Example:
+        >>> ones = torch.ones(3)
+        >>> lambda_returns(ones, 5 * ones, 0.5 * ones, lambda_=1.0)
+        tensor([2.3750, 2.7500, 3.5000])
+    """
+    require_share("lambda_", lambda_)
+    for name, value in (("next_values", next_values), ("discounts", discounts)):
+        if value.shape != rewards.shape:
+            raise ShapeError(
+                f"{name}: expected {list(rewards.shape)} as the rewards, got "
+                f"{list(value.shape)}"
+            )
+    if not rewards.shape[-1]:
+        return rewards
+    ahead, returns = next_values[..., -1], []
+    for time in range(rewards.shape[-1] - 1, -1, -1):
+        mixed = (1 - lambda_) * next_values[..., time] + lambda_ * ahead
+        ahead = rewards[..., time] + discounts[..., time] * mixed
+        returns.append(ahead)
+    return torch.stack(returns[::-1], dim=-1)

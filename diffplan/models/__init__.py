@@ -1,6 +1,7 @@
-"""World models: the learned RSSM, and systems whose equations are known."""
+"""World models: the learned RSSM, and known systems; an actor and a critic."""
 
 from diffplan.models._linear import AnalyticDynamics, LinearDynamics
+from diffplan.models.actor_critic import Actor, Critic
 from diffplan.models.analytic import (
     Cartpole,
     Pendulum,
@@ -11,8 +12,10 @@ from diffplan.models.rssm import RSSM
 
 __all__ = [
     "RSSM",
+    "Actor",
     "AnalyticDynamics",
     "Cartpole",
+    "Critic",
     "LinearDynamics",
     "LossRecord",
     "Pendulum",

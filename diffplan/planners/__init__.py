@@ -9,7 +9,7 @@ from diffplan.planners.collocation import (
     LogarithmicRule,
     MultiplierRule,
 )
-from diffplan.planners.gradient import GradMPC, ShootingGD
+from diffplan.planners.gradient import GradMPC, PolicyGradMPC, ShootingGD, follow
 from diffplan.planners.request import Callback, Iterate, Watch
 from diffplan.planners.sampling import CEM, DCEM, MPPI, SamplingPlanner, Search
 from diffplan.planners.second_order import ILQR, ShootingGN
@@ -32,6 +32,7 @@ __all__ = [
     "MultiplierRule",
     "PlanRequest",
     "Planner",
+    "PolicyGradMPC",
     "SamplingPlanner",
     "Search",
     "ShootingGD",
@@ -39,4 +40,5 @@ __all__ = [
     "Solution",
     "Watch",
     "candidate_costs",
+    "follow",
 ]

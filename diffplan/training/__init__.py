@@ -13,6 +13,7 @@ from diffplan.training._episode import Episode, load_episode, save_episode
 from diffplan.training._interaction import Environments, run_episodes
 from diffplan.training._run_record import RunRecord
 from diffplan.training.checkpoint import Checkpoints, CheckpointWarning
+from diffplan.training.dreamer import Dreamer, DreamerConfig
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.logging import Progress, RunLogger, read_metrics
 from diffplan.training.model_trainer import (
@@ -54,6 +55,8 @@ __all__ = [
     "Best",
     "CheckpointWarning",
     "Checkpoints",
+    "Dreamer",
+    "DreamerConfig",
     "Environments",
     "Episode",
     "EpisodeRecorder",

@@ -14,8 +14,7 @@ from torch import Tensor
 import diffplan as dp
 from diffplan.gradients import CONSTANT
 from diffplan.objectives import Ensemble, NegativeReturn, WeightedSum, deviation, mean
-from diffplan.planners import PlanRequest
-from examples.planners.proposals import follow
+from diffplan.planners import PlanRequest, follow
 
 
 class DreamMPC(dp.GradMPC):
@@ -55,12 +54,16 @@ class DreamMPC(dp.GradMPC):
         """Return the last plan, and proposals mixed with its candidates."""
         problem, start = request.problem, request.warm_start
         noise = self.std * request.drawn()
-        points = follow(self.policy, problem, request.state, noise)
+        with torch.no_grad():
+            points = follow(self._propose, problem, request.state, noise)
         known = self.initial_actions(request).unsqueeze(1)
         if start is not None:
             before = start.memory.get("candidates", known)
             points = problem.project(points.lerp(before, self.reuse))
         return torch.cat([known, points], dim=1)
+
+    def _propose(self, state: Tensor, noise: Tensor) -> Tensor:
+        return self.policy(state) + noise
 
     def remember(self, candidates: Tensor) -> dict[str, Tensor]:
         """Keep what the proposals became, and not only the best of them."""

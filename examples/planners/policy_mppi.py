@@ -14,8 +14,7 @@ from torch import Tensor
 
 import diffplan as dp
 from diffplan.gradients import CONSTANT
-from diffplan.planners import PlanRequest, Search
-from examples.planners.proposals import follow
+from diffplan.planners import PlanRequest, Search, follow
 
 
 class PolicyMPPI(dp.MPPI):
@@ -68,8 +67,12 @@ class PolicyMPPI(dp.MPPI):
         if request.noise is not None and self.iterations > 0:
             noise = self.noise_of(request.noise, 0, search.mean)
             extra = extra + self.min_std * noise[:, : self.num_proposals]
-        proposals = follow(self.policy, problem, state, extra)
+        with torch.no_grad():
+            proposals = follow(self._propose, problem, state, extra)
         return search._replace(carried={"proposals": proposals})
+
+    def _propose(self, state: Tensor, noise: Tensor) -> Tensor:
+        return self.policy(state) + noise
 
     def propose(self, search: Search, noise: Tensor, iteration: int) -> Tensor:
         """Return the policy's proposals and samples around the mean."""

@@ -1,6 +1,7 @@
 """The border: data of each problem, models of 2-D input, what is tried how often."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -224,6 +225,7 @@ def test_a_planner_without_the_border_is_found_out() -> None:
         (dp.ShootingGN, "init"),
         (dp.ShootingGD, "init"),
         (dp.GradMPC, "optimizer"),
+        (partial(dp.PolicyGradMPC, policy=torch.zeros_like), "init"),
     ],
 )
 def test_a_misspelt_option_is_refused_when_the_planner_is_built(

@@ -69,7 +69,7 @@ class GradientPlanner(Planner):
         Truncated: Derivatives(order=2),
         Detach: CONSTANT,
     }
-    learnable_numbers: ClassVar = ("step_size",)
+    learnable_numbers: ClassVar[tuple[str, ...]] = ("step_size",)
     plans_under_noise: ClassVar[bool] = True
     needs_derivatives = True
     num_starts: int

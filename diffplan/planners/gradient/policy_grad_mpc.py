@@ -1,0 +1,148 @@
+"""Policy + Grad-MPC: what a policy would do, improved by descending the objective."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from diffplan._checks import require_choice
+from diffplan.capabilities import policy_of
+from diffplan.gradients import CONSTANT, Detach, GradientStrategy
+from diffplan.planners.gradient.grad_mpc import GradMPC
+from diffplan.planners.request import PlanRequest
+from diffplan.problem import PlanningProblem
+
+_Act = Callable[[Tensor, Tensor], Tensor]
+_Init = Literal["mode", "sample"]
+"""Where the first descent begins: the policy's action, or a sample of it."""
+
+
+class PolicyGradMPC(GradMPC):
+    """Gradient descent that begins with the actions of a policy.
+
+    With the value as objective, `NegativeReturn(value)`, horizon 1 and one start that
+    is u ← u + α ∇_u V(f(x, u)), the paper's eq. 6. One of several starts is what the
+    policy returns, the others are samples of it, and a warm start is one more.
+
+    Plans are constants (`Detach`), for acting: their starts depend on the policy, the
+    model and the state, and no gradient flows through that.
+
+    Args:
+        horizon: T, number of planned actions.
+        policy: `state […, S] → action […, A]`, or a model that has a `policy`. Samples
+            are those of its `sample(state, noise)`, if it has one (as has
+            `diffplan.models.Actor`), else its actions with noise of standard deviation
+            `std`. A module becomes a submodule.
+        num_starts: N, how often the policy is asked.
+        iterations: Gradient steps. The paper does not say how many.
+        step_size: α. Nor this.
+        init: The first start is the "mode", what the policy returns, or a "sample".
+        std: See `policy`.
+        **options: Others of `GradMPC`.
+
+    Raises:
+        ArgumentError: an argument is out of range, or the model has no policy.
+        UnsupportedGradientError: `gradient` is not supported.
+
+    References:
+        S V et al. 2023, "Gradient-based Planning with World Models"
+        (arXiv:2312.17227), section 6.
+
+    Example:
+        >>> import diffplan as dp
+        >>> problem = dp.PlanningProblem(
+        ...     lambda state, action: state + action,
+        ...     dp.objectives.NegativeReturn(lambda state: -((state[..., 0] - 2) ** 2)),
+        ...     dp.Box([-1.0], [1.0]),
+        ... )
+        >>> planner = PolicyGradMPC(1, torch.zeros_like, iterations=1)
+        >>> planner(problem, torch.ones(1, 1)).action  # 0 + 0.1 · 2 (2 - 1)
+        tensor([[0.2000]])
+    """
+
+    supported_gradients: ClassVar = {Detach: CONSTANT}
+    learnable_numbers: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        horizon: int,
+        policy: Callable[[Tensor], Tensor] | object,
+        *,
+        num_starts: int = 1,
+        iterations: int = 10,
+        step_size: float = 0.1,
+        init: _Init = "mode",
+        std: float = 0.1,
+        gradient: GradientStrategy | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            horizon,
+            num_starts=num_starts,
+            iterations=iterations,
+            step_size=step_size,
+            gradient=gradient,
+            **options,
+        )
+        require_choice("init", init, _Init)
+        self.policy: Any = policy_of(policy)
+        self.init, self.std = init, std
+
+    def starting_points(self, request: PlanRequest) -> Tensor:
+        """Return the warm start, if there is one, and what the policy does."""
+        noise, warm_start = request.drawn(), request.warm_start
+        if self.init == "sample":
+            points = self._followed(request, self._sample, noise)
+        else:
+            points = self._followed(request, self._mode, noise[:, :1])
+            if self.num_starts > 1:
+                others = self._followed(request, self._sample, noise[:, 1:])
+                points = torch.cat([points, others], dim=1)
+        if warm_start is not None:
+            points = torch.cat([warm_start.actions.unsqueeze(1), points], dim=1)
+        return request.problem.project(points)
+
+    @torch.no_grad()
+    def _followed(self, request: PlanRequest, act: _Act, noise: Tensor) -> Tensor:
+        """Return proposals `[B, N, T, A]`; the middle of the box where one is NaN."""
+        points = follow(act, request.problem, request.state, noise)
+        center = request.problem.action_space.aligned(points).center
+        return torch.where(torch.isfinite(points), points, center)
+
+    def _mode(self, state: Tensor, noise: Tensor) -> Tensor:
+        del noise
+        return self.policy(state)
+
+    def _sample(self, state: Tensor, noise: Tensor) -> Tensor:
+        if hasattr(self.policy, "sample"):
+            return self.policy.sample(state, noise)
+        return self.policy(state) + self.std * noise
+
+
+def follow(
+    act: _Act,
+    problem: PlanningProblem,
+    state: Tensor,
+    noise: Tensor,
+) -> Tensor:
+    """Return what a policy does in the model, as candidates `[B, N, T, A]`.
+
+    Args:
+        act: `(state […, S], noise […, A]) → action […, A]`.
+        problem: Its dynamics are followed; every action is brought into its box.
+        state: `[B, S]`.
+        noise: For `act`, `[B, N, T, A]`.
+    """
+    actions: list[Tensor] = []
+    state = state.unsqueeze(1).expand(-1, noise.shape[1], -1)
+    times = problem.times(0, noise.shape[2], state)  # None but for timed dynamics
+    for step in range(noise.shape[2]):
+        action = act(state, noise[..., step, :])
+        # The bounds may be those of a step, which only a whole plan tells.
+        plan = action.unsqueeze(-2).expand(noise.shape)
+        actions.append(problem.project(plan)[..., step, :])
+        if step + 1 < noise.shape[2]:
+            time = None if times is None else times[step]
+            state = problem.step(state, actions[-1], time)
+    return torch.stack(actions, dim=-2)

@@ -1,0 +1,75 @@
+"""Policy + Grad-MPC by hand: equation 6, where it begins, what it refuses."""
+
+import pytest
+import torch
+from problems import double_integrator, states_of
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.errors import ArgumentError
+from diffplan.models import RSSM, Actor, Critic
+from diffplan.objectives import NegativeReturn
+from diffplan.planners import follow
+
+BOX = dp.Box([-1.0], [1.0])
+
+
+def test_equation_6_by_hand() -> None:
+    """Horizon 1, one start: u ← u + α ∇_u V(f(x, u)), as often as asked."""
+    torch.manual_seed(0)
+    model = RSSM((5,), action_dim=1, belief_size=8, state_size=4, hidden_size=8)
+    actor = Actor(12, BOX, hidden_size=8, layers=1).double()
+    critic, model = Critic(12, hidden_size=8, layers=1).double(), model.double()
+    problem = dp.PlanningProblem(model.step, NegativeReturn(critic), BOX)
+    state = torch.randn(3, 12).double()
+    action = actor(state).detach()
+    for _ in range(4):
+        action.requires_grad_()
+        value = critic(model.step(state, action)).sum()
+        (slope,) = torch.autograd.grad(value, action)
+        action = (action + 0.3 * slope).clamp(-1, 1).detach()
+    options = {"iterations": 4, "step_size": 0.3, "keep_best": False}
+    planner = dp.PolicyGradMPC(1, actor, **options)
+    torch.testing.assert_close(planner(problem, state).action, action)
+
+
+def test_it_begins_with_what_the_policy_does_and_samples_of_it() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2)
+
+    def policy(given: Tensor) -> Tensor:
+        return -0.5 * given[..., :1]
+
+    planner = dp.PolicyGradMPC(4, policy, num_starts=3, iterations=0, std=0.2)
+    request = dp.planners.PlanRequest(problem, state, keys=torch.arange(2))
+    points = planner.starting_points(planner.with_noise(request))
+    assert points.shape == (2, 3, 4, 1)
+    expected, now = [], state
+    for _ in range(4):
+        expected.append(policy(now).clamp(-1, 1))
+        now = problem.dynamics(now, expected[-1])
+    torch.testing.assert_close(points[:, 0], torch.stack(expected, dim=1))
+    assert not torch.equal(points[:, 1], points[:, 0])
+    still = torch.zeros(2, 1, 4, 1).double()
+    own = follow(lambda x, _: policy(x), problem, state, still)
+    torch.testing.assert_close(own[:, 0], points[:, 0])
+
+
+def test_it_never_ends_above_its_policy() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(3)
+    planner = dp.PolicyGradMPC(5, lambda x: -x[..., :1], iterations=5, step_size=50.0)
+    still = torch.zeros(3, 1, 5, 1).double()
+    own = follow(lambda x, _: -x[..., :1], problem, state, still)[:, 0]
+    assert (planner(problem, state).cost <= problem.cost(state, own)).all()
+
+
+def test_a_model_may_bring_the_policy_and_one_without_is_refused() -> None:
+    class Model(RSSM):
+        def policy(self, state: Tensor) -> Tensor:
+            return state[..., :1]
+
+    sizes = {"belief_size": 8, "state_size": 4, "hidden_size": 8}
+    assert dp.PolicyGradMPC(1, Model((5,), 1, **sizes)).policy is not None
+    with pytest.raises(ArgumentError, match=r"policy: .* got RSSM, which has none"):
+        dp.PolicyGradMPC(1, RSSM((5,), 1, **sizes))
+    with pytest.raises(ArgumentError, match=r"policy: .* got float"):
+        dp.PolicyGradMPC(1, 0.5)
