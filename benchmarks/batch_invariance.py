@@ -25,7 +25,6 @@ from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import derive_seed
 from reproductions.common.online import action_box
 from reproductions.latco.comparison import (
-    ACTION_DIM,
     make_agent,
     objective_of,
     planner_watch,
@@ -33,6 +32,7 @@ from reproductions.latco.comparison import (
     units,
 )
 from reproductions.latco.comparison_config import ComparisonConfig
+from reproductions.latco.comparison_model import ACTION_DIM
 
 RESULTS = Path(__file__).parent / "results"
 Found = dict[str, Any]

@@ -13,6 +13,7 @@ import json
 import textwrap
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from diffplan.errors import ArgumentError, DiffplanError, UnknownNameError
@@ -24,6 +25,8 @@ __all__ = ["Settings", "apply_overrides", "choose", "describe", "keys", "resolve
 Config = TypeVar("Config")
 
 DESCRIPTION_WIDTH = 88
+DEFAULT = ...
+"""Stands for the value of an argument that nothing was said about."""
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
@@ -63,7 +66,7 @@ def keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Yield path, value and one line of documentation of every setting.
 
     The documentation is what the dataclass says under "Attributes:", or the constructor
-    of `Settings` under "Args:".
+    of `Settings` under "Args:"; of its arguments, those that were not set too.
     """
     documentation = _documentation(config)
     for name, value in _values(config).items():
@@ -74,21 +77,18 @@ def keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
             yield path, value, documentation.get(name, "")
 
 
-def describe(config: Any, prefix: str = "") -> str:
+def describe(config: Any) -> str:
     """Return one paragraph per setting: `key = value`, and what it is."""
     lines: list[str] = []
-    documentation = _documentation(config)
-    for name, value in _values(config).items():
-        path = f"{prefix}{name}"
-        if _is_group(value):
-            lines.append(describe(value, f"{path}."))
-        else:
-            lines.append(f"  {path}={_written(value)}")
-            lines += _indented(documentation.get(name, ""))
-    if isinstance(config, Settings) and config.free():
-        kind, free = config.kind.__name__, ", ".join(config.free())
-        lines += _indented(f"({prefix}… as {kind} has it, and can be set: {free})")
-    return "\n".join(line for line in lines if line)
+    for path, value, text in keys(config):
+        lines.append(f"  {path}={_written(value)}")
+        lines += textwrap.wrap(
+            text,
+            DESCRIPTION_WIDTH,
+            initial_indent=" " * 6,
+            subsequent_indent=" " * 6,
+        )
+    return "\n".join(lines)
 
 
 def section(documented: Callable[..., Any], title: str) -> dict[str, str]:
@@ -113,10 +113,9 @@ def _is_group(value: object) -> bool:
 
 def _values(config: Any) -> dict[str, Any]:
     if isinstance(config, Settings):
-        return dict(config)
-    return {
-        each.name: getattr(config, each.name) for each in dataclasses.fields(config)
-    }
+        return {**config, **dict.fromkeys(config.free(), DEFAULT)}
+    names = [each.name for each in dataclasses.fields(config)]
+    return {name: getattr(config, name) for name in names}
 
 
 def _documentation(config: Any) -> dict[str, str]:
@@ -128,27 +127,17 @@ def _documentation(config: Any) -> dict[str, str]:
     return found
 
 
-def _indented(text: str) -> list[str]:
-    margin = " " * 6
-    return textwrap.wrap(
-        text, DESCRIPTION_WIDTH, initial_indent=margin, subsequent_indent=margin
-    )
-
-
 def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) -> Any:
-    present, free = _values(config), []
-    if isinstance(config, Settings):
-        free = config.free()
+    present = _values(config)
     head, *rest = path
-    if head not in (*present, *free):
-        prefix = whole.removesuffix(".".join(path))
-        known = [key for key, _, _ in keys(root)] + [f"{prefix}{n}" for n in free]
+    if head not in present:
+        known = [key for key, _, _ in keys(root)]
         close = difflib.get_close_matches(whole, known, n=3, cutoff=0.5)
         raise UnknownNameError(
             f"override: there is no setting {whole!r}; did you mean "
             f"{', '.join(close or sorted(present))}?"
         )
-    value = present.get(head)
+    value = present[head]
     if rest and not _is_group(value):
         raise UnknownNameError(
             f"override: {whole!r} goes into {head!r}, which is a plain value"
@@ -158,16 +147,18 @@ def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) ->
         raise ArgumentError(
             f"override: {whole} is a group of settings; set one of {inner}"
         )
-    if rest:
-        value = _replaced(value, rest, text, whole, root)
-    elif isinstance(config, Settings):
-        value = parsed(whole, text, parameters(config.target)[head].annotation)
-    else:
-        value = parsed(whole, text, typing.get_type_hints(type(config))[head])
+    with_values = partial(dataclasses.replace, config)
+    hints = typing.get_type_hints(type(config))
+    if isinstance(config, Settings):
+        with_values = config.replaced
+        hints = {k: p.annotation for k, p in parameters(config.target).items()}
+    value = (
+        _replaced(value, rest, text, whole, root)
+        if rest
+        else parsed(whole, text, hints[head])
+    )
     try:
-        if isinstance(config, Settings):
-            return config.replaced(**{head: value})
-        return dataclasses.replace(config, **{head: value})
+        return with_values(**{head: value})
     except DiffplanError as error:
         raise ArgumentError(f"override {whole}={text}: {error}") from error
 
@@ -175,4 +166,5 @@ def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) ->
 def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(_written(item) for item in value)
-    return "none" if value is None else str(value)
+    names = {None: "none", DEFAULT: "default"}
+    return names[value] if value in names else str(value)

@@ -116,8 +116,7 @@ class Settings(Mapping[str, Any]):
 
 def kind_of(target: Callable[..., Any]) -> Any:
     """Return the class or function behind partials and constructors of a class."""
-    while isinstance(target, functools.partial):
-        target = target.func
+    target = _unbound(target)
     owner = getattr(target, "__self__", None)
     return owner if isinstance(owner, type) else target
 
@@ -127,21 +126,24 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
     Those of its class too, where a constructor such as `LatCo.released` hands them on.
     """
+    function, kind = _unbound(target), kind_of(target)
     found = dict(inspect.signature(target).parameters)
     if any(each.kind is each.VAR_KEYWORD for each in found.values()):
-        found = {**inspect.signature(kind_of(target)).parameters, **found}
-    inner: Any = target
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    hints = typing.get_type_hints(inner.__init__ if isinstance(inner, type) else inner)
-    kind = kind_of(target)
-    if isinstance(kind, type):
-        hints = {**typing.get_type_hints(kind.__init__), **hints}  # type: ignore[misc]
+        function, found = kind, {**found, **inspect.signature(kind).parameters}
+    hints = typing.get_type_hints(
+        function.__init__ if isinstance(function, type) else function
+    )
     return {
-        name: each.replace(annotation=hints.get(name, each.annotation))
+        name: each.replace(annotation=hints[name])
         for name, each in found.items()
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
     }
+
+
+def _unbound(target: Any) -> Any:
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target
 
 
 def plain_kind(hint: Any) -> Any:

@@ -18,7 +18,7 @@ DOMAIN = (0.0, 2 * math.pi)
 
 
 DESCENT = Settings(
-    partial(GradMPC, 1, num_candidates=1, keep_best=False), iterations=10, step_size=0.1
+    partial(GradMPC, 1, num_starts=1, keep_best=False), iterations=10, step_size=0.1
 )
 """Unrolled gradient descent on the energy, from y = 0."""
 

@@ -4,7 +4,6 @@ For each training seed: collect offline data, fit a small RSSM to it, then let e
 planner act with that model from the same starts. What is compared is planning alone.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 
 import diffplan.envs
 from diffplan.agents import Agent, PlanningAgent
+from diffplan.errors import ArgumentError, DiffplanError
 from diffplan.models.base import WorldModel
 from diffplan.models.rssm import RSSM
 from diffplan.objectives._base import StageObjective
@@ -26,28 +26,16 @@ from diffplan.planners.collocation import LatCo
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
-from diffplan.training.offline import OfflineConfig, OfflineTrainer
-from diffplan.training.replay_buffer import ReplayBuffer
-from diffplan.training.seeding import (
-    SIMULATOR_BITS,
-    derive_seed,
-    global_seeds,
-    make_generator,
-)
+from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
 from reproductions.common.online import action_box
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.common.stopwatch import Stopwatch
-from reproductions.common.tables import write_csv, write_text
-from reproductions.latco.comparison_config import (
-    ComparisonConfig,
-    DataConfig,
-    EvaluationConfig,
-)
+from reproductions.common.tables import write_csv
+from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
+from reproductions.latco.comparison_model import ACTION_DIM, train
 from reproductions.latco.comparison_planners import evaluations, plans
 from reproductions.latco.data import collect
-
-ACTION_DIM = 4
 
 
 def units(
@@ -59,7 +47,17 @@ def units(
         config: The settings.
         seeds: One model is trained for each.
         directory: Receives `seed_<n>/{data,model,trace,<planner>}`.
+
+    Raises:
+        ArgumentError: a planner cannot be built with its settings; says which.
     """
+    for name in config.planners:
+        settings = config.settings(name)
+        try:
+            if plans(settings):
+                settings.build(config.evaluation.horizon)
+        except DiffplanError as error:
+            raise ArgumentError(f"comparison.{name}: {error}") from error
     return [unit for seed in seeds for unit in _units_of(config, seed, directory)]
 
 
@@ -105,89 +103,6 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
         **shared,
     )
     return [*made, unit("trace", run, "model")]
-
-
-# The model
-
-
-def train(
-    directory: Path,
-    data_directory: Path,
-    data: DataConfig,  # noqa: ARG001 - a unit's settings: other data, other model
-    model: Settings,
-    training: OfflineConfig,
-    seed: int,
-) -> None:
-    """Fit the RSSM; write `model.pt` and `reward_head.json`. Resumes by itself."""
-    buffer = ReplayBuffer.load(data_directory / "training")
-    validation = ReplayBuffer.load(data_directory / "validation")
-    observations = np.concatenate([e.observations for e in buffer.episodes])
-    with global_seeds(seed):
-        rssm: RSSM = model.build(torch.from_numpy(observations), ACTION_DIM)
-    OfflineTrainer(
-        rssm,
-        buffer,
-        training,
-        seed=seed,
-        directory=directory,
-        validation=validation,
-    ).run(quiet=True, tensorboard=False)
-    judged = judge_reward_head(rssm, validation) | {
-        "parameters": sum(weights.numel() for weights in rssm.parameters()),
-        "episodes": len(buffer),
-    }
-    write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
-    rssm.save(directory / "model.pt")
-
-
-@torch.no_grad()
-def judge_reward_head(
-    model: RSSM, buffer: ReplayBuffer, margin: int = 5
-) -> dict[str, float]:
-    """Return how well filtered states tell reward 0 from 1 in held-out episodes.
-
-    Away from the goal anything is right; what a planner of a sparse reward lives on is
-    the change from 0 to 1, so the steps within `margin` of a change are counted apart.
-    """
-    right, near, changes = [], [], 0
-    for episode in buffer.episodes:
-        states = filtered_states(model, episode)
-        said = model.reward(states[1:]) > 0.5
-        true = torch.from_numpy(episode.rewards) > 0.5
-        change = torch.nonzero(true[1:] != true[:-1]).flatten() + 1
-        changes += len(change)
-        steps = torch.arange(len(true))
-        distance = (
-            (steps[:, None] - change).abs().amin(1) if len(change) else steps + 99
-        )
-        right.append(said == true)
-        near.append(distance <= margin)
-    correct, close = torch.cat(right), torch.cat(near)
-    return {
-        "accuracy": float(correct.float().mean()),
-        "accuracy_near_changes": float(correct[close].float().mean()),
-        "changes": changes,
-        "steps": len(correct),
-    }
-
-
-@torch.no_grad()
-def filtered_states(model: RSSM, episode: Episode) -> Tensor:
-    """Return posterior-mean states `[T + 1, S]` along an episode."""
-    observations = torch.from_numpy(episode.observations)
-    actions = torch.from_numpy(episode.actions)
-    state = model.initial_state()
-    previous = torch.zeros_like(actions[0])
-    states = []
-    for index, observation in enumerate(observations):
-        state = model.observe(state, previous, observation)
-        states.append(state)
-        if index < len(actions):
-            previous = actions[index]
-    return torch.stack(states)
-
-
-# The planners
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,34 @@ DESCENT = Settings(
 
 DESCENT_MANY = DESCENT.replaced(iterations=300, num_starts=32)
 
-# Paper: 1,000 candidates, 40 steps; here as many as LatCo's time allows.
-GRAD_MPC = Settings(
-    partial(GradMPC, keep_best=False, gradient=Detach()),
-    num_candidates=120,
-    iterations=40,
-    step_size=0.1,
-)
+
+def grad_mpc(
+    horizon: int,
+    *,
+    num_candidates: int = 120,
+    iterations: int = 40,
+    step_size: float = 0.1,
+) -> GradMPC:
+    """Return Grad-MPC (paper: 1,000 candidates); as many as LatCo's time allows.
+
+    Args:
+        horizon: T, number of planned actions.
+        num_candidates: `num_starts` of the planner, as records of results call it.
+        iterations: Gradient steps.
+        step_size: Of each.
+    """
+    return GradMPC(
+        horizon,
+        num_starts=num_candidates,
+        iterations=iterations,
+        step_size=step_size,
+        keep_best=False,
+        gradient=Detach(),
+    )
+
+
+GRAD_MPC = Settings.full(grad_mpc)
+
 
 UNIFORM = Settings(UniformAgent)
 """Random actions: what success costs nothing."""
@@ -82,7 +103,7 @@ COUNTED = {
     CEM: ("steps", ("num_samples", "iterations")),
     MPPI: ("steps", ("num_samples", "iterations")),
     ShootingGD: ("steps with gradient", ("num_starts", "iterations")),
-    GradMPC: ("steps with gradient", ("num_candidates", "iterations")),
+    grad_mpc: ("steps with gradient", ("num_candidates", "iterations")),
 }
 """What a planner evaluates of the model, and whose product it is for each action."""
 
@@ -125,7 +146,7 @@ def words(settings: Settings) -> str:
     if kind is ShootingGD:
         starts = "1 start" if its.num_starts == 1 else f"{its.num_starts} starts"
         return f"{starts} × {its.iterations} steps, Adam {its.step_size:g}"
-    if kind is GradMPC:
+    if kind is grad_mpc:
         steps = f"{its.iterations} steps, SGD {its.step_size:g}"
         return f"{its.num_candidates} candidates × {steps}"
     return "uniform actions" if kind is UniformAgent else "zero actions"

@@ -4,22 +4,31 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from diffplan._checks import require_at_least
-from diffplan.gradients import Detach
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.planners.base import Planner
-from diffplan.planners.collocation import LatCo
-from diffplan.planners.gradient import ShootingGD
-from diffplan.planners.sampling.cem import CEM
-from diffplan.planners.sampling.mppi import MPPI
 from diffplan.problem import Objective
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
 from reproductions.common.config import choose
 from reproductions.common.online import Acting
 from reproductions.common.settings import Settings
+from reproductions.latco.comparison_planners import (
+    CROSS_ENTROPY,
+    DESCENT,
+    LATCO,
+    PATH_INTEGRAL,
+)
 
-PLANNERS = ("latco", "cem", "mppi", "gd")
+_BUILT = {
+    "latco": (LATCO, ("num_starts", "engine")),
+    "cem": (CROSS_ENTROPY, ("num_samples", "num_elites", "chunk_size")),
+    "mppi": (PATH_INTEGRAL, ("num_samples", "temperature", "chunk_size")),
+    "gd": (DESCENT, ("num_starts", "step_size")),
+}
+"""The planners of stage (a), and what this stage sets of each."""
+
+PLANNERS = tuple(_BUILT)
 METAWORLD = (
     "reach",
     "button-press",
@@ -94,47 +103,15 @@ class PlannerConfig:
 
         LatCo minimises softplus(-reward)², the others maximise the sum of rewards.
         """
+        settings, names = _BUILT[self.name]
+        values = {name: getattr(self, name) for name in ("iterations", *names)}
         if self.name == "latco":
-            return self._latco(), SoftplusReward(model.reward)
-        return self._shooting(), NegativeReturn(model.reward)
-
-    def _latco(self) -> Planner:
-        return LatCo.released(
-            self.horizon,
-            iterations=self.iterations,
-            dynamics_tolerance=self.tolerance,
-            action_tolerance=self.tolerance,
-            num_starts=self.num_starts,
-            engine=self.engine,
-            gradient=Detach(),
-        )
-
-    def _shooting(self) -> Planner:
-        if self.name == "gd":
-            return ShootingGD(
-                self.horizon,
-                iterations=self.iterations,
-                step_size=self.step_size,
-                num_starts=self.num_starts,
-                keep_best=False,
-                gradient=Detach(),
-            )
-        if self.name == "cem":
-            return CEM(
-                self.horizon,
-                num_samples=self.num_samples,
-                num_elites=self.num_elites,
-                iterations=self.iterations,
-                chunk_size=self.chunk_size,
-            )
-        return MPPI(
-            self.horizon,
-            num_samples=self.num_samples,
-            iterations=self.iterations,
-            temperature=self.temperature,
-            chunk_size=self.chunk_size,
-            gradient=Detach(),
-        )
+            tolerances = ("dynamics_tolerance", "action_tolerance")
+            values |= dict.fromkeys(tolerances, self.tolerance)
+            objective: Objective = SoftplusReward(model.reward)
+        else:
+            objective = NegativeReturn(model.reward)
+        return settings.build(self.horizon, **values), objective
 
 
 @dataclass(frozen=True)
