@@ -15,7 +15,7 @@ from reproductions.common.settings import Settings
 from reproductions.common.stopwatch import Stopwatch
 from reproductions.common.tables import write_csv, write_text
 from reproductions.dcem.locomotion_config import EmbeddingSettings, Place
-from reproductions.dcem.locomotion_controller import ControllerAgent, CountedDynamics
+from reproductions.dcem.locomotion_controller import ControllerAgent
 from reproductions.dcem.locomotion_world import (
     environments,
     load_controller,
@@ -59,7 +59,7 @@ def measure_phase(
         whole = Stopwatch()
         found = whole.around(_evaluate)(agent, envs, episodes, seed)
         cost = {
-            "evaluations_per_action": dynamics.evaluations / deciding.calls,
+            "evaluations_per_action": dynamics.calls / deciding.calls,
             # Of whole episodes: filtering and the simulator included.
             "seconds_per_action": whole.wall / deciding.calls,
         }
@@ -68,25 +68,25 @@ def measure_phase(
 
 def tested_agent(
     place: Place, planner: Settings | EmbeddingSettings, source: Path, box: Box
-) -> tuple[Agent, CountedDynamics]:
-    """Return the agent of a finished phase, and the dynamics that it plans with."""
+) -> tuple[Agent, Stopwatch]:
+    """Return the agent of a finished phase, and what counts its transitions."""
     world = place.world
     if isinstance(planner, Settings):
         model = load_model(source, box.low.device)
         objective = NegativeReturn(model.reward)
         planning = planning_agent(model, planner.build(), objective, box, world)
-        planning.problem, dynamics = _counted(planning.problem)
+        planning.problem, dynamics = counted(planning.problem)
         return planning, dynamics
     controller = load_controller(source, planner, box)
-    controller.problem, dynamics = _counted(controller.problem)
+    controller.problem, dynamics = counted(controller.problem)
     return ControllerAgent(controller, lambda: 0.0, world.posterior), dynamics
 
 
-def _counted(problem: PlanningProblem) -> tuple[PlanningProblem, CountedDynamics]:
-    """Return the same problem on dynamics that count."""
-    dynamics = CountedDynamics(problem.dynamics)
-    counted = PlanningProblem(dynamics, problem.objective, problem.action_space)
-    return counted, dynamics
+def counted(problem: PlanningProblem) -> tuple[PlanningProblem, Stopwatch]:
+    """Return a problem with dynamics that are watched, and what counts its rows."""
+    watch = Stopwatch(size=lambda states: states.shape[:-1].numel())
+    dynamics = watch.around(problem.dynamics)
+    return PlanningProblem(dynamics, problem.objective, problem.action_space), watch
 
 
 def _evaluate(agent: Agent, envs: VectorEnv, episodes: int, seed: int) -> Evaluation:

@@ -29,12 +29,12 @@ from reproductions.dcem.locomotion_config import (
 )
 from reproductions.dcem.locomotion_controller import (
     ControllerAgent,
-    CountedDynamics,
     Decision,
     DecoderTraining,
     EmbeddedController,
     SequenceDecoder,
 )
+from reproductions.dcem.locomotion_evaluation import counted
 from reproductions.dcem.locomotion_policy import (
     ControllerPolicy,
     PolicyTraining,
@@ -119,10 +119,10 @@ def test_the_controller_needs_at_most_a_tenth_of_the_transitions(preset: str) ->
     config = preset_config(preset).locomotion
     model = RSSM((4,), 2, belief_size=3, state_size=2, hidden_size=3, reward_hidden=3)
     belief = torch.zeros(2, model.state_dim)
-    counted = CountedDynamics(model.step)
-    problem = PlanningProblem(counted, NegativeReturn(model.reward), BOX)
+    plain = PlanningProblem(model.step, NegativeReturn(model.reward), BOX)
+    problem, watch = counted(plain)
     config.search.build()(problem, belief)
-    full, counted.evaluations = counted.evaluations, 0
+    _, full = watch.collect()
     made = new_controller(model, replace(config.embedding, hidden=4), BOX, seed=0)
     made.problem = problem
     made.plan(belief, made.draw_noise(belief, torch.arange(2)))
@@ -132,8 +132,8 @@ def test_the_controller_needs_at_most_a_tenth_of_the_transitions(preset: str) ->
     trial = full - 2 * (candidates + 1) * search.horizon
     assert 0 <= trial <= 2 * (1 + 20)
     candidates = embedding.num_samples * embedding.iterations
-    assert counted.evaluations == 2 * candidates * embedding.horizon
-    assert counted.evaluations <= full / 10
+    assert watch.calls == 2 * candidates * embedding.horizon
+    assert watch.calls <= full / 10
 
 
 def test_wrong_settings() -> None:
