@@ -23,16 +23,16 @@ from diffplan.problem import PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import derive_seed
+from reproductions.common.online import action_box
 from reproductions.latco.comparison import (
-    ACTION_DIM,
-    Stopwatch,
-    action_box,
     make_agent,
     objective_of,
+    planner_watch,
     start_seeds,
     units,
 )
 from reproductions.latco.comparison_config import ComparisonConfig
+from reproductions.latco.comparison_model import ACTION_DIM
 
 RESULTS = Path(__file__).parent / "results"
 Found = dict[str, Any]
@@ -53,8 +53,10 @@ def episodes_of(
 ) -> list[Episode]:
     """Return one episode per start, that many planned together."""
     evaluation = config.evaluation
-    agent = make_agent(model, config.settings(planner), evaluation, Stopwatch())
     with diffplan.envs.make_vector(config.data.task, batch) as environments:
+        box = action_box(environments.single_action_space)
+        settings, watch = config.settings(planner), planner_watch()
+        agent = make_agent(model, settings, evaluation, box, watch)
         return run_episodes(
             agent,
             environments,
@@ -84,6 +86,7 @@ def first_plans(model: RSSM, config: ComparisonConfig, planner: str) -> list[flo
     """Return how far each start's first plan, made alone, is from that of the batch."""
     starts = config.evaluation.starts
     with diffplan.envs.make_vector(config.data.task, starts) as environments:
+        box = action_box(environments.single_action_space)
         observations, _ = environments.reset(start_seeds(config.evaluation))
     like = next(model.parameters())
     state = model.observe(
@@ -93,7 +96,7 @@ def first_plans(model: RSSM, config: ComparisonConfig, planner: str) -> list[flo
     )
     chosen = config.settings(planner)
     made = chosen.build(config.evaluation.horizon)
-    problem = PlanningProblem(model.step, objective_of(model, chosen), action_box())
+    problem = PlanningProblem(model.step, objective_of(model, made), box)
     keys = torch.arange(starts)
     together = made(problem, state, keys=keys).actions
     return [

@@ -1,8 +1,9 @@
-"""Settings by path, `training.batch_size=16`, on nested frozen dataclasses.
+"""Settings by path, `training.batch_size=16`, on nested frozen records.
 
-A reproduction's settings are frozen dataclasses with defaults. An override names a
-field by its path and gives a value, which is read as the field's type asks. Wrong names
-and values are refused before anything runs, with the closest names that exist.
+A reproduction's settings are frozen dataclasses with defaults, and `Settings` of what
+the library builds. An override names a value by its path; it is read as the field or
+argument asks. Wrong names and values are refused before anything runs, with the closest
+names that exist.
 """
 
 import dataclasses
@@ -10,25 +11,29 @@ import difflib
 import inspect
 import json
 import textwrap
-import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from diffplan.errors import ArgumentError, DiffplanError, UnknownNameError
 from diffplan.training._run_record import plain
+from reproductions.common.settings import Settings, choose, parameters, parsed
+
+__all__ = ["Settings", "apply_overrides", "choose", "describe", "keys", "resolved"]
 
 Config = TypeVar("Config")
 
-BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 DESCRIPTION_WIDTH = 88
+DEFAULT = ...
+"""Stands for the value of an argument that nothing was said about."""
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """Return a copy of a configuration with some values replaced.
 
     Args:
-        config: A frozen dataclass, which may hold others.
+        config: A frozen dataclass, which may hold others and `Settings`.
         overrides: Texts `path=value` such as `model.hidden_size=64`. Sequences are
             written `1,2,3`, "none" stands for None.
 
@@ -60,15 +65,16 @@ def resolved(config: Any) -> dict[str, Any]:
 def keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Yield path, value and one line of documentation of every setting.
 
-    The documentation is what the dataclass says under "Attributes:".
+    The documentation is what the dataclass says under "Attributes:", or the constructor
+    of `Settings` under "Args:"; of its arguments, those that were not set too.
     """
-    documentation = attribute_docs(type(config))
-    for item in dataclasses.fields(config):
-        value, path = getattr(config, item.name), f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
+    documentation = _documentation(config)
+    for name, value in _values(config).items():
+        path = f"{prefix}{name}"
+        if _is_group(value):
             yield from keys(value, f"{path}.")
         else:
-            yield path, value, documentation.get(item.name, "")
+            yield path, value, documentation.get(name, "")
 
 
 def describe(config: Any) -> str:
@@ -85,12 +91,12 @@ def describe(config: Any) -> str:
     return "\n".join(lines)
 
 
-def attribute_docs(kind: type) -> dict[str, str]:
-    """Return what a class's docstring says under "Attributes:", by name."""
-    _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+def section(documented: Callable[..., Any], title: str) -> dict[str, str]:
+    """Return what a docstring says under a title such as "Attributes", by name."""
+    text = inspect.cleandoc(documented.__doc__ or "").partition(f"{title}:\n")[2]
     found: dict[str, str] = {}
     name = ""
-    for line in section.splitlines():
+    for line in text.splitlines():
         if line and not line.startswith(" "):
             break
         head, colon, rest = line.strip().partition(": ")
@@ -101,83 +107,64 @@ def attribute_docs(kind: type) -> dict[str, str]:
     return found
 
 
-def choose(name: str, value: str, allowed: Sequence[str]) -> str:
-    """Return `value` if it is one of `allowed`, else raise.
+def _is_group(value: object) -> bool:
+    return dataclasses.is_dataclass(value) or isinstance(value, Settings)
 
-    Raises:
-        UnknownNameError: lists close matches, or all names if none is close.
-    """
-    if value not in allowed:
-        close = difflib.get_close_matches(value, allowed, cutoff=0.5) or allowed
-        raise UnknownNameError(
-            f"{name}: there is no {value!r}; did you mean {', '.join(close)}?"
-        )
-    return value
+
+def _values(config: Any) -> dict[str, Any]:
+    if isinstance(config, Settings):
+        return {**config, **dict.fromkeys(config.free(), DEFAULT)}
+    names = [each.name for each in dataclasses.fields(config)]
+    return {name: getattr(config, name) for name in names}
+
+
+def _documentation(config: Any) -> dict[str, str]:
+    if isinstance(config, Settings):
+        return section(config.kind, "Args")
+    found: dict[str, str] = {}
+    for kind in reversed(type(config).__mro__):
+        found |= section(kind, "Attributes")
+    return found
 
 
 def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) -> Any:
-    names = [item.name for item in dataclasses.fields(config)]
+    present = _values(config)
     head, *rest = path
-    if head not in names:
+    if head not in present:
         known = [key for key, _, _ in keys(root)]
         close = difflib.get_close_matches(whole, known, n=3, cutoff=0.5)
         raise UnknownNameError(
             f"override: there is no setting {whole!r}; did you mean "
-            f"{', '.join(close or sorted(names))}?"
+            f"{', '.join(close or sorted(present))}?"
         )
-    present = getattr(config, head)
-    if rest and not dataclasses.is_dataclass(present):
+    value = present[head]
+    if rest and not _is_group(value):
         raise UnknownNameError(
             f"override: {whole!r} goes into {head!r}, which is a plain value"
         )
-    if not rest and dataclasses.is_dataclass(present):
-        inner = ", ".join(key for key, _, _ in keys(present, f"{whole}."))
+    if not rest and _is_group(value):
+        inner = ", ".join(key for key, _, _ in keys(value, f"{whole}."))
         raise ArgumentError(
             f"override: {whole} is a group of settings; set one of {inner}"
         )
+    with_values = partial(dataclasses.replace, config)
+    hints = typing.get_type_hints(type(config))
+    if isinstance(config, Settings):
+        with_values = config.replaced
+        hints = {k: p.annotation for k, p in parameters(config.target).items()}
     value = (
-        _replaced(present, rest, text, whole, root)
+        _replaced(value, rest, text, whole, root)
         if rest
-        else _parse(whole, text, typing.get_type_hints(type(config))[head])
+        else parsed(whole, text, hints[head])
     )
     try:
-        return dataclasses.replace(config, **{head: value})
+        return with_values(**{head: value})
     except DiffplanError as error:
         raise ArgumentError(f"override {whole}={text}: {error}") from error
-
-
-def _parse(name: str, text: str, hint: Any) -> Any:
-    """Return a text as the value that a type hint asks for."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in arguments and text.lower() == "none":
-            return None
-        (inner,) = [kind for kind in arguments if kind is not type(None)]
-        return _parse(name, text, inner)
-    if origin is typing.Literal:
-        return choose(name, text, arguments)
-    if origin is tuple:
-        parts = [part for part in text.strip("()[]").split(",") if part.strip()]
-        kinds = (
-            [arguments[0]] * len(parts)
-            if len(arguments) == 2 and arguments[1] is ...
-            else list(arguments)
-        )
-        if len(kinds) != len(parts):
-            raise ArgumentError(f"{name}: expected {len(kinds)} values, got {text!r}")
-        pairs = zip(parts, kinds, strict=True)
-        return tuple(_parse(name, part.strip(), kind) for part, kind in pairs)
-    if hint is bool:
-        return BOOLEANS[choose(name, text.lower(), tuple(BOOLEANS))]
-    try:
-        return int(text.replace("_", "")) if hint is int else hint(text)
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f"{name}: expected {getattr(hint, '__name__', hint)}, got {text!r}"
-        ) from None
 
 
 def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(_written(item) for item in value)
-    return "none" if value is None else str(value)
+    names = {None: "none", DEFAULT: "default"}
+    return names[value] if value in names else str(value)

@@ -142,7 +142,8 @@ class EmbeddingEnsemble(EnsembleTraining):
         generators = [make_generator(seed, *names) for seed in seeds]
         sizes = settings.sizes(latent)
         rows = torch.stack([_decoder_weights(sizes, g) for g in generators])
-        super().__init__(seeds, rows, generators, settings.optimizer)
+        every = settings.validate_every
+        super().__init__(seeds, rows, generators, settings.optimizer, every)
         self.latent, self.temperature, self.settings = latent, temperature, settings
         self.problem = cartpole_problem(settings.compile)
         self.validation = validation_states(settings.validation_states)
@@ -271,10 +272,7 @@ def train(
 ) -> None:
     """Train one cell; see `EnsembleTraining.run`."""
     EmbeddingEnsemble(latent, temperature, seeds, settings).run(
-        directory,
-        settings.updates,
-        settings.validate_every,
-        settings.checkpoint_every,
+        directory, settings.updates, settings.checkpoint_every, settings
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.metrics import Rounds
 from reproductions.common.provenance import Records, source_of
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.statistics import Estimate, mean
@@ -52,10 +53,8 @@ class Cell:
     def read(cls, directory: Path) -> "Cell":
         """Read a training's folder and that of its tests, if there is one."""
         settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
-        rows = read_csv(directory / "metrics.csv")
-        seeds = list(dict.fromkeys(row["seed"] for row in rows))
-        costs = [[float(r["error"]) for r in rows if r["seed"] == s] for s in seeds]
-        updates = [int(row["update"]) for row in rows if row["seed"] == seeds[0]]
+        rounds = Rounds.read(directory)
+        errors = rounds.members("error")
         folder = directory.with_name(f"{directory.name}_tests")
         tests: dict[str, list[float]] = {}
         if (folder / DONE).exists():
@@ -65,9 +64,9 @@ class Cell:
         return cls(
             settings["latent"],
             settings["temperature"],
-            np.array(updates),
-            np.array(costs),
-            float(rows[-1]["cpu_seconds"]),
+            np.array(rounds.steps),
+            np.array(list(errors.values())),
+            rounds.metrics[-1]["time/cpu_seconds"],
             tests,
             folder,
             (directory / DONE).exists(),
@@ -102,7 +101,7 @@ def write(directory: Path, output: Path, records: Records) -> str:
         text = json.dumps(_summary(expert), indent=2) + "\n"
         write_text(output / EXPERT, text)
         folders = sorted(directory.glob("latent_*/metrics.csv"))
-        cells = [Cell.read(metrics.parent) for metrics in folders]
+        cells = [Cell.read(m.parent) for m in folders if Rounds.read(m.parent).steps]
         cells.sort(key=lambda cell: (cell.latent, -cell.temperature))
         if cells:
             _publish(cells, expert, records, output)

@@ -117,7 +117,6 @@ class EnsembleAdam:
         self.steps = 0
         self.learning_rate = [settings.learning_rate] * members
         self.best = [float("inf")] * members
-        self.lowest = [float("inf")] * members
         self.waited = [0] * members
         self._rate = self._column()
 

@@ -1,8 +1,8 @@
 """Settings of stage (c), cheetah and walker: the paper's by default."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle, islice
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,81 +14,42 @@ from diffplan.planners import CEM, DCEM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
 from diffplan.training.ppo import PPOConfig
-from diffplan.training.seeding import global_seeds
 from reproductions.common.config import choose
+from reproductions.common.online import Acting
+from reproductions.common.settings import Settings
 
 TASKS = ("cheetah-run", "walker-walk")
 PARTS = ("reward", "transition", "decoder")
 """Of the controller, what PPO may fine-tune."""
 
 
-@dataclass(frozen=True)
-class ModelSettings:
-    """The RSSM; two layers of 200 as in the paper, the rest of PlaNet in PyTorch.
+MODEL = Settings(
+    RSSM,
+    state_size=30,
+    belief_size=200,
+    hidden_size=200,
+    embedding_size=200,
+    vector_hidden=200,
+    reward_hidden=200,
+    activation="relu",
+    initialization="torch",
+    free_nats=3.0,
+    free_nats_on="step",
+    kl_scale=1.0,
+    observation_scale=2.0,
+    reward_scale=2.0,
+)
+"""Two layers of 200 as in the paper, the rest of PlaNet in PyTorch."""
 
-    Attributes:
-        state_size: Stochastic numbers.
-        belief_size: Deterministic numbers, of the GRU.
-        hidden_size: Width of the dense layers of transition and posterior.
-        embedding_size: Size of an encoded observation.
-        vector_hidden: Width of the two layers of encoder and decoder.
-        reward_hidden: Width of the two layers of the reward head.
-        activation: Of dense layers.
-        initialization: Of weights.
-        free_nats: Divergence that costs nothing.
-        free_nats_on: Of every step, or of the mean.
-        kl_scale: Weight of the divergence.
-        observation_scale: Weight of ½‖error‖² of observations.
-        reward_scale: Weight of ½ error² of rewards.
-    """
-
-    state_size: int = 30
-    belief_size: int = 200
-    hidden_size: int = 200
-    embedding_size: int = 200
-    vector_hidden: int = 200
-    reward_hidden: int = 200
-    activation: str = "relu"
-    initialization: str = "torch"
-    free_nats: float = 3.0
-    free_nats_on: str = "step"
-    kl_scale: float = 1.0
-    observation_scale: float = 2.0
-    reward_scale: float = 2.0
-
-    def build(
-        self, observation_shape: tuple[int, ...], action_dim: int, seed: int
-    ) -> RSSM:
-        """Return an untrained model whose weights follow from the seed."""
-        with global_seeds(seed):
-            return RSSM(observation_shape, action_dim, **vars(self))
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """CEM in the space of actions, the planner of phase 1.
-
-    Attributes:
-        horizon: Actions of a plan.
-        num_samples: Candidates per refit.
-        num_elites: Kept.
-        iterations: Refits.
-    """
-
-    horizon: int = 12
-    num_samples: int = 1000
-    num_elites: int = 100
-    iterations: int = 10
-
-    def build(self) -> CEM:
-        """Return the planner; candidates begin as N(0, 1), as in PlaNet."""
-        return CEM(
-            self.horizon,
-            num_samples=self.num_samples,
-            num_elites=self.num_elites,
-            iterations=self.iterations,
-            epsilon=0.0,
-        )
+# Candidates begin as N(0, 1), as in PlaNet.
+SEARCH = Settings(
+    partial(CEM, epsilon=0.0),
+    horizon=12,
+    num_samples=1000,
+    num_elites=100,
+    iterations=10,
+)
+"""CEM in the space of actions, the planner of phase 1."""
 
 
 @dataclass(frozen=True)
@@ -220,44 +181,24 @@ class TaskSettings:
 
 
 @dataclass(frozen=True)
-class World:
-    """The environments, and how agents act in them.
+class World(Acting):
+    """The environments, and how agents act in them; `num_envs` are those of phase 1.
 
     Attributes:
         time_limit: Simulated steps per episode.
-        num_envs: Episodes that phase 1 collects side by side.
         embedded_envs: Episodes that phase 2 collects side by side.
         policy_envs: Episodes that phase 3 collects side by side.
         test_envs: Episodes that are tested side by side.
-        num_workers: Processes that simulate; 0 stays in this one.
-        scale_episodes: Random episodes that set the scale of observations; 0 leaves
-            observations as they are.
-        exploration: Deviation of the noise on actions in phase 1.
-        posterior: The state that is planned from, a sample of the posterior or its
-            mean.
-        device: cpu, cuda, or auto: CUDA where there is one.
         compile: Compile the rollouts of phases 1 and 2, which takes minutes and halves
             their time; needs a C++ compiler. Phase 3 plans for too many different
             numbers of states, tests count every transition.
     """
 
     time_limit: int = 1000
-    num_envs: int = 1
     embedded_envs: int = 1
     policy_envs: int = 10
     test_envs: int = 10
-    num_workers: int = 0
-    scale_episodes: int = 0
-    exploration: float = 0.3
-    posterior: Literal["sample", "mean"] = "sample"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = True
-
-    def resolve_device(self) -> torch.device:
-        """Return the device, CUDA if it is there and wanted."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -333,8 +274,8 @@ class LocomotionConfig:
         default_factory=lambda: TaskSettings(2, 3995, 747, 1420)
     )
     world: World = field(default_factory=World)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    search: SearchSettings = field(default_factory=SearchSettings)
+    model: Settings = MODEL
+    search: Settings = SEARCH
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     initial: OnlineConfig = field(default_factory=initial_training)
     embedded: OnlineConfig = field(default_factory=embedded_training)

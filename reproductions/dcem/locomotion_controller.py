@@ -310,19 +310,3 @@ def held_fixed(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
-
-
-class CountedDynamics:
-    """Dynamics that count: `evaluations` is the number of single transitions so far.
-
-    Args:
-        dynamics: `(state […, S], action […, A]) → next_state […, S]`.
-    """
-
-    def __init__(self, dynamics: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.dynamics, self.evaluations = dynamics, 0
-
-    def __call__(self, state: Tensor, action: Tensor) -> Tensor:
-        """Return the next state, and count one for each row."""
-        self.evaluations += state.shape[:-1].numel()
-        return self.dynamics(state, action)

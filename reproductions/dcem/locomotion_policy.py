@@ -29,6 +29,7 @@ from diffplan.training.seeding import (
     make_generator,
 )
 from diffplan.training.timer import Timers
+from reproductions.common.online import action_box
 from reproductions.dcem.locomotion_config import (
     EmbeddingSettings,
     Place,
@@ -39,12 +40,7 @@ from reproductions.dcem.locomotion_controller import (
     Decision,
     EmbeddedController,
 )
-from reproductions.dcem.locomotion_world import (
-    action_box,
-    environments,
-    load_controller,
-    save,
-)
+from reproductions.dcem.locomotion_world import environments, load_controller, save
 
 
 class ControllerPolicy(nn.Module):
@@ -261,7 +257,7 @@ def train_policy(
     """
     world, seed = place.world, derive_seed(seed, "policy")
     with environments(place, world.policy_envs) as envs:
-        box = action_box(envs, world.resolve_device())
+        box = action_box(envs.single_action_space, world.resolve_device())
         controller = load_controller(embedded, embedding, box)
         learner = ControllerPolicy(controller, policy, seed)
         run_rounds(

@@ -5,11 +5,11 @@ from dataclasses import replace
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.ppo import PPOConfig
 from reproductions.dcem.locomotion_config import (
+    MODEL,
+    SEARCH,
     EmbeddingSettings,
     LocomotionConfig,
-    ModelSettings,
     PolicySettings,
-    SearchSettings,
     TaskSettings,
     World,
     initial_training,
@@ -59,7 +59,7 @@ def scaled() -> LocomotionConfig:
             posterior="mean",
             device="cpu",
         ),
-        model=ModelSettings(
+        model=MODEL.replaced(
             belief_size=64,
             hidden_size=128,
             embedding_size=128,
@@ -73,7 +73,7 @@ def scaled() -> LocomotionConfig:
             observation_scale=1.0,
             reward_scale=20.0,
         ),
-        search=SearchSettings(num_samples=240, num_elites=24, iterations=5),
+        search=SEARCH.replaced(num_samples=240, num_elites=24, iterations=5),
         embedding=SCALED_EMBEDDING,
         initial=online,
         # Acting costs little now: more episodes for each update keep the decoder from
@@ -124,8 +124,7 @@ def smoke() -> LocomotionConfig:
             test_envs=2,
             scale_episodes=1,
         ),
-        model=replace(
-            config.model,
+        model=config.model.replaced(
             state_size=4,
             belief_size=8,
             hidden_size=8,
@@ -133,7 +132,7 @@ def smoke() -> LocomotionConfig:
             vector_hidden=8,
             reward_hidden=8,
         ),
-        search=SearchSettings(3, num_samples=20, num_elites=4, iterations=2),
+        search=SEARCH.replaced(horizon=3, num_samples=20, num_elites=4, iterations=2),
         embedding=replace(
             config.embedding,
             horizon=3,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.training.logging import read_metrics
+from reproductions.common.metrics import Rounds
 from reproductions.common.provenance import Records, source_of
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.statistics import mean
@@ -153,8 +153,8 @@ def _read(task: str, phase: str, folders: Sequence[Path], records: Records) -> T
         for folder in folders
         if (folder / COST).exists()
     ]
-    trained = [folder.with_name(phase) / "metrics.csv" for folder in folders]
-    steps = [int(read_metrics(p)[-1]["environment_step"]) for p in trained if costs]
+    trained = [folder.with_name(phase) for folder in folders] if costs else []
+    steps = [Rounds.read(folder).steps[-1] for folder in trained]
     settings = json.loads((folders[0] / SETTINGS).read_text(encoding="utf-8"))
 
     def average(name: str) -> float:
@@ -202,21 +202,22 @@ def _curves(directory: Path) -> Iterator[dict[str, str]]:
     for task in TASKS:
         for seed in sorted((directory / task).glob("seed_*")):
             for phase in PHASES:
-                path = seed / phase / "metrics.csv"
-                rounds: dict[tuple[str, str], dict[str, str]] = {}
-                for row in read_metrics(path) if path.exists() else ():
-                    key = row["round"], row["environment_step"]
-                    rounds.setdefault(key, {})[row["name"]] = row["value"]
-                for (index, step), values in rounds.items():
+                found = Rounds.read(seed / phase)
+                for index, values in enumerate(found.metrics):
+                    wanted = {
+                        "collect_return": "collect/return",
+                        "test_return": "test/return",
+                        "predicted_cost": "train/decoder_cost",
+                    }
                     yield {
                         "task": task,
                         "seed": seed.name.removeprefix("seed_"),
                         "phase": phase,
-                        "round": index,
-                        "environment_step": step,
-                        "collect_return": values.get("collect/return", ""),
-                        "test_return": values.get("test/return", ""),
-                        "predicted_cost": values.get("train/decoder_cost", ""),
+                        "round": str(index),
+                        "environment_step": str(found.steps[index]),
+                    } | {
+                        column: str(values.get(name, ""))
+                        for column, name in wanted.items()
                     }
 
 

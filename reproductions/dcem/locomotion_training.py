@@ -1,29 +1,26 @@
 """Phases 1 and 2 of stage (c): the model, and then the embedded controller too."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
+from diffplan.objectives.reward import NegativeReturn
 from diffplan.training._episode import Episode
-from diffplan.training.online import OnlineConfig, OnlineTrainer
+from diffplan.training.online import OnlineConfig
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import derive_seed
-from reproductions.dcem.locomotion_config import (
-    EmbeddingSettings,
-    ModelSettings,
-    Place,
-    SearchSettings,
+from reproductions.common.online import (
+    action_box,
+    new_model,
+    planning_agent,
+    run_online,
 )
+from reproductions.common.settings import Settings
+from reproductions.dcem.locomotion_config import EmbeddingSettings, Place
 from reproductions.dcem.locomotion_controller import ControllerAgent, DecoderTraining
 from reproductions.dcem.locomotion_world import (
-    action_box,
     environments,
     load_model,
     new_controller,
-    new_model,
-    planning_agent,
     save,
 )
 
@@ -31,8 +28,8 @@ from reproductions.dcem.locomotion_world import (
 def train_initial(
     place: Place,
     seed: int,
-    model: ModelSettings,
-    search: SearchSettings,
+    model: Settings,
+    search: Settings,
     training: OnlineConfig,
     directory: Path,
 ) -> None:
@@ -49,28 +46,22 @@ def train_initial(
     world = place.world
     device = world.resolve_device()
     with environments(place, world.num_envs) as envs:
+        space = envs.single_action_space
         learnt = new_model(model, envs, world, seed)
-        agent = planning_agent(learnt, search, action_box(envs, device), world)
+        box, objective = action_box(space, device), NegativeReturn(learnt.reward)
+        agent = planning_agent(learnt, search.build(), objective, box, world)
         if world.compile:
             # On a GPU the launch of small kernels would cost more than their work.
             graphs = "reduce-overhead" if device.type == "cuda" else None
             agent.problem.compile(mode=graphs)
-        trainer = OnlineTrainer(
-            learnt,
-            agent,
-            envs,
-            on_device(training, device),
-            seed=seed,
-            directory=directory,
-        )
-        trainer.run(tensorboard=False)
+        run_online(learnt, agent, envs, training, seed=seed, directory=directory)
     save(directory, learnt)
 
 
 def train_embedded(
     place: Place,
     seed: int,
-    model: ModelSettings,
+    model: Settings,
     embedding: EmbeddingSettings,
     training: OnlineConfig,
     initial: Path,
@@ -97,17 +88,17 @@ def train_embedded(
         )
         if embedding.kl_scale is not None:
             learnt.kl_scale = embedding.kl_scale
-        box = action_box(envs, device)
+        box = action_box(envs.single_action_space, device)
         controller = new_controller(learnt, embedding, box, seed)
         if world.compile:
             controller.problem.compile()
         deviations = embedding.deviations(world.embedded_envs).to(device)
         agent = ControllerAgent(controller, lambda: deviations, world.posterior)
-        trainer = OnlineTrainer(
+        run_online(
             learnt,
             agent,
             envs,
-            on_device(training, device),
+            training,
             seed=seed,
             directory=directory,
             # With the episodes of phase 1 at hand, no random ones are needed.
@@ -115,17 +106,7 @@ def train_embedded(
             offline_episodes=_episodes(initial) if embedding.keep_replay else (),
             auxiliary=DecoderTraining(controller, embedding, seed),
         )
-        trainer.run(tensorboard=False)
-        if training.keep_best:
-            trainer.load_best()
     save(directory, learnt, controller.decoder)
-
-
-def on_device(config: OnlineConfig, device: torch.device) -> OnlineConfig:
-    """Return the settings with TensorFloat-32 on a GPU; a CPU has no such thing."""
-    if device.type == "cpu" or config.optimizer.precision != "float32":
-        return config
-    return replace(config, optimizer=replace(config.optimizer, precision="tf32"))
 
 
 def _episodes(directory: Path) -> Sequence[Episode]:

@@ -8,20 +8,11 @@ from torch import nn
 
 import diffplan.envs
 from diffplan._files import load_tensors, reading, save_tensors
-from diffplan.agents import GaussianNoise, PlanningAgent, UniformAgent
 from diffplan.envs.vector import VectorEnv
 from diffplan.models.rssm import RSSM
-from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box
-from diffplan.training._interaction import run_episodes
-from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
-from reproductions.dcem.locomotion_config import (
-    EmbeddingSettings,
-    ModelSettings,
-    Place,
-    SearchSettings,
-    World,
-)
+from diffplan.training.seeding import make_generator
+from reproductions.dcem.locomotion_config import EmbeddingSettings, Place
 from reproductions.dcem.locomotion_controller import (
     EmbeddedController,
     SequenceDecoder,
@@ -40,48 +31,6 @@ def environments(place: Place, count: int) -> VectorEnv:
         time_limit=place.world.time_limit,
     )
     return VectorEnv([factory] * count, num_workers=place.world.num_workers)
-
-
-def action_box(envs: VectorEnv, device: torch.device) -> Box:
-    """Return the actions that the environments allow."""
-    space = envs.single_action_space
-    box = Box(low=space.low.tolist(), high=space.high.tolist())
-    return box.to(torch.zeros(1, device=device))
-
-
-def new_model(
-    settings: ModelSettings, envs: VectorEnv, world: World, seed: int
-) -> RSSM:
-    """Return an untrained model on the device; its weights follow from the seed."""
-    device = world.resolve_device()
-    box = action_box(envs, torch.device("cpu"))
-    model = settings.build(envs.single_observation_space.shape, box.dim, seed)
-    if world.scale_episodes:
-        numbers = range(world.scale_episodes)
-        seeds = [
-            derive_seed(seed, "scale episode", number, bits=SIMULATOR_BITS)
-            for number in numbers
-        ]
-        agent_seed = derive_seed(seed, "scale")
-        episodes = run_episodes(UniformAgent(box), envs, seeds, agent_seed=agent_seed)
-        arrays = [torch.from_numpy(episode.observations) for episode in episodes]
-        model.fit_normalizer(torch.cat(arrays))
-    return model.to(device)
-
-
-def planning_agent(
-    model: RSSM, search: SearchSettings, box: Box, world: World
-) -> PlanningAgent:
-    """Return the agent of phase 1: CEM in the space of actions, at every decision."""
-    return PlanningAgent(
-        model,
-        search.build(),
-        NegativeReturn(model.reward),
-        box,
-        warm_start=False,
-        exploration=GaussianNoise(world.exploration),
-        posterior=world.posterior,
-    )
 
 
 def new_controller(

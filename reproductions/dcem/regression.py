@@ -162,7 +162,8 @@ class RegressionEnsemble(EnsembleTraining):
         generators = [make_generator(seed, "regression", method) for seed in seeds]
         rows = [_default_weights(settings.sizes, g) for g in generators]
         parameters = torch.stack(rows).to(dtype)
-        super().__init__(seeds, parameters, generators, settings.optimizer)
+        every = settings.evaluate_every
+        super().__init__(seeds, parameters, generators, settings.optimizer, every)
         self.settings, self.planner = settings, settings.planner(method)
         self.points = grid_of_x(settings.points).to(dtype)
         self._loss = self._loss_function()
@@ -210,10 +211,7 @@ def train(
 ) -> None:
     """Train one ensemble; see `EnsembleTraining.run`."""
     RegressionEnsemble(method, seeds, settings).run(
-        directory,
-        settings.updates,
-        settings.evaluate_every,
-        settings.checkpoint_every,
+        directory, settings.updates, settings.checkpoint_every, settings
     )
 
 

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from diffplan._checks import require_at_least
 from diffplan.errors import ArgumentError
 from diffplan.planners import DCEM, GradMPC
+from reproductions.common.settings import Settings
 from reproductions.dcem.ensemble import OptimizerSettings
 from reproductions.dcem.training import require_schedule
 
@@ -15,58 +17,20 @@ DOMAIN = (0.0, 2 * math.pi)
 """Of x in the target y = x sin x."""
 
 
-@dataclass(frozen=True)
-class DescentSettings:
-    """Unrolled gradient descent on the energy, from y = 0.
+DESCENT = Settings(
+    partial(GradMPC, 1, num_starts=1, keep_best=False), iterations=10, step_size=0.1
+)
+"""Unrolled gradient descent on the energy, from y = 0."""
 
-    Attributes:
-        iterations: Steps in training.
-        step_size: Of each.
-    """
-
-    iterations: int = 10
-    step_size: float = 0.1
-
-    def build(self, iterations: int | None = None) -> GradMPC:
-        """Return the planner, with its number of iterations or another one."""
-        count = self.iterations if iterations is None else iterations
-        return GradMPC(
-            1,
-            iterations=count,
-            num_starts=1,
-            step_size=self.step_size,
-            keep_best=False,
-        )
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """DCEM on the energy, from y = 0.
-
-    Attributes:
-        iterations: Refits in training.
-        num_samples: Candidates per refit.
-        num_elites: Sum of the soft choices.
-        temperature: Of the choice; the costs are standardised.
-        initial_std: Spread of the first candidates; y is unbounded.
-    """
-
-    iterations: int = 10
-    num_samples: int = 100
-    num_elites: int = 10
-    temperature: float = 1.0
-    initial_std: float = 7.0
-
-    def build(self, iterations: int | None = None) -> DCEM:
-        """Return the planner, with its number of iterations or another one."""
-        return DCEM(
-            1,
-            iterations=self.iterations if iterations is None else iterations,
-            num_samples=self.num_samples,
-            num_elites=self.num_elites,
-            temperature=self.temperature,
-            initial_std=self.initial_std,
-        )
+SEARCH = Settings(
+    partial(DCEM, 1),
+    iterations=10,
+    num_samples=100,
+    num_elites=10,
+    temperature=1.0,
+    initial_std=7.0,  # y is unbounded
+)
+"""DCEM on the energy, from y = 0; the costs are standardised."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +57,8 @@ class RegressionTraining:
     checkpoint_every: int = 1000
     compile: bool = True
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    descent: DescentSettings = field(default_factory=DescentSettings)
-    search: SearchSettings = field(default_factory=SearchSettings)
+    descent: Settings = DESCENT
+    search: Settings = SEARCH
 
     def __post_init__(self) -> None:
         for name in ("points", "hidden"):
@@ -109,7 +73,9 @@ class RegressionTraining:
     def planner(self, method: str, iterations: int | None = None) -> GradMPC | DCEM:
         """Return what minimises the energy."""
         settings = self.descent if method == "gd" else self.search
-        return settings.build(iterations)
+        count = settings.iterations if iterations is None else iterations
+        planner: GradMPC | DCEM = settings.build(iterations=count)
+        return planner
 
 
 @dataclass(frozen=True)

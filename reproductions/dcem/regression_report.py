@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.metrics import Rounds
 from reproductions.common.provenance import Records, source_of
 from reproductions.common.statistics import Estimate, mean
 from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
@@ -47,8 +48,7 @@ def write(directory: Path, output: Path, records: Records) -> str:
             of methods that have no run stays.
         records: Of the units.
     """
-    found = _by_method(directory, "{}/metrics.csv", "update")
-    tested = _by_method(directory, "{}_tests/iterations.csv", "iterations")
+    found, tested = _trained(directory), _tested(directory)
     if found:
         curves = {**read_curves(output, "update"), **found}
         ablations = {**read_curves(output, "iterations"), **tested}
@@ -120,16 +120,25 @@ def _settings(records: Records, name: str) -> str:
     return f"{values} " if values else ""
 
 
-def _by_method(directory: Path, pattern: str, key: str) -> dict[str, Curves]:
+def _trained(directory: Path) -> dict[str, Curves]:
+    found = {name: Rounds.read(directory / name) for name in METHODS}
+    return {
+        name: {
+            step: [values[index] for values in rounds.members("error").values()]
+            for index, step in enumerate(rounds.steps)
+        }
+        for name, rounds in found.items()
+        if rounds.steps
+    }
+
+
+def _tested(directory: Path) -> dict[str, Curves]:
     found: dict[str, Curves] = {}
     for method in METHODS:
-        path = directory / pattern.format(method)
-        if path.exists():
-            rows = read_csv(path)
-            curves: Curves = {}
-            for row in rows:
-                curves.setdefault(int(row[key]), []).append(float(row["error"]))
-            found[method] = curves
+        path = directory / f"{method}_tests" / "iterations.csv"
+        for row in read_csv(path) if path.exists() else ():
+            curves = found.setdefault(method, {})
+            curves.setdefault(int(row["iterations"]), []).append(float(row["error"]))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The loop of all trainings here: update, evaluate now and then, save, resume."""
+"""Ensembles in training: a round is some updates, and a validation of every member."""
 
 import time
 from abc import ABC, abstractmethod
@@ -12,11 +12,10 @@ from torch import Tensor
 from diffplan._checks import require_at_least
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, FileError
+from diffplan.training._run_record import plain
 from diffplan.training.checkpoint import Checkpoints
-from reproductions.common.tables import write_csv
+from diffplan.training.run import run_rounds
 from reproductions.dcem.ensemble import EnsembleAdam, OptimizerSettings
-
-CHECKPOINTS, METRICS = "checkpoints", "metrics.csv"
 
 
 class EnsembleTraining(ABC):
@@ -32,6 +31,7 @@ class EnsembleTraining(ABC):
         parameters: `[M, P]`, the first ones.
         generators: One per member, as they are after the parameters were drawn.
         optimizer: Its settings.
+        updates_per_round: Between two validations.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class EnsembleTraining(ABC):
         parameters: Tensor,
         generators: Sequence[torch.Generator],
         optimizer: OptimizerSettings,
+        updates_per_round: int,
     ) -> None:
         self.seeds, self.generators = tuple(seeds), list(generators)
         self.parameters = parameters.requires_grad_()
         self.optimizer = EnsembleAdam(self.parameters, optimizer)
         self.best = self.parameters.detach().clone()
         self.lowest = [float("inf")] * len(self.seeds)
-        self.rows: list[dict[str, object]] = []
-        self.cpu_seconds = 0.0
+        self.updates_per_round, self.cpu_seconds = updates_per_round, 0.0
 
     @abstractmethod
     def gradient(self) -> Tensor:
@@ -57,61 +57,59 @@ class EnsembleTraining(ABC):
     def errors(self) -> list[float]:
         """Return what validation says about each member; smaller is better."""
 
-    @property
-    def update(self) -> int:
-        """How many updates are done."""
-        return self.optimizer.steps
-
     def step(self) -> None:
         """One update of every member."""
         self.optimizer.step(self.gradient())
 
     @torch.no_grad()
-    def evaluate(self) -> None:
-        """Validate; note the result, keep the best and let learning rates follow."""
+    def evaluate(self) -> dict[str, float]:
+        """Validate; keep the best, let learning rates follow, and return metrics."""
         errors = self.errors()
         self.optimizer.observe(errors)
+        metrics = {}
         for index, seed in enumerate(self.seeds):
             if errors[index] < self.lowest[index]:
                 self.lowest[index] = errors[index]
                 self.best[index] = self.parameters[index]
-            self.rows.append(
-                {
-                    "update": self.update,
-                    "seed": seed,
-                    "error": errors[index],
-                    "learning_rate": self.optimizer.learning_rate[index],
-                    "cpu_seconds": round(self.cpu_seconds, 3),
-                }
-            )
+            metrics[f"error/{seed}"] = errors[index]
+            metrics[f"learning_rate/{seed}"] = self.optimizer.learning_rate[index]
+        return metrics
+
+    def play_round(self, index: int) -> tuple[int, dict[str, float]]:
+        """Update until the next validation is due, and validate."""
+        start = time.process_time() - self.cpu_seconds
+        for _ in range(self.updates_per_round):
+            self.step()
+        metrics = self.evaluate()
+        self.cpu_seconds = time.process_time() - start
+        metrics["time/cpu_seconds"] = round(self.cpu_seconds, 3)
+        return self.optimizer.steps, metrics
 
     def run(
-        self, directory: Path, updates: int, evaluate_every: int, checkpoint_every: int
+        self, directory: Path, updates: int, checkpoint_every: int, settings: Any
     ) -> None:
-        """Train up to a number of updates; resumes from the folder's checkpoint.
-
-        Writes `checkpoints/` and `metrics.csv`.
+        """Train up to a number of updates, from the folder's checkpoint if it has one.
 
         Args:
-            directory: Of the run.
+            directory: Of the run; receives what `run_rounds` writes.
             updates: How many in all.
-            evaluate_every: Updates between validations.
-            checkpoint_every: Updates between checkpoints, a multiple of the above.
+            checkpoint_every: Updates between checkpoints.
+            settings: Of the training, recorded and compared when it goes on.
+
+        Raises:
+            ArgumentError: the folder holds a run of other seeds or settings.
         """
-        checkpoints = Checkpoints(directory / CHECKPOINTS)
-        if self._load_latest(checkpoints):
-            # A kill may have come between a checkpoint and its metrics.
-            write_csv(directory / METRICS, self.rows)
-        start = time.process_time() - self.cpu_seconds
-        while self.update < updates:
-            self.step()
-            self.cpu_seconds = time.process_time() - start
-            if self.update % evaluate_every == 0:
-                self.evaluate()
-            if self.update == updates or self.update % checkpoint_every == 0:
-                checkpoints.save(self.update, self.state_dict())
-                write_csv(directory / METRICS, self.rows)
-                self._say_progress()
+        every = self.updates_per_round
+        run_rounds(
+            self,
+            directory,
+            config={**plain(settings), "seeds": list(self.seeds)},
+            seed=self.seeds[0],
+            rounds=updates // every,
+            checkpoint_every=checkpoint_every // every,
+            extensible=("updates",),
+            tensorboard=False,
+        )
 
     def load(self, directory: Path) -> None:
         """Go back to the newest checkpoint that `run` left in a folder.
@@ -119,8 +117,12 @@ class EnsembleTraining(ABC):
         Raises:
             FileError: there is none, all are damaged, or it is of another training.
         """
-        if not self._load_latest(Checkpoints(directory / CHECKPOINTS)):
+        checkpoints = Checkpoints(directory / "checkpoints")
+        found = checkpoints.load_latest()
+        if found is None:
             raise FileError(f"directory: expected checkpoints, none in {directory}")
+        with reading(checkpoints.directory, "a checkpoint of this training"):
+            self.load_state_dict(found[1]["job"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that training goes on with, exactly."""
@@ -130,7 +132,6 @@ class EnsembleTraining(ABC):
             "generators": [g.get_state() for g in self.generators],
             "best": self.best,
             "lowest": self.lowest,
-            "rows": self.rows,
             "cpu_seconds": self.cpu_seconds,
         }
 
@@ -149,24 +150,7 @@ class EnsembleTraining(ABC):
         for generator, numbers in pairs:
             generator.set_state(numbers)
         self.best, self.lowest = state["best"], list(state["lowest"])
-        self.rows, self.cpu_seconds = list(state["rows"]), state["cpu_seconds"]
-
-    def _load_latest(self, checkpoints: Checkpoints) -> bool:
-        """Return whether there was a checkpoint."""
-        found = checkpoints.load_latest()
-        if found is None:
-            return False
-        with reading(checkpoints.directory, "a checkpoint of this training"):
-            self.load_state_dict(found[1])
-        return True
-
-    def _say_progress(self) -> None:
-        newest = self.rows[-len(self.seeds) :]
-        errors = ", ".join(f"{row['error']:.4g}" for row in newest)
-        print(
-            f"update {self.update}: {errors}, {self.cpu_seconds:.0f} s of CPU",
-            flush=True,
-        )
+        self.cpu_seconds = state["cpu_seconds"]
 
 
 def require_schedule(updates: int, evaluate_every: int, checkpoint_every: int) -> None:

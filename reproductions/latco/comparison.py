@@ -4,48 +4,38 @@ For each training seed: collect offline data, fit a small RSSM to it, then let e
 planner act with that model from the same starts. What is compared is planning alone.
 """
 
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import diffplan.envs
-from diffplan.agents import Agent, PlanningAgent, UniformAgent
+from diffplan.agents import Agent, PlanningAgent
+from diffplan.errors import ArgumentError, DiffplanError
+from diffplan.models.base import WorldModel
 from diffplan.models.rssm import RSSM
 from diffplan.objectives._base import StageObjective
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
-from diffplan.plan import Plan
 from diffplan.planners import Iterate
+from diffplan.planners.base import Planner
+from diffplan.planners.collocation import LatCo
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
-from diffplan.training.offline import OfflineConfig, OfflineTrainer
-from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
+from reproductions.common.online import action_box
+from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.common.tables import write_csv, write_text
-from reproductions.latco.comparison_config import (
-    ComparisonConfig,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-)
-from reproductions.latco.comparison_planners import (
-    LatCoSettings,
-    PlannerSettings,
-    RandomSettings,
-    StillSettings,
-)
+from reproductions.common.stopwatch import Stopwatch
+from reproductions.common.tables import write_csv
+from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
+from reproductions.latco.comparison_model import ACTION_DIM, train
+from reproductions.latco.comparison_planners import evaluations, plans
 from reproductions.latco.data import collect
-
-ACTION_DIM = 4
 
 
 def units(
@@ -57,7 +47,17 @@ def units(
         config: The settings.
         seeds: One model is trained for each.
         directory: Receives `seed_<n>/{data,model,trace,<planner>}`.
+
+    Raises:
+        ArgumentError: a planner cannot be built with its settings; says which.
     """
+    for name in config.planners:
+        settings = config.settings(name)
+        try:
+            if plans(settings):
+                settings.build(config.evaluation.horizon)
+        except DiffplanError as error:
+            raise ArgumentError(f"comparison.{name}: {error}") from error
     return [unit for seed in seeds for unit in _units_of(config, seed, directory)]
 
 
@@ -105,89 +105,6 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
     return [*made, unit("trace", run, "model")]
 
 
-# The model
-
-
-def train(
-    directory: Path,
-    data_directory: Path,
-    data: DataConfig,  # noqa: ARG001 - a unit's settings: other data, other model
-    model: ModelConfig,
-    training: OfflineConfig,
-    seed: int,
-) -> None:
-    """Fit the RSSM; write `model.pt` and `reward_head.json`. Resumes by itself."""
-    buffer = ReplayBuffer.load(data_directory / "training")
-    validation = ReplayBuffer.load(data_directory / "validation")
-    observations = np.concatenate([e.observations for e in buffer.episodes])
-    rssm = model.build(observations.shape[-1], ACTION_DIM, seed)
-    rssm.fit_normalizer(torch.from_numpy(observations), model.minimum_std)
-    OfflineTrainer(
-        rssm,
-        buffer,
-        training,
-        seed=seed,
-        directory=directory,
-        validation=validation,
-    ).run(quiet=True, tensorboard=False)
-    judged = judge_reward_head(rssm, validation) | {
-        "parameters": sum(weights.numel() for weights in rssm.parameters()),
-        "episodes": len(buffer),
-    }
-    write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
-    rssm.save(directory / "model.pt")
-
-
-@torch.no_grad()
-def judge_reward_head(
-    model: RSSM, buffer: ReplayBuffer, margin: int = 5
-) -> dict[str, float]:
-    """Return how well filtered states tell reward 0 from 1 in held-out episodes.
-
-    Away from the goal anything is right; what a planner of a sparse reward lives on is
-    the change from 0 to 1, so the steps within `margin` of a change are counted apart.
-    """
-    right, near, changes = [], [], 0
-    for episode in buffer.episodes:
-        states = filtered_states(model, episode)
-        said = model.reward(states[1:]) > 0.5
-        true = torch.from_numpy(episode.rewards) > 0.5
-        change = torch.nonzero(true[1:] != true[:-1]).flatten() + 1
-        changes += len(change)
-        steps = torch.arange(len(true))
-        distance = (
-            (steps[:, None] - change).abs().amin(1) if len(change) else steps + 99
-        )
-        right.append(said == true)
-        near.append(distance <= margin)
-    correct, close = torch.cat(right), torch.cat(near)
-    return {
-        "accuracy": float(correct.float().mean()),
-        "accuracy_near_changes": float(correct[close].float().mean()),
-        "changes": changes,
-        "steps": len(correct),
-    }
-
-
-@torch.no_grad()
-def filtered_states(model: RSSM, episode: Episode) -> Tensor:
-    """Return posterior-mean states `[T + 1, S]` along an episode."""
-    observations = torch.from_numpy(episode.observations)
-    actions = torch.from_numpy(episode.actions)
-    state = model.initial_state()
-    previous = torch.zeros_like(actions[0])
-    states = []
-    for index, observation in enumerate(observations):
-        state = model.observe(state, previous, observation)
-        states.append(state)
-        if index < len(actions):
-            previous = actions[index]
-    return torch.stack(states)
-
-
-# The planners
-
-
 @dataclass(frozen=True)
 class Row:
     """One episode of one planner, a line of `results.csv`.
@@ -225,44 +142,21 @@ class Row:
     plan_cpu_seconds: float
 
 
-class Stopwatch:
-    """Times every call of a planner and keeps what the first plans promise."""
-
-    def __init__(self) -> None:
-        self.wall = self.cpu = 0.0
-        self.plans = 0
-        self.first: Plan | None = None
-
-    def attach(self, planner: torch.nn.Module) -> None:
-        """Watch `planner` from now on."""
-        planner.register_forward_pre_hook(self._start)
-        planner.register_forward_hook(self._stop)
-
-    def _start(self, *_: Any) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def _stop(self, module: torch.nn.Module, inputs: Any, plan: Plan) -> None:
-        self.wall += time.perf_counter() - self._wall
-        self.cpu += time.process_time() - self._cpu
-        self.plans += plan.cost.numel()
-        if self.first is None:
-            self.first = plan
-
-
 def evaluate(
     directory: Path,
     model_path: Path,
     task: str,
     planner: str,
-    settings: PlannerSettings,
+    settings: Settings,
     evaluation: EvaluationConfig,
     seed: int,
 ) -> None:
     """Let one planner act from every start; write `results.csv`."""
     model = RSSM.load(model_path).eval()
-    watch = Stopwatch()
-    agent = make_agent(model, settings, evaluation, watch)
+    watch = planner_watch()
     with diffplan.envs.make_vector(task, evaluation.starts) as environments:
+        box = action_box(environments.single_action_space)
+        agent = make_agent(model, settings, evaluation, box, watch)
         episodes = run_episodes(
             agent,
             environments,
@@ -275,29 +169,33 @@ def evaluate(
         watch,
         seed=seed,
         planner=planner,
-        evaluations=settings.evaluations(evaluation.horizon),
+        evaluations=evaluations(settings, evaluation.horizon),
     )
     write_csv(directory / "results.csv", [asdict(row) for row in rows])
 
 
+def planner_watch() -> Stopwatch:
+    """Return a stopwatch that counts plans, and keeps what the first ones promise."""
+    return Stopwatch(size=lambda plan: plan.cost.numel())
+
+
 def make_agent(
-    model: RSSM,
-    settings: PlannerSettings,
+    model: WorldModel,
+    settings: Settings,
     evaluation: EvaluationConfig,
+    box: Box,
     watch: Stopwatch,
 ) -> Agent:
     """Return the agent of one planner; nothing but the planner differs."""
-    box = action_box()
-    if isinstance(settings, RandomSettings):
-        return UniformAgent(box)
-    if isinstance(settings, StillSettings):
-        return UniformAgent(Box([0.0] * ACTION_DIM, [0.0] * ACTION_DIM))
-    planner = settings.build(evaluation.horizon)
-    watch.attach(planner)
+    if not plans(settings):
+        agent: Agent = settings.build(box)
+        return agent
+    planner: Planner = settings.build(evaluation.horizon)
+    watch.watch(planner)
     return PlanningAgent(
         model,
         planner,
-        objective_of(model, settings),
+        objective_of(model, planner),
         box,
         replan_every=evaluation.execute,
         warm_start=False,
@@ -305,19 +203,14 @@ def make_agent(
     )
 
 
-def objective_of(model: RSSM, settings: PlannerSettings) -> StageObjective:
+def objective_of(model: WorldModel, planner: Planner) -> StageObjective:
     """Return what a planner minimises.
 
     Shooting maximises the sum of predicted rewards, LatCo minimises its own residual
     form of it.
     """
-    latent = isinstance(settings, LatCoSettings)
+    latent = isinstance(planner, LatCo)
     return (SoftplusReward if latent else NegativeReturn)(model.reward)
-
-
-def action_box() -> Box:
-    """Return [-1, 1]⁴."""
-    return Box([-1.0] * ACTION_DIM, [1.0] * ACTION_DIM)
 
 
 def start_seeds(evaluation: EvaluationConfig) -> list[int]:
@@ -339,7 +232,6 @@ def summarise(
     evaluations: int,
 ) -> list[Row]:
     """Return one row per episode."""
-    plans = watch.plans // len(episodes)
     predicted = torch.full((len(episodes),), torch.nan)
     if watch.first is not None:
         predicted = model.reward(watch.first.states[:, 1:]).sum(dim=-1)
@@ -358,10 +250,10 @@ def summarise(
                 first_success=int(hits[0]) + 1 if len(hits) else 0,
                 episode_return=episode.episode_return,
                 predicted_return=round(float(predicted[index]), 4),
-                plans=plans,
+                plans=watch.calls // len(episodes),
                 model_evaluations=evaluations,
-                plan_seconds=round(watch.wall / max(watch.plans, 1), 5),
-                plan_cpu_seconds=round(watch.cpu / max(watch.plans, 1), 5),
+                plan_seconds=round(watch.wall / max(watch.calls, 1), 5),
+                plan_cpu_seconds=round(watch.cpu / max(watch.calls, 1), 5),
             )
         )
     return rows
@@ -372,7 +264,7 @@ def trace(
     directory: Path,
     model_path: Path,
     task: str,
-    settings: LatCoSettings,
+    settings: Settings,
     evaluation: EvaluationConfig,
     seed: int,
 ) -> None:
@@ -384,6 +276,7 @@ def trace(
     """
     model = RSSM.load(model_path).eval()
     with diffplan.envs.make_vector(task, evaluation.trace_starts) as environments:
+        box = action_box(environments.single_action_space)
         seeds = start_seeds(evaluation)[: evaluation.trace_starts]
         observations, _ = environments.reset(seeds)
     count = len(observations)
@@ -393,7 +286,7 @@ def trace(
         torch.from_numpy(observations),
     )
     planner = settings.build(evaluation.horizon)
-    problem = PlanningProblem(model.step, SoftplusReward(model.reward), action_box())
+    problem = PlanningProblem(model.step, SoftplusReward(model.reward), box)
     seen: list[Tensor] = []
 
     def look(iterate: Iterate) -> None:

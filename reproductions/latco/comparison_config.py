@@ -4,23 +4,26 @@ The numbers are those of one recipe, fixed before the planners were compared; th
 planners' own settings are in `comparison_planners`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from diffplan._checks import require_at_least, require_positive
-from diffplan.errors import UnknownNameError
 from diffplan.models.rssm import RSSM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig
-from diffplan.training.seeding import global_seeds
+from reproductions.common.settings import Settings, choose
 from reproductions.latco.comparison_planners import (
-    CEMSettings,
-    DescentSettings,
-    GradMPCSettings,
-    LatCoSettings,
-    MPPISettings,
-    PlannerSettings,
-    RandomSettings,
-    StillSettings,
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_COLOURED,
+    DESCENT,
+    DESCENT_MANY,
+    GRAD_MPC,
+    LATCO,
+    LATCO_NATIVE,
+    PATH_INTEGRAL,
+    STILL,
+    UNIFORM,
 )
 
 
@@ -53,11 +56,26 @@ class DataConfig:
         require_at_least("validation_episodes", self.validation_episodes, 10)
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """A small RSSM (168,971 parameters for reach) and how its observations are scaled.
+def small_rssm(
+    observations: Tensor,
+    action_dim: int,
+    *,
+    state_size: int = 30,
+    belief_size: int = 64,
+    hidden_size: int = 128,
+    reward_layers: int = 3,
+    free_nats: float = 0.3,
+    kl_scale: float = 1.0,
+    error_weight: float = 200.0,
+    minimum_std: float = 0.05,
+) -> RSSM:
+    """Return an untrained small RSSM (168,971 parameters for reach).
 
-    Attributes:
+    Its weights are drawn from torch's global generator.
+
+    Args:
+        observations: `[N, D]`, which set the scale of its observations.
+        action_dim: A.
         state_size: Stochastic numbers; LatCo's 30.
         belief_size: Deterministic numbers; LatCo has 200.
         hidden_size: Width of every dense layer; LatCo has 200 and 400.
@@ -70,37 +88,28 @@ class ModelConfig:
             centred. They are the puck, which is hit by accident; scaled to unit
             variance such accidents would be 50 standard deviations.
     """
+    model = RSSM(
+        observations.shape[1:],
+        action_dim,
+        belief_size=belief_size,
+        state_size=state_size,
+        hidden_size=hidden_size,
+        embedding_size=hidden_size,
+        vector_layers=1,
+        vector_hidden=hidden_size,
+        reward_layers=reward_layers,
+        reward_hidden=hidden_size,
+        free_nats=free_nats,
+        kl_scale=kl_scale,
+        # The model's terms are ½ error².
+        observation_scale=2 * error_weight,
+        reward_scale=2 * error_weight,
+    )
+    model.fit_normalizer(observations, minimum_std)
+    return model
 
-    state_size: int = 30
-    belief_size: int = 64
-    hidden_size: int = 128
-    reward_layers: int = 3
-    free_nats: float = 0.3
-    kl_scale: float = 1.0
-    error_weight: float = 200.0
-    minimum_std: float = 0.05
 
-    def build(self, observation_dim: int, action_dim: int, seed: int) -> RSSM:
-        """Return an untrained model whose weights follow from the seed."""
-        width = self.hidden_size
-        with global_seeds(seed):
-            return RSSM(
-                (observation_dim,),
-                action_dim,
-                belief_size=self.belief_size,
-                state_size=self.state_size,
-                hidden_size=width,
-                embedding_size=width,
-                vector_layers=1,
-                vector_hidden=width,
-                reward_layers=self.reward_layers,
-                reward_hidden=width,
-                free_nats=self.free_nats,
-                kl_scale=self.kl_scale,
-                # The model's terms are ½ error².
-                observation_scale=2 * self.error_weight,
-                reward_scale=2 * self.error_weight,
-            )
+MODEL = Settings.full(small_rssm)
 
 
 def _training() -> OfflineConfig:
@@ -165,69 +174,57 @@ class ComparisonConfig:
         "still",
     )
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: Settings = MODEL
     training: OfflineConfig = field(default_factory=_training)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    latco: LatCoSettings = field(default_factory=LatCoSettings)
-    latco_native: LatCoSettings = field(
-        default_factory=lambda: LatCoSettings(engine="native")
-    )
-    gd_many: DescentSettings = field(
-        default_factory=lambda: DescentSettings(iterations=300, num_starts=32)
-    )
-    gd_one: DescentSettings = field(default_factory=DescentSettings)
-    cem_coloured: CEMSettings = field(
-        default_factory=lambda: CEMSettings(noise_exponent=2.0)
-    )
-    cem: CEMSettings = field(default_factory=CEMSettings)
-    mppi: MPPISettings = field(default_factory=MPPISettings)
-    grad_mpc: GradMPCSettings = field(default_factory=GradMPCSettings)
-    random: RandomSettings = field(default_factory=RandomSettings)
-    still: StillSettings = field(default_factory=StillSettings)
+    latco: Settings = LATCO
+    latco_native: Settings = LATCO_NATIVE
+    gd_many: Settings = DESCENT_MANY
+    gd_one: Settings = DESCENT
+    cem_coloured: Settings = CROSS_ENTROPY_COLOURED
+    cem: Settings = CROSS_ENTROPY
+    mppi: Settings = PATH_INTEGRAL
+    grad_mpc: Settings = GRAD_MPC
+    random: Settings = UNIFORM
+    still: Settings = STILL
 
     def __post_init__(self) -> None:
         for name in self.planners:
             self.settings(name)
 
-    def settings(self, planner: str) -> PlannerSettings:
+    def settings(self, planner: str) -> Settings:
         """Return the settings of the planner with that name.
 
         Raises:
-            UnknownNameError: lists the names that exist.
+            UnknownNameError: lists close matches.
         """
-        known = vars(self)
-        found = known.get(planner)
-        if not isinstance(found, PlannerSettings):
-            names = [k for k, v in known.items() if isinstance(v, PlannerSettings)]
-            raise UnknownNameError(
-                f"planners: expected names of {sorted(names)}, got {planner!r}"
-            )
+        known = [k for k, v in vars(self).items() if isinstance(v, Settings)]
+        known.remove("model")
+        found: Settings = getattr(self, choose("planners", planner, known))
         return found
 
     @classmethod
     def smoke(cls) -> "ComparisonConfig":
         """Return settings so small that every unit takes seconds; no result counts."""
+        few = CROSS_ENTROPY.replaced(num_samples=20, num_elites=4, iterations=2)
         return cls(
             data=DataConfig(episodes=10, validation_episodes=10),
-            model=ModelConfig(state_size=8, belief_size=16, hidden_size=32),
-            training=OfflineConfig(
+            model=MODEL.replaced(state_size=8, belief_size=16, hidden_size=32),
+            training=replace(
+                _training(),
                 updates=40,
                 batch_size=8,
                 sequence_length=16,
-                initial_fraction=0.15,
                 updates_per_round=10,
                 checkpoint_every=1,
-                optimizer=OptimizerConfig(learning_rate=1e-3),
             ),
             evaluation=EvaluationConfig(starts=2, trace_starts=1),
-            latco=LatCoSettings(iterations=5),
-            latco_native=LatCoSettings(iterations=5, engine="native"),
-            gd_many=DescentSettings(iterations=3, num_starts=4),
-            gd_one=DescentSettings(iterations=5),
-            cem_coloured=CEMSettings(
-                num_samples=20, num_elites=4, iterations=2, noise_exponent=2.0
-            ),
-            cem=CEMSettings(num_samples=20, num_elites=4, iterations=2),
-            mppi=MPPISettings(num_samples=20, iterations=2),
-            grad_mpc=GradMPCSettings(num_candidates=5, iterations=3),
+            latco=LATCO.replaced(iterations=5),
+            latco_native=LATCO.replaced(iterations=5, engine="native"),
+            gd_many=DESCENT.replaced(iterations=3, num_starts=4),
+            gd_one=DESCENT.replaced(iterations=5),
+            cem_coloured=few.replaced(noise_exponent=2.0),
+            cem=few,
+            mppi=PATH_INTEGRAL.replaced(num_samples=20, iterations=2),
+            grad_mpc=GRAD_MPC.replaced(num_candidates=5, iterations=3),
         )

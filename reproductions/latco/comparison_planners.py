@@ -1,216 +1,152 @@
-"""Settings of the planners that stage (a) compares.
+"""The planners that stage (a) compares, as settings of the library's constructors.
 
 No planner is tuned. LatCo has the released settings; the others have those of LatCo's
-paper where these fit on a CPU, and say where they are smaller. `counted` is what the
-model evaluations of a plan are. Shooting from many
+paper where these fit on a CPU, and say where they are smaller. Shooting from many
 starts has as many as LatCo's wall-clock time per plan allows: the strongest baseline.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+import math
+from functools import partial
 
+import torch
+
+from diffplan.agents import Agent, UniformAgent
 from diffplan.gradients import Detach
-from diffplan.planners.base import Planner
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
+from diffplan.problem import Box
+from reproductions.common.settings import Settings
 
 
-@dataclass(frozen=True)
-class LatCoSettings:
-    """LatCo as released: nothing but the iterations is ours to choose.
-
-    Attributes:
-        engine: "theseus", whose Levenberg-Marquardt drives it as in the paper, or
-            "native", our own of the same numbers.
-    """
-
-    counted: ClassVar[str] = "Jacobians"
-    iterations: int = 200
-    engine: Literal["theseus", "native"] = "theseus"
-
-    def build(self, horizon: int) -> Planner:
-        """Return the planner."""
-        return LatCo.released(
-            horizon, iterations=self.iterations, engine=self.engine, gradient=Detach()
-        )
-
-    def describe(self) -> str:
-        """Return the settings in words."""
-        return f"{self.iterations} iterations, ε 1e-4, as released; {self.engine}"
-
-    def evaluations(self, horizon: int) -> int:
-        """Return how often one plan evaluates the model."""
-        return self.iterations * horizon
+def still(action_space: Box) -> Agent:
+    """Return an agent that never moves: what the task gives away."""
+    nothing = torch.zeros_like(action_space.low)
+    return UniformAgent(Box(nothing, nothing))
 
 
-@dataclass(frozen=True)
-class CEMSettings:
-    """The cross-entropy method (paper on Meta-World: 10,000 samples, 100 refits)."""
-
-    counted: ClassVar[str] = "steps"
-    num_samples: int = 1000
-    num_elites: int = 100
-    iterations: int = 10
-    noise_exponent: float = 0.0
-    chunk_size: int = 32
-
-    def build(self, horizon: int) -> Planner:
-        """Return the planner."""
-        return CEM(
-            horizon,
-            num_samples=self.num_samples,
-            num_elites=self.num_elites,
-            iterations=self.iterations,
-            noise_exponent=self.noise_exponent,
-            chunk_size=self.chunk_size,
-        )
-
-    def describe(self) -> str:
-        """Return the settings in words."""
-        colour = f", noise β = {self.noise_exponent:g}" if self.noise_exponent else ""
-        return (
-            f"{self.num_samples} samples × {self.iterations} refits, "
-            f"{self.num_elites} elites{colour}"
-        )
-
-    def evaluations(self, horizon: int) -> int:
-        """Return how often one plan evaluates the model."""
-        return self.num_samples * self.iterations * horizon
-
-
-@dataclass(frozen=True)
-class MPPISettings:
-    """MPPI (paper: 1,000 samples, γ = 10; released: 10,000 × 100 on Meta-World)."""
-
-    counted: ClassVar[str] = "steps"
-    num_samples: int = 1000
-    iterations: int = 10
-    temperature: float = 0.1
-    chunk_size: int = 32
-
-    def build(self, horizon: int) -> Planner:
-        """Return the planner."""
-        return MPPI(
-            horizon,
-            num_samples=self.num_samples,
-            iterations=self.iterations,
-            temperature=self.temperature,
-            chunk_size=self.chunk_size,
-            gradient=Detach(),
-        )
-
-    def describe(self) -> str:
-        """Return the settings in words."""
-        return (
-            f"{self.num_samples} samples × {self.iterations} refits, "
-            f"γ = {1 / self.temperature:g}"
-        )
-
-    def evaluations(self, horizon: int) -> int:
-        """Return how often one plan evaluates the model."""
-        return self.num_samples * self.iterations * horizon
-
-
-@dataclass(frozen=True)
-class DescentSettings:
-    """Shooting with gradient descent, from one start (paper) or from many."""
-
-    counted: ClassVar[str] = "steps with gradient"
-    iterations: int = 500
-    num_starts: int = 1
-    step_size: float = 0.05
-
-    def build(self, horizon: int) -> Planner:
-        """Return the planner."""
-        return ShootingGD(
-            horizon,
-            iterations=self.iterations,
-            num_starts=self.num_starts,
-            step_size=self.step_size,
-            keep_best=False,
-            gradient=Detach(),
-        )
-
-    def describe(self) -> str:
-        """Return the settings in words."""
-        starts = "1 start" if self.num_starts == 1 else f"{self.num_starts} starts"
-        return f"{starts} × {self.iterations} steps, Adam {self.step_size:g}"
-
-    def evaluations(self, horizon: int) -> int:
-        """Return how often one plan evaluates the model."""
-        return self.num_starts * self.iterations * horizon
-
-
-@dataclass(frozen=True)
-class GradMPCSettings:
-    """Grad-MPC (paper: 1,000 candidates, 40 steps); as many as LatCo's time allows."""
-
-    counted: ClassVar[str] = "steps with gradient"
-    num_candidates: int = 120
-    iterations: int = 40
-    step_size: float = 0.1
-
-    def build(self, horizon: int) -> Planner:
-        """Return the planner."""
-        return GradMPC(
-            horizon,
-            num_starts=self.num_candidates,
-            iterations=self.iterations,
-            step_size=self.step_size,
-            keep_best=False,
-            gradient=Detach(),
-        )
-
-    def describe(self) -> str:
-        """Return the settings in words."""
-        return (
-            f"{self.num_candidates} candidates × {self.iterations} steps, "
-            f"SGD {self.step_size:g}"
-        )
-
-    def evaluations(self, horizon: int) -> int:
-        """Return how often one plan evaluates the model."""
-        return self.num_candidates * self.iterations * horizon
-
-
-@dataclass(frozen=True)
-class RandomSettings:
-    """Uniform actions: what success costs nothing."""
-
-    counted: ClassVar[str] = "steps"
-
-    def describe(self) -> str:
-        """Return the settings in words."""
-        return "uniform actions"
-
-    def evaluations(self, horizon: int) -> int:
-        """Return how often one plan evaluates the model."""
-        return 0
-
-
-@dataclass(frozen=True)
-class StillSettings:
-    """No action at all: what the task gives away."""
-
-    counted: ClassVar[str] = "steps"
-
-    def describe(self) -> str:
-        """Return the settings in words."""
-        return "zero actions"
-
-    def evaluations(self, horizon: int) -> int:
-        """Return how often one plan evaluates the model."""
-        return 0
-
-
-PlannerSettings = (
-    LatCoSettings
-    | CEMSettings
-    | MPPISettings
-    | DescentSettings
-    | GradMPCSettings
-    | RandomSettings
-    | StillSettings
+# As released: nothing but iterations and engine is ours to choose.
+LATCO = Settings(
+    partial(LatCo.released, gradient=Detach()), iterations=200, engine="theseus"
 )
+
+LATCO_NATIVE = LATCO.replaced(engine="native")
+
+# Paper on Meta-World: 10,000 samples, 100 refits.
+CROSS_ENTROPY = Settings(
+    CEM,
+    num_samples=1000,
+    num_elites=100,
+    iterations=10,
+    noise_exponent=0.0,
+    chunk_size=32,
+)
+
+CROSS_ENTROPY_COLOURED = CROSS_ENTROPY.replaced(noise_exponent=2.0)
+
+# Paper: 1,000 samples, γ = 10; released: 10,000 × 100 on Meta-World.
+PATH_INTEGRAL = Settings(
+    partial(MPPI, gradient=Detach()),
+    num_samples=1000,
+    iterations=10,
+    temperature=0.1,
+    chunk_size=32,
+)
+
+# From one start, as in the paper, or from many.
+DESCENT = Settings(
+    partial(ShootingGD, keep_best=False, gradient=Detach()),
+    iterations=500,
+    num_starts=1,
+    step_size=0.05,
+)
+
+DESCENT_MANY = DESCENT.replaced(iterations=300, num_starts=32)
+
+
+def grad_mpc(
+    horizon: int,
+    *,
+    num_candidates: int = 120,
+    iterations: int = 40,
+    step_size: float = 0.1,
+) -> GradMPC:
+    """Return Grad-MPC (paper: 1,000 candidates); as many as LatCo's time allows.
+
+    Args:
+        horizon: T, number of planned actions.
+        num_candidates: `num_starts` of the planner, as records of results call it.
+        iterations: Gradient steps.
+        step_size: Of each.
+    """
+    return GradMPC(
+        horizon,
+        num_starts=num_candidates,
+        iterations=iterations,
+        step_size=step_size,
+        keep_best=False,
+        gradient=Detach(),
+    )
+
+
+GRAD_MPC = Settings.full(grad_mpc)
+
+
+UNIFORM = Settings(UniformAgent)
+"""Random actions: what success costs nothing."""
+
+STILL = Settings(still)
+
+COUNTED = {
+    LatCo: ("Jacobians", ("iterations",)),
+    CEM: ("steps", ("num_samples", "iterations")),
+    MPPI: ("steps", ("num_samples", "iterations")),
+    ShootingGD: ("steps with gradient", ("num_starts", "iterations")),
+    grad_mpc: ("steps with gradient", ("num_candidates", "iterations")),
+}
+"""What a planner evaluates of the model, and whose product it is for each action."""
+
+
+def plans(settings: Settings) -> bool:
+    """Return whether these are settings of a planner, and not of an agent."""
+    return settings.kind in COUNTED
+
+
+def evaluations(settings: Settings, horizon: int) -> int:
+    """Return how often one plan evaluates the model."""
+    if not plans(settings):
+        return 0
+    _, factors = COUNTED[settings.kind]
+    return horizon * math.prod(settings[name] for name in factors)
+
+
+def counted(settings: Settings, horizon: int) -> str:
+    """Return how often one plan evaluates what of the model, in words."""
+    if not plans(settings):
+        return "0"
+    return f"{evaluations(settings, horizon):,} {COUNTED[settings.kind][0]}"
+
+
+def words(settings: Settings) -> str:
+    """Return the settings in words."""
+    kind, its = settings.kind, settings
+    if kind is LatCo:
+        return f"{its.iterations} iterations, ε 1e-4, as released; {its.engine}"
+    if kind is CEM:
+        exponent = its.noise_exponent
+        colour = f", noise β = {exponent:g}" if exponent else ""
+        return (
+            f"{its.num_samples} samples × {its.iterations} refits, "
+            f"{its.num_elites} elites{colour}"
+        )
+    if kind is MPPI:
+        gamma = 1 / its.temperature
+        return f"{its.num_samples} samples × {its.iterations} refits, γ = {gamma:g}"
+    if kind is ShootingGD:
+        starts = "1 start" if its.num_starts == 1 else f"{its.num_starts} starts"
+        return f"{starts} × {its.iterations} steps, Adam {its.step_size:g}"
+    if kind is grad_mpc:
+        steps = f"{its.iterations} steps, SGD {its.step_size:g}"
+        return f"{its.num_candidates} candidates × {steps}"
+    return "uniform actions" if kind is UniformAgent else "zero actions"

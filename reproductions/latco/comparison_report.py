@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from diffplan.planners.sampling.cem import CEM
+from diffplan.planners.sampling.mppi import MPPI
 from reproductions.common.figures import COLOURS, new_figure, save_figure
+from reproductions.common.settings import Settings
 from reproductions.common.stages import DONE
 from reproductions.common.statistics import (
     Estimate,
@@ -20,11 +23,7 @@ from reproductions.common.statistics import (
 from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
 from reproductions.latco import paper_numbers
 from reproductions.latco.comparison_config import ComparisonConfig
-from reproductions.latco.comparison_planners import (
-    CEMSettings,
-    MPPISettings,
-    PlannerSettings,
-)
+from reproductions.latco.comparison_planners import counted, words
 
 NAMES = {
     "latco": "LatCo",
@@ -165,7 +164,7 @@ def read(directory: Path) -> list[Result]:
         if not folders:
             continue
         done = json.loads((folders[0] / DONE).read_text(encoding="utf-8"))["settings"]
-        settings = type(ComparisonConfig().settings(name))(**done["settings"])
+        settings = ComparisonConfig().settings(name).replaced(**done["settings"])
         rows = [
             {key: float(value) for key, value in row.items() if key != "planner"}
             for folder in folders
@@ -176,18 +175,13 @@ def read(directory: Path) -> list[Result]:
                 name=name,
                 task=done["task"],
                 rows=rows,
-                settings=settings.describe(),
-                evaluations=_counted(settings, done["evaluation"]["horizon"]),
+                settings=words(settings),
+                evaluations=counted(settings, done["evaluation"]["horizon"]),
                 far=done["evaluation"]["far"],
                 budget=_budget(settings),
             )
         )
     return results
-
-
-def _counted(settings: PlannerSettings, horizon: int) -> str:
-    number = settings.evaluations(horizon)
-    return f"{number:,} {settings.counted}" if number else "0"
 
 
 def summarise(results: Sequence[Result], directory: Path) -> dict[str, Any]:
@@ -329,8 +323,8 @@ def section(results: Sequence[Result], summary: Mapping[str, Any]) -> str:
     return f"{table}\n{reading}\n{differences}\n{_reward_heads(summary['models'])}"
 
 
-def _budget(settings: PlannerSettings) -> str:
-    if not isinstance(settings, CEMSettings | MPPISettings):
+def _budget(settings: Settings) -> str:
+    if settings.kind not in (CEM, MPPI):
         return ""
     return f"{settings.num_samples:,} samples × {settings.iterations} refits"
 

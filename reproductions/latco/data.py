@@ -40,17 +40,31 @@ def collect(directory: Path, data: DataConfig, seed: int) -> None:
         seed: Of everything random.
     """
     env = diffplan.envs.make(data.task)
+
+    def episode(part: str, index: int) -> Episode:
+        rng = np.random.default_rng(derive_seed(seed, part, index))
+        return play(env, behaviour(data, index, rng), rng)
+
     for part, wanted in zip(
         PARTS, (data.episodes, data.validation_episodes), strict=True
     ):
-        folder = directory / part
-        buffer = ReplayBuffer(folder)
-        there = next(i for i in count() if not episode_path(folder, i).exists())
-        buffer.restore(there)
-        for index in range(there, wanted):
-            numbers = np.random.default_rng(derive_seed(seed, part, index))
-            buffer.add(_episode(env, behaviour(data, index, numbers), numbers))
+        complete(directory / part, wanted, partial(episode, part))
     env.close()
+
+
+def complete(folder: Path, wanted: int, episode: Callable[[int], Episode]) -> None:
+    """Write the episodes of a folder that are not there yet.
+
+    Args:
+        folder: Of the episodes.
+        wanted: How many in all.
+        episode: `number → episode`.
+    """
+    buffer = ReplayBuffer(folder)
+    there = next(i for i in count() if not episode_path(folder, i).exists())
+    buffer.restore(there)
+    for index in range(there, wanted):
+        buffer.add(episode(index))
 
 
 def behaviour(data: DataConfig, index: int, rng: np.random.Generator) -> Policy:
@@ -95,18 +109,34 @@ def _after_detour(
     return held(raw, rng) if step < detour else expert(raw, rng)
 
 
-def _episode(env: SimulatorEnv, policy: Policy, rng: np.random.Generator) -> Episode:
+def play(
+    env: SimulatorEnv,
+    policy: Policy,
+    rng: np.random.Generator,
+    *,
+    success: bool = False,
+) -> Episode:
+    """Play one episode.
+
+    Args:
+        env: Where.
+        policy: Who acts.
+        rng: Of the start and the policy.
+        success: Whether success is recorded, of a task that knows it.
+    """
     observation, info = env.reset(seed=int(rng.integers(2**SIMULATOR_BITS)))
-    observations, actions, rewards = [observation], [], []
+    observations, rewards, successes = [observation], [], []
+    actions: list[np.ndarray] = []
     over = False
     while not over:
-        action = policy(len(actions), info["raw_observation"], rng)
-        observation, reward, _, over, info = env.step(action)
+        actions.append(policy(len(actions), info["raw_observation"], rng))
+        observation, reward, _, over, info = env.step(actions[-1])
         observations.append(observation)
-        actions.append(action)
         rewards.append(reward)
+        successes.append(info.get("success"))
     return Episode(
         observations=np.stack(observations),
-        actions=np.stack(actions),
+        actions=np.stack(actions).astype(np.float32),
         rewards=np.asarray(rewards, np.float32),
+        success=np.asarray(successes, np.float32) if success else None,
     )

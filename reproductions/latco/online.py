@@ -1,27 +1,27 @@
 """Online runs: LatCo collects its own data (stage (b), and the paper's protocol)."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 import diffplan.envs
-from diffplan.agents import GaussianNoise, PlanningAgent, UniformAgent
 from diffplan.envs.base import SimulatorEnv
 from diffplan.envs.vector import VectorEnv
-from diffplan.problem import Box
 from diffplan.training._episode import Episode
-from diffplan.training._interaction import run_episodes
-from diffplan.training.online import OnlineConfig, OnlineTrainer
-from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
+from diffplan.training.seeding import derive_seed
+from reproductions.common.online import (
+    action_box,
+    new_model,
+    planning_agent,
+    run_online,
+)
 from reproductions.common.stages import Unit
+from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco.comparison_config import DataConfig
-from reproductions.latco.data import behaviour
+from reproductions.latco.data import behaviour, play
 from reproductions.latco.online_config import OnlineRun
 
 MINIMUM_EPISODES = 10
@@ -58,143 +58,22 @@ def paper_unit(run: OnlineRun, seed: int, directory: Path) -> Unit:
 def train(run: OnlineRun, seed: int, directory: Path) -> None:
     """Train from the last checkpoint in the folder, if there is one, to the end."""
     rendering = Stopwatch()
-    factories = [partial(_make, run, rendering)] * run.num_envs
+    factories = [partial(make_environment, run, rendering)] * run.num_envs
     with VectorEnv(factories, num_workers=run.num_workers) as environments:
-        trainer = build(run, environments, seed, directory, rendering)
-        trainer.run(tensorboard=run.observation == "pixels")
-
-
-def build(
-    run: OnlineRun,
-    environments: VectorEnv,
-    seed: int,
-    directory: Path,
-    rendering: "Stopwatch",
-) -> "MeasuredTrainer":
-    """Return the trainer of a run, at its beginning.
-
-    Args:
-        run: The settings.
-        environments: Of the task, `run.num_envs` of them.
-        seed: Of weights, episodes, planning and sampling.
-        directory: Where the run is, or will be.
-        rendering: Runs while one of the environments draws.
-    """
-    device = run.resolve_device()
-    space = environments.single_action_space
-    box = Box(low=space.low.tolist(), high=space.high.tolist())
-    model = run.model.build(environments.single_observation_space.shape, box.dim, seed)
-    if run.observation == "state":
-        model.fit_normalizer(_random_observations(run, environments, box, seed))
-    model.to(device)
-    planner, objective = run.planner.build(model)
-    agent = PlanningAgent(
-        model,
-        planner,
-        objective,
-        box.to(torch.zeros(1, device=device)),
-        replan_every=run.planner.execute,
-        warm_start=False,
-        exploration=GaussianNoise(run.exploration),
-        posterior=run.posterior,
-    )
-    return MeasuredTrainer(
-        model,
-        agent,
-        environments,
-        on_device(run.training, device),
-        seed=seed,
-        directory=directory,
-        offline_episodes=scripted_episodes(run, seed),
-        rendering=rendering,
-        planning=Stopwatch.of(planner),
-    )
-
-
-def on_device(config: OnlineConfig, device: torch.device) -> OnlineConfig:
-    """Return the settings with TensorFloat-32 on a GPU; a CPU has no such thing."""
-    if device.type == "cpu" or config.optimizer.precision != "float32":
-        return config
-    return replace(config, optimizer=replace(config.optimizer, precision="tf32"))
-
-
-class Stopwatch:
-    """Seconds and calls of one function since the last `collect`."""
-
-    def __init__(self) -> None:
-        self.seconds, self.calls = 0.0, 0
-
-    @classmethod
-    def of(cls, module: torch.nn.Module) -> "Stopwatch":
-        """Return a stopwatch on a module's calls."""
-        watch = cls()
-        start = [0.0]
-
-        def before(*_: Any) -> None:
-            start[0] = time.perf_counter()
-
-        def after(*_: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            watch.add(time.perf_counter() - start[0])
-
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
-        return watch
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function with its time counted."""
-
-        def measured(*arguments: Any, **keywords: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*arguments, **keywords)
-            finally:
-                self.add(time.perf_counter() - start)
-
-        return measured
-
-    def add(self, seconds: float) -> None:
-        """Count one call."""
-        self.seconds, self.calls = self.seconds + seconds, self.calls + 1
-
-    def collect(self) -> tuple[float, int]:
-        """Return seconds and calls, and start again at zero."""
-        found = self.seconds, self.calls
-        self.seconds, self.calls = 0.0, 0
-        return found
-
-
-class MeasuredTrainer(OnlineTrainer):
-    """An online trainer that also says what a plan and an image cost.
-
-    Args:
-        *arguments: Of `OnlineTrainer`.
-        rendering: Runs while images are drawn in this process.
-        planning: Runs while the planner plans.
-        **keywords: Of `OnlineTrainer`.
-    """
-
-    def __init__(
-        self,
-        *arguments: Any,
-        rendering: Stopwatch,
-        planning: Stopwatch,
-        **keywords: Any,
-    ) -> None:
-        super().__init__(*arguments, **keywords)
-        self._rendering, self._planning = rendering, planning
-
-    def play_round(self, index: int) -> tuple[int, dict[str, float]]:
-        """Play a round; see `OnlineTrainer.play_round`."""
-        step, metrics = super().play_round(index)
-        total = metrics["time/seconds"]
-        seconds, _ = self._rendering.collect()
-        metrics["time/rendering_share"] = seconds / total
-        seconds, plans = self._planning.collect()
-        if plans:
-            metrics["time/seconds_per_plan"] = seconds / plans
-        return step, metrics
+        model = new_model(run.model, environments, run, seed)
+        planner, objective = run.planner.build(model)
+        box = action_box(environments.single_action_space, run.resolve_device())
+        run_online(
+            model,
+            planning_agent(model, planner, objective, box, run, run.planner.execute),
+            environments,
+            run.training,
+            seed=seed,
+            directory=directory,
+            offline_episodes=scripted_episodes(run, seed),
+            watches={"rendering": rendering, "plan": Stopwatch().watch(planner)},
+            tensorboard=run.observation == "pixels",
+        )
 
 
 def scripted_episodes(run: OnlineRun, seed: int) -> list[Episode]:
@@ -205,7 +84,7 @@ def scripted_episodes(run: OnlineRun, seed: int) -> list[Episode]:
     if run.offline_episodes == 0:
         return []
     data = offline_data(run)
-    env = _make(run, Stopwatch())
+    env = make_environment(run, Stopwatch())
     episodes = [
         scripted_episode(env, data, seed, index)
         for index in range(run.offline_episodes)
@@ -236,26 +115,10 @@ def scripted_episode(
 ) -> Episode:
     """Play offline episode number `index` of a seed, with success recorded."""
     rng = np.random.default_rng(derive_seed(seed, "offline", index))
-    policy = behaviour(data, index, rng)
-    observation, info = env.reset(seed=int(rng.integers(2**SIMULATOR_BITS)))
-    observations, rewards, successes = [observation], [], []
-    actions: list[np.ndarray] = []
-    over = False
-    while not over:
-        actions.append(policy(len(actions), info["raw_observation"], rng))
-        observation, reward, _, over, info = env.step(actions[-1])
-        observations.append(observation)
-        rewards.append(reward)
-        successes.append(info["success"])
-    return Episode(
-        observations=np.stack(observations),
-        actions=np.stack(actions).astype(np.float32),
-        rewards=np.asarray(rewards, np.float32),
-        success=np.asarray(successes, np.float32),
-    )
+    return play(env, behaviour(data, index, rng), rng, success=True)
 
 
-def _make(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
+def make_environment(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
     """Make an environment whose images are timed."""
     env = diffplan.envs.make(
         run.task,
@@ -265,18 +128,3 @@ def _make(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
     )
     setattr(env, "render", rendering.around(env.render))  # noqa: B010 - of this one
     return env
-
-
-def _random_observations(
-    run: OnlineRun, environments: VectorEnv, box: Box, seed: int
-) -> torch.Tensor:
-    """Return observations of random episodes; the same ones at every start."""
-    seeds = [
-        derive_seed(seed, "scale episode", index, bits=SIMULATOR_BITS)
-        for index in range(run.scale_episodes)
-    ]
-    episodes = run_episodes(
-        UniformAgent(box), environments, seeds, agent_seed=derive_seed(seed, "scale")
-    )
-    arrays = [torch.from_numpy(episode.observations) for episode in episodes]
-    return torch.cat(arrays)

@@ -3,24 +3,32 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
-
 from diffplan._checks import require_at_least
-from diffplan.gradients import Detach
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.planners.base import Planner
-from diffplan.planners.collocation import LatCo
-from diffplan.planners.gradient import ShootingGD
-from diffplan.planners.sampling.cem import CEM
-from diffplan.planners.sampling.mppi import MPPI
 from diffplan.problem import Objective
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
-from diffplan.training.seeding import global_seeds
 from reproductions.common.config import choose
+from reproductions.common.online import Acting
+from reproductions.common.settings import Settings
+from reproductions.latco.comparison_planners import (
+    CROSS_ENTROPY,
+    DESCENT,
+    LATCO,
+    PATH_INTEGRAL,
+)
 
-PLANNERS = ("latco", "cem", "mppi", "gd")
+_BUILT = {
+    "latco": (LATCO, ("num_starts", "engine")),
+    "cem": (CROSS_ENTROPY, ("num_samples", "num_elites", "chunk_size")),
+    "mppi": (PATH_INTEGRAL, ("num_samples", "temperature", "chunk_size")),
+    "gd": (DESCENT, ("num_starts", "step_size")),
+}
+"""The planners of stage (a), and what this stage sets of each."""
+
+PLANNERS = tuple(_BUILT)
 METAWORLD = (
     "reach",
     "button-press",
@@ -39,40 +47,20 @@ PREFILL_STEPS = 5000
 EVALUATION_STEPS = 10_000
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The RSSM; the defaults are LatCo's model, 5,296,420 parameters from pixels.
-
-    Attributes:
-        state_size: Stochastic numbers.
-        belief_size: Deterministic numbers.
-        hidden_size: Width of the dense layers of transition and posterior.
-        embedding_size: Size of an encoded observation.
-        reward_hidden: Width of the two layers of the reward head.
-        vector_hidden: Width of encoder and decoder of vectors.
-        image_depth: Channels of the first convolution, for images.
-        free_nats: Divergence that costs nothing, on the mean.
-        kl_scale: Weight of the divergence.
-        reward_scale: Weight of the reward's error.
-    """
-
-    state_size: int = 30
-    belief_size: int = 200
-    hidden_size: int = 200
-    embedding_size: int = 1024
-    reward_hidden: int = 400
-    vector_hidden: int = 200
-    image_depth: int = 32
-    free_nats: float = 3.0
-    kl_scale: float = 1.0
-    reward_scale: float = 1.0
-
-    def build(
-        self, observation_shape: tuple[int, ...], action_dim: int, seed: int
-    ) -> RSSM:
-        """Return an untrained model whose weights follow from the seed."""
-        with global_seeds(seed):
-            return RSSM(observation_shape, action_dim, **vars(self))
+PAPER_MODEL = Settings(
+    RSSM,
+    state_size=30,
+    belief_size=200,
+    hidden_size=200,
+    embedding_size=1024,
+    reward_hidden=400,
+    vector_hidden=200,
+    image_depth=32,
+    free_nats=3.0,
+    kl_scale=1.0,
+    reward_scale=1.0,
+)
+"""LatCo's model, 5,296,420 parameters from pixels."""
 
 
 @dataclass(frozen=True)
@@ -115,51 +103,19 @@ class PlannerConfig:
 
         LatCo minimises softplus(-reward)², the others maximise the sum of rewards.
         """
+        settings, names = _BUILT[self.name]
+        values = {name: getattr(self, name) for name in ("iterations", *names)}
         if self.name == "latco":
-            return self._latco(), SoftplusReward(model.reward)
-        return self._shooting(), NegativeReturn(model.reward)
-
-    def _latco(self) -> Planner:
-        return LatCo.released(
-            self.horizon,
-            iterations=self.iterations,
-            dynamics_tolerance=self.tolerance,
-            action_tolerance=self.tolerance,
-            num_starts=self.num_starts,
-            engine=self.engine,
-            gradient=Detach(),
-        )
-
-    def _shooting(self) -> Planner:
-        if self.name == "gd":
-            return ShootingGD(
-                self.horizon,
-                iterations=self.iterations,
-                step_size=self.step_size,
-                num_starts=self.num_starts,
-                keep_best=False,
-                gradient=Detach(),
-            )
-        if self.name == "cem":
-            return CEM(
-                self.horizon,
-                num_samples=self.num_samples,
-                num_elites=self.num_elites,
-                iterations=self.iterations,
-                chunk_size=self.chunk_size,
-            )
-        return MPPI(
-            self.horizon,
-            num_samples=self.num_samples,
-            iterations=self.iterations,
-            temperature=self.temperature,
-            chunk_size=self.chunk_size,
-            gradient=Detach(),
-        )
+            tolerances = ("dynamics_tolerance", "action_tolerance")
+            values |= dict.fromkeys(tolerances, self.tolerance)
+            objective: Objective = SoftplusReward(model.reward)
+        else:
+            objective = NegativeReturn(model.reward)
+        return settings.build(self.horizon, **values), objective
 
 
 @dataclass(frozen=True)
-class OnlineRun:
+class OnlineRun(Acting):
     """One online run: collect with the planner, train, measure (Algorithm 1).
 
     Attributes:
@@ -167,31 +123,18 @@ class OnlineRun:
         observation: state or pixels.
         render_preset: How images are drawn: faithful, with shadows, reflections and
             smooth edges, or fast, without (deviation 11 of the README).
-        num_envs: Episodes that are collected side by side, planned for in one batch.
-        num_workers: Processes that simulate them; 0 stays in this one.
-        scale_episodes: Random episodes that set the scale of vector observations.
-            They are not trained on and not counted.
         offline_episodes: Scripted episodes in the replay buffer from the start.
-        exploration: Standard deviation of the noise on every collected action.
-        posterior: The state that is planned from, a sample of the posterior or its
-            mean.
-        device: cpu, cuda, or auto: CUDA where there is one.
-        model: See `ModelConfig`.
+        model: The RSSM; by default LatCo's.
         planner: See `PlannerConfig`.
         training: See `diffplan.training.OnlineConfig`.
     """
 
+    scale_episodes: int = 2
     task: str = "dm_control/cheetah-run"
     observation: Literal["state", "pixels"] = "state"
     render_preset: Literal["faithful", "fast"] = "fast"
-    num_envs: int = 1
-    num_workers: int = 0
-    scale_episodes: int = 2
     offline_episodes: int = 0
-    exploration: float = 0.3
-    posterior: Literal["sample", "mean"] = "sample"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: Settings = PAPER_MODEL
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     training: OnlineConfig = field(default_factory=OnlineConfig)
 
@@ -199,12 +142,6 @@ class OnlineRun:
         require_at_least("num_envs", self.num_envs, 1)
         require_at_least("scale_episodes", self.scale_episodes, 1)
         require_at_least("offline_episodes", self.offline_episodes, 0)
-
-    def resolve_device(self) -> torch.device:
-        """Return the device, CUDA if it is there and wanted."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def small_cheetah() -> OnlineRun:
@@ -218,7 +155,7 @@ def small_cheetah() -> OnlineRun:
         num_envs=2,
         posterior="mean",
         device="cpu",
-        model=ModelConfig(
+        model=PAPER_MODEL.replaced(
             belief_size=64,
             hidden_size=128,
             embedding_size=128,
@@ -253,7 +190,7 @@ def smoke_cheetah() -> OnlineRun:
     return replace(
         run,
         scale_episodes=1,
-        model=replace(run.model, state_size=8, belief_size=16, hidden_size=32),
+        model=run.model.replaced(state_size=8, belief_size=16, hidden_size=32),
         planner=replace(run.planner, iterations=3),
         training=replace(
             run.training,

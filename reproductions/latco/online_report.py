@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.training.logging import read_metrics
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.metrics import Rounds
 from reproductions.common.runs import folders
-from reproductions.common.stages import DONE, SETTINGS
+from reproductions.common.stages import SETTINGS
 from reproductions.common.statistics import Estimate, mean
 from reproductions.common.tables import write_csv, write_text
 from reproductions.latco.online_config import PLANNERS
@@ -39,34 +39,18 @@ class History:
     Attributes:
         seed: Of the run.
         settings: What the unit was called with.
-        done: Whether it is finished.
-        steps: Environment steps after each round.
-        rounds: Metrics by name, for each round.
+        rounds: What was measured.
     """
 
     seed: int
     settings: dict[str, Any]
-    done: bool
-    steps: list[int]
-    rounds: list[dict[str, float]]
+    rounds: Rounds
 
     @classmethod
     def read(cls, directory: Path) -> "History":
         """Read a run's folder."""
         settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
-        steps: dict[int, int] = {}
-        rounds: dict[int, dict[str, float]] = {}
-        for row in read_metrics(directory / "metrics.csv"):
-            index = int(row["round"])
-            steps[index] = int(row["environment_step"])
-            rounds.setdefault(index, {})[row["name"]] = float(row["value"])
-        return cls(
-            settings["seed"],
-            settings,
-            (directory / DONE).exists(),
-            list(steps.values()),
-            list(rounds.values()),
-        )
+        return cls(settings["seed"], settings, Rounds.read(directory))
 
     @property
     def task(self) -> str:
@@ -88,23 +72,14 @@ class History:
     @property
     def measure(self) -> str:
         """What counts: success where the task knows it, else the return."""
-        return "success" if "collect/success" in self.rounds[0] else "return"
-
-    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return steps and values of a metric, in the rounds that have it."""
-        found = [
-            (step, metrics[name])
-            for step, metrics in zip(self.steps, self.rounds, strict=True)
-            if name in metrics
-        ]
-        return np.array([s for s, _ in found]), np.array([v for _, v in found])
+        return "success" if "collect/success" in self.rounds.metrics[0] else "return"
 
     def episodes(self, rounds: slice = slice(None)) -> list[float]:
         """Return what each collected episode of some rounds scored."""
         ending = f"/{self.measure}"
         return [
             value
-            for metrics in self.rounds[rounds]
+            for metrics in self.rounds.metrics[rounds]
             for name, value in metrics.items()
             if name.startswith("collect/episode_") and name.endswith(ending)
         ]
@@ -113,7 +88,7 @@ class History:
         """Return the mean of each measure of time, without the first round."""
         found = {}
         for name in COST_METRICS:
-            known = [metrics.get(f"time/{name}") for metrics in self.rounds[1:]]
+            known = [metrics.get(f"time/{name}") for metrics in self.rounds.metrics[1:]]
             if any(value is not None for value in known):
                 # A round without evaluation spent nothing on it.
                 found[name] = float(np.mean([value or 0.0 for value in known]))
@@ -156,12 +131,12 @@ def histories(directory: Path) -> list[History]:
         for folder in folders(directory)
         if (folder / SETTINGS).exists() and (folder / "metrics.csv").exists()
     ]
-    return [history for history in found if history.rounds]
+    return [history for history in found if history.rounds.steps]
 
 
 def summarise(runs: Sequence[History], final_episodes: int) -> Row:
     """Return the table's line of several seeds of one task and planner."""
-    tests = [run.series(f"test/{run.measure}")[1] for run in runs]
+    tests = [run.rounds.series(f"test/{run.measure}")[1] for run in runs]
     finals = [run.episodes(slice(1, None))[-final_episodes:] for run in runs]
     costs = [run.cost() for run in runs]
     names = [name for name in COST_METRICS if all(name in cost for cost in costs)]
@@ -174,7 +149,7 @@ def summarise(runs: Sequence[History], final_episodes: int) -> Row:
         test=mean([float(values[-1]) for values in tests])
         if all(len(values) for values in tests)
         else None,
-        steps=min(run.steps[-1] for run in runs),
+        steps=min(run.rounds.steps[-1] for run in runs),
         seeds=[run.seed for run in runs],
         cost={name: float(np.mean([cost[name] for cost in costs])) for name in names},
         fast_images=any(run.fast_images for run in runs),
@@ -247,7 +222,9 @@ def _curve(run: History) -> list[dict[str, object]]:
             "test_success": metrics.get("test/success", ""),
             "seconds": round(metrics["time/seconds"], 3),
         }
-        for index, (step, metrics) in enumerate(zip(run.steps, run.rounds, strict=True))
+        for index, (step, metrics) in enumerate(
+            zip(run.rounds.steps, run.rounds.metrics, strict=True)
+        )
     ]
 
 
@@ -257,7 +234,7 @@ def learning_figure(task: str, groups: dict[str, list[History]]) -> Any:
     measure = next(iter(groups.values()))[0].measure
     for colour, (planner, runs) in zip(COLOURS, groups.items(), strict=False):
         for axis, prefix in zip(axes[0], ("collect", "test"), strict=True):
-            series = [run.series(f"{prefix}/{measure}") for run in runs]
+            series = [run.rounds.series(f"{prefix}/{measure}") for run in runs]
             series = [binned(*pair) for pair in series if len(pair[0])]
             if series:
                 steps, values = zip(*series, strict=True)

@@ -8,7 +8,6 @@ states through the convolutional decoder"); it is no measurement of success.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,29 +20,30 @@ from diffplan._checks import require_at_least
 from diffplan._files import write_atomically
 from diffplan.envs.base import SimulatorEnv
 from diffplan.models.rssm import RSSM
-from diffplan.problem import Box, PlanningProblem
+from diffplan.problem import PlanningProblem
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
-from diffplan.training.replay_buffer import ReplayBuffer, episode_path
+from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
+from reproductions.common.online import action_box, build_model
+from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import DataConfig
+from reproductions.latco.data import complete
 from reproductions.latco.online import scripted_episode
-from reproductions.latco.online_config import ModelConfig, PlannerConfig
+from reproductions.latco.online_config import PAPER_MODEL, PlannerConfig
 
-
-def _model() -> ModelConfig:
-    return ModelConfig(
-        belief_size=64,
-        hidden_size=128,
-        embedding_size=512,
-        reward_hidden=128,
-        image_depth=16,
-        free_nats=1.0,
-        kl_scale=0.1,
-        reward_scale=50.0,
-    )
+MODEL = PAPER_MODEL.replaced(
+    belief_size=64,
+    hidden_size=128,
+    embedding_size=512,
+    reward_hidden=128,
+    image_depth=16,
+    free_nats=1.0,
+    kl_scale=0.1,
+    reward_scale=50.0,
+)
 
 
 def _training() -> OfflineConfig:
@@ -76,7 +76,7 @@ class PixelsConfig:
     starts: int = 3
     data: DataConfig = field(default_factory=lambda: DataConfig(episodes=40))
     render_preset: Literal["faithful", "fast"] = "fast"
-    model: ModelConfig = field(default_factory=_model)
+    model: Settings = MODEL
     training: OfflineConfig = field(default_factory=_training)
     planner: PlannerConfig = field(
         default_factory=lambda: PlannerConfig(engine="theseus")
@@ -93,7 +93,7 @@ class PixelsConfig:
             config,
             starts=1,
             data=replace(config.data, episodes=10),
-            model=replace(config.model, image_depth=4, embedding_size=128),
+            model=config.model.replaced(image_depth=4, embedding_size=128),
             training=replace(
                 config.training, updates=4, batch_size=2, updates_per_round=2
             ),
@@ -133,11 +133,11 @@ def units(config: PixelsConfig, directory: Path) -> list[Unit]:
 def collect(config: PixelsConfig, directory: Path) -> None:
     """Render the episodes that are not there yet."""
     env = _make(config)
-    buffer = ReplayBuffer(directory)
-    there = next(i for i in count() if not episode_path(directory, i).exists())
-    buffer.restore(there)
-    for index in range(there, config.data.episodes):
-        buffer.add(scripted_episode(env, config.data, config.seed, index))
+    complete(
+        directory,
+        config.data.episodes,
+        partial(scripted_episode, env, config.data, config.seed),
+    )
     env.close()
 
 
@@ -154,7 +154,7 @@ def train(config: PixelsConfig, data_directory: Path, directory: Path) -> None:
     buffer = ReplayBuffer.load(data_directory)
     first = buffer.episodes[0]
     shape, action_dim = first.observations.shape[1:], first.actions.shape[1]
-    model = config.model.build(shape, action_dim, config.seed)
+    model = build_model(config.model, shape, action_dim, config.seed)
     OfflineTrainer(
         model, buffer, config.training, seed=config.seed, directory=directory
     ).run(tensorboard=False)
@@ -184,14 +184,13 @@ def _show_start(
     """Plan once and execute the whole plan, then write what was seen and imagined."""
     seed = derive_seed(config.seed, "shown start", index, bits=SIMULATOR_BITS)
     observation, info = env.reset(seed=seed)
-    dim = env.action_space.shape[0]
     state = model.observe(
         model.initial_state((1,)),
-        torch.zeros(1, dim),
+        torch.zeros(1, model.action_dim),
         torch.from_numpy(observation)[None],
     )
     planner, objective = config.planner.build(model)
-    problem = PlanningProblem(model.step, objective, Box([-1.0] * dim, [1.0] * dim))
+    problem = PlanningProblem(model.step, objective, action_box(env.action_space))
     plan = planner(problem, state, generator=make_generator(config.seed, "plan", index))
     images, distances = [observation], [info["distance"]]
     for action in plan.actions[0].numpy():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.errors import FileError
+from diffplan.errors import ArgumentError, FileError
 from diffplan.planners import CEM, DCEM
-from diffplan.training import Checkpoints, CheckpointWarning
+from diffplan.training import Checkpoints, CheckpointWarning, RunLogger, read_metrics
 from reproductions.common.command import DONE, WRONG
-from reproductions.common.tables import read_csv, write_csv
-from reproductions.dcem import cartpole_report, paper_numbers, training
+from reproductions.common.tables import write_csv
+from reproductions.dcem import cartpole_report, paper_numbers
 from reproductions.dcem.__main__ import COMMAND
 from reproductions.dcem.cartpole import (
     EmbeddingEnsemble,
@@ -167,7 +167,8 @@ def test_a_killed_training_goes_on_exactly(tmp_path: Path) -> None:
 
 def assert_equal_trainings(one: Path, other: Path) -> None:
     whole, half = (
-        Checkpoints(folder / "checkpoints").load_latest()[1] for folder in (one, other)
+        Checkpoints(folder / "checkpoints").load_latest()[1]["job"]
+        for folder in (one, other)
     )
     for name in ("parameters", "first", "second"):
         assert torch.equal(whole["optimizer"][name], half["optimizer"][name])
@@ -177,22 +178,24 @@ def assert_equal_trainings(one: Path, other: Path) -> None:
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     """Return all rows, without what they tell of the time."""
-    rows = read_csv(folder / "metrics.csv")
-    return [{**row, "cpu_seconds": ""} for row in rows]
+    rows = read_metrics(folder / "metrics.csv")
+    return [row for row in rows if not row["name"].startswith("time/")]
 
 
-@pytest.mark.parametrize("updates", [4, SMALL.updates])
-def test_a_kill_between_a_checkpoint_and_its_metrics_loses_no_row(
-    updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("validated", [2, 3])
+def test_a_kill_in_the_middle_of_a_round_loses_no_row(
+    validated: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(2, 1.0, [0, 1], SMALL, tmp_path / "whole")
+    evaluate = EmbeddingEnsemble.evaluate
 
-    def killed(path: Path, rows: list) -> None:
-        if rows[-1]["update"] == updates:
+    def killed(self: EmbeddingEnsemble) -> dict[str, float]:
+        if self.optimizer.steps == 2 * validated:
             raise KeyboardInterrupt
+        return evaluate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_csv", killed)
+        patch.setattr(EmbeddingEnsemble, "evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
             train(2, 1.0, [0, 1], SMALL, tmp_path / "killed")
     train(2, 1.0, [0, 1], SMALL, tmp_path / "killed")
@@ -213,8 +216,10 @@ def test_a_damaged_checkpoint_costs_some_updates_only(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_seeds_is_refused(tmp_path: Path) -> None:
     train(2, 1.0, [0, 1], SMALL, tmp_path)
-    with pytest.raises(FileError, match=r"expected \[0, 2\], got \[0, 1\]"):
+    with pytest.raises(ArgumentError, match=r"seeds was \[0, 1\], now \[0, 2\]"):
         train(2, 1.0, [0, 2], SMALL, tmp_path)
+    with pytest.raises(FileError, match=r"expected \[0, 2\], got \[0, 1\]"):
+        EmbeddingEnsemble(2, 1.0, [0, 2], SMALL).load(tmp_path)
     with pytest.raises(FileError, match="none in"):
         EmbeddingEnsemble(2, 1.0, [0, 1], SMALL).load(tmp_path / "other")
 
@@ -241,16 +246,10 @@ def test_improvement_factors_of_known_costs(tmp_path: Path) -> None:
         path.mkdir()
         (path / "settings.json").write_text(json.dumps(settings))
     (tests / "done.json").write_text("{}")
-    rows = [
-        {"update": update, "seed": seed, "error": cost, "cpu_seconds": 1.0}
-        for update, costs in (
-            (100, (-5.0, -6.0)),
-            (200, (-9.0, -12.0)),
-            (300, (-3, -4)),
-        )
-        for seed, cost in enumerate(costs)
-    ]
-    write_csv(folder / "metrics.csv", rows)
+    logger = RunLogger(folder, tensorboard=False)
+    for index, costs in enumerate([(-5.0, -6.0), (-9.0, -12.0), (-3.0, -4.0)]):
+        errors = {f"error/{seed}": cost for seed, cost in enumerate(costs)}
+        logger.write(index, 100 * (index + 1), {**errors, "time/cpu_seconds": 1.0})
     write_csv(
         tests / "costs.csv",
         [{"seed": 0, "last_fresh": -6.0}, {"seed": 1, "last_fresh": -9.0}],

@@ -16,24 +16,25 @@ from diffplan.planners import CEM, DCEM
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training import PPO, Experience, PPOConfig
+from reproductions.common.online import build_model
 from reproductions.dcem import locomotion, paper_numbers
 from reproductions.dcem.config import preset_config
 from reproductions.dcem.locomotion_config import (
+    MODEL,
     PARTS,
     TASKS,
     EmbeddingSettings,
     LocomotionConfig,
-    ModelSettings,
     PolicySettings,
 )
 from reproductions.dcem.locomotion_controller import (
     ControllerAgent,
-    CountedDynamics,
     Decision,
     DecoderTraining,
     EmbeddedController,
     SequenceDecoder,
 )
+from reproductions.dcem.locomotion_evaluation import counted
 from reproductions.dcem.locomotion_policy import (
     ControllerPolicy,
     PolicyTraining,
@@ -50,7 +51,8 @@ TINY = EmbeddingSettings(
 def controller(
     settings: EmbeddingSettings = TINY, dtype: torch.dtype = torch.float32
 ) -> EmbeddedController:
-    model = replace(SMOKE.model, state_size=3, belief_size=5).build((4,), 2, seed=0)
+    small = SMOKE.model.replaced(state_size=3, belief_size=5)
+    model = build_model(small, (4,), 2, seed=0)
     made = new_controller(model, settings, BOX, seed=0)
     return made.to(dtype)
 
@@ -104,7 +106,7 @@ def test_the_training_is_the_papers() -> None:
 
 
 def test_the_model_has_the_papers_layers() -> None:
-    model = ModelSettings().build((17,), 6, seed=0)
+    model = build_model(MODEL, (17,), 6, seed=0)
     assert model.belief_size == 200
     assert [layer.in_features for layer in model.reward_head.layers] == [230, 200, 200]
     prior = model.transition.prior_head.layers
@@ -117,10 +119,10 @@ def test_the_controller_needs_at_most_a_tenth_of_the_transitions(preset: str) ->
     config = preset_config(preset).locomotion
     model = RSSM((4,), 2, belief_size=3, state_size=2, hidden_size=3, reward_hidden=3)
     belief = torch.zeros(2, model.state_dim)
-    counted = CountedDynamics(model.step)
-    problem = PlanningProblem(counted, NegativeReturn(model.reward), BOX)
+    plain = PlanningProblem(model.step, NegativeReturn(model.reward), BOX)
+    problem, watch = counted(plain)
     config.search.build()(problem, belief)
-    full, counted.evaluations = counted.evaluations, 0
+    _, full = watch.collect()
     made = new_controller(model, replace(config.embedding, hidden=4), BOX, seed=0)
     made.problem = problem
     made.plan(belief, made.draw_noise(belief, torch.arange(2)))
@@ -130,8 +132,8 @@ def test_the_controller_needs_at_most_a_tenth_of_the_transitions(preset: str) ->
     trial = full - 2 * (candidates + 1) * search.horizon
     assert 0 <= trial <= 2 * (1 + 20)
     candidates = embedding.num_samples * embedding.iterations
-    assert counted.evaluations == 2 * candidates * embedding.horizon
-    assert counted.evaluations <= full / 10
+    assert watch.calls == 2 * candidates * embedding.horizon
+    assert watch.calls <= full / 10
 
 
 def test_wrong_settings() -> None:
@@ -343,7 +345,8 @@ def test_units_form_chains() -> None:
 def test_everything_runs_on_a_gpu() -> None:
     """Acting, an update of the decoder and one of PPO, all on the device."""
     device = torch.device("cuda")
-    model = replace(SMOKE.model, state_size=3, belief_size=5).build((4,), 2, seed=0)
+    small = SMOKE.model.replaced(state_size=3, belief_size=5)
+    model = build_model(small, (4,), 2, seed=0)
     box = BOX.to(torch.zeros(1, device=device))
     made = new_controller(model.to(device), TINY, box, seed=0)
     agent = ControllerAgent(made, lambda: 0.1, posterior="sample")

@@ -12,6 +12,7 @@ import torch
 from diffplan.problem import Box
 from diffplan.training import read_metrics
 from diffplan.training.online import OnlineTrainer
+from reproductions.common.online import build_model
 from reproductions.common.provenance import gather
 from reproductions.dcem import locomotion, locomotion_report
 from reproductions.dcem.config import preset_config
@@ -136,7 +137,7 @@ def test_experience_is_that_of_the_policy(phases: Path) -> None:
     place, settings = SMOKE.place("cheetah-run"), SMOKE.policy
     with environments(place, 2) as envs:
         box = Box([-1.0] * 6, [1.0] * 6)
-        model = SMOKE.model.build((17,), 6, seed=0)
+        model = build_model(SMOKE.model, (17,), 6, seed=0)
         made = new_controller(model, SMOKE.embedding, box, seed=0)
         policy = ControllerPolicy(made, settings, seed=0)
         training = PolicyTraining(policy, envs, place, settings, 2, 0)

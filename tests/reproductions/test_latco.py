@@ -13,6 +13,7 @@ from diffplan.planners.collocation import LatCo
 from diffplan.planners.sampling.cem import CEM
 from diffplan.training.checkpoint import Checkpoints
 from reproductions.common.command import DONE, WRONG
+from reproductions.common.online import build_model
 from reproductions.latco import online_report, paper_numbers
 from reproductions.latco.__main__ import COMMAND
 from reproductions.latco.config import paper_config, stages_config
@@ -27,7 +28,7 @@ from reproductions.latco.online_config import (
 
 
 def test_the_papers_model_has_the_papers_size() -> None:
-    model = paper_run().model.build((3, 64, 64), 4, seed=0)
+    model = build_model(paper_run().model, (3, 64, 64), 4, seed=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == 5_296_420
 
 

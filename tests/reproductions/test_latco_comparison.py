@@ -11,21 +11,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffplan.errors import UnknownNameError
+from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.training._episode import Episode, load_episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.seeding import global_seeds
+from reproductions.common.config import apply_overrides
+from reproductions.common.online import action_box
 from reproductions.common.stages import DONE
 from reproductions.common.tables import read_csv, write_csv
-from reproductions.latco import comparison, comparison_report, data, report
+from reproductions.latco import (
+    comparison,
+    comparison_model,
+    comparison_report,
+    data,
+    report,
+)
 from reproductions.latco.comparison_config import (
+    MODEL,
     ComparisonConfig,
     DataConfig,
     EvaluationConfig,
-    ModelConfig,
 )
-from reproductions.latco.comparison_planners import LatCoSettings, RandomSettings
+from reproductions.latco.comparison_planners import LATCO, UNIFORM
 
 GOAL = torch.tensor([-0.1, 0.8, 0.245])  # of the hand, 4.5 cm above the fingers'
 
@@ -110,9 +119,13 @@ def test_collecting_resumes_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_recipe_has_the_size_that_it_says() -> None:
-    model = ModelConfig().build(18, 4, seed=0)
+    observations = torch.randn(9, 18, generator=torch.Generator().manual_seed(0))
+    models = []
+    for seed in (0, 0, 1):
+        with global_seeds(seed):
+            models.append(MODEL.build(observations, 4))
+    model, same, other = models
     assert sum(weights.numel() for weights in model.parameters()) == 168_971
-    same, other = ModelConfig().build(18, 4, seed=0), ModelConfig().build(18, 4, seed=1)
     weights = [m.reward_head.layers[0].weight for m in (model, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -121,6 +134,19 @@ def test_recipe_has_the_size_that_it_says() -> None:
 def test_planners_are_found_by_name() -> None:
     with pytest.raises(UnknownNameError, match="cem_coloured"):
         ComparisonConfig(planners=("latco", "data"))
+
+
+def test_a_planner_that_cannot_be_is_refused_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    """Once all settings are there: their order does not count."""
+    few = ["cem.num_samples=50", "cem.num_elites=5"]
+    config = apply_overrides(ComparisonConfig(), few)
+    assert dict(config.cem)["num_elites"] == 5
+    comparison.units(config, [0], tmp_path)
+    config = apply_overrides(ComparisonConfig(), ["cem.num_elites=5000"])
+    with pytest.raises(ArgumentError, match=r"comparison\.cem: num_elites: .* 5000"):
+        comparison.units(config, [0], tmp_path)
 
 
 def test_units_depend_on_what_they_use(tmp_path: Path) -> None:
@@ -134,7 +160,7 @@ def test_units_depend_on_what_they_use(tmp_path: Path) -> None:
     for unit in work:  # in an order in which they can run
         assert known.issuperset(unit.needs)
         known.add(unit.name)
-    changed = replace(config, latco=LatCoSettings(iterations=6))
+    changed = replace(config, latco=config.latco.replaced(iterations=6))
     differing = {
         before.name.split("/")[-1]
         for before, after in zip(
@@ -161,13 +187,15 @@ def test_latco_reaches_the_goal_with_a_model_that_is_right(
     pytest.importorskip("metaworld")
     from diffplan.envs import make_vector
 
-    model, watch = PointHand(), comparison.Stopwatch()
-    agent = comparison.make_agent(model, LatCoSettings(100), two_starts, watch)
+    model, watch = PointHand(), comparison.planner_watch()
+    latco = LATCO.replaced(iterations=100)
     with make_vector("metaworld/reach", 2) as environments:
+        box = action_box(environments.single_action_space)
+        agent = comparison.make_agent(model, latco, two_starts, box, watch)
         seeds = comparison.start_seeds(two_starts)
         episodes = run_episodes(agent, environments, seeds)
         idle = comparison.make_agent(
-            model, RandomSettings(), two_starts, comparison.Stopwatch()
+            model, UNIFORM, two_starts, box, comparison.planner_watch()
         )
         wandered = run_episodes(idle, environments, seeds)
     rows = comparison.summarise(
@@ -213,7 +241,7 @@ def test_reward_head_is_judged_near_changes() -> None:
     actions = np.zeros((100, 1), np.float32)
     buffer.add(Episode(observations, actions, reward))
     buffer.add(Episode(0 * observations, actions, 0 * reward))
-    judged = comparison.judge_reward_head(OneStepLate(), buffer, margin=5)
+    judged = comparison_model.judge_reward_head(OneStepLate(), buffer, margin=5)
     assert judged["changes"] == 3
     assert judged["steps"] == 200
     assert judged["accuracy"] == pytest.approx(197 / 200)
@@ -223,14 +251,14 @@ def test_reward_head_is_judged_near_changes() -> None:
 
 def test_trace_follows_latco(tmp_path: Path, two_starts: EvaluationConfig) -> None:
     pytest.importorskip("metaworld")
-    small = ModelConfig(state_size=4, belief_size=6, hidden_size=16)
-    model = small.build(18, 4, seed=0)
+    small = MODEL.replaced(state_size=4, belief_size=6, hidden_size=16)
+    model = small.build(torch.randn(9, 18), 4)
     model.save(tmp_path / "model.pt")
     comparison.trace(
         tmp_path,
         tmp_path / "model.pt",
         task="metaworld/reach",
-        settings=LatCoSettings(iterations=12),
+        settings=LATCO.replaced(iterations=12),
         evaluation=two_starts,
         seed=0,
     )
@@ -279,7 +307,7 @@ def finished(
     write_csv(place / "results.csv", [vars(row) for row in rows])
     settings = {
         "task": task,
-        "settings": vars(config.settings(planner)),
+        "settings": dict(config.settings(planner)),
         "evaluation": vars(config.evaluation),
     }
     record = {

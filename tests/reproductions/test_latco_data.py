@@ -10,12 +10,18 @@ import pytest
 
 from diffplan import envs
 from diffplan.training._episode import Episode
+from reproductions.common.metrics import Rounds
+from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco import report
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.config import paper_config, stages_config
 from reproductions.latco.data import DETOUR_EVERY, expert_number, expert_settings
 from reproductions.latco.offline import TABLE, outcomes
-from reproductions.latco.online import Stopwatch, _make, offline_data, scripted_episode
+from reproductions.latco.online import (
+    make_environment,
+    offline_data,
+    scripted_episode,
+)
 from reproductions.latco.online_config import HYBRID, TASKS, paper_run
 from reproductions.latco.online_report import History, summarise
 
@@ -57,7 +63,7 @@ def test_an_expert_of_little_noise_solves_its_offline_episode(task: str) -> None
     run = replace(paper_run(task), observation="state")
     data, index = offline_data(run), 14
     assert expert_settings(expert_number(index), 3) == (0, False)
-    env = _make(run, Stopwatch())
+    env = make_environment(run, Stopwatch())
     episode = scripted_episode(env, data, seed=0, index=index)
     assert episode.succeeded
     assert episode.length == 75
@@ -91,7 +97,7 @@ def test_the_papers_preset_draws_faithfully_unless_asked(task: str) -> None:
 @pytest.mark.parametrize("preset", ["faithful", "fast"])
 def test_a_run_draws_with_its_preset(preset: str) -> None:
     run = replace(paper_run("cheetah-run"), observation="state", render_preset=preset)
-    assert _make(run, Stopwatch()).options.render_preset == preset
+    assert make_environment(run, Stopwatch()).options.render_preset == preset
 
 
 @pytest.mark.render
@@ -133,7 +139,7 @@ def test_fast_images_are_a_deviation_of_their_row(
     metrics = {"collect/return": 0.0, "collect/success": 0.0}
     episode = {"collect/episode_0/success": 0.0, "collect/episode_0/return": 0.0}
     rounds = [{**metrics, **episode}] * 2
-    row = summarise([History(0, {"run": run}, True, [150, 300], rounds)], 100)
+    row = summarise([History(0, {"run": run}, Rounds([150, 300], rounds))], 100)
     deviations = report._online_row(row, "paper", "paper")[-1]
     assert deviations == "7, 8, 9, 10" + (", 11" if listed else "")
 

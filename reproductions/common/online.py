@@ -1,0 +1,203 @@
+"""One online run for every paper: an agent collects, its model learns, and is measured.
+
+What is played, with which model, planner and agent, the papers decide; devices, scales
+of observations, the agent that plans, the loop and its measurements are here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import torch
+
+from diffplan.agents import Agent, GaussianNoise, PlanningAgent, UniformAgent
+from diffplan.envs.vector import VectorEnv
+from diffplan.models.rssm import RSSM
+from diffplan.planners.base import Planner
+from diffplan.problem import Box, Objective
+from diffplan.training._interaction import run_episodes
+from diffplan.training.online import OnlineConfig, OnlineTrainer
+from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, global_seeds
+from reproductions.common.settings import Settings
+from reproductions.common.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How agents act, side by side.
+
+    Attributes:
+        num_envs: Episodes that are collected side by side, planned for in one batch.
+        num_workers: Processes that simulate them; 0 stays in this one.
+        scale_episodes: Random episodes that set the scale of vector observations; 0
+            leaves them as they are. They are not trained on and not counted.
+        exploration: Standard deviation of the noise on every collected action.
+        posterior: The state that is planned from, a sample of the posterior or its
+            mean.
+        device: cpu, cuda, or auto: CUDA where there is one.
+    """
+
+    num_envs: int = 1
+    num_workers: int = 0
+    scale_episodes: int = 0
+    exploration: float = 0.3
+    posterior: Literal["sample", "mean"] = "sample"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def resolve_device(self) -> torch.device:
+        """Return the device, CUDA if it is there and wanted."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def action_box(space: gymnasium.spaces.Box, device: torch.device | str = "cpu") -> Box:
+    """Return the actions that an environment allows."""
+    box = Box(low=space.low.tolist(), high=space.high.tolist())
+    return box.to(torch.zeros(1, device=device))
+
+
+def build_model(
+    settings: Settings, observation_shape: tuple[int, ...], action_dim: int, seed: int
+) -> RSSM:
+    """Return an untrained model whose weights follow from the seed.
+
+    Args:
+        settings: Of an `RSSM`.
+        observation_shape: Of one observation.
+        action_dim: A.
+        seed: Of the weights.
+    """
+    with global_seeds(seed):
+        model: RSSM = settings.build(observation_shape, action_dim)
+    return model
+
+
+def new_model(settings: Settings, envs: VectorEnv, acting: Acting, seed: int) -> RSSM:
+    """Return an untrained model for some environments, on its device.
+
+    Its observations are scaled to those of random episodes, the same at every start.
+    """
+    box = action_box(envs.single_action_space)
+    shape = envs.single_observation_space.shape
+    model = build_model(settings, shape, box.dim, seed)
+    if acting.scale_episodes and len(shape) == 1:
+        seeds = [
+            derive_seed(seed, "scale episode", number, bits=SIMULATOR_BITS)
+            for number in range(acting.scale_episodes)
+        ]
+        agent_seed = derive_seed(seed, "scale")
+        episodes = run_episodes(UniformAgent(box), envs, seeds, agent_seed=agent_seed)
+        arrays = [torch.from_numpy(episode.observations) for episode in episodes]
+        model.fit_normalizer(torch.cat(arrays))
+    return model.to(acting.resolve_device())
+
+
+def planning_agent(
+    model: RSSM,
+    planner: Planner,
+    objective: Objective,
+    box: Box,
+    acting: Acting,
+    execute: int = 1,
+) -> PlanningAgent:
+    """Return the agent that plans with a model.
+
+    Args:
+        model: Filters, and is planned with.
+        planner: Begins each plan afresh.
+        objective: Of the plans.
+        box: The actions that are allowed.
+        acting: Gives noise and posterior.
+        execute: Actions of a plan that are executed before the next one.
+    """
+    return PlanningAgent(
+        model,
+        planner,
+        objective,
+        box,
+        replan_every=execute,
+        warm_start=False,
+        exploration=GaussianNoise(acting.exploration),
+        posterior=acting.posterior,
+    )
+
+
+def run_online(
+    model: RSSM,
+    agent: Agent,
+    envs: VectorEnv,
+    training: OnlineConfig,
+    *,
+    seed: int,
+    directory: Path,
+    watches: Mapping[str, Stopwatch] | None = None,
+    tensorboard: bool = False,
+    **more: Any,
+) -> None:
+    """Train to the end, from the folder's checkpoint if there is one.
+
+    With `training.keep_best` the model, and what learns beside it, end as they were
+    evaluated best.
+
+    Args:
+        model: Trained in place; on the device that decides about TensorFloat-32.
+        agent: Collects, and is evaluated.
+        envs: Where it acts.
+        training: The settings.
+        seed: Of the run, see `OnlineTrainer`.
+        directory: Of the run.
+        watches: What is measured beside the trainer's own timers: see `Measured`.
+        tensorboard: Whether to write TensorBoard events.
+        **more: Of `OnlineTrainer`.
+    """
+    trainer = Measured(
+        model,
+        agent,
+        envs,
+        on_device(training, next(model.parameters()).device),
+        seed=seed,
+        directory=directory,
+        watches=watches or {},
+        **more,
+    )
+    trainer.run(tensorboard=tensorboard)
+    if training.keep_best:
+        trainer.load_best()
+
+
+def on_device(config: OnlineConfig, device: torch.device) -> OnlineConfig:
+    """Return the settings with TensorFloat-32 on a GPU; a CPU has no such thing."""
+    if device.type == "cpu" or config.optimizer.precision != "float32":
+        return config
+    return replace(config, optimizer=replace(config.optimizer, precision="tf32"))
+
+
+class Measured(OnlineTrainer):
+    """An online trainer that also says what a plan and an image cost.
+
+    Args:
+        *arguments: Of `OnlineTrainer`.
+        watches: A stopwatch for "rendering" gives `time/rendering_share`, one for any
+            other name, such as "plan", `time/seconds_per_plan`.
+        **keywords: Of `OnlineTrainer`.
+    """
+
+    def __init__(
+        self, *arguments: Any, watches: Mapping[str, Stopwatch], **keywords: Any
+    ) -> None:
+        super().__init__(*arguments, **keywords)
+        self._watches = watches
+
+    def play_round(self, index: int) -> tuple[int, dict[str, float]]:
+        """Play a round; see `OnlineTrainer.play_round`."""
+        step, metrics = super().play_round(index)
+        for name, watch in self._watches.items():
+            seconds, calls = watch.collect()
+            if name == "rendering":
+                metrics["time/rendering_share"] = seconds / metrics["time/seconds"]
+            elif calls:
+                metrics[f"time/seconds_per_{name}"] = seconds / calls
+        return step, metrics

@@ -1,0 +1,74 @@
+"""What online runs of all papers share: devices, boxes, stopwatches, the reader."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffplan.errors import FileError
+from diffplan.training import OnlineConfig, OptimizerConfig, RunLogger
+from reproductions.common.metrics import Rounds
+from reproductions.common.online import Acting, action_box, on_device
+from reproductions.common.stopwatch import Stopwatch
+
+
+def test_a_stopwatch_counts_what_calls_return() -> None:
+    watch = Stopwatch(size=len)
+
+    def slowly(count: int) -> list[int]:
+        time.sleep(0.01)
+        return list(range(count))
+
+    watched = watch.around(slowly)
+    assert [len(watched(count)) for count in (2, 3)] == [2, 3]
+    assert watch.calls == 5
+    assert watch.first == [0, 1]
+    assert 0.02 <= watch.wall < 1.0
+    assert watch.cpu < watch.wall  # it slept
+    seconds, calls = watch.collect()
+    assert (seconds >= 0.02, calls) == (True, 5)
+    assert watch.collect() == (0.0, 0)
+
+
+def test_a_stopwatch_watches_a_module() -> None:
+    layer = torch.nn.Linear(2, 3)
+    watch = Stopwatch().watch(layer)
+    outputs = [layer(torch.ones(2)) for _ in range(4)]
+    assert watch.calls == 4
+    assert watch.first is outputs[0]
+    assert watch.wall > 0
+
+
+def test_a_gpu_computes_in_tensorfloat_unless_it_is_told_otherwise() -> None:
+    plain = OnlineConfig()
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert on_device(plain, cpu) == plain
+    assert on_device(plain, gpu).optimizer.precision == "tf32"
+    half = OnlineConfig(optimizer=OptimizerConfig(precision="bfloat16"))
+    assert on_device(half, gpu) == half
+    assert Acting(device="cpu").resolve_device() == cpu
+
+
+def test_the_box_is_that_of_the_environment() -> None:
+    spaces = pytest.importorskip("gymnasium").spaces
+    low, high = np.float32([-1, 0]), np.float32([2, 0.5])
+    box = action_box(spaces.Box(low, high))
+    assert box.low.tolist() == [-1.0, 0.0]
+    assert box.high.tolist() == [2.0, 0.5]
+
+
+def test_rounds_are_read_as_they_were_logged(tmp_path: Path) -> None:
+    assert Rounds.read(tmp_path) == Rounds([], [])
+    logger = RunLogger(tmp_path, tensorboard=False)
+    logger.write(0, 50, {"error/3": 0.1, "error/4": 1 / 3})
+    logger.write(1, 90, {"error/3": 0.5, "error/4": 0.25, "test/return": 7.0})
+    rounds = Rounds.read(tmp_path)
+    assert rounds.steps == [50, 90]
+    assert rounds.members("error") == {"3": [0.1, 0.5], "4": [1 / 3, 0.25]}
+    steps, values = rounds.series("test/return")
+    assert (steps.tolist(), values.tolist()) == ([90], [7.0])
+    (tmp_path / "metrics.csv").write_text("update,seed,error\n1,0,0.5\n")
+    with pytest.raises(FileError, match="metrics of a run"):
+        Rounds.read(tmp_path)
