@@ -73,14 +73,14 @@ def _stages(
     """Return the table's lines and the sections of the presets of three stages."""
     rows: list[list[str]] = []
     body: list[str] = []
-    found = comparison_report.write(directory / "comparison", output)
+    found, text = comparison_report.write(directory / "comparison", output, preset)
     if found:
         rows += _comparison_rows(found, preset)
         task = comparison_report.title(found["task"])
         reach = found["task"] == comparison_report.REACH
         body += [
             f"## (a) Planners on one frozen model: {task}\n",
-            (output / comparison_report.TEXT).read_text(encoding="utf-8"),
+            text,
             _figure(
                 "comparison_distance.png",
                 f"Success against distance{' (Fig. 4)' if reach else ''}",
@@ -112,7 +112,7 @@ def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
     planners = found["planners"]
     random = planners.get("random", {}).get("success")
     for name, numbers in planners.items():
-        if name == "random":
+        if name in comparison_report.IDLE:
             continue
         low, high = numbers["interval"]
         rows.append(
