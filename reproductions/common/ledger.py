@@ -1,6 +1,6 @@
 """The ledger: a row per episode, of which every number on a page is made.
 
-A folder of results has one, `ledger.csv.gz`. Rows belong to the unit that made them, and
+A folder of results has one, `ledger.csv.gz`. Rows belong to the unit that made them and
 are replaced together when this unit is made again. All experiments have the columns of
 `COLUMNS`; what one knows beyond them stands behind.
 """
@@ -54,7 +54,7 @@ def read(output: Path, experiment: str | None = None) -> list[Row]:
 
 
 def add(output: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Put rows into the ledger of a folder, in place of all earlier ones of their units.
+    """Put rows into the ledger of a folder, in place of their units' earlier ones.
 
     Equal rows make an equal file, byte for byte.
 

@@ -22,7 +22,6 @@ from reproductions.latco.comparison_result import (
     entries,
     paired,
     results,
-    title,
 )
 
 SUMMARY = "comparison.json"
