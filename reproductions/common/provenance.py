@@ -18,6 +18,10 @@ Records = Mapping[str, dict[str, Any]]
 
 CHANGED = "*"
 """Marks a source with changes that no commit holds."""
+LEGEND = (
+    f"{CHANGED} Run, or made from what was run, from a source that no commit holds."
+)
+"""Stands below a table that has such a mark."""
 
 
 def gather(directory: Path) -> dict[str, Any]:
@@ -95,6 +99,17 @@ def source_of(records: Records, *names: str) -> str:
     """
     found = [records[name]["source"] for name in names if name in records]
     return ", ".join(dict.fromkeys(map(_source, found))) or "–"
+
+
+def mark(records: Records, *names: str) -> str:
+    """Return `*` if any of the units was run from a source that no commit holds.
+
+    That is a changed tree, or none of a repository. Units without a record count for
+    nothing: earlier versions kept none of some.
+    """
+    sources = [records[name]["source"] for name in names if name in records]
+    doubtful = any(source["commit"] is None or source["dirty"] for source in sources)
+    return CHANGED if doubtful else ""
 
 
 def _source(source: Mapping[str, Any]) -> str:

@@ -1,48 +1,35 @@
-"""Tables and figures of stage (a), made from the files of its finished units."""
+"""The tables of stage (a), computed from the ledger."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffplan.planners.sampling.cem import CEM
-from diffplan.planners.sampling.mppi import MPPI
-from reproductions.common.figures import COLOURS, new_figure, save_figure
-from reproductions.common.settings import Settings
-from reproductions.common.stages import DONE
-from reproductions.common.statistics import (
-    Estimate,
-    mean,
-    paired_difference,
-    proportion,
-)
-from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
+from reproductions.common import ledger
+from reproductions.common.figures import save_figure
+from reproductions.common.provenance import LEGEND, known
+from reproductions.common.statistics import Estimate
+from reproductions.common.tables import markdown_table, read_csv, write_text
 from reproductions.latco import paper_numbers
-from reproductions.latco.comparison_config import ComparisonConfig
-from reproductions.latco.comparison_planners import counted, words
+from reproductions.latco.comparison_figures import distance_figure, optimization_figure
+from reproductions.latco.comparison_result import (
+    EXPERIMENT,
+    IDLE,
+    NAMES,
+    Result,
+    entries,
+    paired,
+    results,
+)
 
-NAMES = {
-    "latco": "LatCo",
-    "latco_native": "LatCo, native engine",
-    "gd_many": "Shooting GD, many starts",
-    "gd_one": "Shooting GD, one start",
-    "cem_coloured": "CEM, coloured noise",
-    "cem": "CEM",
-    "mppi": "MPPI",
-    "grad_mpc": "Grad-MPC",
-    "random": "random actions",
-    "still": "no action",
-}
-SUMMARY, TEXT = "comparison.json", "comparison.md"
+SUMMARY = "comparison.json"
+PUBLISHED = Path(__file__).parent / "results"
 PAPER = {"latco": "latco", "gd_one": "gd", "cem": "cem", "mppi": "mppi"}
 """Planners that are in the paper's tables too, by their names in `paper.toml`."""
-
-DISTANCE_BINS = np.linspace(0.0, 0.75, 6)
-"""Metres; the corners of the hand's box are up to 0.72 m away."""
+RIVALS = ("gd_many", "cem")
+"""The strongest shooting baseline, and one of the paper's."""
 
 DIFFERENCES = """\
 What differs from the paper's {table}, whose numbers stand beside ours: the model sees
@@ -56,10 +43,21 @@ So the paper compares whole agents, and this table planning alone.
 RELEASED_BUDGET = "the released code on these tasks 10,000 × 100"
 
 READING = """\
-Success: {success}. {interval} Far
-starts: {far} m or more by {measure}. Time: one thread, all
+Success: {success}. {interval} n: training seeds × starts. Solved: of the starts, before
+anything was done. Far starts: {far} m or more by {measure}. Time: one thread, all
 {starts} starts planned together, wall-clock seconds divided by the number of plans
-(processor seconds in brackets).
+(processor seconds in brackets).{missing}
+"""
+
+PAIRED = """\
+### LatCo less each other planner
+
+{table}
+Success of LatCo less that of the other, with the same models from the same starts, and
+the middle 95 % of its bootstrap over training seeds and starts together (with one seed:
+over starts alone, and about this model alone). The claim is that LatCo succeeds more
+often: *held* where the whole interval is above zero, *contradicted* where it is below,
+else *not seen*.{native}
 """
 
 REACH = "metaworld/reach"
@@ -68,180 +66,89 @@ SUCCESS = {REACH: "any of 150 steps within 5 cm of the goal, as in the paper"}
 MEASURES = {REACH: "the measure of the paper's Fig. 4"}
 
 
-@dataclass(frozen=True)
-class Result:
-    """One planner over all seeds.
-
-    Attributes:
-        name: Of the planner.
-        task: With its suite.
-        rows: Of all its `results.csv`, converted to numbers.
-        settings: In words.
-        evaluations: Of the model per plan, in words.
-        far: Metres.
-        budget: Of CEM and MPPI, samples and refits in words.
-    """
-
-    name: str
-    task: str
-    rows: Sequence[Mapping[str, float]]
-    settings: str
-    evaluations: str
-    far: float
-    budget: str = ""
-
-    @property
-    def seeds(self) -> list[int]:
-        """The training seeds."""
-        return sorted({int(row["seed"]) for row in self.rows})
-
-    def counts(self, *, far: bool = False) -> list[tuple[int, int]]:
-        """Return successes and episodes of each seed."""
-        found = []
-        for seed in self.seeds:
-            rows = [row for row in self.rows if row["seed"] == seed]
-            if far:
-                rows = [row for row in rows if row["initial_distance"] >= self.far]
-            found.append((sum(int(row["success"]) for row in rows), len(rows)))
-        return found
-
-    def success(self, *, far: bool = False) -> Estimate | None:
-        """Return the rate: of one seed's episodes, or the mean over seeds."""
-        counts = self.counts(far=far)
-        if not all(trials for _, trials in counts):
-            return None
-        if len(counts) == 1:
-            return proportion(*counts[0])
-        return mean([hits / trials for hits, trials in counts])
-
-    def average(self, column: str) -> float:
-        """Return the mean of a column."""
-        return float(np.mean([row[column] for row in self.rows]))
-
-
-def write(directory: Path, output: Path) -> dict[str, Any]:
-    """Write table, figures, CSV and JSON of whatever units are finished.
+def write(
+    directory: Path, output: Path, preset: str = "cpu"
+) -> tuple[dict[str, Any], str]:
+    """Put the finished units into the ledger; write figures and JSON from all of it.
 
     Args:
         directory: What `comparison.units` was given.
-        output: Receives `comparison.md`, `.csv`, `.json` and two figures; they stay as
-            they are where no planner is finished.
+        output: Receives `comparison.json`, two figures and rows of the ledger; what it
+            holds of units that have no run stays.
+        preset: Its name: the page says how it compares with what is published of it.
 
     Returns:
-        What `comparison.json` holds; nothing if there is none.
+        What `comparison.json` holds, and the section of the page; both empty if there
+        are no rows.
     """
-    results = read(directory)
-    published = output / SUMMARY
-    if not results:
-        text = published.read_text(encoding="utf-8") if published.exists() else "{}"
-        found: dict[str, Any] = json.loads(text)
-        return found
-    summary = summarise(results, directory)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(published, json.dumps(summary, indent=2) + "\n")
-    rows = [
-        {**row, "seed": int(row["seed"]), "planner": result.name}
-        for result in results
-        for row in result.rows
-    ]
-    write_csv(output / "comparison.csv", rows)
-    write_text(output / TEXT, section(results, summary))
-    save_figure(distance_figure(results), output / "comparison_distance.png")
+    ledger.add(output, entries(directory))
+    found = results(ledger.read(output, EXPERIMENT), known(directory, output))
+    if not found:
+        return {}, ""
+    summary = summarise(found, _heads(directory, output))
+    write_text(output / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    save_figure(distance_figure(found), output / "comparison_distance.png")
     traces = [read_csv(path) for path in sorted(directory.glob("seed_*/trace/*.csv"))]
     if traces:
         figure = optimization_figure(traces)
         save_figure(figure, output / "comparison_optimization.png")
-    return summary
+    return summary, section(found, summary) + beside(found, PUBLISHED / preset)
 
 
-def read(directory: Path) -> list[Result]:
-    """Return the results of all planners, LatCo first."""
-    results = []
-    for name in NAMES:
-        folders = sorted(
-            path.parent for path in directory.glob(f"seed_*/{name}/{DONE}")
-        )
-        if not folders:
-            continue
-        done = json.loads((folders[0] / DONE).read_text(encoding="utf-8"))["settings"]
-        settings = ComparisonConfig().settings(name).replaced(**done["settings"])
-        rows = [
-            {key: float(value) for key, value in row.items() if key != "planner"}
-            for folder in folders
-            for row in read_csv(folder / "results.csv")
-        ]
-        results.append(
-            Result(
-                name=name,
-                task=done["task"],
-                rows=rows,
-                settings=words(settings),
-                evaluations=counted(settings, done["evaluation"]["horizon"]),
-                far=done["evaluation"]["far"],
-                budget=_budget(settings),
-            )
-        )
-    return results
+def summarise(found: Sequence[Result], heads: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that the tables say as numbers, and whether it is as hoped.
 
-
-def summarise(results: Sequence[Result], directory: Path) -> dict[str, Any]:
-    """Return everything that the table says as numbers, and whether it is as hoped."""
-    planners = {result.name: _numbers(result) for result in results}
+    Args:
+        found: Of each planner.
+        heads: How well each model knows the reward, by training seed.
+    """
+    planners = {result.name: _numbers(result) for result in found}
     rates = {
-        name: found["success"]
-        for name, found in planners.items()
+        name: numbers["success"]
+        for name, numbers in planners.items()
         if name != "latco_native"  # the same planner once more
     }
     latco, others = rates.pop("latco", None), list(rates.values())
-    heads = {
-        path.parent.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(directory.glob("seed_*/model/reward_head.json"))
-    }
     return {
-        "task": results[0].task,
+        "task": found[0].task,
         "planners": planners,
         "latco_at_least_80_percent": None if latco is None else latco >= 0.8,
         "latco_above_all_others": None
         if latco is None
         else latco > max(others, default=0),
-        "solved_at_start": results[0].average("solved_at_start"),
-        "differences": _differences(results),
-        "models": heads,
-    }
-
-
-def paired(first: Result, second: Result) -> Estimate | None:
-    """Return how much more often the first succeeds, from the same starts.
-
-    With the models that both planned with; None if there is none.
-    """
-    seeds = sorted({*first.seeds} & {*second.seeds})
-    tables = []
-    for result in (first, second):
-        found = {(int(r["seed"]), int(r["start"])): r["success"] for r in result.rows}
-        starts = sorted({start for _, start in found})
-        tables.append([[found[seed, start] for start in starts] for seed in seeds])
-    if not seeds:
-        return None
-    return paired_difference(*map(np.array, tables))
-
-
-def _differences(results: Sequence[Result]) -> dict[str, Any]:
-    """Return LatCo's success less that of each other planner, with its interval."""
-    latco = next((result for result in results if result.name == "latco"), None)
-    found = {}
-    for result in results:
-        gap = None if latco in (None, result) else paired(latco, result)
-        if gap is not None:
-            seeds = sorted({*latco.seeds} & {*result.seeds})
-            found[result.name] = {
-                "seeds": seeds,
+        "solved_at_start": _known(found[0].average("solved_at_start")),
+        "differences": {
+            other.name: {
+                "seeds": sorted({*latco.seeds} & {*other.seeds}),
                 "episodes": gap.count,
                 "difference": gap.value,
                 "interval": [gap.low, gap.high],
                 "verdict": gap.verdict(),
             }
-    return found
+            for latco, other, gap in _differences(found)
+        },
+        "models": dict(heads),
+    }
+
+
+def _heads(directory: Path, output: Path) -> dict[str, Any]:
+    """Return how well models know the reward, those of published models too."""
+    path = output / SUMMARY
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return before.get("models", {}) | {
+        path.parent.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(directory.glob("seed_*/model/reward_head.json"))
+    }
+
+
+def _differences(found: Sequence[Result]) -> list[tuple[Result, Result, Estimate]]:
+    """Return LatCo, each other planner and LatCo's success less its."""
+    latco = next((result for result in found if result.name == "latco"), None)
+    if latco is None:
+        return []
+    pairs = [(latco, other, paired(latco, other)) for other in found if other != latco]
+    return [(one, other, gap) for one, other, gap in pairs if gap is not None]
 
 
 def _numbers(result: Result) -> dict[str, Any]:
@@ -256,8 +163,8 @@ def _numbers(result: Result) -> dict[str, Any]:
         "far_successes_and_episodes": result.counts(far=True),
         "far_success": None if far is None else far.value,
         "mean_return": result.average("episode_return"),
-        "plan_seconds": result.average("plan_seconds"),
-        "plan_cpu_seconds": result.average("plan_cpu_seconds"),
+        "plan_seconds": result.average("milliseconds") / 1000,
+        "plan_cpu_seconds": result.average("cpu_milliseconds") / 1000,
         "model_evaluations": result.evaluations,
         "paper": paper_number(result.task, result.name),
     }
@@ -269,70 +176,122 @@ def paper_number(task: str, planner: str) -> str | None:
     return None if number is None else number.text()
 
 
-def title(task: str) -> str:
-    """Return the task in words.
-
-    Example:
-        >>> title("metaworld/button-press")
-        'sparse button-press'
-    """
-    return f"sparse {task.rpartition('/')[2]}"
+# The page
 
 
-def section(results: Sequence[Result], summary: Mapping[str, Any]) -> str:
-    """Return the table with what must be known to read it."""
+def section(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
+    """Return the tables with what must be known to read them."""
     header = [
         "planner",
         "settings",
         "success",
+        "n",
         "each seed",
+        "solved",
         "far starts",
         "mean return",
         "s per plan",
         "model evaluations per plan",
         "paper",
     ]
-    first = results[0]
-    several = len(first.seeds) > 1
+    parts = [markdown_table(header, [_line(result) for result in found])]
+    if any(result.mark for result in found):
+        parts.append(LEGEND + "\n")
+    parts += [_reading(found), _paired_section(found), _deviations(found, summary)]
+    return "\n".join([*parts, _reward_heads(summary["models"])])
+
+
+def beside(found: Sequence[Result], published: Path) -> str:
+    """Return how LatCo's differences compare with the published ones, in a sentence.
+
+    Args:
+        found: Of the page.
+        published: The folder of published results; where the page has the same
+            training seeds there is nothing to compare.
+    """
+    before = results(ledger.read(published, EXPERIMENT), known(published, published))
+    ours, theirs = _rival_text(found), _rival_text(before)
+    latco = {r.name: (r.task, r.seeds) for r in found}.get("latco")
+    reference = {r.name: (r.task, r.seeds) for r in before}.get("latco")
+    same_task = latco is not None and reference and latco[0] == reference[0]
+    if not same_task or latco == reference or not ours or not theirs:
+        return ""
+    return (
+        f"\nBeside the published runs: LatCo's success is here, {_seeds(latco[1])}, "
+        f"{ours}; published, {_seeds(reference[1])}, {theirs}.\n"
+    )
+
+
+def _rival_text(found: Sequence[Result]) -> str:
+    texts = [
+        f"{gap.points()} against {NAMES[other.name]}"
+        for _, other, gap in _differences(found)
+        if other.name in RIVALS
+    ]
+    return " and ".join(texts)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"of training seed{'s' if len(seeds) > 1 else ''} {str(list(seeds))[1:-1]}"
+
+
+def _reading(found: Sequence[Result]) -> str:
+    first = found[0]
     interval = (
         f"Mean over {len(first.seeds)} training seeds with Student's 95 % interval;\n"
         "the starts are the same for all seeds."
-        if several
+        if len(first.seeds) > 1
         else "One training seed: the 95 % interval (Wilson) is about these starts only."
     )
-    parameters = {str(head["parameters"]) for head in summary["models"].values()}
-    episodes = {str(head["episodes"]) for head in summary["models"].values()}
-    known = paper_numbers.find(first.task, "latco")
-    differences = DIFFERENCES.format(
-        table=known.reference if known else "tables",
-        parameters=" or ".join(f"{int(number):,}" for number in sorted(parameters)),
-        episodes=" or ".join(sorted(episodes)),
-        budgets=_budgets(results),
-    )
-    starts = first.counts()[0][1]
-    reading = READING.format(
+    absent = [NAMES[n] for n in IDLE if n not in {result.name for result in found}]
+    return READING.format(
         success=SUCCESS.get(
             first.task, "any step with reward 1, as in the paper's code"
         ),
         measure=MEASURES.get(first.task, "the task's own measure"),
         interval=interval,
         far=first.far,
-        starts=starts,
+        starts=first.counts()[0][1],
+        missing=f" Not run: {', '.join(absent)}." if absent else "",
     )
-    table = markdown_table(header, [_line(result) for result in results])
-    return f"{table}\n{reading}\n{differences}\n{_reward_heads(summary['models'])}"
 
 
-def _budget(settings: Settings) -> str:
-    if settings.kind not in (CEM, MPPI):
+def _paired_section(found: Sequence[Result]) -> str:
+    gaps = _differences(found)
+    if not gaps:
         return ""
-    return f"{settings.num_samples:,} samples × {settings.iterations} refits"
+    rows, native = [], ""
+    for latco, other, gap in gaps:
+        seeds = sorted({*latco.seeds} & {*other.seeds})
+        verdict = gap.verdict()
+        if other.name == "latco_native":
+            shared = latco.outcomes.keys() & other.outcomes.keys()
+            equal = sum(latco.outcomes[k] == other.outcomes[k] for k in shared)
+            verdict = f"equal in {equal} of {len(shared)} episodes"
+            native = " The native engine is the same planner: nothing is claimed of it."
+        count = f"{len(seeds)} × {gap.count // len(seeds)}"
+        mark = latco.mark if latco.mark and not other.mark else ""
+        rows.append([other.label + mark, gap.points(), count, verdict])
+    header = ["LatCo less", "difference [95 %]", "n", "LatCo succeeds more often"]
+    return PAIRED.format(table=markdown_table(header, rows), native=native)
 
 
-def _budgets(results: Sequence[Result]) -> str:
+def _deviations(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
+    parameters = {head["parameters"] for head in summary["models"].values()}
+    episodes = {str(head["episodes"]) for head in summary["models"].values()}
+    paper = paper_numbers.find(found[0].task, "latco")
+    return DIFFERENCES.format(
+        table=paper.reference if paper else "tables",
+        parameters=" or ".join(f"{number:,}" for number in sorted(parameters)),
+        episodes=" or ".join(sorted(episodes)),
+        budgets=_budgets(found),
+    )
+
+
+def _budgets(found: Sequence[Result]) -> str:
     """Return what CEM and MPPI had here, where the paper has them too."""
     names: dict[str, list[str]] = {}
-    for result in results:
+    for result in found:
         if result.budget and result.name in PAPER:
             names.setdefault(result.budget, []).append(NAMES[result.name])
     texts = [
@@ -347,18 +306,26 @@ def _budgets(results: Sequence[Result]) -> str:
 def _line(result: Result) -> list[str]:
     overall, far = result.success(), result.success(far=True)
     assert overall is not None  # every planner has episodes
-    seconds, cpu = result.average("plan_seconds"), result.average("plan_cpu_seconds")
+    seconds = result.average("milliseconds") / 1000
+    cpu = result.average("cpu_milliseconds") / 1000
+    solved = result.average("solved_at_start")
     return [
-        NAMES[result.name],
+        result.label,
         result.settings,
         overall.percent(),
+        result.size(),
         ", ".join(f"{hits}/{trials}" for hits, trials in result.counts()),
+        "–" if np.isnan(solved) else f"{100 * solved:.0f} %",
         "–" if far is None else far.percent(),
         f"{result.average('episode_return'):.1f}",
         f"{seconds:.2f} ({cpu:.2f})" if seconds else "0",
         result.evaluations,
         paper_number(result.task, result.name) or "–",
     ]
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _reward_heads(models: Mapping[str, Any]) -> str:
@@ -369,63 +336,3 @@ def _reward_heads(models: Mapping[str, Any]) -> str:
         for name, head in models.items()
     ]
     return "Reward head, 0 told from 1:\n\n" + "\n".join(lines) + "\n"
-
-
-def distance_figure(results: Sequence[Result]) -> Any:
-    """Draw success against initial distance; of reach that is LatCo's Fig. 4."""
-    figure, axes = new_figure(size=(7.6, 4.0))
-    axis, drawn = axes[0, 0], [item for item in results if item.name != "random"]
-    for index, result in enumerate(drawn):
-        x = np.array([row["initial_distance"] for row in result.rows])
-        y = np.array([row["success"] for row in result.rows])
-        places, rates, errors = [], [], []
-        for low, high in pairwise(DISTANCE_BINS):
-            inside = (x >= low) & (x < high)
-            if inside.any():
-                rate = proportion(int(y[inside].sum()), int(inside.sum()))
-                places.append((low + high) / 2 + 0.008 * (index - len(drawn) / 2))
-                rates.append(rate.value)
-                errors.append((rate.value - rate.low, rate.high - rate.value))
-        axis.errorbar(
-            places,
-            rates,
-            np.transpose(errors).clip(min=0.0),
-            color=COLOURS[index % len(COLOURS)],
-            linestyle="-" if index < len(COLOURS) else "--",
-            linewidth=2.5 if result.name == "latco" else 1.2,
-            marker="o",
-            markersize=4,
-            elinewidth=0.8,
-            label=NAMES[result.name],
-        )
-    axis.set(
-        xlabel="initial distance, m",
-        ylabel="success (95 % Wilson, seeds pooled)",
-        ylim=(-0.03, 1.03),
-        title=f"{title(results[0].task)} from state vectors",
-    )
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return figure
-
-
-def optimization_figure(traces: Sequence[Sequence[Mapping[str, str]]]) -> Any:
-    """Draw LatCo's planned return and dynamics violation, as LatCo's Fig. 6."""
-    figure, axes = new_figure(columns=2, size=(4.2, 3.2))
-    for index, trace in enumerate(traces):
-        table = {key: np.array([float(row[key]) for row in trace]) for key in trace[0]}
-        colour = COLOURS[index % len(COLOURS)]
-        for axis, name in zip(
-            axes[0], ("predicted_return", "dynamics_violation"), strict=True
-        ):
-            low, high = table[f"{name}_low"], table[f"{name}_high"]
-            x = table["iteration"]
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(
-                x, table[f"{name}_mean"], color=colour, label=f"seed {trace[0]['seed']}"
-            )
-            axis.set_xlabel("iteration")
-    axes[0, 0].set_title("reward of the planned states (sum)")
-    axes[0, 0].legend(fontsize=7)
-    axes[0, 1].set_title("dynamics violation (mean ‖x - f(x, u)‖²)")
-    axes[0, 1].set_yscale("log")
-    return figure

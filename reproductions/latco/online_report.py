@@ -1,24 +1,28 @@
-"""Learning curves and table rows of online runs, made from their `metrics.csv`."""
+"""Learning curves and table rows of online runs, computed from the ledger."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reproductions.common import ledger
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.metrics import Rounds
+from reproductions.common.provenance import Records, known, mark
 from reproductions.common.runs import folders
 from reproductions.common.stages import SETTINGS
 from reproductions.common.statistics import Estimate, mean
-from reproductions.common.tables import write_csv, write_text
+from reproductions.common.tables import write_text
+from reproductions.common.units import INPUTS, read_json_or_none, read_record
 from reproductions.latco.online_config import PLANNERS
 
 FINAL_EPISODES = {"online": 8, "paper": 100}
 """Most recent training episodes of a run that a table's number is the mean of."""
+KINDS = ("collect", "test")
 BIN_STEPS = 30_000
 """Environment steps per point of the paper's learning curves."""
 COST_METRICS = (
@@ -39,18 +43,21 @@ class History:
     Attributes:
         seed: Of the run.
         settings: What the unit was called with.
-        rounds: What was measured.
+        steps: Environment steps after each round.
+        rounds: Metrics by name, for each round.
     """
 
     seed: int
     settings: dict[str, Any]
-    rounds: Rounds
+    steps: list[int]
+    rounds: list[dict[str, float]]
 
     @classmethod
     def read(cls, directory: Path) -> "History":
         """Read a run's folder."""
         settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
-        return cls(settings["seed"], settings, Rounds.read(directory))
+        found = Rounds.read(directory)
+        return cls(settings["seed"], settings, found.steps, found.metrics)
 
     @property
     def task(self) -> str:
@@ -62,33 +69,11 @@ class History:
         """Name of the planner."""
         return str(self.settings["run"]["planner"]["name"])
 
-    @property
-    def fast_images(self) -> bool:
-        """Whether it saw images without shadows; the first runs had no choice."""
-        run = self.settings["run"]
-        preset = run.get("render_preset", "fast")
-        return run.get("observation") == "pixels" and preset == "fast"
-
-    @property
-    def measure(self) -> str:
-        """What counts: success where the task knows it, else the return."""
-        return "success" if "collect/success" in self.rounds.metrics[0] else "return"
-
-    def episodes(self, rounds: slice = slice(None)) -> list[float]:
-        """Return what each collected episode of some rounds scored."""
-        ending = f"/{self.measure}"
-        return [
-            value
-            for metrics in self.rounds.metrics[rounds]
-            for name, value in metrics.items()
-            if name.startswith("collect/episode_") and name.endswith(ending)
-        ]
-
     def cost(self) -> dict[str, float]:
         """Return the mean of each measure of time, without the first round."""
         found = {}
         for name in COST_METRICS:
-            known = [metrics.get(f"time/{name}") for metrics in self.rounds.metrics[1:]]
+            known = [metrics.get(f"time/{name}") for metrics in self.rounds[1:]]
             if any(value is not None for value in known):
                 # A round without evaluation spent nothing on it.
                 found[name] = float(np.mean([value or 0.0 for value in known]))
@@ -110,6 +95,7 @@ class Row:
         seeds: Of the runs.
         cost: Where the time went, mean over runs.
         fast_images: Whether any of the runs saw images without shadows.
+        mark: `*` if what made them is in no commit, see `provenance.mark`.
     """
 
     task: str
@@ -122,72 +108,213 @@ class Row:
     seeds: list[int]
     cost: dict[str, float]
     fast_images: bool = False
+    mark: str = ""
 
 
-def histories(directory: Path) -> list[History]:
-    """Return all runs below a folder that have a round, finished or not."""
-    found = [
-        History.read(folder)
-        for folder in folders(directory)
-        if (folder / SETTINGS).exists() and (folder / "metrics.csv").exists()
+def histories(directory: Path) -> dict[str, History]:
+    """Return all runs below a folder that have a round, finished or not, by unit."""
+    found = {}
+    for folder in folders(directory):
+        if (folder / SETTINGS).exists() and (folder / "metrics.csv").exists():
+            begun = read_json_or_none(folder / INPUTS) or read_record(folder) or {}
+            name = begun.get("name", folder.relative_to(directory.parent).as_posix())
+            found[name] = History.read(folder)
+    return {name: history for name, history in found.items() if history.rounds}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The episodes of one online run, as the ledger has them.
+
+    Attributes:
+        task: Name.
+        planner: Name.
+        seed: Of the run.
+        unit: That made it.
+        rows: Of its episodes; of early runs, of the mean of each round's.
+    """
+
+    task: str
+    planner: str
+    seed: int
+    unit: str
+    rows: Sequence[ledger.Row]
+
+    @property
+    def measure(self) -> str:
+        """What counts: success where the task knows it, else the return."""
+        return "success" if self.rows[0]["outcome"] else "return"
+
+    @property
+    def steps(self) -> int:
+        """Environment steps until now."""
+        return max(int(row["environment_step"]) for row in self.rows)
+
+    def score(self, kind: str, rounds: slice, episodes: int | None = None) -> float:
+        """Return the mean score of the last episodes of some rounds, NaN without any.
+
+        Args:
+            kind: collect or test.
+            rounds: Of those that have such episodes, the first being the seed episodes.
+            episodes: At most so many; all if None.
+        """
+        chosen = sorted({int(r["round"]) for r in self.rows if r["kind"] == kind})
+        wanted = {str(index) for index in chosen[rounds]}
+        rows = [r for r in self.rows if r["kind"] == kind and r["round"] in wanted]
+        values: list[float] = []
+        for row in rows:
+            values += [self._score(row)] * int(row["episodes"])
+        kept = values[-episodes:] if episodes else values
+        return float(np.mean(kept)) if kept else math.nan
+
+    def series(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return steps and mean scores of the rounds that have such episodes."""
+        found: dict[int, list[float]] = {}
+        for row in self.rows:
+            if row["kind"] == kind:
+                step = int(row["environment_step"])
+                found.setdefault(step, []).append(self._score(row))
+        means = [float(np.mean(values)) for values in found.values()]
+        return np.array(list(found)), np.array(means)
+
+    def _score(self, row: ledger.Row) -> float:
+        name = "outcome" if self.measure == "success" else "episode_return"
+        return float(row[name])
+
+
+def entries(history: History, experiment: str, unit: str) -> list[dict[str, object]]:
+    """Return the ledger's rows of a run: its collected and its test episodes."""
+    rows: list[dict[str, object]] = []
+    pairs = zip(history.steps, history.rounds, strict=True)
+    for index, (step, metrics) in enumerate(pairs):
+        shared = {
+            "experiment": experiment,
+            "unit": unit,
+            "planner": history.planner,
+            "seed": history.seed,
+            "milliseconds": 1000 * metrics.get("time/seconds_per_plan", math.nan),
+            "task": history.task,
+            "round": index,
+            "environment_step": step,
+            "episodes": 1,
+        }
+        for kind in KINDS:
+            number = 0
+            while f"{kind}/episode_{number}/return" in metrics:
+                prefix = f"{kind}/episode_{number}"
+                rows.append(
+                    {
+                        **shared,
+                        "kind": kind,
+                        "episode": f"{kind} {index}.{number}",
+                        "outcome": metrics.get(f"{prefix}/success"),
+                        "episode_return": metrics[f"{prefix}/return"],
+                        "initial_distance": metrics.get(f"{prefix}/initial_distance"),
+                        "solved_at_start": metrics.get(f"{prefix}/initial_success"),
+                    }
+                )
+                number += 1
+    return rows
+
+
+def read(output: Path, experiment: str) -> list[Run]:
+    """Return the runs that the ledger has."""
+    found: dict[str, list[ledger.Row]] = {}
+    for row in ledger.read(output, experiment):
+        found.setdefault(row["unit"], []).append(row)
+    return [
+        Run(rows[0]["task"], rows[0]["planner"], int(rows[0]["seed"]), unit, rows)
+        for unit, rows in found.items()
     ]
-    return [history for history in found if history.rounds.steps]
 
 
-def summarise(runs: Sequence[History], final_episodes: int) -> Row:
+def summarise(
+    runs: Sequence[Run], final_episodes: int, cost: dict[str, float], records: Records
+) -> Row:
     """Return the table's line of several seeds of one task and planner."""
-    tests = [run.rounds.series(f"test/{run.measure}")[1] for run in runs]
-    finals = [run.episodes(slice(1, None))[-final_episodes:] for run in runs]
-    costs = [run.cost() for run in runs]
-    names = [name for name in COST_METRICS if all(name in cost for cost in costs)]
+    tests = [run.score("test", slice(-1, None)) for run in runs]
+    training = [run.score("collect", slice(1, None), final_episodes) for run in runs]
+    settings = [records[r.unit]["settings"] for r in runs if r.unit in records]
     return Row(
         task=runs[0].task,
         planner=runs[0].planner,
         measure=runs[0].measure,
-        random=mean([float(np.mean(run.episodes(slice(0, 1)))) for run in runs]),
-        training=mean([float(np.mean(values or [np.nan])) for values in finals]),
-        test=mean([float(values[-1]) for values in tests])
-        if all(len(values) for values in tests)
-        else None,
-        steps=min(run.rounds.steps[-1] for run in runs),
+        random=mean([run.score("collect", slice(0, 1)) for run in runs]),
+        training=mean(training),
+        test=None if any(map(math.isnan, tests)) else mean(tests),
+        steps=min(run.steps for run in runs),
         seeds=[run.seed for run in runs],
-        cost={name: float(np.mean([cost[name] for cost in costs])) for name in names},
-        fast_images=any(run.fast_images for run in runs),
+        cost=cost,
+        fast_images=any(map(_fast_images, settings)),
+        mark=mark(records, *(run.unit for run in runs)),
     )
 
 
-def grouped(runs: Sequence[History]) -> dict[tuple[str, str], list[History]]:
+def _fast_images(settings: Mapping[str, Any]) -> bool:
+    """Return whether a run saw images without shadows; the first had no choice."""
+    preset = settings["run"].get("render_preset", "fast")
+    return settings["run"].get("observation") == "pixels" and preset == "fast"
+
+
+def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     """Return the runs by task and planner, planners in the paper's order."""
-    found: dict[tuple[str, str], list[History]] = {}
+    found: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.task, PLANNERS.index(run.planner))):
         found.setdefault((run.task, run.planner), []).append(run)
     return found
 
 
 def write(directory: Path, output: Path, name: str) -> list[Row]:
-    """Write raw curves and one figure per task; return the table's lines.
+    """Put the runs into the ledger; write figures and JSON; return the table's lines.
 
     Args:
         directory: Of the runs.
-        output: Receives `<name>.csv`, `<name>.json` (the lines) and
-            `<name>_<task>.png`; they stay as they are where no run has begun.
+        output: Receives rows of the ledger, `<name>.json` (the lines) and
+            `<name>_<task>.png`; what it holds of units that have no run stays.
         name: online or paper.
     """
-    runs = histories(directory)
-    published = output / f"{name}.json"
-    if not runs:
-        return _read(published) if published.exists() else []
     output.mkdir(parents=True, exist_ok=True)
-    write_csv(output / f"{name}.csv", [row for run in runs for row in _curve(run)])
-    groups = grouped(runs)
+    fresh = histories(directory)
+    for unit, history in fresh.items():
+        ledger.add(output, entries(history, name, unit))
+    published, groups = output / f"{name}.json", grouped(read(output, name))
+    if not groups:
+        return []
+    costs = _costs(published) | _mean_costs(list(fresh.values()))
+    records = known(directory, output)
     for task in dict.fromkeys(task for task, _ in groups):
         chosen = {who: each for (what, who), each in groups.items() if what == task}
         path = output / f"{name}_{task.rpartition('/')[2]}.png"
         save_figure(learning_figure(task, chosen), path)
-    rows = [summarise(each, FINAL_EPISODES[name]) for each in groups.values()]
+    rows = [
+        summarise(each, FINAL_EPISODES[name], costs.get(key, {}), records)
+        for key, each in groups.items()
+    ]
     text = json.dumps([_plain(asdict(row)) for row in rows], indent=2) + "\n"
     write_text(published, text)
     return rows
+
+
+def _costs(published: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Return where the time of published runs went, by task and planner."""
+    text = published.read_text(encoding="utf-8") if published.exists() else "[]"
+    return {(row["task"], row["planner"]): row["cost"] for row in json.loads(text)}
+
+
+def _mean_costs(
+    runs: Sequence[History],
+) -> dict[tuple[str, str], dict[str, float]]:
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for run in runs:
+        found.setdefault((run.task, run.planner), []).append(run.cost())
+    return {
+        key: {
+            name: float(np.mean([cost[name] for cost in costs]))
+            for name in COST_METRICS
+            if all(name in cost for cost in costs)
+        }
+        for key, costs in found.items()
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -197,50 +324,19 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _read(path: Path) -> list[Row]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    for row in found:
-        for name in ("random", "training", "test"):
-            numbers = row[name]
-            if numbers is not None:
-                known = {k: math.nan if v is None else v for k, v in numbers.items()}
-                row[name] = Estimate(**known)
-    return [Row(**row) for row in found]
-
-
-def _curve(run: History) -> list[dict[str, object]]:
-    return [
-        {
-            "task": run.task,
-            "planner": run.planner,
-            "seed": run.seed,
-            "round": index,
-            "environment_step": step,
-            "collect_return": metrics["collect/return"],
-            "collect_success": metrics.get("collect/success", ""),
-            "test_return": metrics.get("test/return", ""),
-            "test_success": metrics.get("test/success", ""),
-            "seconds": round(metrics["time/seconds"], 3),
-        }
-        for index, (step, metrics) in enumerate(
-            zip(run.rounds.steps, run.rounds.metrics, strict=True)
-        )
-    ]
-
-
-def learning_figure(task: str, groups: dict[str, list[History]]) -> Any:
+def learning_figure(task: str, groups: dict[str, list[Run]]) -> Any:
     """Draw training and test scores against thousands of environment steps."""
     figure, axes = new_figure(columns=2, size=(4.4, 3.2))
     measure = next(iter(groups.values()))[0].measure
     for colour, (planner, runs) in zip(COLOURS, groups.items(), strict=False):
-        for axis, prefix in zip(axes[0], ("collect", "test"), strict=True):
-            series = [run.rounds.series(f"{prefix}/{measure}") for run in runs]
+        for axis, prefix in zip(axes[0], KINDS, strict=True):
+            series = [run.series(prefix) for run in runs]
             series = [binned(*pair) for pair in series if len(pair[0])]
             if series:
                 steps, values = zip(*series, strict=True)
                 thousands = [array / 1000 for array in steps]
                 draw_runs(axis, thousands, values, planner, colour)
-        level = float(np.mean([np.mean(run.episodes(slice(0, 1))) for run in runs]))
+        level = float(np.mean([run.score("collect", slice(0, 1)) for run in runs]))
     for axis in axes[0]:
         axis.axhline(level, color="black", linestyle=":", linewidth=1, label="random")
         axis.set(xlabel="environment steps, thousands", ylim=(0, None))

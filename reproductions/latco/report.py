@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from reproductions.common.page import write_page
-from reproductions.common.provenance import known
+from reproductions.common.provenance import LEGEND, known
 from reproductions.common.statistics import Estimate
 from reproductions.common.tables import markdown_table
 from reproductions.latco import (
     comparison_report,
+    comparison_result,
     online_report,
     paper_numbers,
     pixels_report,
@@ -73,14 +74,14 @@ def _stages(
     """Return the table's lines and the sections of the presets of three stages."""
     rows: list[list[str]] = []
     body: list[str] = []
-    found = comparison_report.write(directory / "comparison", output)
+    found, text = comparison_report.write(directory / "comparison", output, preset)
     if found:
         rows += _comparison_rows(found, preset)
-        task = comparison_report.title(found["task"])
+        task = comparison_result.title(found["task"])
         reach = found["task"] == comparison_report.REACH
         body += [
             f"## (a) Planners on one frozen model: {task}\n",
-            (output / comparison_report.TEXT).read_text(encoding="utf-8"),
+            text,
             _figure(
                 "comparison_distance.png",
                 f"Success against distance{' (Fig. 4)' if reach else ''}",
@@ -112,13 +113,13 @@ def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
     planners = found["planners"]
     random = planners.get("random", {}).get("success")
     for name, numbers in planners.items():
-        if name == "random":
+        if name in comparison_result.IDLE:
             continue
         low, high = numbers["interval"]
         rows.append(
             [
-                f"(a) {comparison_report.title(found['task'])}, success",
-                comparison_report.NAMES[name],
+                f"(a) {comparison_result.title(found['task'])}, success",
+                comparison_result.NAMES[name],
                 numbers["paper"] or "–",
                 f"{100 * numbers['success']:.0f} %",
                 f"{100 * max(low, 0):.0f} … {100 * min(high, 1):.0f} %",
@@ -158,10 +159,11 @@ def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
     names = list(rows[0].cost) if rows else []
     scores = ("random", "training", "test")
     columns = [name.replace("_", " ") for name in names]
-    header = ["task", "planner", "seeds", *scores, *columns]
+    header = ["task", "planner", "seeds", "n", *scores, *columns]
     lines = [
         [
-            *(row.task, row.planner, row.seeds),
+            *(row.task, row.planner + row.mark, row.seeds),
+            f"{len(row.seeds)} × {online_report.FINAL_EPISODES[name]}",
             *(_score(getattr(row, name), row.measure) for name in scores),
             *(f"{row.cost[name]:.3g}" for name in names),
         ]
@@ -175,9 +177,11 @@ def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
         "Random: the seed episodes. Training: the collected episodes of each run, at "
         f"most its last {online_report.FINAL_EPISODES[name]}, with exploration "
         "noise; the table at the top has this number. Test: the last noise-free "
-        "evaluation, of few episodes. Times are means over the later rounds. Raw "
-        f"curves: `{name}.csv`.\n",
+        "evaluation, of few episodes. Times are means over the later rounds. n: "
+        "training seeds × episodes of the number under training. Each episode stands "
+        "in `ledger.csv.gz`.\n",
         markdown_table(header, lines),
+        *([LEGEND + "\n"] if any(row.mark for row in rows) else []),
     ]
 
 

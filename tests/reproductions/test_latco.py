@@ -12,6 +12,8 @@ from diffplan.models.rssm import RSSM
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.sampling.cem import CEM
 from diffplan.training.checkpoint import Checkpoints
+from diffplan.training.logging import read_metrics
+from reproductions.common import ledger
 from reproductions.common.command import DONE, WRONG
 from reproductions.common.online import build_model
 from reproductions.latco import online_report, paper_numbers
@@ -174,10 +176,14 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
     (row,) = online_report.write(tmp_path / "runs", tmp_path / "out", "online")
     assert row.steps == 5000
     assert (tmp_path / "out" / "online_cheetah-run.png").stat().st_size > 1000
-    lines = (tmp_path / "out" / "online.csv").read_text().splitlines()
-    assert len(lines) == 1 + 3
+    rows = ledger.read(tmp_path / "out", "online")
+    assert {row["round"] for row in rows} == {"0", "1", "2"}
+    metrics = {(m["round"], m["name"]): m for m in read_metrics(folder / "metrics.csv")}
     assert row.test is not None
-    assert row.test.value == pytest.approx(float(lines[-1].split(",")[7]))
+    last = float(metrics["2", "test/return"]["value"])
+    assert row.test.value == pytest.approx(last)
+    seeds = float(metrics["0", "collect/return"]["value"])
+    assert row.random.value == pytest.approx(seeds)
     assert row.cost["seconds_per_plan"] > 0
     # What is published makes the same line.
     again = online_report.write(tmp_path / "none", tmp_path / "out", "online")

@@ -17,6 +17,7 @@ from diffplan.training._episode import Episode, load_episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import global_seeds
+from reproductions.common import ledger
 from reproductions.common.config import apply_overrides
 from reproductions.common.online import action_box
 from reproductions.common.stages import DONE
@@ -328,7 +329,7 @@ def test_report_counts_and_judges(tmp_path: Path) -> None:
     finished(runs, "latco", 1, [1, 1, 1, 1, 0])
     finished(runs, "gd_many", 0, [1, 1, 0, 0, 0])
     finished(runs, "gd_many", 1, [1, 1, 1, 0, 1])
-    summary = comparison_report.write(runs, output)
+    summary, text = comparison_report.write(runs, output)
     latco, descent = summary["planners"]["latco"], summary["planners"]["gd_many"]
     assert latco["success"] == pytest.approx(0.9)
     # Student's t with one degree of freedom: 12.706 · s / √2, s² = 2 · 0.1².
@@ -341,10 +342,9 @@ def test_report_counts_and_judges(tmp_path: Path) -> None:
     assert latco["paper"] == "91 ± 3 % (Table 1)"
     assert summary["latco_at_least_80_percent"]
     assert summary["latco_above_all_others"]
-    text = (output / "comparison.md").read_text()
     assert "5/5, 4/5" in text
     assert "32 starts × 300 steps" in text
-    assert len(read_csv(output / "comparison.csv")) == 20
+    assert len(ledger.read(output, "comparison")) == 20
     assert (output / "comparison_distance.png").stat().st_size > 5000
 
 
@@ -361,7 +361,7 @@ def test_another_task_has_its_own_name_and_numbers(
 ) -> None:
     runs, output = tmp_path / "runs" / "comparison", tmp_path / "output"
     finished(runs, "latco", 0, [1, 0, 0, 0, 0], task)
-    summary = comparison_report.write(runs, output)
+    summary, _ = comparison_report.write(runs, output)
     known = summary["planners"]["latco"]["paper"]
     assert known is None if paper is None else known.startswith(paper)
     page = report.write(runs.parent, output, "cpu").read_text()
@@ -376,7 +376,7 @@ def test_another_task_has_its_own_name_and_numbers(
 def test_report_of_a_lost_comparison_says_so(tmp_path: Path) -> None:
     finished(tmp_path, "latco", 0, [1, 0, 0, 0, 0])
     finished(tmp_path, "cem", 0, [1, 0, 0, 0, 0])
-    summary = comparison_report.write(tmp_path, tmp_path / "output")
+    summary, _ = comparison_report.write(tmp_path, tmp_path / "output")
     assert not summary["latco_at_least_80_percent"]
     assert not summary["latco_above_all_others"]
     # One seed: Wilson's interval of 1 of 5, from a table.

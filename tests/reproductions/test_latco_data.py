@@ -10,7 +10,6 @@ import pytest
 
 from diffplan import envs
 from diffplan.training._episode import Episode
-from reproductions.common.metrics import Rounds
 from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco import report
 from reproductions.latco.comparison_config import DataConfig
@@ -23,7 +22,7 @@ from reproductions.latco.online import (
     scripted_episode,
 )
 from reproductions.latco.online_config import HYBRID, TASKS, paper_run
-from reproductions.latco.online_report import History, summarise
+from reproductions.latco.online_report import History, Run, entries, summarise
 
 README = Path(report.__file__).parent / "README.md"
 
@@ -139,7 +138,11 @@ def test_fast_images_are_a_deviation_of_their_row(
     metrics = {"collect/return": 0.0, "collect/success": 0.0}
     episode = {"collect/episode_0/success": 0.0, "collect/episode_0/return": 0.0}
     rounds = [{**metrics, **episode}] * 2
-    row = summarise([History(0, {"run": run}, Rounds([150, 300], rounds))], 100)
+    history = History(0, {"run": run}, [150, 300], rounds)
+    made = [{k: str(v) for k, v in r.items()} for r in entries(history, "paper", "a")]
+    source = {"commit": "0123", "dirty": False}
+    records = {"a": {"settings": {"run": run}, "source": source}}
+    row = summarise([Run(run["task"], "latco", 0, "a", made)], 100, {}, records)
     deviations = report._online_row(row, "paper", "paper")[-1]
     assert deviations == "7, 8, 9, 10" + (", 11" if listed else "")
 
