@@ -39,6 +39,7 @@ def _row(folder: Path) -> list[str]:
     paper = tomllib.loads((folder / "paper.toml").read_text(encoding="utf-8"))
     records = json.loads((folder / "results" / "cpu" / RECORDS).read_text("utf-8"))
     units = command.work("cpu", []).units(None, None, Path("runs"))
+    units = [unit for unit in units if unit.name in records]  # others were not run yet
     seconds = {unit.name: records[unit.name]["wall_seconds"] for unit in units}
     return [
         f"{paper['title']} ({paper['authors']}; {paper['venue']})",
