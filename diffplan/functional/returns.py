@@ -58,13 +58,8 @@ def generalized_advantages(
     if terminated is not None:
         goes_on = (~terminated.expand(rewards.shape)).to(rewards.dtype)
     errors = rewards + discount * goes_on * values[..., 1:] - values[..., :-1]
-    advantage = torch.zeros_like(values[..., 0])
-    found: list[Tensor] = []
-    for time in range(rewards.shape[-1] - 1, -1, -1):
-        decay = discount * gae_lambda * goes_on[..., time]
-        advantage = errors[..., time] + decay * advantage
-        found.append(advantage)
-    return torch.stack(found[::-1], dim=-1) if found else torch.zeros_like(rewards)
+    nothing = torch.zeros_like(values[..., 0])
+    return _accumulated(errors, discount * gae_lambda * goes_on, nothing)
 
 
 def lambda_returns(
@@ -106,9 +101,14 @@ def lambda_returns(
             )
     if not rewards.shape[-1]:
         return rewards
-    ahead, returns = next_values[..., -1], []
-    for time in range(rewards.shape[-1] - 1, -1, -1):
-        mixed = (1 - lambda_) * next_values[..., time] + lambda_ * ahead
-        ahead = rewards[..., time] + discounts[..., time] * mixed
-        returns.append(ahead)
-    return torch.stack(returns[::-1], dim=-1)
+    one_step = rewards + (1 - lambda_) * discounts * next_values
+    return _accumulated(one_step, lambda_ * discounts, next_values[..., -1])
+
+
+def _accumulated(terms: Tensor, decays: Tensor, last: Tensor) -> Tensor:
+    """Return y_t = terms_t + decays_t y_{t+1}, all `[…, T]`, with y_T = last `[…]`."""
+    found: list[Tensor] = []
+    for time in range(terms.shape[-1] - 1, -1, -1):
+        last = terms[..., time] + decays[..., time] * last
+        found.append(last)
+    return torch.stack(found[::-1], dim=-1) if found else torch.zeros_like(terms)
