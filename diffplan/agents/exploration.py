@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffplan.agents._base import AgentState
-from diffplan.constraints._box import require_vector
+from diffplan.constraints._box import require_bounded
 from diffplan.errors import ArgumentError
 from diffplan.functional._random import standard_normal, stream_keys, uniform
 from diffplan.problem import Box
@@ -72,13 +72,7 @@ class UniformAgent:
     """
 
     def __init__(self, action_space: Box) -> None:
-        require_vector("action_space", action_space)
-        finite = torch.isfinite(action_space.low) & torch.isfinite(action_space.high)
-        if not finite.all():
-            raise ArgumentError(
-                f"action_space: expected finite bounds, got {action_space}"
-            )
-        self.action_space = action_space
+        self.action_space = require_bounded("action_space", action_space)
 
     def initial_state(
         self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None

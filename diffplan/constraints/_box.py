@@ -281,6 +281,23 @@ def require_vector(name: str, box: Box) -> Box:
     return box
 
 
+def require_bounded(name: str, box: Box) -> Box:
+    """Return a box of vectors without an open side.
+
+    Args:
+        name: The argument's name, for the message.
+        box: A box.
+
+    Raises:
+        ShapeError: its bounds depend on the step or the problem.
+        ArgumentError: a bound is infinite.
+    """
+    require_vector(name, box)
+    if not (torch.isfinite(box.low) & torch.isfinite(box.high)).all():
+        raise ArgumentError(f"{name}: expected finite bounds, got {box}")
+    return box
+
+
 def as_box(name: str, value: BoxLike) -> Box:
     """Return a box: itself, or made of any object with vectors `low` and `high`.
 

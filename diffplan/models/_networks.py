@@ -99,6 +99,11 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
         self.activations = [activation(name) for name in activations]
 
+    @classmethod
+    def head(cls, sizes: Sequence[int], activation: str) -> "MLP":
+        """Return layers with the same activation, but for a linear last one."""
+        return cls(sizes, [activation] * (len(sizes) - 2) + ["linear"])
+
     def forward(self, value: Tensor) -> Tensor:
         """Outputs `[…, sizes[-1]]` of inputs `[…, sizes[0]]`."""
         for layer, act in zip(self.layers, self.activations, strict=True):

@@ -69,9 +69,8 @@ class VectorObservations(ObservationModel):
     ) -> None:
         super().__init__()
         self.shape = (size,)
-        names = [activation] * len(hidden) + ["linear"]
-        self.encoder = MLP([size, *hidden, embedding_size], names)
-        self.decoder = MLP([state_dim, *hidden, size], names)
+        self.encoder = MLP.head([size, *hidden, embedding_size], activation)
+        self.decoder = MLP.head([state_dim, *hidden, size], activation)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 

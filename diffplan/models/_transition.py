@@ -131,9 +131,7 @@ class RecurrentTransition(Transition):
         self.inputs = MLP([stochastic_size + action_dim, hidden_size], [activation])
         self.cell = GRUCell(hidden_size, belief_size)
         outputs = 2 * stochastic_size
-        self.prior_head = MLP(
-            [belief_size, hidden_size, outputs], [activation, "linear"]
-        )
+        self.prior_head = MLP.head([belief_size, hidden_size, outputs], activation)
         self.posterior_head = PosteriorHead(
             belief_size, embedding_size, [hidden_size, outputs], [activation, "linear"]
         )

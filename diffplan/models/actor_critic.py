@@ -13,8 +13,7 @@ from diffplan._checks import (
     require_positive,
     require_shape,
 )
-from diffplan.constraints._box import BoxLike, as_box, require_vector
-from diffplan.errors import ArgumentError
+from diffplan.constraints._box import BoxLike, as_box, require_bounded
 from diffplan.functional._random import standard_normal
 from diffplan.models._initialization import initialize_like_keras
 from diffplan.models._networks import MLP
@@ -77,15 +76,13 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.state_dim = require_count("state_dim", state_dim)
-        box = require_vector("action_space", as_box("action_space", action_space))
-        if not torch.isfinite(torch.stack([box.low, box.high])).all():
-            raise ArgumentError(f"action_space: expected finite bounds, got {box}")
+        box = require_bounded("action_space", as_box("action_space", action_space))
         require_choice("mode", mode, _Mode)
         self.mode: _Mode = mode
         self.action_dim = box.dim
         weight = torch.get_default_dtype()
-        self.register_buffer("center", ((box.low + box.high) / 2).to(weight))
-        self.register_buffer("half_width", ((box.high - box.low) / 2).to(weight))
+        self.register_buffer("center", box.center.to(weight))
+        self.register_buffer("half_width", box.scale.to(weight))
         initial = require_positive("initial_std", initial_std)
         self._shift = math.log(math.expm1(initial))
         self.network = _network(state_dim, 2 * box.dim, hidden_size, layers, activation)
@@ -180,7 +177,7 @@ def _network(
     hidden = [require_count("hidden_size", hidden_size)] * require_count(
         "layers", layers, 0
     )
-    return MLP([inputs, *hidden, outputs], [activation] * len(hidden) + ["linear"])
+    return MLP.head([inputs, *hidden, outputs], activation)
 
 
 def _log_density(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -126,9 +126,8 @@ class RSSM(WorldModel):
         self.observation_scale, self.reward_scale = observation_scale, reward_scale
         self.observations = observation_model(self.config)
         self.transition = latent_transition(self.config)
-        self.reward_head = MLP(
-            [self.state_dim, *[reward_hidden] * reward_layers, 1],
-            [activation] * reward_layers + ["linear"],
+        self.reward_head = MLP.head(
+            [self.state_dim, *[reward_hidden] * reward_layers, 1], activation
         )
         if initialization == "glorot":
             self.apply(initialize_like_keras)
