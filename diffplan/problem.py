@@ -100,21 +100,25 @@ class PlanningProblem(CheckedModel):
         self._compiled: Callable[[PlanningProblem, Tensor, Tensor], Tensor] | None
         self._compiled = None
 
-    def project(self, actions: Tensor) -> Tensor:
+    def project(self, actions: Tensor, step: int | None = None) -> Tensor:
         """Return the nearest actions that keep box and constraints, same `[…, A]`.
 
         The box is kept exactly and the constraints up to rounding, except where
         several kinds of them meet; see `diffplan.constraints._intersection`.
         Differentiable with respect to the actions, the bounds and the constraints' own
-        numbers.
+        numbers. With `step` they are actions of that step alone, see `Box.project`.
         """
-        if not self.action_constraints:
-            return self.action_space.project(actions)
-        box = self.action_space.aligned(actions)
-        constraints = self.action_constraints
+        constraints, space = self.action_constraints, self.action_space
+        if not constraints:
+            return space.project(actions, step)
+        alone = step is not None and space.low.ndim > 1
+        if step is not None and alone:  # bounds that vary line up with a step dimension
+            space, actions = space.at(step), actions.unsqueeze(-2)
+        box = space.aligned(actions)
         nearest = project_onto_all(actions, constraints, box.low, box.high)
         kinds = ", ".join(type(constraint).__name__ for constraint in constraints)
-        return require_result("constraints:", kinds, nearest, actions.shape, actions)
+        require_result("constraints:", kinds, nearest, actions.shape, actions)
+        return nearest.squeeze(-2) if alone else nearest
 
     def middle(self, state: Tensor, horizon: int) -> Tensor:
         """Return the middle of the allowed actions, `[…, T, A]`.

@@ -73,3 +73,23 @@ def test_a_model_may_bring_the_policy_and_one_without_is_refused() -> None:
         dp.PolicyGradMPC(1, RSSM((5,), 1, **sizes))
     with pytest.raises(ArgumentError, match=r"policy: .* got float"):
         dp.PolicyGradMPC(1, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 2), (3, 4, 2)])
+def test_actions_of_a_step_are_projected_as_within_their_plan(
+    shape: tuple[int, ...],
+) -> None:
+    """With a constraint besides; bounds of all steps, of each, of each and problem."""
+    torch.manual_seed(0)
+    reach = torch.rand(shape).double()
+    problem = dp.PlanningProblem(
+        torch.add,
+        dp.objectives.GoalDistance(torch.zeros(2).double()),
+        dp.Box(-reach, reach),
+        constraints=[dp.constraints.Ball(0.5)],
+    )
+    plan = torch.randn(3, 5, 4, 2).double()
+    whole = problem.project(plan)
+    for step in range(4):
+        alone = problem.project(plan[..., step, :], step)
+        torch.testing.assert_close(alone, whole[..., step, :])

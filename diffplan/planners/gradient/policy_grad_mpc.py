@@ -13,7 +13,6 @@ from diffplan.planners.gradient.grad_mpc import GradMPC
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
-_Act = Callable[[Tensor, Tensor], Tensor]
 _Init = Literal["mode", "sample"]
 """Where the first descent begins: the policy's action, or a sample of it."""
 
@@ -91,28 +90,24 @@ class PolicyGradMPC(GradMPC):
 
     def starting_points(self, request: PlanRequest) -> Tensor:
         """Return the warm start, if there is one, and what the policy does."""
-        noise, warm_start = request.drawn(), request.warm_start
-        if self.init == "sample":
-            points = self._followed(request, self._sample, noise)
-        else:
-            points = self._followed(request, self._mode, noise[:, :1])
-            if self.num_starts > 1:
-                others = self._followed(request, self._sample, noise[:, 1:])
-                points = torch.cat([points, others], dim=1)
+        problem, warm_start = request.problem, request.warm_start
+        with torch.no_grad():
+            points = follow(self._act, problem, request.state, request.drawn())
+        # what is NaN, as where the model fails, is the middle of the box
+        center = problem.action_space.aligned(points).center
+        points = torch.where(torch.isfinite(points), points, center)
         if warm_start is not None:
             points = torch.cat([warm_start.actions.unsqueeze(1), points], dim=1)
-        return request.problem.project(points)
+        return problem.project(points)
 
-    @torch.no_grad()
-    def _followed(self, request: PlanRequest, act: _Act, noise: Tensor) -> Tensor:
-        """Return proposals `[B, N, T, A]`; the middle of the box where one is NaN."""
-        points = follow(act, request.problem, request.state, noise)
-        center = request.problem.action_space.aligned(points).center
-        return torch.where(torch.isfinite(points), points, center)
-
-    def _mode(self, state: Tensor, noise: Tensor) -> Tensor:
-        del noise
-        return self.policy(state)
+    def _act(self, state: Tensor, noise: Tensor) -> Tensor:
+        """Return the policy's actions in the states `[B, N, S]` of all starts."""
+        if self.init == "sample":
+            return self._sample(state, noise)
+        mode = self.policy(state[:, :1])
+        if self.num_starts == 1:
+            return mode
+        return torch.cat([mode, self._sample(state[:, 1:], noise[:, 1:])], dim=1)
 
     def _sample(self, state: Tensor, noise: Tensor) -> Tensor:
         if hasattr(self.policy, "sample"):
@@ -121,7 +116,7 @@ class PolicyGradMPC(GradMPC):
 
 
 def follow(
-    act: _Act,
+    act: Callable[[Tensor, Tensor], Tensor],
     problem: PlanningProblem,
     state: Tensor,
     noise: Tensor,
@@ -138,10 +133,7 @@ def follow(
     state = state.unsqueeze(1).expand(-1, noise.shape[1], -1)
     times = problem.times(0, noise.shape[2], state)  # None but for timed dynamics
     for step in range(noise.shape[2]):
-        action = act(state, noise[..., step, :])
-        # The bounds may be those of a step, which only a whole plan tells.
-        plan = action.unsqueeze(-2).expand(noise.shape)
-        actions.append(problem.project(plan)[..., step, :])
+        actions.append(problem.project(act(state, noise[..., step, :]), step))
         if step + 1 < noise.shape[2]:
             time = None if times is None else times[step]
             state = problem.step(state, actions[-1], time)
