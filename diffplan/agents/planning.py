@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.agents._base import NO_PLAN, AgentState
+from diffplan.agents._filtering import Filtering
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter
 from diffplan.capabilities import Stepping
@@ -25,7 +26,7 @@ from diffplan.problem import Box, Objective, PlanningProblem
 _POSTERIOR, _PLANNING, _EXPLORATION = range(3)
 
 
-class PlanningAgent(nn.Module):
+class PlanningAgent(Filtering, nn.Module):
     """Filters with a world model, plans with any planner, executes piece by piece.
 
     Between two plans the cached actions are executed open loop, yet every observation
@@ -103,21 +104,6 @@ class PlanningAgent(nn.Module):
         """Return the box that every action lies in."""
         return self.problem.action_space
 
-    def initial_state(
-        self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
-    ) -> AgentState:
-        """Return the agent's state for `batch_size` environments that were just reset.
-
-        Args:
-            batch_size: At least 1.
-            seed: Of planning, sampling and exploration.
-            keys: Of the environments or their episodes, int64 `[B]`; None stands for
-                0 … B - 1. An environment with the same key draws the same random
-                numbers in any batch.
-        """
-        state = self.filter.start(batch_size)
-        return AgentState.start(state, self.action_space.dim, seed, keys)
-
     @torch.no_grad()
     def act(
         self, observation: Tensor, agent_state: AgentState, *, explore: bool = False
@@ -151,18 +137,6 @@ class PlanningAgent(nn.Module):
             decision=agent_state.decision + 1,
         )
         return action, agent_state
-
-    def reset(
-        self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
-    ) -> AgentState:
-        """Forget belief, last action and plan where `mask [B]` holds.
-
-        Args:
-            agent_state: The agent's state; it is not changed.
-            mask: `[B]` booleans.
-            keys: See `AgentState.restarted`.
-        """
-        return self.filter.restarted(agent_state, mask, keys)
 
     def _renew(
         self, state: Tensor, agent_state: AgentState, keys: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.agents._base import AgentState
+from diffplan.agents._filtering import Filtering
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter
 from diffplan.capabilities import policy_of
@@ -19,7 +20,7 @@ from diffplan.problem import Box
 _POSTERIOR, _SAMPLE, _EXPLORATION = range(3)
 
 
-class PolicyAgent(nn.Module):
+class PolicyAgent(Filtering, nn.Module):
     """Filters with a world model and asks a policy; nothing is planned.
 
     To explore, a policy with `sample(state, noise)` draws its action, others take the
@@ -55,24 +56,16 @@ class PolicyAgent(nn.Module):
         policy = policy_of(policy)
         super().__init__()
         box = as_box("action_space", action_space)
-        self.action_space: Box = require_vector("action_space", box)
+        self._action_space = require_vector("action_space", box)
         self.filter = Filter(model, posterior)
         self.model: Any = model
         self.policy: Any = policy
         self.exploration = exploration
 
-    def initial_state(
-        self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
-    ) -> AgentState:
-        """Return the agent's state for `batch_size` environments that were just reset.
-
-        Args:
-            batch_size: At least 1.
-            seed: Of sampling and exploration.
-            keys: See `PlanningAgent.initial_state`.
-        """
-        state = self.filter.start(batch_size)
-        return AgentState.start(state, self.action_space.dim, seed, keys)
+    @property
+    def action_space(self) -> Box:
+        """Return the box that every action lies in."""
+        return self._action_space
 
     @torch.no_grad()
     def act(
@@ -96,9 +89,3 @@ class PolicyAgent(nn.Module):
         return action, replace(
             agent_state, state=state, action=action, decision=decision
         )
-
-    def reset(
-        self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
-    ) -> AgentState:
-        """Forget belief and last action where `mask [B]` holds."""
-        return self.filter.restarted(agent_state, mask, keys)

@@ -1,8 +1,10 @@
 """The gradient steps of a round of online training, at once or spread over it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from diffplan.agents._base import AgentState
 
@@ -48,3 +50,30 @@ class Updates:
             count = target - self._made
             self._means.append((count, self.train(count)))
             self._made = target
+
+
+def descend(
+    loss: Tensor,
+    parameters: Iterable[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    clip: float,
+) -> Tensor:
+    """Make one step of some parameters; return the norm of the gradient before it.
+
+    Nothing else that the loss depends on gets a gradient: a world model in it learns
+    elsewhere.
+
+    Args:
+        loss: Scalar.
+        parameters: All that the optimiser has.
+        optimizer: Makes the step.
+        clip: Largest Euclidean norm of the gradient.
+    """
+    learnt = list(parameters)
+    gradients = torch.autograd.grad(loss, learnt)
+    for parameter, gradient in zip(learnt, gradients, strict=True):
+        parameter.grad = gradient
+    norm = nn.utils.clip_grad_norm_(learnt, clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm.detach()

@@ -24,6 +24,7 @@ from diffplan.capabilities import Ending, knows, takes_action
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.functional.returns import lambda_returns
 from diffplan.models.base import SequenceBatch
+from diffplan.training._updates import descend
 from diffplan.training.seeding import make_generator
 
 
@@ -161,21 +162,9 @@ class Dreamer:
             batch = batch.to(self.generator.device)
             start = self.model.observe_sequence(batch, self.generator).flatten(0, 1)
         actor_loss, critic_loss, metrics = self.losses(start)
-        # The actor's loss reaches the model's weights as well, which learn elsewhere:
-        # only the actor's gradients are asked for.
-        for loss, part, optimizer in zip(
-            (actor_loss, critic_loss),
-            (self.actor, self.critic),
-            self.optimizers,
-            strict=True,
-        ):
-            parameters = list(part.parameters())
-            found = torch.autograd.grad(loss, parameters)
-            for parameter, gradient in zip(parameters, found, strict=True):
-                parameter.grad = gradient
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        parts = (self.actor, actor_loss), (self.critic, critic_loss)
+        for (part, loss), optimizer in zip(parts, self.optimizers, strict=True):
+            descend(loss, part.parameters(), optimizer, self.config.gradient_clip)
         return metrics
 
     def losses(self, start: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.agents import AgentState, Filter
+from diffplan.agents._filtering import Filtering
 from diffplan.functional._random import fold, standard_normal
 from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
@@ -24,6 +25,7 @@ from diffplan.objectives.reward import NegativeReturn
 from diffplan.planners import LatentActions
 from diffplan.planners.base import PlanRequest
 from diffplan.problem import Box, PlanningProblem
+from diffplan.training._updates import descend
 from diffplan.training.seeding import make_generator
 from reproductions.dcem.locomotion_config import EmbeddingSettings
 
@@ -162,7 +164,7 @@ class Decision:
     action: Tensor
 
 
-class ControllerAgent:
+class ControllerAgent(Filtering):
     """Filters with the model and executes the first action of each plan.
 
     Args:
@@ -188,13 +190,6 @@ class ControllerAgent:
         """The box that every action lies in."""
         return self.controller.problem.action_space
 
-    def initial_state(
-        self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
-    ) -> AgentState:
-        """Return the memory for environments that were just reset."""
-        state = self.filter.start(batch_size)
-        return AgentState.start(state, self.action_space.dim, seed, keys)
-
     @torch.no_grad()
     def act(
         self, observation: Tensor, agent_state: AgentState, *, explore: bool = False
@@ -211,19 +206,10 @@ class ControllerAgent:
         if self.record is not None:
             self.record(Decision(belief, noise, mean, action))
         executed = self.action_space.project(action)
-        memory = replace(
-            agent_state,
-            state=belief,
-            action=executed,
-            decision=agent_state.decision + 1,
+        decision = agent_state.decision + 1
+        return executed, replace(
+            agent_state, state=belief, action=executed, decision=decision
         )
-        return executed, memory
-
-    def reset(
-        self, agent_state: AgentState, mask: Tensor, *, keys: Tensor | None = None
-    ) -> AgentState:
-        """Forget the episode where `mask [B]` holds."""
-        return self.filter.restarted(agent_state, mask, keys)
 
 
 class DecoderTraining:
@@ -260,16 +246,9 @@ class DecoderTraining:
         noise = self.controller.draw_noise(belief, seeds)
         with held_fixed(self.controller.model):
             cost = self.controller.cost(belief, noise).mean()
-            gradients = torch.autograd.grad(cost, self.learnt)
-        for parameter, gradient in zip(self.learnt, gradients, strict=True):
-            parameter.grad = gradient
-        norm = nn.utils.clip_grad_norm_(self.learnt, self.settings.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {
-            "decoder_cost": cost.detach(),
-            "decoder_gradient_norm": norm.detach(),
-        }
+            clip = self.settings.gradient_clip
+            norm = descend(cost, self.learnt, self.optimizer, clip)
+        return {"decoder_cost": cost.detach(), "decoder_gradient_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Return decoder, optimiser and random state."""
