@@ -4,7 +4,6 @@ A folder of results belongs to us if its `manifest.json` says so. It names every
 with its SHA-256; nothing else in the folder is ever touched.
 """
 
-import hashlib
 import shutil
 import tempfile
 import zipfile
@@ -16,7 +15,7 @@ from typing import Any
 from diffplan._files import write_atomically
 from diffplan.errors import ArgumentError, FileError
 from reproductions.common.runs import Found, missing_section, shown, view
-from reproductions.common.units import read_json_or_none, write_json
+from reproductions.common.units import read_json_or_none, sha256, write_json
 
 MANIFEST = "manifest.json"
 PAGE = "README.md"
@@ -156,7 +155,7 @@ def install(made_in: Path, output: Path, paper: str, preset: str) -> None:
         preset: Its name.
     """
     paths = sorted(p for p in made_in.iterdir() if p.name != MANIFEST)
-    files = {path.name: _sha256(path) for path in paths}
+    files = {path.name: sha256(path) for path in paths}
     before = _manifest(output).get("files", {})
     content = {"paper": paper, "preset": preset}
     strangers = [name for name in files if (output / name).exists()] if before else []
@@ -198,7 +197,3 @@ def _broken(unit: Found, reason: str) -> Found:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     return read_json_or_none(folder / MANIFEST) or {}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

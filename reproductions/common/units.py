@@ -220,7 +220,7 @@ def list_files(directory: Path) -> dict[str, dict[str, Any]]:
         hidden = any(part.startswith(".") for part in parts)
         unlisted = parts[0] in (*_OWN, *_UNLISTED) or path.suffix == DAMAGED
         if path.is_file() and not hidden and not unlisted:
-            entry = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
             found["/".join(parts)] = entry
     return found
 
@@ -252,7 +252,7 @@ def damaged_files(directory: Path) -> dict[str, str]:
             continue
         size = path.stat().st_size
         small = size <= _COMPARED_BYTES
-        if size != entry["bytes"] or (small and _sha256(path) != entry["sha256"]):
+        if size != entry["bytes"] or (small and sha256(path) != entry["sha256"]):
             found[name] = f"{name} is not what was written"
     return found
 
@@ -296,7 +296,8 @@ def read_json_or_none(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
