@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproductions.common.provenance import RECORDS, summary
+from reproductions.common.provenance import RECORDS, summary, with_digests
 from reproductions.common.tables import write_text
 
 NO_MEANING = (
@@ -48,10 +48,6 @@ def write_page(
     ]
     path = output / "README.md"
     write_text(path, "\n".join(page))
-    # What each unit made stays in its folder; the list is long.
-    kept = {
-        name: {key: value for key, value in record.items() if key != "files"}
-        for name, record in records.items()
-    }
+    kept = {name: with_digests(record) for name, record in records.items()}
     write_text(output / RECORDS, json.dumps(kept, indent=1) + "\n")
     return path

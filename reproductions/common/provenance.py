@@ -4,6 +4,7 @@ The facts are those that each unit of work wrote down when it ended, so a report
 made later, elsewhere, tells about the run and not about itself.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ Records = Mapping[str, dict[str, Any]]
 
 CHANGED = "*"
 """Marks a source with changes that no commit holds."""
+UNKNOWN = "unknown"
+"""Stands for the source of what ran outside of a repository."""
 LEGEND = (
-    f"{CHANGED} Run, or made from what was run, from a source that no commit holds."
+    f"What has a {CHANGED} was run, or made from what was run, from a source that no "
+    "commit holds."
 )
 """Stands below a table that has such a mark."""
 
@@ -51,6 +55,28 @@ def published(output: Path) -> dict[str, Any]:
     """
     path = output / RECORDS
     return read_json(path, "the records of units") if path.exists() else {}
+
+
+def with_digests(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with a SHA-256 of each file and folder, not of each file inside.
+
+    A unit of data has hundreds; the hash of a folder is that of the sorted lines
+    `<SHA-256>  <path>`, as `sha256sum` writes them.
+    """
+    found: dict[str, list[str]] = {}
+    for name, entry in sorted(record.get("files", {}).items()):
+        place, _, inside = name.partition("/")
+        found.setdefault(place, []).append(
+            f"{entry['sha256']}  {inside}\n" if inside else entry["sha256"]
+        )
+    hashes = {
+        place: lines[0]
+        if "  " not in lines[0]
+        else hashlib.sha256("".join(lines).encode()).hexdigest()
+        for place, lines in found.items()
+    }
+    kept = {key: value for key, value in record.items() if key != "files"}
+    return kept | ({"sha256": hashes} if hashes else {})
 
 
 def summary(records: Iterable[dict[str, Any]]) -> str:
@@ -107,14 +133,17 @@ def mark(records: Records, *names: str) -> str:
     That is a changed tree, or none of a repository. Units without a record count for
     nothing: earlier versions kept none of some.
     """
-    sources = [records[name]["source"] for name in names if name in records]
-    doubtful = any(source["commit"] is None or source["dirty"] for source in sources)
-    return CHANGED if doubtful else ""
+    return mark_of(source_of(records, *names))
+
+
+def mark_of(sources: str) -> str:
+    """Return the mark of sources in the words of `source_of`."""
+    return CHANGED if CHANGED in sources or UNKNOWN in sources else ""
 
 
 def _source(source: Mapping[str, Any]) -> str:
     if source["commit"] is None:
-        return "unknown"
+        return UNKNOWN
     return f"{source['commit'][:8]}{CHANGED if source['dirty'] else ''}"
 
 

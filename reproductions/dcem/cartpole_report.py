@@ -11,7 +11,7 @@ import numpy as np
 
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.metrics import Rounds
-from reproductions.common.provenance import Records, source_of
+from reproductions.common.provenance import LEGEND, Records, mark_of, source_of
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.statistics import Estimate, mean
 from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
@@ -195,14 +195,15 @@ def _expert_section(expert: dict[str, float], records: Records) -> str:
     published = paper_numbers.load()["cartpole"]["expert_cost"]
     ours = Estimate(expert["cost"], expert["low"], expert["high"], 0)
     difference = f"{100 * (ours.value / published - 1):+.2f} %"
-    row = [f"{published:.3f}", ours.number(3), difference]
+    source = source_of(records, "cartpole/expert")
+    row = [f"{published:.3f}", ours.number(3) + mark_of(source), difference]
     return (
         "### The expert: CEM over actions\n\n"
         + markdown_table(["paper", "ours [95 %]", "difference"], [row])
         + f"\nMean cost on the validation states, over {expert['repeats']} repeats, of "
         f"which single ones reach from {expert['least']:.3f} to {expert['most']:.3f}: "
         "the paper's number is one such repeat. On the fresh states: "
-        f"{expert['fresh']:.3f}. Source: {source_of(records, 'cartpole/expert')}.\n"
+        f"{expert['fresh']:.3f}. Source: {source}.\n"
     )
 
 
@@ -211,6 +212,7 @@ def _improvement_section(rows: Sequence[Mapping[str, str]]) -> str:
         "latent",
         "τ",
         "updates",
+        "n, seeds",
         "factor: paper (Fig. 5)",
         "ours, same definition [95 %]",
         "ours, last decoders on fresh states [95 %]",
@@ -225,7 +227,8 @@ def _improvement_section(rows: Sequence[Mapping[str, str]]) -> str:
         + "\nThe paper's factor takes the lowest of all validation costs of a run, "
         "which is optimistic; the other one is of the decoders at the end of training "
         "on states that nothing was chosen with. A run that is a share of the paper's "
-        "updates says so; its numbers are no test of the paper's.\n\n"
+        "updates says so; its numbers are no test of the paper's. "
+        f"{LEGEND}\n\n"
         "![Validation cost](cartpole_curves.png)\n\n"
         "*Validation cost while training (thin: seeds, thick: mean; dashed: the "
         "expert; cross: the paper at the end).*\n"
@@ -238,7 +241,7 @@ def _line(row: Mapping[str, str]) -> list[str]:
     paper = published["improvement"].get(key, {}).get(tau)
     paper_cost = published["final_cost"].get(key, {}).get(tau)
     return [
-        *(key, tau, share(int(row["updates"]))),
+        *(key + mark_of(row["source"]), tau, share(int(row["updates"])), row["seeds"]),
         f"{paper[0]:.3f} [{paper[1]:.3f}, {paper[2]:.3f}]" if paper else "–",
         estimate(row, "improvement").number(3),
         estimate(row, "honest").number(3) if row["honest"] else "–",

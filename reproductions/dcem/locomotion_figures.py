@@ -9,7 +9,7 @@ from reproductions.dcem import paper_numbers
 from reproductions.dcem.locomotion import PHASES
 
 if TYPE_CHECKING:
-    from reproductions.dcem.locomotion_report import Tested
+    from reproductions.dcem.locomotion_results import Tested
 
 TITLES = {
     "random": "random actions",
@@ -28,7 +28,7 @@ def draw_boxes(found: Sequence["Tested"], path: Path) -> None:
         for place, each in enumerate(chosen):
             colour = COLOURS[place % len(COLOURS)]
             axis.boxplot(
-                each.returns,
+                each.returns.flatten(),
                 positions=[place - 0.18],
                 widths=0.3,
                 patch_artist=True,

@@ -1,25 +1,30 @@
 """Tables and figures of stage (c), made from its run folders."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from reproductions.common import ledger
 from reproductions.common.metrics import Rounds
-from reproductions.common.provenance import Records, source_of
-from reproductions.common.stages import DONE, SETTINGS
+from reproductions.common.provenance import (
+    LEGEND,
+    Records,
+)
 from reproductions.common.statistics import mean
 from reproductions.common.tables import markdown_table, read_csv, write_csv
 from reproductions.dcem import paper_numbers
 from reproductions.dcem.locomotion import PHASES
 from reproductions.dcem.locomotion_config import TASKS
-from reproductions.dcem.locomotion_evaluation import COST, RETURNS
-from reproductions.dcem.locomotion_figures import TITLES, draw_boxes, draw_curves
+from reproductions.dcem.locomotion_figures import draw_boxes, draw_curves
+from reproductions.dcem.locomotion_results import (
+    TESTED,
+    Tested,
+    entries,
+    finished_tests,
+    phase_row,
+    read_tested,
+)
 
-EPISODES, TESTED = "locomotion.csv", "locomotion_phases.csv"
 CURVES = "locomotion_curves.csv"
 EPISODE_STEPS = 1000
 CURVES_SECTION = """\
@@ -32,152 +37,44 @@ dots: noise-free tests).*
 """
 
 
-@dataclass(frozen=True)
-class Tested:
-    """The episodes after one phase of one task, those of all seeds together.
-
-    Attributes:
-        task: Its name.
-        phase: One of `PHASES`, or random.
-        models: How many were trained.
-        returns: Of the episodes.
-        steps: Simulated steps that the phase was trained on, mean over seeds.
-        evaluations: Transitions that were evaluated for an action; NaN for random.
-        seconds: Wall time of an action, environment included; NaN for random.
-        time_limit: Simulated steps of an episode.
-        source: The commits of training and tests.
-    """
-
-    task: str
-    phase: str
-    models: int
-    returns: np.ndarray
-    steps: float
-    evaluations: float
-    seconds: float
-    time_limit: int
-    source: str
-
-    def quartiles(self) -> tuple[float, float, float]:
-        """Return first quartile, median and third quartile."""
-        low, middle, high = np.percentile(self.returns, (25, 50, 75)).tolist()
-        return low, middle, high
-
-
 def write(directory: Path, output: Path, records: Records) -> str:
     """Publish the phases that are there; return Markdown of all that are published.
 
     Args:
         directory: Of the stage's runs.
-        output: Receives `locomotion*.csv` and figures. Its rows of phases that have no
-            run stay.
+        output: Receives rows of the ledger, `locomotion_*.csv` and figures. Its rows of
+            phases that have no run stay.
         records: Of the units.
     """
-    runs = list(_tested(directory, records))
-    if runs:
-        merged = {(e.task, e.phase): e for e in (*read_tested(output), *runs)}
-        tested = sorted(merged.values(), key=_place)
-        _publish(tested, _merged_curves(directory, output), output)
+    finished = finished_tests(directory)
+    if finished:
+        ledger.add(output, entries(finished))
+        rows = [phase_row(*key, each, records) for key, each in finished.items()]
+        _publish(rows, _merged_curves(directory, output), output)
     found = read_tested(output)
     return _section(found, output, records) if found else ""
 
 
-def read_tested(output: Path) -> list[Tested]:
-    """Return the phases that are published."""
-    if not (output / TESTED).exists():
-        return []
-    returns: dict[tuple[str, str], list[float]] = {}
-    for row in read_csv(output / EPISODES):
-        key = row["task"], row["phase"]
-        returns.setdefault(key, []).append(float(row["return"]))
-    return [
-        Tested(
-            row["task"],
-            row["phase"],
-            int(row["models"]),
-            np.array(returns[row["task"], row["phase"]]),
-            float(row["steps"]),
-            float(row["evaluations"]),
-            float(row["seconds"]),
-            int(row["time_limit"]),
-            row["source"],
-        )
-        for row in read_csv(output / TESTED)
-    ]
-
-
-def _place(tested: Tested) -> tuple[int, int]:
-    return TASKS.index(tested.task), ("random", *PHASES).index(tested.phase)
+def _place(row: Mapping[str, object]) -> tuple[int, int]:
+    phases = ("random", *PHASES)
+    return TASKS.index(str(row["task"])), phases.index(str(row["phase"]))
 
 
 def _publish(
-    found: Sequence[Tested], curves: Sequence[Mapping[str, str]], output: Path
+    rows: Sequence[Mapping[str, object]],
+    curves: Sequence[Mapping[str, str]],
+    output: Path,
 ) -> None:
-    episodes = [
-        {"task": each.task, "phase": each.phase, "episode": index, "return": value}
-        for each in found
-        for index, value in enumerate(each.returns.tolist())
-    ]
-    write_csv(output / EPISODES, episodes)
-    numbers = [
-        {name: value for name, value in vars(each).items() if name != "returns"}
-        for each in found
-    ]
-    write_csv(output / TESTED, numbers)
-    draw_boxes(found, output / "locomotion_returns.png")
+    published = read_csv(output / TESTED) if (output / TESTED).exists() else []
+    merged = {_place(row): row for row in (*published, *rows)}
+    write_csv(output / TESTED, [merged[place] for place in sorted(merged)])
+    draw_boxes(read_tested(output), output / "locomotion_returns.png")
     if curves:
         write_csv(output / CURVES, curves)
         draw_curves(curves, output / "locomotion_curves.png")
 
 
 # Reading
-
-
-def _tested(directory: Path, records: Records) -> Iterator[Tested]:
-    for task in TASKS:
-        for phase in ("random", *PHASES):
-            pattern = "random" if phase == "random" else f"seed_*/{phase}_tests"
-            folders = [
-                folder
-                for folder in sorted((directory / task).glob(pattern))
-                if (folder / DONE).exists()
-            ]
-            if folders:
-                yield _read(task, phase, folders, records)
-
-
-def _read(task: str, phase: str, folders: Sequence[Path], records: Records) -> Tested:
-    rows = [row for folder in folders for row in read_csv(folder / RETURNS)]
-    costs = [
-        json.loads((folder / COST).read_text(encoding="utf-8"))
-        for folder in folders
-        if (folder / COST).exists()
-    ]
-    trained = [folder.with_name(phase) for folder in folders] if costs else []
-    steps = [Rounds.read(folder).steps[-1] for folder in trained]
-    settings = json.loads((folders[0] / SETTINGS).read_text(encoding="utf-8"))
-
-    def average(name: str) -> float:
-        return float(np.mean([cost[name] for cost in costs])) if costs else math.nan
-
-    start = f"locomotion/{task}/"
-    names = [
-        name
-        for name in records
-        if name.startswith(start)
-        and name.rpartition("/")[2] in (phase, f"{phase}_tests")
-    ]
-    return Tested(
-        task,
-        phase,
-        len(folders),
-        np.array([float(row["return"]) for row in rows]),
-        float(np.mean(steps)) if steps else 0.0,
-        average("evaluations_per_action"),
-        average("seconds_per_action"),
-        settings["place"]["world"]["time_limit"],
-        source_of(records, *names),
-    )
 
 
 def _merged_curves(directory: Path, output: Path) -> list[dict[str, str]]:
@@ -250,12 +147,12 @@ def _returns_section(found: Sequence[Tested]) -> str:
         rows.append(
             [
                 each.task,
-                TITLES[each.phase],
+                each.label,
                 paper,
                 f"{middle:.0f} [{low:.0f}, {high:.0f}]",
-                mean(each.returns.tolist()).number(),
+                mean(each.returns.flatten().tolist()).number(),
                 f"{each.returns.min():.0f} … {each.returns.max():.0f}",
-                f"{len(each.returns)} of {each.models}" if share else len(each.returns),
+                f"{each.returns.size} of {each.models}" if share else each.returns.size,
                 share or "–",
                 each.source,
             ]
@@ -281,6 +178,7 @@ def _returns_section(found: Sequence[Tested]) -> str:
     return (
         "### Returns after each phase (Fig. 4)\n\n"
         + markdown_table(header, rows)
+        + f"\n{LEGEND}\n"
         + "\nNoise-free episodes; boxes and intervals are about the episodes of the "
         "models that were trained, not about other trainings. A phase that had a share "
         "of the paper's steps says so: its numbers are then no test of the paper's, "
@@ -307,7 +205,7 @@ def _cost_section(found: Sequence[Tested]) -> str:
         rows.append(
             [
                 each.task,
-                TITLES[each.phase],
+                each.label,
                 f"{published:,}",
                 f"{each.evaluations:,.0f}",
                 share,

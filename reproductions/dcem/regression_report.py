@@ -2,17 +2,18 @@
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reproductions.common import ledger
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.metrics import Rounds
-from reproductions.common.provenance import Records, source_of
+from reproductions.common.provenance import LEGEND, Records, mark, source_of
 from reproductions.common.statistics import Estimate, mean
-from reproductions.common.tables import markdown_table, read_csv, write_csv, write_text
+from reproductions.common.tables import markdown_table, read_csv, write_text
 from reproductions.dcem import paper_numbers
 from reproductions.dcem.regression_config import METHODS
 
@@ -23,7 +24,7 @@ TRAINED_ITERATIONS = 10
 SHOWN_ITERATIONS = (1, 5, 10, 20)
 """Numbers of iterations whose predictions are drawn."""
 
-FILES = {"update": "regression_curves.csv", "iterations": "regression_iterations.csv"}
+EXPERIMENT = "regression"
 
 SURFACES = """\
 ### Energy surfaces and predictions (Fig. 1 and 7)
@@ -44,17 +45,18 @@ def write(directory: Path, output: Path, records: Records) -> str:
 
     Args:
         directory: Of the stage's runs.
-        output: Receives `regression*.csv`, `regression.json` and figures. What it holds
-            of methods that have no run stays.
+        output: Receives rows of the ledger, `regression.json` and figures. What it
+            holds of methods that have no run stays.
         records: Of the units.
     """
-    found, tested = _trained(directory), _tested(directory)
-    if found:
-        curves = {**read_curves(output, "update"), **found}
-        ablations = {**read_curves(output, "iterations"), **tested}
+    entries = list(_entries(directory))
+    ledger.add(output, entries)
+    curves, ablations = (read_curves(output, key) for key in ("update", "iterations"))
+    if curves:
         _publish(curves, ablations, output)
-        if tested.keys() >= ablations.keys() > set():
-            _publish_surfaces(directory, output)
+    tested = {str(row["planner"]) for row in entries if row["unit"].endswith("_tests")}
+    if tested >= ablations.keys() > set():
+        _publish_surfaces(directory, output)
     return _section(output, records)
 
 
@@ -65,20 +67,18 @@ def read_curves(output: Path, key: str) -> dict[str, Curves]:
         output: Of an earlier report.
         key: update or iterations.
     """
-    path = output / FILES[key]
     found: dict[str, Curves] = {}
-    for row in read_csv(path) if path.exists() else ():
-        errors = [float(row[name]) for name in row if name.startswith("member_")]
-        found.setdefault(row["method"], {})[int(row[key])] = errors
-    return found
+    for row in ledger.read(output, EXPERIMENT):
+        kind, _, number = row["episode"].partition(" ")
+        if kind == key:
+            curve = found.setdefault(row["planner"], {})
+            curve.setdefault(int(number), []).append(float(row["outcome"]))
+    return {method: found[method] for method in METHODS if method in found}
 
 
 def _publish(
     curves: dict[str, Curves], ablations: dict[str, Curves], output: Path
 ) -> None:
-    _write_columns(curves, "update", output)
-    if ablations:
-        _write_columns(ablations, "iterations", output)
     numbers = {
         method: _summary(curves[method], ablations.get(method)) for method in curves
     }
@@ -96,6 +96,11 @@ def _section(output: Path, records: Records) -> str:
         parts.append(_iterations_section(ablations, records))
     if (output / "regression_surface.png").exists():
         parts.append(SURFACES)
+    units = [
+        f"{EXPERIMENT}/{method}{end}" for method in curves for end in ("", "_tests")
+    ]
+    if mark(records, *units):
+        parts.append(LEGEND + "\n")
     sources = "; ".join(
         f"{NAMES[method]} {source_of(records, f'regression/{method}')}, its tests "
         f"{source_of(records, f'regression/{method}_tests')}"
@@ -120,26 +125,32 @@ def _settings(records: Records, name: str) -> str:
     return f"{values} " if values else ""
 
 
-def _trained(directory: Path) -> dict[str, Curves]:
-    found = {name: Rounds.read(directory / name) for name in METHODS}
-    return {
-        name: {
-            step: [values[index] for values in rounds.members("error").values()]
-            for index, step in enumerate(rounds.steps)
-        }
-        for name, rounds in found.items()
-        if rounds.steps
-    }
-
-
-def _tested(directory: Path) -> dict[str, Curves]:
-    found: dict[str, Curves] = {}
+def _entries(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yield the ledger's rows: the error of each seed after each number of updates."""
     for method in METHODS:
-        path = directory / f"{method}_tests" / "iterations.csv"
+        rounds = Rounds.read(directory / method)
+        for seed, errors in rounds.members("error").items():
+            for step, error in zip(rounds.steps, errors, strict=True):
+                yield entry(method, method, seed, f"update {step}", error)
+        unit = f"{method}_tests"
+        path = directory / unit / "iterations.csv"
         for row in read_csv(path) if path.exists() else ():
-            curves = found.setdefault(method, {})
-            curves.setdefault(int(row["iterations"]), []).append(float(row["error"]))
-    return found
+            key = f"iterations {row['iterations']}"
+            yield entry(method, unit, row["seed"], key, row["error"])
+
+
+def entry(
+    method: str, unit: str, seed: str, episode: str, error: float | str
+) -> dict[str, Any]:
+    """Return a row of the ledger."""
+    return {
+        "experiment": EXPERIMENT,
+        "unit": f"{EXPERIMENT}/{unit}",
+        "planner": method,
+        "seed": seed,
+        "episode": episode,
+        "outcome": error,
+    }
 
 
 def _training_section(curves: dict[str, Curves], records: Records) -> str:
@@ -152,7 +163,7 @@ def _training_section(curves: dict[str, Curves], records: Records) -> str:
         "### Training error (Fig. 6, left)\n\n"
         f"Mean squared error on the {_settings(records, 'points')}points, mean over "
         f"seeds. {_progress(curves)}\n\n"
-        + _beside_paper(curves, published, "updates", labels)
+        + _beside_paper(curves, published, "updates", labels, _marks(records, curves))
         + "\n![Training and test-time iterations](regression_curves.png)\n\n"
         "*Training error (left; thin: seeds, thick: mean, crosses: paper) and error by "
         "number of test-time iterations (right; the dotted line marks those of "
@@ -180,7 +191,9 @@ def _iterations_section(ablations: dict[str, Curves], records: Records) -> str:
         + (f"Trained with {trained.strip()}. " if trained else "")
         + "The paper's axis is off by one for DCEM; here both columns "
         "have the true number.\n\n"
-        + _beside_paper(ablations, published, "iterations", labels)
+        + _beside_paper(
+            ablations, published, "iterations", labels, _marks(records, ablations)
+        )
         + f"\nError at 20 iterations over error at 10: {growths}.\n"
     )
 
@@ -190,26 +203,20 @@ def _beside_paper(
     published: dict[str, dict[int, float]],
     name: str,
     labels: dict[int, str],
+    marks: Mapping[str, str],
 ) -> str:
     """Return a table with a row per label, the paper's errors beside ours."""
     header, rows = [name], []
-    for method in found:
-        header += [f"{NAMES[method]}: paper", "ours [95 %]", "ours / paper"]
+    for method, curves in found.items():
+        seeds = len(next(iter(curves.values())))
+        ours = f"ours{marks[method]} [95 %], n = {seeds} seeds"
+        header += [f"{NAMES[method]}: paper", ours, "ours / paper"]
     for count, label in labels.items():
         line = [label]
         for method, curves in found.items():
             line += _cells(curves.get(count), published[method].get(count))
         rows.append(line)
     return markdown_table(header, rows)
-
-
-def _write_columns(found: dict[str, Curves], name: str, output: Path) -> None:
-    table = [
-        {"method": method, name: count, **_columns(curves[count])}
-        for method, curves in found.items()
-        for count in sorted(curves)
-    ]
-    write_csv(output / FILES[name], table)
 
 
 def _publish_surfaces(directory: Path, output: Path) -> None:
@@ -220,6 +227,13 @@ def _publish_surfaces(directory: Path, output: Path) -> None:
             with np.load(io.BytesIO(path.read_bytes())) as content:
                 found[method] = dict(content)
     _draw_surfaces(found, output / "regression_surface.png")
+
+
+def _marks(records: Records, methods: Iterable[str]) -> dict[str, str]:
+    return {
+        method: mark(records, f"{EXPERIMENT}/{method}", f"{EXPERIMENT}/{method}_tests")
+        for method in methods
+    }
 
 
 def _progress(curves: dict[str, Curves]) -> str:
@@ -245,16 +259,6 @@ def _text(estimate: Estimate) -> str:
     if estimate.low != estimate.low:
         return f"{estimate.value:.3g}"
     return f"{estimate.value:.3g} [{max(estimate.low, 0):.2g}, {estimate.high:.2g}]"
-
-
-def _columns(values: list[float]) -> dict[str, object]:
-    estimate = mean(values)
-    columns: dict[str, object] = {
-        "error": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-    }
-    return columns | {f"member_{i}": value for i, value in enumerate(values)}
 
 
 def _growth(found: Curves) -> float:

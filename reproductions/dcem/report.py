@@ -46,6 +46,6 @@ def write(directory: Path, output: Path, preset: str) -> Path:
     if locomotion:
         body += ["## (c) Cheetah run and walker walk\n", locomotion]
     if body:
-        body = [READING, verdict.section(output), *body]
+        body = [READING, verdict.section(output, records), *body]
     body = body or ["No finished unit yet.\n"]
     return write_page(output, "DCEM", "dcem", preset, body, records)

@@ -7,10 +7,18 @@ the scale that stands beside it, and *not tested*, where no run can tell.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from reproductions.common.statistics import Estimate, difference
+import numpy as np
+
+from reproductions.common.provenance import LEGEND, Records, mark, mark_of
+from reproductions.common.statistics import (
+    Estimate,
+    difference,
+    mean,
+    paired_difference,
+)
 from reproductions.common.tables import markdown_table
 from reproductions.dcem import cartpole_report, paper_numbers, regression_report
-from reproductions.dcem.locomotion_report import Tested, read_tested
+from reproductions.dcem.locomotion_results import Tested, read_tested
 
 HELD, NOT_SEEN, CONTRADICTED = "held", "not seen", "contradicted"
 NOT_TESTED = "not tested"
@@ -27,21 +35,22 @@ fresh states, or the paper's where it was not measured, is above 1. 2b: the cost
 end is lower with τ = 1 than with τ = 0, of cells with equally many updates. 3a: the
 mean return of phase 2 is above {NEARLY:g} of that of phase 1. 3b: the mean return of
 phase 3 is above that of phase 2. In 2 and 3 the whole interval of 95 % decides (over
-seeds; in 3 over the episodes of one model): on the right side *held*, on the wrong one
-*contradicted*, else *not seen*. At a share of the paper's training no word is about the
-paper's own numbers.
+seeds; in 3 of the paired difference, as all phases play the same episodes: of one model
+Student's over episodes, of several a bootstrap over models and episodes): on the right
+side *held*, on the wrong one *contradicted*, else *not seen*. At a share of the paper's
+training no word is about the paper's own numbers.
 """
 
 Row = list[str]
 
 
-def section(output: Path) -> str:
+def section(output: Path, records: Records) -> str:
     """Return the table of claims, or nothing if nothing is published."""
-    rows = [*_regression(output), *_cartpole(output), *_locomotion(output)]
+    rows = [*_regression(output, records), *_cartpole(output), *_locomotion(output)]
     if not rows:
         return ""
     header = ["", "claim", "case", "at this scale", "numbers", "scale"]
-    return f"## Claim by claim\n\n{markdown_table(header, rows)}\n{RULES}"
+    return f"## Claim by claim\n\n{markdown_table(header, rows)}\n{RULES}\n{LEGEND}\n"
 
 
 def judge(estimate: Estimate, bound: float = 0.0) -> str:
@@ -56,7 +65,7 @@ def judge(estimate: Estimate, bound: float = 0.0) -> str:
     return CONTRADICTED if estimate.high < bound else NOT_SEEN
 
 
-def _regression(output: Path) -> Iterator[Row]:
+def _regression(output: Path, records: Records) -> Iterator[Row]:
     trained = regression_report.TRAINED_ITERATIONS
     claims = {
         "dcem": "the minimum stays right when the search takes more steps",
@@ -76,7 +85,8 @@ def _regression(output: Path) -> Iterator[Row]:
         yield [
             "1",
             claim,
-            regression_report.NAMES[method],
+            regression_report.NAMES[method]
+            + mark(records, f"regression/{method}", f"regression/{method}_tests"),
             word,
             f"error grows by {numbers}",
             _updates(max(curves[method])) if method in curves else "–",
@@ -93,7 +103,7 @@ def _cartpole(output: Path) -> Iterator[Row]:
         yield [
             "2a",
             "a third of the rollouts reaches the expert's cost in a learned embedding",
-            f"latent {row['latent']}, τ = 1",
+            f"latent {row['latent']}, τ = 1{mark_of(row.get('source', ''))}",
             judge(factor, 1.0),
             f"factor {factor.number(3)}",
             _updates(int(row["updates"])),
@@ -106,7 +116,8 @@ def _temperatures(rows: Sequence[Mapping[str, str]]) -> Row:
     """Judge whether the soft choice keeps the embedding easy to search."""
     found = {float(row["temperature"]): row for row in rows}
     claim = "without the soft choice (τ = 0) training ends at a higher cost"
-    case = f"latent {rows[0]['latent']}"
+    sources = "".join(row.get("source", "") for row in rows)
+    case = f"latent {rows[0]['latent']}{mark_of(sources)}"
     if not {0.0, 1.0} <= found.keys():
         missing = " and ".join(f"τ = {t:g}" for t in (1.0, 0.0) if t not in found)
         return ["2b", claim, case, NOT_TESTED, f"no run with {missing}", "–"]
@@ -132,13 +143,17 @@ def _locomotion(output: Path) -> Iterator[Row]:
         for task in dict.fromkeys(task for task, _ in tested):
             if {(task, before), (task, after)} <= tested.keys():
                 one, two = tested[task, before], tested[task, after]
-                yield [number, claim, task, *_returns(one, two, share)]
+                case = task + mark_of(one.source + two.source)
+                yield [number, claim, case, *_returns(one, two, share)]
 
 
 def _returns(before: Tested, after: Tested, share: float) -> Row:
     """Judge whether a mean return is above a share of the earlier one."""
-    gain = difference(after.returns.tolist(), [share * r for r in before.returns])
-    numbers = f"{after.returns.mean():.0f} after {before.returns.mean():.0f}"
+    gain = _gain(before.returns * share, after.returns)
+    numbers = (
+        f"{after.returns.mean():.0f} after {before.returns.mean():.0f}, paired "
+        f"difference{f' to {share:g} of it' if share < 1 else ''} {gain.number()}"
+    )
     if share < 1:
         numbers += (
             f", with {after.evaluations:,.0f} against {before.evaluations:,.0f} "
@@ -153,6 +168,18 @@ def _returns(before: Tested, after: Tested, share: float) -> Row:
         f"the two phases, {before.models} model"
     )
     return [judge(gain), numbers, scale]
+
+
+def _gain(before: np.ndarray, after: np.ndarray) -> Estimate:
+    """Return the mean gain, paired where both played the same number of episodes.
+
+    Of one model with few episodes by Student's t: a bootstrap would be too sure.
+    """
+    if before.shape != after.shape:
+        return difference(after.flatten().tolist(), before.flatten().tolist())
+    if len(after) == 1:
+        return mean((after - before)[0].tolist())
+    return paired_difference(after, before)
 
 
 def _updates(count: int) -> str:

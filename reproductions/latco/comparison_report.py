@@ -222,6 +222,22 @@ def beside(found: Sequence[Result], published: Path) -> str:
     )
 
 
+def headline(preset: str = "cpu") -> str:
+    """Return the table of the published comparison for pages that link to it."""
+    home = PUBLISHED / preset
+    found = results(ledger.read(home, EXPERIMENT), known(home, home))
+    gaps = {other.name: gap for _, other, gap in _differences(found)}
+    rows = []
+    for result in found:
+        gap, rate = gaps.get(result.name), result.success()
+        assert rate is not None  # every planner has episodes
+        less = f"{gap.points()}: {gap.verdict()}" if gap else "–"
+        rows.append([result.label, rate.percent(), result.size(), less])
+    header = ["planner", "success [95 %]", "seeds × starts", "LatCo's less it [95 %]"]
+    legend = f"\n{LEGEND}\n" if any(result.mark for result in found) else ""
+    return f"{markdown_table(header, rows)}{legend}"
+
+
 def _rival_text(found: Sequence[Result]) -> str:
     texts = [
         f"{gap.points()} against {NAMES[other.name]}"

@@ -174,7 +174,7 @@ def test_the_report_shows_every_phase(phases: Path, tmp_path: Path) -> None:
     assert re.search(r"\| 12,000 \| 1[2-9] \|", page)
     assert "decoder and reward tuned" in page
     assert "cheetah-run, seed 0: round" in page
-    for name in ("locomotion_returns.png", "locomotion_curves.png", "locomotion.csv"):
+    for name in ("locomotion_returns.png", "locomotion_curves.png", "ledger.csv.gz"):
         assert (tmp_path / name).stat().st_size > 100
     assert "| 01234567, 01234567* |" in page
     # What is published makes the same page, and stays as it is.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reproductions import durations
+from reproductions.common import ledger
 from reproductions.common.stages import Unit
 from reproductions.common.statistics import Estimate
 from reproductions.common.tables import write_csv
@@ -57,7 +58,7 @@ def test_temperatures_are_compared_at_equal_updates(
     rows: list[dict[str, object]], word: str, tmp_path: Path
 ) -> None:
     write_csv(tmp_path / "cartpole.csv", rows)
-    (line,) = [x for x in verdict.section(tmp_path).splitlines() if "| 2b |" in x]
+    (line,) = [x for x in verdict.section(tmp_path, {}).splitlines() if "| 2b |" in x]
     assert f"| {word} |" in line
 
 
@@ -81,12 +82,14 @@ def test_phases_are_compared_with_the_one_before(
     episodes, tested = [], []
     for phase, values in returns.items():
         here = {"task": "cheetah-run", "phase": phase}
-        episodes += [{**here, "return": value} for value in values]
+        unit = {"experiment": "locomotion", "unit": phase, "planner": phase}
+        played = {"task": "cheetah-run", **unit}
+        episodes += [{**played, "episode_return": value} for value in values]
         numbers = {"models": 1, "steps": 1e4, "evaluations": 10.0, "seconds": 0.1}
         tested.append({**here, **numbers, "time_limit": 1000, "source": "0123"})
-    write_csv(tmp_path / "locomotion.csv", episodes)
+    ledger.add(tmp_path, episodes)
     write_csv(tmp_path / "locomotion_phases.csv", tested)
-    lines = [line.split(" | ") for line in verdict.section(tmp_path).splitlines()]
+    lines = [line.split(" | ") for line in verdict.section(tmp_path, {}).splitlines()]
     words = {line[0].strip("| "): line[3] for line in lines if len(line) > 3}
     assert (words["3a"], words["3b"]) == (nearly, better)
 

@@ -20,6 +20,7 @@ from diffplan.training.seeding import global_seeds
 from reproductions.common import ledger
 from reproductions.common.config import apply_overrides
 from reproductions.common.online import action_box
+from reproductions.common.provenance import gather
 from reproductions.common.stages import DONE
 from reproductions.common.tables import read_csv, write_csv
 from reproductions.latco import (
@@ -382,3 +383,56 @@ def test_report_of_a_lost_comparison_says_so(tmp_path: Path) -> None:
     # One seed: Wilson's interval of 1 of 5, from a table.
     expected = pytest.approx([0.036, 0.624], abs=1e-3)
     assert summary["planners"]["cem"]["interval"] == expected
+
+
+def test_differences_are_paired_by_seed_and_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds that only one of two has count nothing; the engine is no other planner."""
+    runs, output = tmp_path / "runs", tmp_path / "output"
+    for seed, hits in enumerate([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]):
+        finished(runs, "latco", seed, hits)
+    finished(runs, "gd_many", 0, [1, 0, 0, 0, 0])
+    finished(runs, "gd_many", 1, [1, 0, 0, 0, 0])
+    finished(runs, "latco_native", 0, [1, 1, 1, 0, 0])
+    monkeypatch.setattr(comparison_report, "PUBLISHED", tmp_path / "nothing")
+    summary, text = comparison_report.write(runs, output)
+    gap = summary["differences"]["gd_many"]
+    assert gap["seeds"] == [0, 1]
+    assert gap["episodes"] == 10
+    assert gap["difference"] == pytest.approx(0.7)
+    assert gap["verdict"] == "held"
+    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
+    assert "+70 points" in text
+    assert any("equal in 4 of 5 episodes" in line for line in lines.values())
+    assert "| 2 × 5 |" in text
+    # No repository was there: every row of the tables says so.
+    assert lines["LatCo*"]
+    assert lines["Shooting GD, many starts*"]
+    assert "no commit holds" in " ".join(text.split())
+    assert "Not run: random actions, no action." in text
+
+
+def test_few_seeds_are_put_beside_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home" / "cpu"
+    for seed in (0, 1):
+        finished(tmp_path / "old", "latco", seed, [1, 1, 1, 1, 0])
+        finished(tmp_path / "old", "gd_many", seed, [1, 1, 0, 0, 0])
+    monkeypatch.setattr(comparison_report, "PUBLISHED", tmp_path / "nothing")
+    comparison_report.write(tmp_path / "old", home)
+    monkeypatch.setattr(comparison_report, "PUBLISHED", home.parent)
+    report.write_page(home, "LatCo", "latco", "cpu", [], gather(tmp_path / "old"))
+    finished(tmp_path / "new", "latco", 3, [1, 1, 1, 1, 1])
+    finished(tmp_path / "new", "gd_many", 3, [0, 0, 0, 0, 0])
+    _, text = comparison_report.write(tmp_path / "new", tmp_path / "output")
+    (said,) = [line for line in text.splitlines() if line.startswith("Beside")]
+    assert said == (
+        "Beside the published runs: LatCo's success is here, of training seed 3, +100 "
+        "points [+100, +100] against Shooting GD, many starts; published, of training "
+        "seeds 0, 1, +40 points [+0, +80] against Shooting GD, many starts."
+    )
+    # The published page itself compares with nothing.
+    _, text = comparison_report.write(tmp_path / "none", home)
+    assert "Beside the published" not in text

@@ -1,5 +1,6 @@
 """Runs write beside themselves; only `publish` reaches the committed results."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from toy_paper import finish, paper
 from reproductions.common import publishing, results
 from reproductions.common.command import DONE, FAILED, WRONG
 from reproductions.common.lock import exclusive
+from reproductions.common.provenance import with_digests
 
 CLEAN = {"commit": "0" * 40, "dirty": False}
 
@@ -58,7 +60,27 @@ def test_publishing_replaces_and_adds(home: Path, tmp_path: Path) -> None:
     finish(tmp_path / "more", [0, 1, 2])
     assert call(tmp_path, "publish", "--directory", str(tmp_path / "more")) == DONE
     assert "2,1.125" in (home / "scores.csv").read_text()
-    assert len(json.loads((home / "run.json").read_text())) == 6
+    records = json.loads((home / "run.json").read_text())
+    assert len(records) == 6
+    # Each unit's files by their hashes: those of the run folder, not of this one.
+    for name, record in records.items():
+        for file, digest in record["sha256"].items():
+            made = tmp_path / "more" / "cpu" / name / file
+            assert digest == hashlib.sha256(made.read_bytes()).hexdigest()
+
+
+def test_a_folder_has_the_hash_of_its_listing() -> None:
+    files = {
+        name: {"sha256": name[-1] * 64} for name in ("model.pt", "data/b", "data/a")
+    }
+    listing = f"{'a' * 64}  a\n{'b' * 64}  b\n"
+    assert with_digests({"files": files, "name": "x"}) == {
+        "name": "x",
+        "sha256": {
+            "data": hashlib.sha256(listing.encode()).hexdigest(),
+            "model.pt": "t" * 64,
+        },
+    }
 
 
 def fewer(where: Path) -> None:
