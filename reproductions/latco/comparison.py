@@ -37,6 +37,9 @@ from reproductions.latco.comparison_model import ACTION_DIM, train
 from reproductions.latco.comparison_planners import evaluations, plans
 from reproductions.latco.data import collect
 
+NATIVE = "_native"
+"""Ends the name of a planner that differs from another in its engine alone."""
+
 
 def units(
     config: ComparisonConfig, seeds: Sequence[int], directory: Path
@@ -161,7 +164,8 @@ def evaluate(
             agent,
             environments,
             start_seeds(evaluation),
-            agent_seed=derive_seed(seed, "planner", planner),
+            # Two engines of one planner begin at the same random points.
+            agent_seed=derive_seed(seed, "planner", planner.removesuffix(NATIVE)),
         )
     rows = summarise(
         episodes,

@@ -213,8 +213,9 @@ def beside(found: Sequence[Result], published: Path) -> str:
     ours, theirs = _rival_text(found), _rival_text(before)
     latco = {r.name: (r.task, r.seeds) for r in found}.get("latco")
     reference = {r.name: (r.task, r.seeds) for r in before}.get("latco")
-    same_task = latco is not None and reference and latco[0] == reference[0]
-    if not same_task or latco == reference or not ours or not theirs:
+    if latco is None or reference is None or not ours or not theirs:
+        return ""
+    if latco[0] != reference[0] or latco == reference:
         return ""
     return (
         f"\nBeside the published runs: LatCo's success is here, {_seeds(latco[1])}, "
@@ -284,7 +285,7 @@ def _paired_section(found: Sequence[Result]) -> str:
             shared = latco.outcomes.keys() & other.outcomes.keys()
             equal = sum(latco.outcomes[k] == other.outcomes[k] for k in shared)
             verdict = f"equal in {equal} of {len(shared)} episodes"
-            native = " The native engine is the same planner: nothing is claimed of it."
+            native = " Of the native engine nothing is claimed but equality."
         count = f"{len(seeds)} × {gap.count // len(seeds)}"
         mark = latco.mark if latco.mark and not other.mark else ""
         rows.append([other.label + mark, gap.points(), count, verdict])

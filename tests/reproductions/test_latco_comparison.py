@@ -436,3 +436,32 @@ def test_few_seeds_are_put_beside_the_published_ones(
     # The published page itself compares with nothing.
     _, text = comparison_report.write(tmp_path / "none", home)
     assert "Beside the published" not in text
+
+
+def test_both_engines_begin_at_the_same_points(
+    tmp_path: Path, two_starts: EvaluationConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the row of the native engine would show the noise, and not the engine."""
+    pytest.importorskip("metaworld")
+    small = MODEL.replaced(state_size=4, belief_size=6, hidden_size=16)
+    model = small.build(torch.randn(9, 18), 4)
+    model.save(tmp_path / "model.pt")
+    config, seen = ComparisonConfig(), {}
+
+    def stop(*_: object, agent_seed: int) -> None:
+        seen[name] = agent_seed
+        raise InterruptedError
+
+    monkeypatch.setattr(comparison, "run_episodes", stop)
+    for name in ("latco", "latco_native", "cem"):
+        with pytest.raises(InterruptedError):
+            comparison.evaluate(
+                tmp_path,
+                tmp_path / "model.pt",
+                "metaworld/reach",
+                name,
+                config.settings(name),
+                two_starts,
+                seed=0,
+            )
+    assert seen["latco"] == seen["latco_native"] != seen["cem"]
