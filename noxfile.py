@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nox
@@ -171,18 +171,22 @@ def bench_gpu(session: nox.Session) -> None:
     run(session, python, "benchmarks/gpu.py", *session.posargs, env=environment)
 
 
-@nox.session(venv_backend="none", default=False)
-def reproduce_latco(session: nox.Session) -> None:
-    """Reproduce the LatCo paper; e.g. `-- --preset smoke`."""
-    python = shared_environment(session)
-    run(session, python, "-m", "reproductions.latco", *session.posargs)
+def reproduction(paper: str) -> Callable[[nox.Session], None]:
+    """Return the session of a paper, a folder of `reproductions`."""
+
+    def reproduce(session: nox.Session) -> None:
+        python = shared_environment(session)
+        run(session, python, "-m", f"reproductions.{paper}", *session.posargs)
+
+    reproduce.__doc__ = f"Reproduce the paper in reproductions/{paper}; `-- --help`."
+    return reproduce
 
 
-@nox.session(venv_backend="none", default=False)
-def reproduce_dcem(session: nox.Session) -> None:
-    """Reproduce the DCEM paper; e.g. `-- --preset smoke`."""
-    python = shared_environment(session)
-    run(session, python, "-m", "reproductions.dcem", *session.posargs)
+for folder in sorted(each.parent for each in ROOT.glob("reproductions/*/paper.toml")):
+    declare = nox.session(
+        name=f"reproduce_{folder.name}", venv_backend="none", default=False
+    )
+    declare(reproduction(folder.name))
 
 
 @nox.session(default=False)

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference_pages import write_pages
+import paper_pages
+import reference_pages
 
-write_pages(Path(__file__).parent / "reference")
+reference_pages.write_pages(Path(__file__).parent / "reference")
+paper_pages.write_pages(Path(__file__).parent / "reproductions")
 
 project = "diffplan"
 author = "The diffplan developers"

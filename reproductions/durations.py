@@ -6,14 +6,12 @@ The only place with such numbers: other pages link to it. A test fails when the 
 not what this script writes.
 """
 
-import importlib
-import json
 import re
-import tomllib
 from pathlib import Path
 
-from reproductions.common.command import WORKERS, Reproduction
-from reproductions.common.provenance import RECORDS
+from reproductions.common.command import WORKERS
+from reproductions.common.experiment import Paper, Selection, papers
+from reproductions.common.provenance import published
 from reproductions.common.schedule import schedule
 from reproductions.common.tables import markdown_table
 
@@ -25,25 +23,19 @@ MINUTE = 60.0
 
 def table() -> str:
     """Return the table in Markdown, a line per paper that has results."""
-    rows = [
-        _row(path.parents[2])
-        for path in sorted(HERE.glob(f"*/results/cpu/{RECORDS}"), reverse=True)
-    ]
+    rows = [_row(paper) for paper in papers() if published(paper.committed("cpu"))]
     header = ["paper", "command", "on two cores", "summed over its units"]
     return markdown_table(header, rows)
 
 
-def _row(folder: Path) -> list[str]:
-    module = importlib.import_module(f"reproductions.{folder.name}.__main__")
-    command: Reproduction = module.COMMAND
-    paper = tomllib.loads((folder / "paper.toml").read_text(encoding="utf-8"))
-    records = json.loads((folder / "results" / "cpu" / RECORDS).read_text("utf-8"))
-    units = command.work("cpu", []).units(None, None, Path("runs"))
-    units = [unit for unit in units if unit.name in records]  # others were not run yet
+def _row(paper: Paper) -> list[str]:
+    facts, records = paper.facts, published(paper.committed("cpu"))
+    units = paper.units("cpu", Selection(), Path("runs"))
+    units = [unit for unit in units if unit.name in records]  # others are newer
     seconds = {unit.name: records[unit.name]["wall_seconds"] for unit in units}
     return [
-        f"{paper['title']} ({paper['authors']}; {paper['venue']})",
-        f"`nox -s reproduce_{command.name}`",
+        f"{facts['title']} ({facts['authors']}; {facts['venue']})",
+        f"`nox -s reproduce_{paper.name}`",
         f"{schedule(units, seconds, WORKERS) / MINUTE:.0f} minutes",
         f"{sum(seconds.values()) / MINUTE:.0f} minutes",
     ]

@@ -5,28 +5,40 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from reproductions.common.command import Reproduction, Work
-from reproductions.common.config import apply_overrides
-from reproductions.common.page import write_page
+from reproductions.common.experiment import (
+    Axis,
+    Experiment,
+    Paper,
+    Results,
+    Section,
+    Selection,
+)
 from reproductions.common.provenance import known
 from reproductions.common.runs import folders
 from reproductions.common.tables import markdown_table, read_csv, write_csv
 from reproductions.common.units import Unit, fingerprints, read_record
 from reproductions.common.worker import write_done
 
-STAGES = ("model", "score")
-
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of the toy.
+class Model:
+    """Settings of the model.
 
     Attributes:
         size: Of the model.
-        trials: Of each score.
     """
 
     size: int = 3
+
+
+@dataclass(frozen=True)
+class Score:
+    """Settings of the score.
+
+    Attributes:
+        trials: Of each score.
+    """
+
     trials: int = 8
 
 
@@ -42,36 +54,35 @@ def score(directory: Path, model: Path, trials: int, seed: int) -> None:
     write_csv(directory / "score.csv", rows)
 
 
-def work(preset: str, overrides: Sequence[str]) -> Work:
-    """Return the units: for each seed a model and its score."""
-    config = apply_overrides(Settings(trials=2 if preset == "smoke" else 8), overrides)
-
-    def units(
-        stages: Sequence[str] | None, seeds: Sequence[int] | None, directory: Path
-    ) -> list[Unit]:
-        made = []
-        for seed in (0, 1) if seeds is None else seeds:
-            model, tests = (directory / name / f"seed_{seed}" for name in STAGES)
-            first = partial(train, directory=model, size=config.size, seed=seed)
-            then = partial(
-                score, directory=tests, model=model, trials=config.trials, seed=seed
-            )
-            made.append(Unit(f"model/seed_{seed}", first, model))
-            made.append(
-                Unit(f"score/seed_{seed}", then, tests, (f"model/seed_{seed}",))
-            )
-        chosen = stages or STAGES
-        return [unit for unit in made if unit.name.partition("/")[0] in chosen]
-
-    unchosen = "task: expected task=NAME" if preset == "paper" else ""
-    return Work(config, units, unchosen)
+def models(settings: Model, seeds: Sequence[int], directory: Path) -> list[Unit]:
+    """Return a model for each seed."""
+    made = []
+    for seed in seeds:
+        folder = directory / f"seed_{seed}"
+        run = partial(train, directory=folder, size=settings.size, seed=seed)
+        made.append(Unit(f"model/seed_{seed}", run, folder))
+    return made
 
 
-def report(directory: Path, output: Path, preset: str) -> Path:
+def scores(settings: Score, seeds: Sequence[int], directory: Path) -> list[Unit]:
+    """Return the score of each model."""
+    made = []
+    for seed in seeds:
+        folder, model = (
+            root / f"seed_{seed}" for root in (directory, directory.parent / "model")
+        )
+        run = partial(
+            score, directory=folder, model=model, trials=settings.trials, seed=seed
+        )
+        made.append(Unit(f"score/seed_{seed}", run, folder, (f"model/seed_{seed}",)))
+    return made
+
+
+def report(results: Results) -> Section:
     """Publish the scores, seed by seed, and show all that are published."""
-    path = output / "scores.csv"
+    path = results.output / "scores.csv"
     rows = {row["seed"]: row for row in (read_csv(path) if path.exists() else [])}
-    for folder in folders(directory):
+    for folder in folders(results.runs):
         if (folder / "score.csv").exists():
             found = read_csv(folder / "score.csv")
             mean = sum(float(row["score"]) for row in found) / len(found)
@@ -79,21 +90,42 @@ def report(directory: Path, output: Path, preset: str) -> Path:
     if rows:
         write_csv(path, list(rows.values()))
     table = markdown_table(["seed", "score"], [row.values() for row in rows.values()])
-    return write_page(output, "Toy", "toy", preset, [table], known(directory, output))
+    return Section(table)
 
 
-def paper(home: Path) -> Reproduction:
-    """Return the command line, with a folder for what is published."""
-    return Reproduction(
-        name="toy",
-        about="A toy.",
-        presets=("cpu", "smoke", "paper"),
-        stages=STAGES,
-        seeds="0,1",
-        work=work,
-        report=report,
-        home=home,
+def paper(root: Path) -> Paper:
+    """Return the paper, in a folder of its own."""
+    folder = root / "toy"
+    folder.mkdir(exist_ok=True)
+    (folder / "paper.toml").write_text(
+        'name = "Toy"\ntitle = "A toy"\nauthors = "None"\nvenue = "nowhere"\n'
     )
+    presets = ("cpu", "smoke")
+    model = Experiment(
+        name="model",
+        title="Models",
+        presets=dict.fromkeys(presets, Model),
+        units=models,
+        report=lambda results: None,
+        seeds=(0, 1),
+    )
+    score = Experiment(
+        name="score",
+        title="Scores",
+        presets={"cpu": Score, "smoke": partial(Score, trials=2)},
+        units=scores,
+        report=report,
+        seeds=(0, 1),
+    )
+    late = Experiment(
+        name="late",
+        title="Days of work",
+        presets={"paper": lambda task="a": Model(len(task))},
+        units=models,
+        report=report,
+        axes={"task": Axis(("a", "bb"), needed=True)},
+    )
+    return Paper(folder, (model, score, late))
 
 
 def finish(
@@ -103,7 +135,9 @@ def finish(
     preset: str = "cpu",
 ) -> list[Unit]:
     """Do in this process what the command does in others; return the units."""
-    units = list(work(preset, overrides).units(None, seeds, directory / preset))
+    directory.mkdir(parents=True, exist_ok=True)
+    chosen = Selection(seeds=seeds, settings=overrides)
+    units = paper(directory).units(preset, chosen, directory / preset)
     for unit in units:
         complete(unit, units)
     return units
@@ -119,3 +153,9 @@ def complete(unit: Unit, units: Sequence[Unit]) -> str:
     (unit.directory / "seconds.txt").write_text("1.0\n")
     write_done(unit, fingerprints(needs))
     return why
+
+
+def results_of(directory: Path, output: Path, preset: str = "cpu") -> Results:
+    """Return what an experiment's report is given of a run folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    return Results(directory, output, preset, known(directory, output))

@@ -1,12 +1,11 @@
 """The results page of a preset: what was found, and where the numbers come from."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from reproductions.common.provenance import RECORDS, summary, with_digests
-from reproductions.common.tables import write_text
+from reproductions.common.experiment import Paper, Results
+from reproductions.common.provenance import RECORDS, known, summary, with_digests
+from reproductions.common.tables import markdown_table, write_text
 
 NO_MEANING = (
     "**The numbers on this page mean nothing:** this preset only tries whether "
@@ -14,37 +13,43 @@ NO_MEANING = (
 )
 
 
-def write_page(
-    output: Path,
-    title: str,
-    package: str,
-    preset: str,
-    body: Sequence[str],
-    records: Mapping[str, dict[str, Any]],
-) -> Path:
-    """Write `README.md`, and `run.json` with the records of all units.
+def write_page(paper: Paper, directory: Path, output: Path, preset: str) -> Path:
+    """Write everything that the finished units allow, and what was published before.
+
+    What is published (CSV, JSON and figures in `output`) is replaced unit by unit and
+    never deleted; the page is made from it alone.
 
     Args:
-        output: The folder.
-        title: Of the paper.
-        package: Of the reproduction, such as `latco`.
+        paper: Whose experiments report.
+        directory: The run folder of the preset.
+        output: Receives `README.md`, tables, figures, and `run.json` with the records
+            of all units.
         preset: Its name.
-        body: Markdown between title and provenance.
-        records: Of `provenance.known`.
 
     Returns:
         The page.
     """
+    output.mkdir(parents=True, exist_ok=True)
+    records = known(directory, output)
+    body, rows = list[str](), list[list[str]]()
+    for each in paper.experiments:
+        if preset in each.presets:
+            made = each.report(Results(directory / each.name, output, preset, records))
+            if made is not None:
+                body += [f"## {made.title or each.title}\n", made.text]
+                rows += [[str(value) for value in row] for row in made.rows]
+    table = [markdown_table(paper.columns, rows)] if rows else []
+    shown = [paper.above, *table, paper.below, *body] if body else []
     page = [
-        f"# {title}, preset `{preset}`\n",
+        f"# {paper.facts['name']}, preset `{preset}`\n",
         *([NO_MEANING] if preset == "smoke" else []),
-        *body,
+        *([text for text in shown if text] or ["No finished unit yet.\n"]),
         "## Provenance\n",
         summary(records.values()),
         "Settings, seeds, versions, commit, hardware and time of every unit are in "
         "`run.json`; this page is written by\n"
-        f"`python -m reproductions.{package} report --preset {preset}`, from the runs, "
-        "and goes into the\nrepository with `publish` instead of `report`.\n",
+        f"`python -m reproductions.{paper.name} report --preset {preset}`, from the "
+        "runs, and goes into the\nrepository with `publish` instead of `report`.\n",
     ]
     path = output / "README.md"
     write_text(path, "\n".join(page))

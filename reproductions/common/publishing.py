@@ -1,7 +1,6 @@
 """What may go into the repository, and what may not."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from diffplan.errors import ArgumentError
@@ -9,12 +8,10 @@ from diffplan.training._run_record import source_version
 from reproductions.common.runs import FINISHED, Found
 from reproductions.common.units import Unit, difference
 
-Units = Callable[[Sequence[str] | None, Sequence[int] | None, Path], Sequence[Unit]]
-"""`(stages, seeds, directory) → units` of a preset."""
-
 
 def own_settings(
-    records: Mapping[str, Mapping[str, Any]], grid: Sequence[Units]
+    records: Mapping[str, Mapping[str, Any]],
+    units: Callable[[Sequence[int] | None], Sequence[Unit]],
 ) -> list[str]:
     """Return what differs from the preset in the settings of units, in words.
 
@@ -22,15 +19,14 @@ def own_settings(
 
     Args:
         records: Of the units, by name.
-        grid: All work of the preset.
+        units: All work of the preset, for some seeds or those of the default.
     """
     found, known = [], dict[tuple[int, ...] | None, dict[str, Any]]()
     for name, record in records.items():
         seeds = _seeds(record["settings"])
         for chosen in (None, seeds):
             if chosen not in known:
-                units = [u for each in grid for u in each(None, chosen, Path("runs"))]
-                known[chosen] = {unit.name: unit.settings() for unit in units}
+                known[chosen] = {unit.name: unit.settings() for unit in units(chosen)}
         options = [known[chosen].get(name) for chosen in (None, seeds)]
         options = [each for each in options if each is not None]
         if not options:

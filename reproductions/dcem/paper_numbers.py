@@ -1,14 +1,14 @@
 """The paper's numbers, read from `paper.toml`."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
+
+from reproductions.common import paper_numbers
 
 
 def load() -> dict[str, Any]:
     """Return everything in `paper.toml`."""
-    path = Path(__file__).with_name("paper.toml")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return paper_numbers.load(Path(__file__).parent)
 
 
 def regression_curve(method: str) -> dict[int, float]:

@@ -5,18 +5,17 @@ the scale that stands beside it, and *not tested*, where no run can tell.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from reproductions.common.provenance import LEGEND, Records, mark, mark_of
+from reproductions.common.experiment import Results
+from reproductions.common.provenance import LEGEND, mark, mark_of
 from reproductions.common.statistics import (
     Estimate,
     difference,
     mean,
     paired_difference,
 )
-from reproductions.common.tables import markdown_table
 from reproductions.dcem import cartpole_report, paper_numbers, regression_report
 from reproductions.dcem.locomotion_results import Tested, read_tested
 
@@ -39,18 +38,15 @@ seeds; in 3 of the paired difference, as all phases play the same episodes: of o
 Student's over episodes, of several a bootstrap over models and episodes): on the right
 side *held*, on the wrong one *contradicted*, else *not seen*. At a share of the paper's
 training no word is about the paper's own numbers.
+
+{LEGEND}
 """
 
+COLUMNS = ("", "claim", "case", "at this scale", "numbers", "scale")
+"""Of the table of claims."""
+HEADING = "## Claim by claim\n"
+
 Row = list[str]
-
-
-def section(output: Path, records: Records) -> str:
-    """Return the table of claims, or nothing if nothing is published."""
-    rows = [*_regression(output, records), *_cartpole(output), *_locomotion(output)]
-    if not rows:
-        return ""
-    header = ["", "claim", "case", "at this scale", "numbers", "scale"]
-    return f"## Claim by claim\n\n{markdown_table(header, rows)}\n{RULES}\n{LEGEND}\n"
 
 
 def judge(estimate: Estimate, bound: float = 0.0) -> str:
@@ -65,7 +61,9 @@ def judge(estimate: Estimate, bound: float = 0.0) -> str:
     return CONTRADICTED if estimate.high < bound else NOT_SEEN
 
 
-def _regression(output: Path, records: Records) -> Iterator[Row]:
+def regression(results: Results) -> Iterator[Row]:
+    """Yield what the published errors say about claim 1."""
+    output, records = results.output, results.records
     trained = regression_report.TRAINED_ITERATIONS
     claims = {
         "dcem": "the minimum stays right when the search takes more steps",
@@ -93,8 +91,9 @@ def _regression(output: Path, records: Records) -> Iterator[Row]:
         ]
 
 
-def _cartpole(output: Path) -> Iterator[Row]:
-    rows = cartpole_report.read_cells(output)
+def cartpole(results: Results) -> Iterator[Row]:
+    """Yield what the published costs say about claims 2a and 2b."""
+    rows = cartpole_report.read_cells(results.output)
     for row in rows:
         if float(row["temperature"]) != 1:
             continue
@@ -132,8 +131,9 @@ def _temperatures(rows: Sequence[Mapping[str, str]]) -> Row:
     return ["2b", claim, case, word, numbers, _updates(updates[0])]
 
 
-def _locomotion(output: Path) -> Iterator[Row]:
-    tested = {(each.task, each.phase): each for each in read_tested(output)}
+def locomotion(results: Results) -> Iterator[Row]:
+    """Yield what the published returns say about claims 3a and 3b."""
+    tested = {(each.task, each.phase): each for each in read_tested(results.output)}
     claims = (
         ("3a", "the embedded controller acts nearly as well as CEM", NEARLY),
         ("3b", "PPO improves the embedded controller", 1.0),

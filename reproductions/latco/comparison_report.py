@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from reproductions.common import ledger
+from reproductions.common.experiment import Results
 from reproductions.common.figures import save_figure
-from reproductions.common.provenance import LEGEND, known
+from reproductions.common.provenance import LEGEND, published
 from reproductions.common.statistics import Estimate
 from reproductions.common.tables import markdown_table, read_csv, write_text
 from reproductions.latco import paper_numbers
@@ -20,8 +21,8 @@ from reproductions.latco.comparison_result import (
     NAMES,
     Result,
     entries,
+    gathered,
     paired,
-    results,
 )
 
 SUMMARY = "comparison.json"
@@ -66,24 +67,21 @@ SUCCESS = {REACH: "any of 150 steps within 5 cm of the goal, as in the paper"}
 MEASURES = {REACH: "the measure of the paper's Fig. 4"}
 
 
-def write(
-    directory: Path, output: Path, preset: str = "cpu"
-) -> tuple[dict[str, Any], str]:
+def write(results: Results) -> tuple[dict[str, Any], str]:
     """Put the finished units into the ledger; write figures and JSON from all of it.
 
     Args:
-        directory: What `comparison.units` was given.
-        output: Receives `comparison.json`, two figures and rows of the ledger; what it
-            holds of units that have no run stays.
-        preset: Its name: the page says how it compares with what is published of it.
+        results: Whose output receives `comparison.json`, two figures and rows of the
+            ledger; what it holds of units that have no run stays. The page says how
+            it compares with what is published of the preset.
 
     Returns:
         What `comparison.json` holds, and the section of the page; both empty if there
         are no rows.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    directory, output = results.runs, results.output
     ledger.add(output, entries(directory))
-    found = results(ledger.read(output, EXPERIMENT), known(directory, output))
+    found = gathered(ledger.read(output, EXPERIMENT), results.records)
     if not found:
         return {}, ""
     summary = summarise(found, _heads(directory, output))
@@ -93,7 +91,7 @@ def write(
     if traces:
         figure = optimization_figure(traces)
         save_figure(figure, output / "comparison_optimization.png")
-    return summary, section(found, summary) + beside(found, PUBLISHED / preset)
+    return summary, section(found, summary) + beside(found, PUBLISHED / results.preset)
 
 
 def summarise(found: Sequence[Result], heads: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,15 +199,15 @@ def section(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
     return "\n".join([*parts, _reward_heads(summary["models"])])
 
 
-def beside(found: Sequence[Result], published: Path) -> str:
+def beside(found: Sequence[Result], folder: Path) -> str:
     """Return how LatCo's differences compare with the published ones, in a sentence.
 
     Args:
         found: Of the page.
-        published: The folder of published results; where the page has the same
+        folder: Of published results; where the page has the same
             training seeds there is nothing to compare.
     """
-    before = results(ledger.read(published, EXPERIMENT), known(published, published))
+    before = gathered(ledger.read(folder, EXPERIMENT), published(folder))
     ours, theirs = _rival_text(found), _rival_text(before)
     latco = {r.name: (r.task, r.seeds) for r in found}.get("latco")
     reference = {r.name: (r.task, r.seeds) for r in before}.get("latco")
@@ -226,7 +224,7 @@ def beside(found: Sequence[Result], published: Path) -> str:
 def headline(preset: str = "cpu") -> str:
     """Return the table of the published comparison for pages that link to it."""
     home = PUBLISHED / preset
-    found = results(ledger.read(home, EXPERIMENT), known(home, home))
+    found = gathered(ledger.read(home, EXPERIMENT), published(home))
     gaps = {other.name: gap for _, other, gap in _differences(found)}
     rows = []
     for result in found:

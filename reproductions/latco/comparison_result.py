@@ -155,7 +155,7 @@ def entry(row: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, object
     }
 
 
-def results(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
+def gathered(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
     """Return the results of all planners, LatCo first.
 
     Args:

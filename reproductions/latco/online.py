@@ -46,13 +46,19 @@ def units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[Unit]:
     ]
 
 
-def paper_unit(run: OnlineRun, seed: int, directory: Path) -> Unit:
-    """Return the unit of one run with the paper's protocol."""
-    task = run.task.partition("/")[2]
-    name = f"{task}/{run.planner.name}/seed_{seed}"
-    folder = directory / name
-    work = partial(train, run=run, seed=seed, directory=folder)
-    return Unit(f"paper/{name}", work, folder)
+def paper_units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[Unit]:
+    """Return the runs of a task and a planner with the paper's protocol."""
+    name = f"{run.task.partition('/')[2]}/{run.planner.name}"
+    return [
+        Unit(
+            f"paper/{name}/seed_{seed}",
+            partial(
+                train, run=run, seed=seed, directory=directory / name / f"seed_{seed}"
+            ),
+            directory / name / f"seed_{seed}",
+        )
+        for seed in seeds
+    ]
 
 
 def train(run: OnlineRun, seed: int, directory: Path) -> None:

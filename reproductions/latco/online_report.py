@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from reproductions.common import ledger
+from reproductions.common.experiment import Results
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.metrics import Rounds
-from reproductions.common.provenance import Records, known, mark
+from reproductions.common.provenance import Records, mark
 from reproductions.common.runs import folders
 from reproductions.common.stages import SETTINGS
 from reproductions.common.statistics import Estimate, mean
@@ -264,30 +265,27 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     return found
 
 
-def write(directory: Path, output: Path, name: str) -> list[Row]:
+def write(results: Results, name: str) -> list[Row]:
     """Put the runs into the ledger; write figures and JSON; return the table's lines.
 
     Args:
-        directory: Of the runs.
-        output: Receives rows of the ledger, `<name>.json` (the lines) and
-            `<name>_<task>.png`; what it holds of units that have no run stays.
+        results: Whose output receives rows of the ledger, `<name>.json` (the lines)
+            and `<name>_<task>.png`; what it holds of units that have no run stays.
         name: online or paper.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    fresh = histories(directory)
+    output, fresh = results.output, histories(results.runs)
     for unit, history in fresh.items():
         ledger.add(output, entries(history, name, unit))
     published, groups = output / f"{name}.json", grouped(read(output, name))
     if not groups:
         return []
     costs = _costs(published) | _mean_costs(list(fresh.values()))
-    records = known(directory, output)
     for task in dict.fromkeys(task for task, _ in groups):
         chosen = {who: each for (what, who), each in groups.items() if what == task}
         path = output / f"{name}_{task.rpartition('/')[2]}.png"
         save_figure(learning_figure(task, chosen), path)
     rows = [
-        summarise(each, FINAL_EPISODES[name], costs.get(key, {}), records)
+        summarise(each, FINAL_EPISODES[name], costs.get(key, {}), results.records)
         for key, each in groups.items()
     ]
     text = json.dumps([_plain(asdict(row)) for row in rows], indent=2) + "\n"

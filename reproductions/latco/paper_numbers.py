@@ -1,9 +1,10 @@
 """The paper's numbers, read from `paper.toml`."""
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from reproductions.common import paper_numbers
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class PaperNumber:
 
 def load() -> dict[str, Any]:
     """Return everything in `paper.toml`."""
-    path = Path(__file__).with_name("paper.toml")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return paper_numbers.load(Path(__file__).parent)
 
 
 def find(task: str, planner: str) -> PaperNumber | None:

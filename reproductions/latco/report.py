@@ -1,11 +1,10 @@
-"""The results of a preset: a page with tables and figures, made from run folders."""
+"""What each of LatCo's experiments adds to the results page."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from reproductions.common.page import write_page
-from reproductions.common.provenance import LEGEND, known
+from reproductions.common.experiment import Results, Section
+from reproductions.common.provenance import LEGEND
 from reproductions.common.statistics import Estimate
 from reproductions.common.tables import markdown_table
 from reproductions.latco import (
@@ -16,7 +15,7 @@ from reproductions.latco import (
     pixels_report,
 )
 
-HEADER = (
+COLUMNS = (
     "experiment",
     "agent",
     "paper",
@@ -35,7 +34,7 @@ DEVIATIONS = {
 FAST_IMAGES = ", 11"
 """Added where images were drawn without shadows."""
 
-READING = """\
+_READING = """\
 "Ours" is a mean over training seeds with Student's interval (with one seed: Wilson's,
 about that seed's episodes). The numbers under "deviations" are those of the list in
 `reproductions/latco/README.md`: no row repeats the whole protocol of the paper, so the
@@ -43,69 +42,56 @@ two columns stand side by side and are no test. What the paper's numbers are:
 """
 
 
-def write(directory: Path, output: Path, preset: str) -> Path:
-    """Write everything that the finished units allow, and what was published before.
-
-    What is published (CSV, JSON and figures in `output`) is never deleted; the page is
-    made from it alone.
-
-    Args:
-        directory: The run folder of the preset.
-        output: Receives `README.md`, tables, figures and `run.json`.
-        preset: Its name.
-
-    Returns:
-        The page.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    records = known(directory, output)
-    if preset == "paper":
-        rows, body = _paper(directory, output)
-    else:
-        rows, body = _stages(directory, output, preset)
-    table = markdown_table(HEADER, rows) if rows else "No finished unit yet.\n"
-    page = [table, READING + _definitions(), *body]
-    return write_page(output, "LatCo", "latco", preset, page, records)
+def _definitions() -> str:
+    found = paper_numbers.load()["definitions"]
+    lines = [f"- {name}: {' '.join(text.split())}" for name, text in found.items()]
+    return "\n" + "\n".join(lines) + "\n"
 
 
-def _stages(
-    directory: Path, output: Path, preset: str
-) -> tuple[list[list[str]], list[str]]:
-    """Return the table's lines and the sections of the presets of three stages."""
-    rows: list[list[str]] = []
-    body: list[str] = []
-    found, text = comparison_report.write(directory / "comparison", output, preset)
-    if found:
-        rows += _comparison_rows(found, preset)
-        task = comparison_result.title(found["task"])
-        reach = found["task"] == comparison_report.REACH
-        body += [
-            f"## (a) Planners on one frozen model: {task}\n",
-            text,
-            _figure(
-                "comparison_distance.png",
-                f"Success against distance{' (Fig. 4)' if reach else ''}",
-            ),
-        ]
-        if (output / "comparison_optimization.png").exists():
-            name = "comparison_optimization.png"
-            body.append(_figure(name, "Plan optimisation (Fig. 6)"))
-    online = online_report.write(directory / "online", output, "online")
-    if online:
-        rows += [_online_row(row, preset, "online") for row in online]
-        body += ["## (b) Learning online\n", *_online_body(online, "online")]
-    pixels = pixels_report.write(directory / "pixels", output)
-    if pixels:
-        body += ["## (c) Planned and executed, from images (Fig. 5)\n", pixels]
-    return rows, body
+READING = _READING + _definitions()
+"""Below the table at the head of the page."""
 
 
-def _paper(directory: Path, output: Path) -> tuple[list[list[str]], list[str]]:
-    found = online_report.write(directory, output, "paper")
+def comparison(results: Results) -> Section | None:
+    """Report on planners on one frozen model."""
+    found, body = comparison_report.write(results)
     if not found:
-        return [], []
-    rows = [_online_row(row, "paper", "paper") for row in found]
-    return rows, _online_body(found, "paper")
+        return None
+    task = comparison_result.title(found["task"])
+    fig_4 = " (Fig. 4)" if found["task"] == comparison_report.REACH else ""
+    text = [
+        body,
+        _figure("comparison_distance.png", f"Success against distance{fig_4}"),
+    ]
+    name = "comparison_optimization.png"
+    if (results.output / name).exists():
+        text.append(_figure(name, "Plan optimisation (Fig. 6)"))
+    title = f"(a) Planners on one frozen model: {task}"
+    return Section("\n".join(text), _comparison_rows(found, results.preset), title)
+
+
+def online(results: Results) -> Section | None:
+    """Report on the runs of stage (b)."""
+    return _online(results, "online", "(b) ")
+
+
+def pixels(results: Results) -> Section | None:
+    """Report on plans from images."""
+    text = pixels_report.write(results.runs, results.output)
+    return Section(text) if text else None
+
+
+def paper(results: Results) -> Section | None:
+    """Report on the runs with the paper's protocol."""
+    return _online(results, "paper", "")
+
+
+def _online(results: Results, name: str, label: str) -> Section | None:
+    found = online_report.write(results, name)
+    if not found:
+        return None
+    rows = [_online_row(row, results.preset, name, label) for row in found]
+    return Section("\n".join(_online_body(found, name)), rows)
 
 
 def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
@@ -131,7 +117,9 @@ def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
     return rows
 
 
-def _online_row(row: online_report.Row, preset: str, kind: str) -> list[str]:
+def _online_row(
+    row: online_report.Row, preset: str, kind: str, label: str
+) -> list[str]:
     known = paper_numbers.find(row.task, row.planner)
     ours = row.training  # With exploration noise, as the paper's tables.
     scale, unit = (100.0, " %") if row.measure == "success" else (1.0, "")
@@ -140,7 +128,6 @@ def _online_row(row: online_report.Row, preset: str, kind: str) -> list[str]:
         if ours.low != ours.low
         else f"{scale * ours.low:.0f} … {scale * ours.high:.0f}{unit}"
     )
-    label = "" if kind == "paper" else "(b) "
     return [
         f"{label}{row.task}, {row.measure}, {row.steps:,} environment steps",
         paper_numbers.load()["planners"][row.planner],
@@ -189,12 +176,6 @@ def _score(estimate: Estimate | None, measure: str) -> str:
     if estimate is None:
         return "–"
     return estimate.percent() if measure == "success" else estimate.number()
-
-
-def _definitions() -> str:
-    found = paper_numbers.load()["definitions"]
-    lines = [f"- {name}: {' '.join(text.split())}" for name, text in found.items()]
-    return "\n" + "\n".join(lines) + "\n"
 
 
 def _figure(name: str, title: str) -> str:

@@ -12,10 +12,9 @@ import torch
 from diffplan.errors import ArgumentError, FileError
 from diffplan.planners import CEM, DCEM
 from diffplan.training import Checkpoints, CheckpointWarning, RunLogger, read_metrics
-from reproductions.common.command import DONE, WRONG
+from reproductions.common.command import DONE, WRONG, Command
 from reproductions.common.tables import write_csv
 from reproductions.dcem import cartpole_report, paper_numbers
-from reproductions.dcem.__main__ import COMMAND
 from reproductions.dcem.cartpole import (
     EmbeddingEnsemble,
     cartpole_problem,
@@ -25,7 +24,7 @@ from reproductions.dcem.cartpole import (
     validation_states,
 )
 from reproductions.dcem.cartpole_config import CartpoleConfig, EmbeddingTraining
-from reproductions.dcem.config import preset_config
+from reproductions.dcem.paper import PAPER
 
 SMALL = replace(CartpoleConfig.smoke().training, updates=6)
 
@@ -92,7 +91,7 @@ def test_the_settings_are_the_papers() -> None:
         assert planner.initial_std == 0.5
     assert search.temperature == 0.1
     assert training.sizes(8) == (8, 256, 256, 256, 20)
-    paper = preset_config("paper").cartpole
+    paper = PAPER.settings("paper").cartpole
     assert (paper.latents, paper.temperatures) == ((2, 8, 16), (1.0, 0.1, 0.0))
     assert paper.training.updates == 100_000
     expert = paper.expert.build()
@@ -290,7 +289,7 @@ def test_the_papers_numbers_are_complete() -> None:
 def test_wrong_arguments_end_with_a_sentence(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert COMMAND.main([*arguments, "--directory", str(tmp_path)]) == WRONG
+    assert Command(PAPER).main([*arguments, "--directory", str(tmp_path)]) == WRONG
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
@@ -299,7 +298,7 @@ def test_wrong_arguments_end_with_a_sentence(
 def test_the_report_of_nothing_says_so(tmp_path: Path) -> None:
     directory, output = str(tmp_path), tmp_path / "results"
     arguments = ["report", "--directory", directory, "--output", str(output)]
-    assert COMMAND.main(arguments) == DONE
+    assert Command(PAPER).main(arguments) == DONE
     assert "No finished unit yet" in (output / "README.md").read_text()
 
 
@@ -307,7 +306,7 @@ def test_the_report_of_nothing_says_so(tmp_path: Path) -> None:
 def test_the_smoke_preset_does_everything(tmp_path: Path) -> None:
     """Both stages from the command line to the page, in processes of their own."""
     arguments = ["--preset", "smoke", "--directory", str(tmp_path)]
-    assert COMMAND.main(arguments) == DONE
+    assert Command(PAPER).main(arguments) == DONE
     page = (tmp_path / "smoke" / "results" / "README.md").read_text()
     for title in ("Fig. 6, left", "Fig. 6, right", "The expert", "Fig. 10"):
         assert title in page

@@ -18,7 +18,6 @@ from diffplan.problem import Box, PlanningProblem
 from diffplan.training import PPO, Experience, PPOConfig
 from reproductions.common.online import build_model
 from reproductions.dcem import locomotion, paper_numbers
-from reproductions.dcem.config import preset_config
 from reproductions.dcem.locomotion_config import (
     MODEL,
     PARTS,
@@ -40,8 +39,9 @@ from reproductions.dcem.locomotion_policy import (
     PolicyTraining,
 )
 from reproductions.dcem.locomotion_world import new_controller
+from reproductions.dcem.paper import PAPER
 
-SMOKE = preset_config("smoke").locomotion
+SMOKE = PAPER.settings("smoke").locomotion
 BOX = Box([-1.0] * 2, [1.0] * 2)
 TINY = EmbeddingSettings(
     horizon=4, latent=3, hidden=6, num_samples=8, num_elites=2, iterations=2, states=3
@@ -70,7 +70,7 @@ def copy_of(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_the_planners_are_the_papers() -> None:
-    paper = preset_config("paper").locomotion
+    paper = PAPER.settings("paper").locomotion
     full, search = paper.search.build(), paper.embedding.search()
     assert isinstance(full, CEM)
     assert (full.horizon, full.iterations) == (12, 10)
@@ -81,7 +81,7 @@ def test_the_planners_are_the_papers() -> None:
 
 
 def test_the_training_is_the_papers() -> None:
-    paper = preset_config("paper").locomotion
+    paper = PAPER.settings("paper").locomotion
     for training in (paper.initial, paper.embedded):
         assert (training.batch_size, training.sequence_length) == (50, 50)
         assert training.interleave
@@ -116,7 +116,7 @@ def test_the_model_has_the_papers_layers() -> None:
 @pytest.mark.parametrize("preset", ["paper", "cpu"])
 def test_the_controller_needs_at_most_a_tenth_of_the_transitions(preset: str) -> None:
     """Counted for one decision with the preset's planners, on a small model."""
-    config = preset_config(preset).locomotion
+    config = PAPER.settings(preset).locomotion
     model = RSSM((4,), 2, belief_size=3, state_size=2, hidden_size=3, reward_hidden=3)
     belief = torch.zeros(2, model.state_dim)
     plain = PlanningProblem(model.step, NegativeReturn(model.reward), BOX)

@@ -15,11 +15,11 @@ from diffplan.training.online import OnlineTrainer
 from reproductions.common.online import build_model
 from reproductions.common.provenance import gather
 from reproductions.dcem import locomotion, locomotion_report
-from reproductions.dcem.config import preset_config
 from reproductions.dcem.locomotion_policy import ControllerPolicy, PolicyTraining
 from reproductions.dcem.locomotion_world import environments, new_controller
+from reproductions.dcem.paper import PAPER
 
-SMOKE = preset_config("smoke").locomotion
+SMOKE = PAPER.settings("smoke").locomotion
 
 
 @pytest.fixture(scope="module")

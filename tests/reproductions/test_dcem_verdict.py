@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+from toy_paper import results_of
 
 from reproductions import durations
 from reproductions.common import ledger
+from reproductions.common.experiment import Selection
 from reproductions.common.stages import Unit
 from reproductions.common.statistics import Estimate
 from reproductions.common.tables import write_csv
 from reproductions.dcem import verdict
-from reproductions.dcem.config import DCEMConfig
+from reproductions.dcem.paper import PAPER
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,12 @@ def test_temperatures_are_compared_at_equal_updates(
     rows: list[dict[str, object]], word: str, tmp_path: Path
 ) -> None:
     write_csv(tmp_path / "cartpole.csv", rows)
-    (line,) = [x for x in verdict.section(tmp_path, {}).splitlines() if "| 2b |" in x]
-    assert f"| {word} |" in line
+    (row,) = [
+        row
+        for row in verdict.cartpole(results_of(tmp_path, tmp_path))
+        if row[0] == "2b"
+    ]
+    assert row[3] == word
 
 
 @pytest.mark.parametrize(
@@ -89,16 +95,16 @@ def test_phases_are_compared_with_the_one_before(
         tested.append({**here, **numbers, "time_limit": 1000, "source": "0123"})
     ledger.add(tmp_path, episodes)
     write_csv(tmp_path / "locomotion_phases.csv", tested)
-    lines = [line.split(" | ") for line in verdict.section(tmp_path, {}).splitlines()]
-    words = {line[0].strip("| "): line[3] for line in lines if len(line) > 3}
+    words = {
+        row[0]: row[3] for row in verdict.locomotion(results_of(tmp_path, tmp_path))
+    }
     assert (words["3a"], words["3b"]) == (nearly, better)
 
 
 def test_seeds_that_are_given_are_all_run(tmp_path: Path) -> None:
-    config = DCEMConfig.smoke()
-    units = config.units(["locomotion"], [3, 4], tmp_path)
+    units = PAPER.units("smoke", Selection(["locomotion"], [3, 4]), tmp_path)
     assert {"seed_3", "seed_4"} <= {name for u in units for name in u.name.split("/")}
-    (first, *_) = config.units(["regression"], [3, 4], tmp_path)
+    (first, *_) = PAPER.units("smoke", Selection(["regression"], [3, 4]), tmp_path)
     assert first.settings()["seeds"] == [3, 4]
 
 

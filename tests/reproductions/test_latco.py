@@ -1,11 +1,13 @@
 """LatCo's presets: the paper's numbers, the command line, the runs of a small one."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from toy_paper import results_of
 
 from diffplan.errors import UnknownNameError
 from diffplan.models.rssm import RSSM
@@ -14,11 +16,11 @@ from diffplan.planners.sampling.cem import CEM
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import read_metrics
 from reproductions.common import ledger
-from reproductions.common.command import DONE, WRONG
+from reproductions.common.command import DONE, WRONG, Command
+from reproductions.common.experiment import Selection
+from reproductions.common.grammar import choice
 from reproductions.common.online import build_model
 from reproductions.latco import online_report, paper_numbers
-from reproductions.latco.__main__ import COMMAND
-from reproductions.latco.config import paper_config, stages_config
 from reproductions.latco.online import train
 from reproductions.latco.online_config import (
     PLANNERS,
@@ -27,6 +29,7 @@ from reproductions.latco.online_config import (
     paper_run,
     smoke_cheetah,
 )
+from reproductions.latco.paper import PAPER
 
 
 def test_the_papers_model_has_the_papers_size() -> None:
@@ -80,19 +83,33 @@ def test_planners_are_built_with_their_settings() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task=reech"], "did you mean reach"),
-        (["planner=latcoo"], "did you mean latco"),
-        (["training.round=3"], "did you mean training.rounds"),
+        (["task=reech"], "task: .*did you mean reach"),
+        (["planner=latco,latcoo"], "planner: .*did you mean latco"),
+        (["tusk=reach"], "axis: .*did you mean task"),
+        (["render_preset=fast"], "axis: .*did you mean preset"),
+        (["task=reach", "paper.training.round=3"], "mean paper.training.rounds"),
+        (["task=re"], "did you mean reach"),
+        (["task=reach,"], "expected values such as"),
+        (["seed=a"], "seed: expected numbers"),
+        (["task=reach", "task=push"], "task: expected one list"),
+        (["planner=cem"], "expected task=NAME"),
+        (["task"], "expected key=value"),
     ],
 )
-def test_wrong_names_of_the_paper_preset(overrides: list[str], message: str) -> None:
-    with pytest.raises(UnknownNameError, match=message):
-        paper_config(overrides)
+def test_wrong_words_of_the_paper_preset(
+    overrides: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["preset=paper", *overrides, "--directory", str(tmp_path)]
+    assert Command(PAPER).main(words) == WRONG
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_wrong_names_of_the_stages() -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean online.planner"):
-        stages_config("cpu", ["online.planer.horizon=3"])
+        PAPER.settings("cpu", ["online.planer.horizon=3"])
 
 
 @pytest.mark.parametrize(
@@ -102,8 +119,12 @@ def test_wrong_names_of_the_stages() -> None:
         ["--stages", "onlin"],
         ["--seeds", "a"],
         ["onlin.seed=1"],
+        ["--preset", "paper", "preset=cpu"],
         ["--preset", "paper", "seed=3"],
         ["--preset", "paper", "--stages", "online"],
+        ["planner=latco", "--stages", "online"],
+        ["task=reach"],
+        ["report", "planner=latco"],
         ["--stages", "pixels", "--seeds", "3"],
         ["report", "--seeds", "3"],
     ],
@@ -111,7 +132,7 @@ def test_wrong_names_of_the_stages() -> None:
 def test_wrong_arguments_end_with_a_sentence(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert COMMAND.main([*arguments, "--directory", str(tmp_path)]) == WRONG
+    assert Command(PAPER).main([*arguments, "--directory", str(tmp_path)]) == WRONG
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
@@ -119,25 +140,55 @@ def test_wrong_arguments_end_with_a_sentence(
 
 def test_every_seed_is_run(tmp_path: Path) -> None:
     """The command line chooses; nothing that it says is left out."""
-    work = COMMAND.work("paper", ["task=push", "planner=cem"])
-    names = [unit.name for unit in work.units(None, [3, 4], tmp_path)]
-    assert names == ["paper/push/cem/seed_3", "paper/push/cem/seed_4"]
-    assert [u.name for u in work.units(None, None, tmp_path)] == [
-        "paper/push/cem/seed_0"
-    ]
-    units = COMMAND.work("smoke", []).units(["online"], [3, 4], tmp_path)
+    units = PAPER.units("smoke", Selection(["online"], [3, 4]), tmp_path)
     assert [unit.name for unit in units] == ["online/seed_3", "online/seed_4"]
 
 
+def test_lists_multiply(tmp_path: Path) -> None:
+    """The words of a grid; `button` is the only task that begins so."""
+    words = "preset=paper task=reach,button planner=latco,cem seed=0,1,2"
+    options = Command(PAPER).parser().parse_args(words.split())
+    preset, selection = choice(PAPER, options)
+    units = PAPER.units(preset, selection, tmp_path)
+    runs = {
+        f"paper/{task}/{planner}/seed_{seed}": (f"metaworld/{task}", planner, seed)
+        for task in ("reach", "button-press")
+        for planner in ("latco", "cem")
+        for seed in (0, 1, 2)
+    }
+    found = {unit.name: unit.settings() for unit in units}
+    assert len(units) == 12
+    assert runs == {
+        name: (each["run"]["task"], each["run"]["planner"]["name"], each["seed"])
+        for name, each in found.items()
+    }
+    assert PAPER.unchosen(preset, selection) == ""
+    assert [u.directory for u in units] == [tmp_path / u.name for u in units]
+
+
+def test_planners_of_a_stage_share_what_they_are_compared_on(tmp_path: Path) -> None:
+    """Units of a part of a grid are those of the whole: nothing is made twice."""
+    whole = PAPER.units("cpu", Selection(["comparison"]), tmp_path)
+    axes = {"planner": ["cem", "gd_one"]}
+    part = PAPER.units("cpu", Selection(axes=axes), tmp_path)
+    names = {unit.name.rpartition("/")[2] for unit in part}
+    assert names == {"data", "model", "trace", "cem", "gd_one"}
+    settings = {unit.name: unit.settings() for unit in whole}
+    assert all(settings[unit.name] == unit.settings() for unit in part)
+    assert len(part) == len(names)
+
+
 def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert COMMAND.main(["--settings", "--preset", "paper", "task=push"]) == DONE
-    assert "planner.horizon=50\n      Actions of a plan." in capsys.readouterr().err
+    assert Command(PAPER).main(["--settings", "--preset", "paper", "task=push"]) == DONE
+    assert (
+        "paper.planner.horizon=50\n      Actions of a plan." in capsys.readouterr().err
+    )
 
 
 def test_the_report_of_nothing_says_so(tmp_path: Path) -> None:
     directory, output = str(tmp_path), tmp_path / "results"
     arguments = ["report", "--directory", directory, "--output", str(output)]
-    assert COMMAND.main(arguments) == DONE
+    assert Command(PAPER).main(arguments) == DONE
     assert "No finished unit yet" in (output / "README.md").read_text()
 
 
@@ -170,13 +221,14 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
     pytest.importorskip("dm_control")
     pytest.importorskip("matplotlib")
     run, folder = tiny(), tmp_path / "runs" / "seed_0"
+    out = tmp_path / "out"
     train(run, seed=0, directory=folder)
     settings = {"seed": 0, "run": {"task": run.task, "planner": {"name": "latco"}}}
     (folder / "settings.json").write_text(json.dumps(settings))
-    (row,) = online_report.write(tmp_path / "runs", tmp_path / "out", "online")
+    (row,) = online_report.write(results_of(tmp_path / "runs", out), "online")
     assert row.steps == 5000
-    assert (tmp_path / "out" / "online_cheetah-run.png").stat().st_size > 1000
-    rows = ledger.read(tmp_path / "out", "online")
+    assert (out / "online_cheetah-run.png").stat().st_size > 1000
+    rows = ledger.read(out, "online")
     assert {row["round"] for row in rows} == {"0", "1", "2"}
     metrics = {(m["round"], m["name"]): m for m in read_metrics(folder / "metrics.csv")}
     assert row.test is not None
@@ -186,7 +238,7 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
     assert row.random.value == pytest.approx(seeds)
     assert row.cost["seconds_per_plan"] > 0
     # What is published makes the same line.
-    again = online_report.write(tmp_path / "none", tmp_path / "out", "online")
+    again = online_report.write(results_of(tmp_path / "none", out), "online")
     assert [repr(each) for each in again] == [repr(row)]
 
 
@@ -195,7 +247,7 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
 def test_the_smoke_preset_from_end_to_end(tmp_path: Path) -> None:
     output = tmp_path / "results"
     arguments = ["--preset", "smoke", "--directory", str(tmp_path)]
-    assert COMMAND.main([*arguments, "--output", str(output)]) == DONE
+    assert Command(PAPER).main([*arguments, "--output", str(output)]) == DONE
     names = {path.name for path in output.iterdir()}
     assert {"README.md", "run.json", "film_strip.png", "plan.gif"} <= names
     assert {"comparison_distance.png", "comparison_optimization.png"} <= names

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from toy_paper import results_of
 
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
@@ -20,16 +21,10 @@ from diffplan.training.seeding import global_seeds
 from reproductions.common import ledger
 from reproductions.common.config import apply_overrides
 from reproductions.common.online import action_box
-from reproductions.common.provenance import gather
+from reproductions.common.page import write_page
 from reproductions.common.stages import DONE
 from reproductions.common.tables import read_csv, write_csv
-from reproductions.latco import (
-    comparison,
-    comparison_model,
-    comparison_report,
-    data,
-    report,
-)
+from reproductions.latco import comparison, comparison_model, comparison_report, data
 from reproductions.latco.comparison_config import (
     MODEL,
     ComparisonConfig,
@@ -37,6 +32,7 @@ from reproductions.latco.comparison_config import (
     EvaluationConfig,
 )
 from reproductions.latco.comparison_planners import LATCO, UNIFORM
+from reproductions.latco.paper import PAPER
 
 GOAL = torch.tensor([-0.1, 0.8, 0.245])  # of the hand, 4.5 cm above the fingers'
 
@@ -330,7 +326,7 @@ def test_report_counts_and_judges(tmp_path: Path) -> None:
     finished(runs, "latco", 1, [1, 1, 1, 1, 0])
     finished(runs, "gd_many", 0, [1, 1, 0, 0, 0])
     finished(runs, "gd_many", 1, [1, 1, 1, 0, 1])
-    summary, text = comparison_report.write(runs, output)
+    summary, text = comparison_report.write(results_of(runs, output))
     latco, descent = summary["planners"]["latco"], summary["planners"]["gd_many"]
     assert latco["success"] == pytest.approx(0.9)
     # Student's t with one degree of freedom: 12.706 · s / √2, s² = 2 · 0.1².
@@ -362,22 +358,23 @@ def test_another_task_has_its_own_name_and_numbers(
 ) -> None:
     runs, output = tmp_path / "runs" / "comparison", tmp_path / "output"
     finished(runs, "latco", 0, [1, 0, 0, 0, 0], task)
-    summary, _ = comparison_report.write(runs, output)
+    summary, _ = comparison_report.write(results_of(runs, output))
     known = summary["planners"]["latco"]["paper"]
     assert known is None if paper is None else known.startswith(paper)
-    page = report.write(runs.parent, output, "cpu").read_text()
+    page = write_page(PAPER, runs.parent, output, "cpu").read_text()
     assert f"(a) {label}, success" in page
     assert f"frozen model: {label}" in page
     for foreign in ("reach", "5 cm", "91 ± 3", "Fig. 4"):
         assert foreign not in page.replace("least", "").split("## Provenance")[0]
     # The same page from what is published.
-    assert report.write(tmp_path / "none", output, "cpu").read_text() == page
+    again = write_page(PAPER, tmp_path / "none", output, "cpu")
+    assert again.read_text() == page
 
 
 def test_report_of_a_lost_comparison_says_so(tmp_path: Path) -> None:
     finished(tmp_path, "latco", 0, [1, 0, 0, 0, 0])
     finished(tmp_path, "cem", 0, [1, 0, 0, 0, 0])
-    summary, _ = comparison_report.write(tmp_path, tmp_path / "output")
+    summary, _ = comparison_report.write(results_of(tmp_path, tmp_path / "output"))
     assert not summary["latco_at_least_80_percent"]
     assert not summary["latco_above_all_others"]
     # One seed: Wilson's interval of 1 of 5, from a table.
@@ -396,7 +393,7 @@ def test_differences_are_paired_by_seed_and_start(
     finished(runs, "gd_many", 1, [1, 0, 0, 0, 0])
     finished(runs, "latco_native", 0, [1, 1, 1, 0, 0])
     monkeypatch.setattr(comparison_report, "PUBLISHED", tmp_path / "nothing")
-    summary, text = comparison_report.write(runs, output)
+    summary, text = comparison_report.write(results_of(runs, output))
     gap = summary["differences"]["gd_many"]
     assert gap["seeds"] == [0, 1]
     assert gap["episodes"] == 10
@@ -418,15 +415,14 @@ def test_few_seeds_are_put_beside_the_published_ones(
 ) -> None:
     home = tmp_path / "home" / "cpu"
     for seed in (0, 1):
-        finished(tmp_path / "old", "latco", seed, [1, 1, 1, 1, 0])
-        finished(tmp_path / "old", "gd_many", seed, [1, 1, 0, 0, 0])
+        finished(tmp_path / "runs" / "comparison", "latco", seed, [1, 1, 1, 1, 0])
+        finished(tmp_path / "runs" / "comparison", "gd_many", seed, [1, 1, 0, 0, 0])
     monkeypatch.setattr(comparison_report, "PUBLISHED", tmp_path / "nothing")
-    comparison_report.write(tmp_path / "old", home)
+    write_page(PAPER, tmp_path / "runs", home, "cpu")
     monkeypatch.setattr(comparison_report, "PUBLISHED", home.parent)
-    report.write_page(home, "LatCo", "latco", "cpu", [], gather(tmp_path / "old"))
     finished(tmp_path / "new", "latco", 3, [1, 1, 1, 1, 1])
     finished(tmp_path / "new", "gd_many", 3, [0, 0, 0, 0, 0])
-    _, text = comparison_report.write(tmp_path / "new", tmp_path / "output")
+    _, text = comparison_report.write(results_of(tmp_path / "new", tmp_path / "output"))
     (said,) = [line for line in text.splitlines() if line.startswith("Beside")]
     assert said == (
         "Beside the published runs: LatCo's success is here, of training seed 3, +100 "
@@ -434,7 +430,7 @@ def test_few_seeds_are_put_beside_the_published_ones(
         "seeds 0, 1, +40 points [+0, +80] against Shooting GD, many starts."
     )
     # The published page itself compares with nothing.
-    _, text = comparison_report.write(tmp_path / "none", home)
+    _, text = comparison_report.write(results_of(tmp_path / "none", home))
     assert "Beside the published" not in text
 
 

@@ -13,7 +13,6 @@ from diffplan.training._episode import Episode
 from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco import report
 from reproductions.latco.comparison_config import DataConfig
-from reproductions.latco.config import paper_config, stages_config
 from reproductions.latco.data import DETOUR_EVERY, expert_number, expert_settings
 from reproductions.latco.offline import TABLE, outcomes
 from reproductions.latco.online import (
@@ -23,6 +22,7 @@ from reproductions.latco.online import (
 )
 from reproductions.latco.online_config import HYBRID, TASKS, paper_run
 from reproductions.latco.online_report import History, Run, entries, summarise
+from reproductions.latco.paper import PAPER
 
 README = Path(report.__file__).parent / "README.md"
 
@@ -87,10 +87,12 @@ def test_outcomes_are_counted_by_noise_and_detour() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_papers_preset_draws_faithfully_unless_asked(task: str) -> None:
-    assert paper_config([f"task={task}"]).render_preset == "faithful"
-    fast = paper_config([f"task={task}", "render_preset=fast"])
-    assert fast.render_preset == "fast"
-    assert stages_config("cpu").pixels.render_preset == "fast"
+    run = PAPER.settings("paper", cell={"task": task}).paper
+    assert run.render_preset == "faithful"
+    asked = ["paper.render_preset=fast"]
+    run = PAPER.settings("paper", asked, {"task": task}).paper
+    assert run.render_preset == "fast"
+    assert PAPER.settings("cpu").pixels.render_preset == "fast"
 
 
 @pytest.mark.parametrize("preset", ["faithful", "fast"])
@@ -143,7 +145,7 @@ def test_fast_images_are_a_deviation_of_their_row(
     source = {"commit": "0123", "dirty": False}
     records = {"a": {"settings": {"run": run}, "source": source}}
     row = summarise([Run(run["task"], "latco", 0, "a", made)], 100, {}, records)
-    deviations = report._online_row(row, "paper", "paper")[-1]
+    deviations = report._online_row(row, "paper", "paper", "")[-1]
     assert deviations == "7, 8, 9, 10" + (", 11" if listed else "")
 
 

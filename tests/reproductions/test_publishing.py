@@ -10,7 +10,7 @@ import pytest
 from toy_paper import finish, paper
 
 from reproductions.common import publishing, results
-from reproductions.common.command import DONE, FAILED, WRONG
+from reproductions.common.command import DONE, FAILED, WRONG, Command
 from reproductions.common.lock import exclusive
 from reproductions.common.provenance import with_digests
 
@@ -29,11 +29,11 @@ def home(tmp_path: Path) -> Path:
     """Return the committed results of seeds 0 and 1."""
     finish(tmp_path / "first")
     assert call(tmp_path, "publish", "--directory", str(tmp_path / "first")) == DONE
-    return tmp_path / "home" / "cpu"
+    return tmp_path / "toy" / "results" / "cpu"
 
 
 def call(tmp_path: Path, *arguments: str) -> int:
-    return paper(tmp_path / "home").main(arguments)
+    return Command(paper(tmp_path)).main(arguments)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -44,7 +44,7 @@ def test_a_report_lies_beside_its_runs(home: Path, tmp_path: Path) -> None:
     before = content(home)
     for directory in ("nothing", "own"):
         if directory == "own":
-            finish(tmp_path / "own", [0], ["trials=2"])
+            finish(tmp_path / "own", [0], ["score.trials=2"])
         where = ["--directory", str(tmp_path / directory)]
         assert call(tmp_path, "report", *where) == DONE
         assert call(tmp_path, "--report-only", *where) == DONE
@@ -92,7 +92,7 @@ def none(where: Path) -> None:
 
 
 def overrides(where: Path) -> None:
-    finish(where, [0, 1], ["size=4"])
+    finish(where, [0, 1], ["model.size=4"])
 
 
 def unfinished(where: Path) -> None:
@@ -107,10 +107,10 @@ def broken(where: Path) -> None:
 
 def stale(where: Path) -> None:
     units = finish(where)
-    finish(where / "other", [0, 1], ["size=4"])
+    finish(where / "other", [0, 1], ["model.size=4"])
     other = where / "other" / "cpu" / "model" / "seed_1"
     for name in ("done.json", "model.txt"):
-        (units[2].directory / name).write_bytes((other / name).read_bytes())
+        (units[1].directory / name).write_bytes((other / name).read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -271,9 +271,10 @@ def test_a_folder_in_use_is_refused(
         ["--wind", "3"],
         ["--workers", "two"],
         ["--preset", "paper"],
-        ["publish", "size=3"],
+        ["publish", "model.size=3"],
         ["publish", "--output", "x"],
         ["siz=3"],
+        ["model.siz=3"],
     ],
 )
 def test_wrong_arguments_have_a_status_of_their_own(

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from toy_paper import complete, finish, work
+from toy_paper import complete, finish, paper
 
 from diffplan.errors import ArgumentError
+from reproductions.common.experiment import Selection
 from reproductions.common.lock import HOLDER, exclusive
 from reproductions.common.stages import run_units
 from reproductions.common.units import Unit
@@ -71,7 +72,9 @@ def test_half_of_a_unit_is_not_resumed_with_another_model(tmp_path: Path) -> Non
     assert (score.directory / "checkpoint.txt").exists()
     (score.directory / "done.json").unlink()
     delete(model.directory)
-    new = list(work("cpu", ["size=4"]).units(None, [0], tmp_path / "cpu"))
+    new = paper(tmp_path).units(
+        "cpu", Selection(seeds=[0], settings=["model.size=4"]), tmp_path / "cpu"
+    )
     complete(new[0], new)
     assert complete(new[1], new) == "model/seed_0 changed since"
     assert not (score.directory / "checkpoint.txt").exists()

@@ -1,0 +1,85 @@
+"""LatCo's experiments; `python -m reproductions.latco --help` explains them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from diffplan.envs._rendering import select_backend
+from reproductions.common.experiment import Axis, Experiment, Paper
+from reproductions.common.units import Unit
+from reproductions.latco import comparison, online, pixels, report
+from reproductions.latco.comparison_config import ComparisonConfig
+from reproductions.latco.online_config import (
+    PLANNERS,
+    TASKS,
+    paper_run,
+    small_cheetah,
+    smoke_cheetah,
+)
+from reproductions.latco.pixels import PixelsConfig
+
+
+def _with_planner(
+    make: Callable[[], ComparisonConfig], planner: str | None = None
+) -> ComparisonConfig:
+    config = make()
+    return config if planner is None else replace(config, planners=(planner,))
+
+
+def _pixels_units(
+    config: PixelsConfig,
+    seeds: Sequence[int],  # noqa: ARG001
+    directory: Path,
+) -> list[Unit]:
+    return pixels.units(config, directory)
+
+
+PAPER = Paper(
+    folder=Path(__file__).parent,
+    experiments=(
+        Experiment(
+            name="comparison",
+            title="(a) Planners on one frozen model",
+            about="planners on one frozen model of sparse Meta-World reach, from state "
+            "vectors",
+            presets={
+                "cpu": partial(_with_planner, ComparisonConfig),
+                "smoke": partial(_with_planner, ComparisonConfig.smoke),
+            },
+            units=comparison.units,
+            report=report.comparison,
+            axes={"planner": Axis(ComparisonConfig().planners)},
+        ),
+        Experiment(
+            name="online",
+            title="(b) Learning online",
+            about="LatCo collects its own data on cheetah-run, from state vectors",
+            presets={"cpu": small_cheetah, "smoke": smoke_cheetah},
+            units=online.units,
+            report=report.online,
+        ),
+        Experiment(
+            name="pixels",
+            title="(c) Planned and executed, from images (Fig. 5)",
+            about="images: a small visual model, one plan decoded beside what happened",
+            presets={"cpu": PixelsConfig, "smoke": PixelsConfig.smoke},
+            units=_pixels_units,
+            report=report.pixels,
+            seeds=(),
+        ),
+        Experiment(
+            name="paper",
+            title="Learning online, from images",
+            about="each task with each planner, a run for each seed",
+            presets={"paper": paper_run},
+            units=online.paper_units,
+            report=report.paper,
+            axes={"task": Axis(TASKS, needed=True), "planner": Axis(PLANNERS)},
+        ),
+    ),
+    columns=report.COLUMNS,
+    below=report.READING,
+    # Tested once; the units' processes inherit the answer.
+    prepare=select_backend,
+)
