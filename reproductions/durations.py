@@ -9,7 +9,7 @@ not what this script writes.
 import re
 from pathlib import Path
 
-from reproductions.common.command import WORKERS
+from reproductions.common.engines import WORKERS
 from reproductions.common.experiment import Paper, Selection, papers
 from reproductions.common.provenance import published
 from reproductions.common.schedule import schedule

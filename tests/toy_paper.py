@@ -96,7 +96,7 @@ def report(results: Results) -> Section:
 def paper(root: Path) -> Paper:
     """Return the paper, in a folder of its own."""
     folder = root / "toy"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "paper.toml").write_text(
         'name = "Toy"\ntitle = "A toy"\nauthors = "None"\nvenue = "nowhere"\n'
     )

@@ -14,16 +14,18 @@ from typing import NoReturn
 from diffplan.errors import ArgumentError, DiffplanError, FileError
 from reproductions.common import publishing, results, runs
 from reproductions.common.config import describe
+from reproductions.common.engines import add_engine_options, engine_of
 from reproductions.common.experiment import Paper, Selection
 from reproductions.common.grammar import choice, help_text
 from reproductions.common.lock import exclusive
 from reproductions.common.page import write_page
+from reproductions.common.progress import show_status
 from reproductions.common.provenance import published
 from reproductions.common.stages import Outcome, Unit, run_units
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 64, 130
-WORKERS = 2
-RUN, REPORT, PUBLISH = "run", "report", "publish"
+RUN, REPORT, STATUS, PUBLISH = "run", "report", "status", "publish"
+WORDS = (RUN, REPORT, STATUS, PUBLISH)
 
 ENDING = """
 what it writes
@@ -35,6 +37,8 @@ words before axes and settings
   run      (default) makes what is missing, then the report. Stopped at any moment
            (Ctrl-C, kill, power) the same command goes on where it was
   report   runs nothing; makes tables and figures from the runs that are there
+  status   runs nothing; shows the units of the last command: waiting, running, done,
+           failed (with error and log), how far, and the time left
   publish  runs nothing; puts the results of finished runs, or those of some stages,
            into the repository. Refused with changes that no commit holds, with own
            settings, and with fewer units than the committed page shows
@@ -82,7 +86,7 @@ class Command:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add, directory = made.add_argument, Path("runs") / name
-        words = f"axes and settings, or {RUN}, {REPORT}, {PUBLISH} before them"
+        words = f"axes and settings, or one of {', '.join(WORDS)} before them"
         add("words", nargs="*", metavar="key=value", help=words)
         add(
             "--preset", help=f"the same as preset=NAME; {self.paper.presets[0]} if none"
@@ -91,10 +95,9 @@ class Command:
         add("--seeds", help="the same as seed=0,1,2")
         add("--directory", type=Path, default=directory, help="of the runs")
         add("--output", type=Path, default=None, help="of tables and figures")
-        workers = f"units that run at the same time, {WORKERS} by default"
-        add("--workers", type=int, default=None, help=workers)
         add("--report-only", action="store_true", help=f"the same as {REPORT}")
         add("--settings", action="store_true", help="list all settings and stop")
+        add_engine_options(made)
         return made
 
     def _main(self, options: argparse.Namespace) -> int:
@@ -104,6 +107,9 @@ class Command:
         directory = options.directory / preset
         if word == PUBLISH:
             return self._publish(directory, preset, paper.stages(preset, selection))
+        if word == STATUS:
+            show_status(directory, say)
+            return DONE
         if options.settings:
             cell = {name: values[0] for name, values in selection.axes.items()}
             say(describe(paper.settings(preset, selection.settings, cell)))
@@ -121,9 +127,13 @@ class Command:
         with exclusive(directory, say=say):
             paper.prepare()
             say(f"runs: {directory}, results: {output / results.PAGE}")
-            workers = WORKERS if options.workers is None else options.workers
-            seconds = self._measured(units, preset)
-            outcome = run_units(units, workers, report=say, seconds=seconds)
+            outcome = run_units(
+                units,
+                engine_of(options),
+                report=say,
+                seconds=self._measured(units, preset),
+                directory=directory,
+            )
             return self._report(directory, output, preset, outcome)
 
     def _report(
@@ -199,7 +209,7 @@ def say(text: str) -> None:
 def _word(options: argparse.Namespace) -> str:
     """Take the word before the settings, if there is one."""
     first = options.words[:1]
-    word = first[0] if first and first[0] in (RUN, REPORT, PUBLISH) else RUN
+    word = first[0] if first and first[0] in WORDS else RUN
     if first == [word]:
         options.words = options.words[1:]
     return REPORT if options.report_only and word == RUN else word
@@ -216,7 +226,7 @@ def _refuse_what_would_be_ignored(
         "stage": selection.stages if word != PUBLISH else None,
         "seed": selection.seeds,
         "workers": options.workers,
-        "output": options.output if word == PUBLISH else None,
+        "output": options.output if word in (PUBLISH, STATUS) else None,
     }
     if not options.settings:
         given.update(selection.axes)

@@ -70,12 +70,33 @@ def exclusive(
         lock.release()
 
 
-def _described(holder: Path) -> str:
+def held(directory: Path) -> dict[str, Any] | None:
+    """Return who is in a folder now: process, host, start, command; None if nobody."""
+    holder = _read(directory / HOLDER)
+    if holder is None:
+        return None
     try:
-        found: dict[str, Any] = json.loads(holder.read_text(encoding="utf-8"))
+        # Only for a moment: who comes now waits, or had a process before it.
+        with FileLock(directory / LOCK, timeout=0):
+            return None
+    except Timeout:
+        return holder
+
+
+def _read(holder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(holder.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _described(holder: Path) -> str:
+    found = _read(holder) or {}
+    try:
         return (
             f"process {found['process']} on {found['host']} (since {found['start']}: "
             f"{found['command']})"
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except KeyError:
         return "another process"

@@ -8,23 +8,25 @@ whose inputs were made anew since, and are others now, is made again.
 
 Each unit runs in a process of its own, so that it can be killed, can run out of memory
 and can use one core without disturbing the others. What it prints is in `log.txt`.
+Where processes live is the matter of an engine; which unit is due, and which is stale,
+is decided here for all engines.
 """
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from diffplan._checks import require_at_least
 from diffplan.errors import ArgumentError, FileError
-from reproductions.common.schedule import duration, schedule
+from reproductions.common.engines import Engine, Local
+from reproductions.common.lock import held
+from reproductions.common.progress import Grid, live
+from reproductions.common.schedule import duration
 from reproductions.common.units import (
     DONE,
     ERROR,
@@ -32,18 +34,10 @@ from reproductions.common.units import (
     SETTINGS,
     Unit,
     difference,
-    fingerprints,
     read_record,
 )
-from reproductions.common.worker import UNWRITABLE, work
 
 __all__ = ["DONE", "LOG", "SETTINGS", "Outcome", "Unit", "difference", "run_units"]
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-POLL_SECONDS = 0.2
-GRACE_SECONDS = 10.0
-PROGRESS_SECONDS = 30.0
-LINE_WIDTH = 100
 
 
 @dataclass
@@ -68,49 +62,55 @@ class Outcome:
 
 def run_units(
     units: Sequence[Unit],
-    workers: int = 2,
+    engine: Engine | None = None,
     *,
-    threads: int = 1,
     report: Callable[[str], object] | None = None,
     seconds: Mapping[str, float] | None = None,
+    directory: Path | None = None,
 ) -> Outcome:
-    """Run the units that are not done, several at a time, each after what it needs.
+    """Make the units that are not done, each after what it needs.
 
     Units that are ready start in the order of the list. An interruption (Ctrl-C or
     SIGTERM) is passed on to the running units, which get ten seconds to save.
 
     Args:
         units: In order of preference; names are unique.
-        workers: How many run at the same time.
-        threads: Threads that torch uses in each of them.
-        report: Receives a line of text whenever something happens; None is silent.
+        engine: Makes them; None stands for two at a time on this machine. It is stopped
+            at the end.
+        report: Receives a line of text whenever something happens, and a terminal shows
+            a table of the units; None is silent.
         seconds: That units once took, by name, for the time that is left.
+        directory: The run folder, for `progress.show_status`; None leaves no trace.
 
     Raises:
         ArgumentError: names repeat, a need is unknown or waits for itself, or a folder
             holds work of other settings.
         KeyboardInterrupt: the run was interrupted; start it again to resume.
     """
-    require_at_least("workers", workers, 1)
-    _check_names(units)
-    run = _Run(units, workers, threads, report or (lambda _: None), seconds or {})
-    run.settle()
-    run.announce()
+    engine = engine or Local()
+    run: _Run | None = None
     with _terminations_interrupt():
         try:
-            while run.waiting or run.running:
-                run.advance()
-                time.sleep(POLL_SECONDS if run.running else 0.0)
+            _check_names(units)
+            run = _Run(units, engine, report or (lambda _: None), seconds or {})
+            if directory is not None:
+                run.grid.save(directory)
+            run.announce()
+            with live(run.grid, wanted=report is not None):
+                while run.waiting or run.running:
+                    run.advance()
+                    time.sleep(engine.poll_seconds if run.running else 0.0)
         finally:
-            _stop(run.running)
+            engine.stop([each.job for each in run.running.values()] if run else [])
     return run.outcome
 
 
 @dataclass
 class _Running:
     unit: Unit
-    process: BaseProcess
+    job: object
     start: float
+    where: object = None
 
 
 class _Run:
@@ -119,18 +119,17 @@ class _Run:
     def __init__(
         self,
         units: Sequence[Unit],
-        workers: int,
-        threads: int,
+        engine: Engine,
         say: Callable[[str], object],
         seconds: Mapping[str, float],
     ) -> None:
-        self.units, self.workers, self.threads = units, workers, threads
-        self.say, self.seconds = say, dict(seconds)
+        self.units, self.engine, self.say = units, engine, say
+        self.seconds = dict(seconds)
+        self.grid = Grid(units, self.seconds, engine.workers)
         self.outcome = Outcome()
         self.waiting = list(units)
         self.running: dict[str, _Running] = {}
         self._finished: set[str] = set()
-        self._said, self._lines = time.monotonic(), dict[str, str]()
         self._records: dict[str, dict[str, Any]] = {}
         for unit in units:
             try:
@@ -138,6 +137,10 @@ class _Run:
                     self._finished.add(unit.name)
             except FileError as error:
                 self._fail(unit, str(error))
+        self.settle()
+        for unit in self.waiting:
+            with suppress(OSError):  # of an earlier command; it is tried again
+                (unit.directory / ERROR).unlink(missing_ok=True)
 
     def settle(self) -> None:
         """Take the units that are done, and were made from what is there now."""
@@ -161,19 +164,18 @@ class _Run:
         if before:
             self.say(f"{before} of {total} units were done before")
         if self.waiting:
-            known = self._left()
-            about = f", about {known} by measured times" if known else ""
-            self.say(f"{len(self.waiting)} units to run, {self.workers} at once{about}")
+            left, workers = self._left(), self.engine.workers
+            about = f", about {duration(left)} by measured times" if left else ""
+            at_once = f", {workers} at once" if workers else ""
+            self.say(f"{len(self.waiting)} units to run{at_once}{about}")
 
     def advance(self) -> None:
         """Collect what ended, block what cannot run any more, start what can."""
         self._collect()
-        if time.monotonic() - self._said >= PROGRESS_SECONDS:
-            self._said = time.monotonic()
-            self._say_progress()
         self._block()
         for unit in list(self.waiting):
-            if len(self.running) < self.workers and set(unit.needs) <= {*self._records}:
+            room = self.engine.workers or len(self.units)
+            if len(self.running) < room and set(unit.needs) <= {*self._records}:
                 self.waiting.remove(unit)
                 self._start(unit)
 
@@ -192,64 +194,66 @@ class _Run:
         self.outcome.failed[unit.name] = reason
 
     def _start(self, unit: Unit) -> None:
-        """Start the unit's process."""
-        needs = self._needs(unit)
+        """Hand a unit to the engine, unless that still has it."""
+        needs, again = self._needs(unit), ""
+        job = self.engine.found(unit)
         try:
-            again = unit.begin(needs)
-            process = _process(unit, fingerprints(needs), self.threads)
+            if job is None:
+                again = unit.begin(needs)
+                job = self.engine.start(unit, needs)
         except OSError as error:
             self._fail(unit, f"cannot write to {unit.directory}: {error.strerror}")
             self.say(f"{unit.name}: not started: {self.outcome.failed[unit.name]}")
             return
-        self.running[unit.name] = _Running(unit, process, time.monotonic())
-        self.say(f"{unit.name}: started{f' again: {again}' if again else ''}")
+        self.running[unit.name] = _Running(unit, job, time.monotonic())
+        verb = "started" if self.engine.workers else "handed over"
+        self.say(f"{unit.name}: {verb}{f' again: {again}' if again else ''}")
 
     def _collect(self) -> None:
-        for name, ended in list(self.running.items()):
-            if ended.process.is_alive():
+        for name, each in list(self.running.items()):
+            reason = self.engine.ended(each.job, each.unit)
+            if reason is None:
+                self._say_where(each)
                 continue
-            ended.process.join()
             del self.running[name]
-            seconds = time.monotonic() - ended.start
-            if read_record(ended.unit.directory) is not None:
-                self._done(ended.unit)
-                self.seconds[name] = seconds
+            seconds = time.monotonic() - each.start
+            # A job of an earlier command may have read what is another thing now.
+            if each.unit.is_made_from(self._needs(each.unit)):
+                self._done(each.unit)
                 self.settle()
                 self.say(f"{name}: done in {duration(seconds)}; {self._progress()}")
             else:
-                self._fail(ended.unit, _reason(ended))
-                reason = self.outcome.failed[name]
+                reason = reason or "what it was made from changed since"
+                self._fail(each.unit, reason)
                 self.say(f"{name}: failed after {duration(seconds)}: {reason}")
+                self._leave_error(each.unit, reason)
+
+    def _say_where(self, each: _Running) -> None:
+        """Say on which machine a unit of a cluster runs, and when that changes."""
+        holder = None if self.engine.workers else held(each.unit.directory)
+        if holder is not None:
+            where = holder.get("host"), holder.get("process")
+            if where != each.where:
+                again = " again" if each.where else ""
+                each.where = where
+                self.say(f"{each.unit.name}: runs{again} on {where[0]}")
+
+    def _leave_error(self, unit: Unit, reason: str) -> None:
+        """Leave in its folder why a unit failed that could not say so."""
+        error = unit.directory / ERROR
+        with suppress(OSError):
+            if not error.exists():
+                error.write_text(reason, encoding="utf-8")
 
     def _progress(self) -> str:
         """Return "3 of 16", and the time that is left."""
-        known = self._left()
-        left = f", about {known} left" if known else ""
-        return f"{len(self.outcome.done)} of {len(self.units)}{left}"
+        left = self._left()
+        about = f", about {duration(left)} left" if left else ""
+        return f"{len(self.outcome.done)} of {len(self.units)}{about}"
 
-    def _left(self) -> str:
-        """Return the time that is left in words, empty if it is not known."""
-        now = time.monotonic()
-        left = [*(each.unit for each in self.running.values()), *self.waiting]
-        if not left or any(unit.name not in self.seconds for unit in left):
-            return ""
-        times = {unit.name: self.seconds[unit.name] for unit in left}
-        for name, each in self.running.items():
-            times[name] = max(times[name] - (now - each.start), 0.0)
-        lost = {*self.outcome.failed, *self.outcome.blocked}
-        outside = [*self.outcome.done, *lost]
-        return duration(schedule(left, times, self.workers, outside))
-
-    def _say_progress(self) -> None:
-        """Say the newest line of each running unit's log, if it is a new one."""
-        for name, each in self.running.items():
-            log = each.unit.directory / LOG
-            if log.exists():
-                text = log.read_text(encoding="utf-8", errors="replace")
-                lines = [line for line in text.splitlines() if line.strip()]
-                if lines and lines[-1] != self._lines.get(name):
-                    self._lines[name] = lines[-1]
-                    self.say(f"{name}: {lines[-1][:LINE_WIDTH]}")
+    def _left(self) -> float | None:
+        """Return the seconds that are left, None if they are not known."""
+        return self.grid.left(self.grid.rows())
 
     def _block(self) -> None:
         lost = {*self.outcome.failed, *self.outcome.blocked}
@@ -287,55 +291,6 @@ def _check_names(units: Sequence[Unit]) -> None:
                 f"units: expected needs that name units and form no circle, got {stuck}"
             )
         finished |= ready
-
-
-def _process(unit: Unit, inputs: Mapping[str, str], threads: int) -> BaseProcess:
-    """Start a process; numerical libraries read their threads when imported."""
-    process = get_context("spawn").Process(
-        target=work, args=(unit, inputs, threads), name=unit.name
-    )
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    try:
-        process.start()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-    return process
-
-
-def _reason(ended: _Running) -> str:
-    """Return the error that ended the unit, or which signal killed it."""
-    code, folder = ended.process.exitcode or 0, ended.unit.directory
-    if code < 0:
-        return f"killed by {_signal_name(-code)}"
-    if code == UNWRITABLE:
-        return f"cannot write to {folder}: the disk is full or read-only"
-    error = folder / ERROR
-    said = error.read_text(encoding="utf-8") if error.exists() else f"exit code {code}"
-    return f"{said} (see {folder / LOG})"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # the real-time signals between the first and the last
-        return f"signal {number}"
-
-
-def _stop(running: Mapping[str, _Running]) -> None:
-    """Interrupt what still runs, and kill what has not ended after a while."""
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        alive = [each.process for each in running.values() if each.process.is_alive()]
-        for process in alive:
-            if process.pid is not None:
-                os.kill(process.pid, stop)
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process in alive:
-            process.join(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager

@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from types import FrameType
+from typing import Any
 
 from diffplan.training._run_record import (
     hardware,
@@ -24,38 +25,49 @@ from reproductions.common.units import (
     LOG,
     SESSIONS,
     Unit,
+    damage,
+    fingerprints,
     list_files,
     write_json,
 )
 
-FAILED, UNWRITABLE, INTERRUPTED = 1, 74, 130
+ENDED, FAILED, UNWRITABLE = 0, 1, 74
 """Exit codes; 74 stands for a disk that is full or read-only, as in sysexits.h."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+INTERRUPTIONS = tuple(128 + number for number in _SIGNALS)
+"""Exit codes after a signal, as shells have them: the unit saved what it could."""
+
+TOLD_TO_REQUEUE = 128 + signal.SIGUSR2
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
 _PATIENCE = 10.0
 """Seconds that a process of an earlier, killed start may take to end."""
 
 
-def work(unit: Unit, inputs: Mapping[str, str], threads: int) -> None:
-    """Run a unit in this process.
+def work(unit: Unit, needs: Mapping[str, dict[str, Any]], threads: int) -> int:
+    """Make a unit in this process, which takes no other; return the exit code.
 
     Args:
-        unit: Its folder is ready.
-        inputs: Fingerprints of what it reads, by name.
+        unit: Made from what an earlier attempt left, and not at all if that ended well.
+        needs: The record of each unit that it reads, by name.
         threads: That torch uses.
     """
-    signal.signal(signal.SIGINT, _interrupt_once)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    interruption = _Interruption()
     try:
-        (unit.directory / ERROR).unlink(missing_ok=True)
+        unit.directory.mkdir(parents=True, exist_ok=True)
         with (unit.directory / LOG).open("a", encoding="utf-8") as log:
-            os.dup2(log.fileno(), sys.stdout.fileno())
-            os.dup2(log.fileno(), sys.stderr.fileno())
+            for stream in (1, 2, sys.stdout.fileno(), sys.stderr.fileno()):
+                os.dup2(log.fileno(), stream)
         with exclusive(unit.directory, patience=_PATIENCE):
-            _run(unit, threads)
-            write_done(unit, inputs)
+            (unit.directory / ERROR).unlink(missing_ok=True)
+            if not (unit.is_made_from(needs) and not damage(unit.directory)):
+                unit.begin(needs)
+                _run(unit, threads)
+                write_done(unit, fingerprints(needs))
     except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+        return interruption.code
     except Exception as error:
         # Where the disk is full, this cannot be written either: the code tells it.
         with suppress(OSError):
@@ -65,7 +77,34 @@ def work(unit: Unit, inputs: Mapping[str, str], threads: int) -> None:
             text = f"{type(error).__name__}: {error}"
             (unit.directory / ERROR).write_text(text, encoding="utf-8")
         disk = isinstance(error, OSError) and error.errno in _DISK
-        raise SystemExit(UNWRITABLE if disk else FAILED) from None
+        return UNWRITABLE if disk else FAILED
+    return ENDED
+
+
+def run_in_process(
+    unit: Unit, needs: Mapping[str, dict[str, Any]], threads: int
+) -> None:
+    """Make a unit in a process that ends with its parent."""
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    raise SystemExit(work(unit, needs, threads))
+
+
+@contextmanager
+def thread_variables(threads: int) -> Iterator[None]:
+    """Let processes that start in the block use so many threads.
+
+    Numerical libraries read these variables when they are imported.
+    """
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _run(unit: Unit, threads: int) -> None:
@@ -100,13 +139,28 @@ def write_done(unit: Unit, inputs: Mapping[str, str]) -> None:
     write_json(unit.directory / DONE, content)
 
 
-def _interrupt_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Interrupt the unit; a second Ctrl-C must not disturb its saving.
+class _Interruption:
+    """Turns the first signal into KeyboardInterrupt; later ones disturb no saving.
 
-    Set explicitly, because a shell starts background programs with Ctrl-C ignored.
+    Set for SIGINT too, because a shell starts background programs with it ignored.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        for number in _SIGNALS:
+            signal.signal(number, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+        if len(self._received) == 1:
+            raise KeyboardInterrupt
+
+    @property
+    def code(self) -> int:
+        """The exit code; being queued again outweighs SIGTERM, which comes first."""
+        if signal.SIGUSR2 in self._received:
+            return TOLD_TO_REQUEUE
+        return 128 + (self._received or [signal.SIGINT])[0]
 
 
 def _follow_parent() -> None:
