@@ -5,14 +5,18 @@ of observations, the agent that plans, the loop and its measurements are here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import torch
 
+import diffplan.envs
+from diffplan._checks import require_at_least
 from diffplan.agents import Agent, GaussianNoise, PlanningAgent, UniformAgent
+from diffplan.envs.base import SimulatorEnv
 from diffplan.envs.vector import VectorEnv
 from diffplan.models.rssm import RSSM
 from diffplan.planners.base import Planner
@@ -51,6 +55,47 @@ class Acting:
         if self.device != "auto":
             return torch.device(self.device)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class OnlineRun(Acting):
+    """One online run: an agent collects, its model learns, and is measured.
+
+    Attributes:
+        task: A task of `diffplan.envs.make`.
+        observation: state or pixels.
+        render_preset: How images are drawn: faithful, with shadows, reflections and
+            smooth edges, or fast, without.
+        model: The RSSM.
+        training: See `diffplan.training.OnlineConfig`.
+    """
+
+    task: str = "dm_control/cheetah-run"
+    observation: Literal["state", "pixels"] = "state"
+    render_preset: Literal["faithful", "fast"] = "fast"
+    model: Settings = field(default_factory=partial(Settings, RSSM))
+    training: OnlineConfig = field(default_factory=OnlineConfig)
+
+    def __post_init__(self) -> None:
+        require_at_least("num_envs", self.num_envs, 1)
+        require_at_least("scale_episodes", self.scale_episodes, 0)
+
+    def environments(self, rendering: Stopwatch) -> VectorEnv:
+        """Make the environments, whose images are timed."""
+        factories = [partial(make_environment, self, rendering)] * self.num_envs
+        return VectorEnv(factories, num_workers=self.num_workers)
+
+
+def make_environment(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
+    """Make an environment whose images are timed."""
+    env = diffplan.envs.make(
+        run.task,
+        observation=run.observation,
+        render_preset=run.render_preset,
+        action_repeat=run.training.action_repeat,
+    )
+    setattr(env, "render", rendering.around(env.render))  # noqa: B010 - of this one
+    return env
 
 
 def action_box(space: gymnasium.spaces.Box, device: torch.device | str = "cpu") -> Box:

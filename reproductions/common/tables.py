@@ -49,3 +49,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, which is replaced as a whole."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def picture(name: str, title: str) -> str:
+    """Return a figure of the results folder in Markdown, with its title below."""
+    return f"![{title}]({name})\n\n*{title}.*\n"

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-import diffplan.envs
 from diffplan.envs.base import SimulatorEnv
-from diffplan.envs.vector import VectorEnv
 from diffplan.training._episode import Episode
 from diffplan.training.seeding import derive_seed
 from reproductions.common.online import (
     action_box,
+    make_environment,
     new_model,
     planning_agent,
     run_online,
@@ -64,8 +63,7 @@ def paper_units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[U
 def train(run: OnlineRun, seed: int, directory: Path) -> None:
     """Train from the last checkpoint in the folder, if there is one, to the end."""
     rendering = Stopwatch()
-    factories = [partial(make_environment, run, rendering)] * run.num_envs
-    with VectorEnv(factories, num_workers=run.num_workers) as environments:
+    with run.environments(rendering) as environments:
         model = new_model(run.model, environments, run, seed)
         planner, objective = run.planner.build(model)
         box = action_box(environments.single_action_space, run.resolve_device())
@@ -122,15 +120,3 @@ def scripted_episode(
     """Play offline episode number `index` of a seed, with success recorded."""
     rng = np.random.default_rng(derive_seed(seed, "offline", index))
     return play(env, behaviour(data, index, rng), rng, success=True)
-
-
-def make_environment(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
-    """Make an environment whose images are timed."""
-    env = diffplan.envs.make(
-        run.task,
-        observation=run.observation,
-        render_preset=run.render_preset,
-        action_repeat=run.training.action_repeat,
-    )
-    setattr(env, "render", rendering.around(env.render))  # noqa: B010 - of this one
-    return env

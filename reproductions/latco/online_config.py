@@ -10,8 +10,8 @@ from diffplan.planners.base import Planner
 from diffplan.problem import Objective
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
+from reproductions.common import online
 from reproductions.common.config import choose
-from reproductions.common.online import Acting
 from reproductions.common.settings import Settings
 from reproductions.latco.comparison_planners import (
     CROSS_ENTROPY,
@@ -115,31 +115,24 @@ class PlannerConfig:
 
 
 @dataclass(frozen=True)
-class OnlineRun(Acting):
+class OnlineRun(online.OnlineRun):
     """One online run: collect with the planner, train, measure (Algorithm 1).
 
     Attributes:
-        task: A task of `diffplan.envs.make`.
-        observation: state or pixels.
         render_preset: How images are drawn: faithful, with shadows, reflections and
             smooth edges, or fast, without (deviation 11 of the README).
         offline_episodes: Scripted episodes in the replay buffer from the start.
         model: The RSSM; by default LatCo's.
         planner: See `PlannerConfig`.
-        training: See `diffplan.training.OnlineConfig`.
     """
 
     scale_episodes: int = 2
-    task: str = "dm_control/cheetah-run"
-    observation: Literal["state", "pixels"] = "state"
-    render_preset: Literal["faithful", "fast"] = "fast"
     offline_episodes: int = 0
     model: Settings = PAPER_MODEL
     planner: PlannerConfig = field(default_factory=PlannerConfig)
-    training: OnlineConfig = field(default_factory=OnlineConfig)
 
     def __post_init__(self) -> None:
-        require_at_least("num_envs", self.num_envs, 1)
+        super().__post_init__()
         require_at_least("scale_episodes", self.scale_episodes, 1)
         require_at_least("offline_episodes", self.offline_episodes, 0)
 

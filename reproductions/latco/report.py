@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from reproductions.common import online_report
 from reproductions.common.experiment import Results, Section
-from reproductions.common.provenance import LEGEND
-from reproductions.common.statistics import Estimate
-from reproductions.common.tables import markdown_table
+from reproductions.common.tables import picture
 from reproductions.latco import (
     comparison_report,
     comparison_result,
-    online_report,
     paper_numbers,
     pixels_report,
 )
+from reproductions.latco.online_config import PLANNERS
 
 COLUMNS = (
     "experiment",
@@ -25,6 +24,8 @@ COLUMNS = (
     "preset",
     "deviations",
 )
+FINAL_EPISODES = {"online": 8, "paper": 100}
+"""Most recent training episodes of a run that a table's number is the mean of."""
 DEVIATIONS = {
     "comparison": "1, 2, 3, 4, 6, 7, 10",
     "online": "1, 2, 5, 6, 7, 8, 10",
@@ -61,11 +62,11 @@ def comparison(results: Results) -> Section | None:
     fig_4 = " (Fig. 4)" if found["task"] == comparison_report.REACH else ""
     text = [
         body,
-        _figure("comparison_distance.png", f"Success against distance{fig_4}"),
+        picture("comparison_distance.png", f"Success against distance{fig_4}"),
     ]
     name = "comparison_optimization.png"
     if (results.output / name).exists():
-        text.append(_figure(name, "Plan optimisation (Fig. 6)"))
+        text.append(picture(name, "Plan optimisation (Fig. 6)"))
     title = f"(a) Planners on one frozen model: {task}"
     return Section("\n".join(text), _comparison_rows(found, results.preset), title)
 
@@ -87,11 +88,13 @@ def paper(results: Results) -> Section | None:
 
 
 def _online(results: Results, name: str, label: str) -> Section | None:
-    found = online_report.write(results, name)
+    found = online_report.write(results, name, PLANNERS, FINAL_EPISODES[name])
     if not found:
         return None
     rows = [_online_row(row, results.preset, name, label) for row in found]
-    return Section("\n".join(_online_body(found, name)), rows)
+    return Section(
+        "\n".join(online_report.body(found, name, FINAL_EPISODES[name])), rows
+    )
 
 
 def _comparison_rows(found: Mapping[str, Any], preset: str) -> list[list[str]]:
@@ -138,45 +141,3 @@ def _online_row(
         preset,
         DEVIATIONS[kind] + (FAST_IMAGES if row.fast_images else ""),
     ]
-
-
-def _online_body(rows: list[online_report.Row], name: str) -> list[str]:
-    """Return figures and the table of scores and of where the time went."""
-    tasks = dict.fromkeys(row.task.rpartition("/")[2] for row in rows)
-    names = list(rows[0].cost) if rows else []
-    scores = ("random", "training", "test")
-    columns = [name.replace("_", " ") for name in names]
-    header = ["task", "planner", "seeds", "n", *scores, *columns]
-    lines = [
-        [
-            *(row.task, row.planner + row.mark, row.seeds),
-            f"{len(row.seeds)} × {online_report.FINAL_EPISODES[name]}",
-            *(_score(getattr(row, name), row.measure) for name in scores),
-            *(f"{row.cost[name]:.3g}" for name in names),
-        ]
-        for row in rows
-    ]
-    figures = [
-        _figure(f"{name}_{task}.png", f"Learning curves, {task}") for task in tasks
-    ]
-    return [
-        *figures,
-        "Random: the seed episodes. Training: the collected episodes of each run, at "
-        f"most its last {online_report.FINAL_EPISODES[name]}, with exploration "
-        "noise; the table at the top has this number. Test: the last noise-free "
-        "evaluation, of few episodes. Times are means over the later rounds. n: "
-        "training seeds × episodes of the number under training. Each episode stands "
-        "in `ledger.csv.gz`.\n",
-        markdown_table(header, lines),
-        *([LEGEND + "\n"] if any(row.mark for row in rows) else []),
-    ]
-
-
-def _score(estimate: Estimate | None, measure: str) -> str:
-    if estimate is None:
-        return "–"
-    return estimate.percent() if measure == "success" else estimate.number()
-
-
-def _figure(name: str, title: str) -> str:
-    return f"![{title}]({name})\n\n*{title}.*\n"

@@ -15,12 +15,12 @@ from diffplan.planners.collocation import LatCo
 from diffplan.planners.sampling.cem import CEM
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import read_metrics
-from reproductions.common import ledger
+from reproductions.common import ledger, online_report
 from reproductions.common.command import DONE, WRONG, Command
 from reproductions.common.experiment import Selection
 from reproductions.common.grammar import choice
 from reproductions.common.online import build_model
-from reproductions.latco import online_report, paper_numbers
+from reproductions.latco import paper_numbers
 from reproductions.latco.online import train
 from reproductions.latco.online_config import (
     PLANNERS,
@@ -225,7 +225,9 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
     train(run, seed=0, directory=folder)
     settings = {"seed": 0, "run": {"task": run.task, "planner": {"name": "latco"}}}
     (folder / "settings.json").write_text(json.dumps(settings))
-    (row,) = online_report.write(results_of(tmp_path / "runs", out), "online")
+    (row,) = online_report.write(
+        results_of(tmp_path / "runs", out), "online", PLANNERS, 8
+    )
     assert row.steps == 5000
     assert (out / "online_cheetah-run.png").stat().st_size > 1000
     rows = ledger.read(out, "online")
@@ -238,7 +240,9 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
     assert row.random.value == pytest.approx(seeds)
     assert row.cost["seconds_per_plan"] > 0
     # What is published makes the same line.
-    again = online_report.write(results_of(tmp_path / "none", out), "online")
+    again = online_report.write(
+        results_of(tmp_path / "none", out), "online", PLANNERS, 8
+    )
     assert [repr(each) for each in again] == [repr(row)]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from diffplan import envs
 from diffplan.training._episode import Episode
+from reproductions.common.online_report import summarise
+from reproductions.common.online_runs import History, Run, entries
 from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco import report
 from reproductions.latco.comparison_config import DataConfig
@@ -21,7 +23,6 @@ from reproductions.latco.online import (
     scripted_episode,
 )
 from reproductions.latco.online_config import HYBRID, TASKS, paper_run
-from reproductions.latco.online_report import History, Run, entries, summarise
 from reproductions.latco.paper import PAPER
 
 README = Path(report.__file__).parent / "README.md"

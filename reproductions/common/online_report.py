@@ -1,0 +1,232 @@
+"""Learning curves and table rows of online runs, computed from the ledger."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproductions.common import ledger
+from reproductions.common.experiment import Results
+from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
+from reproductions.common.online_runs import (
+    COST_METRICS,
+    KINDS,
+    History,
+    Run,
+    entries,
+    histories,
+    read,
+)
+from reproductions.common.provenance import LEGEND, Records, mark
+from reproductions.common.statistics import Estimate, mean
+from reproductions.common.tables import markdown_table, picture, write_text
+
+BIN_STEPS = 30_000
+"""Environment steps per point of the paper's learning curves."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of online runs.
+
+    Attributes:
+        task: Name.
+        planner: Name.
+        measure: success or return.
+        random: Of the seed episodes.
+        training: Of the last training episodes, with exploration noise.
+        test: Of the last noise-free evaluation; None if there was none.
+        steps: Environment steps of the shortest run.
+        seeds: Of the runs.
+        cost: Where the time went, mean over runs.
+        fast_images: Whether any of the runs saw images without shadows.
+        mark: `*` if what made them is in no commit, see `provenance.mark`.
+    """
+
+    task: str
+    planner: str
+    measure: str
+    random: Estimate
+    training: Estimate
+    test: Estimate | None
+    steps: int
+    seeds: list[int]
+    cost: dict[str, float]
+    fast_images: bool = False
+    mark: str = ""
+
+
+def summarise(
+    runs: Sequence[Run], final_episodes: int, cost: dict[str, float], records: Records
+) -> Row:
+    """Return the table's line of several seeds of one task and planner."""
+    tests = [run.score("test", slice(-1, None)) for run in runs]
+    training = [run.score("collect", slice(1, None), final_episodes) for run in runs]
+    settings = [records[r.unit]["settings"] for r in runs if r.unit in records]
+    return Row(
+        task=runs[0].task,
+        planner=runs[0].planner,
+        measure=runs[0].measure,
+        random=mean([run.score("collect", slice(0, 1)) for run in runs]),
+        training=mean(training),
+        test=None if any(map(math.isnan, tests)) else mean(tests),
+        steps=min(run.steps for run in runs),
+        seeds=[run.seed for run in runs],
+        cost=cost,
+        fast_images=any(map(_fast_images, settings)),
+        mark=mark(records, *(run.unit for run in runs)),
+    )
+
+
+def _fast_images(settings: Mapping[str, Any]) -> bool:
+    """Return whether a run saw images without shadows; the first had no choice."""
+    preset = settings["run"].get("render_preset", "fast")
+    return settings["run"].get("observation") == "pixels" and preset == "fast"
+
+
+def grouped(
+    runs: Sequence[Run], planners: Sequence[str]
+) -> dict[tuple[str, str], list[Run]]:
+    """Return the runs by task and planner, planners in this order."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.task, planners.index(run.planner))):
+        found.setdefault((run.task, run.planner), []).append(run)
+    return found
+
+
+def write(
+    results: Results, name: str, planners: Sequence[str], final_episodes: int
+) -> list[Row]:
+    """Put the runs into the ledger; write figures and JSON; return the table's lines.
+
+    Args:
+        results: Whose output receives rows of the ledger, `<name>.json` (the lines)
+            and `<name>_<task>.png`; what it holds of units that have no run stays.
+        name: Of the experiment.
+        planners: In the order of the lines.
+        final_episodes: Most recent training episodes of a run that a line is about.
+    """
+    output, fresh = results.output, histories(results.runs)
+    for unit, history in fresh.items():
+        ledger.add(output, entries(history, name, unit))
+    published, groups = output / f"{name}.json", grouped(read(output, name), planners)
+    if not groups:
+        return []
+    costs = _costs(published) | _mean_costs(list(fresh.values()))
+    for task in dict.fromkeys(task for task, _ in groups):
+        chosen = {who: each for (what, who), each in groups.items() if what == task}
+        path = output / f"{name}_{task.rpartition('/')[2]}.png"
+        save_figure(learning_figure(task, chosen), path)
+    rows = [
+        summarise(each, final_episodes, costs.get(key, {}), results.records)
+        for key, each in groups.items()
+    ]
+    text = json.dumps([_plain(asdict(row)) for row in rows], indent=2) + "\n"
+    write_text(published, text)
+    return rows
+
+
+def _costs(published: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Return where the time of published runs went, by task and planner."""
+    text = published.read_text(encoding="utf-8") if published.exists() else "[]"
+    return {(row["task"], row["planner"]): row["cost"] for row in json.loads(text)}
+
+
+def _mean_costs(
+    runs: Sequence[History],
+) -> dict[tuple[str, str], dict[str, float]]:
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for run in runs:
+        found.setdefault((run.task, run.planner), []).append(run.cost())
+    return {
+        key: {
+            name: float(np.mean([cost[name] for cost in costs]))
+            for name in COST_METRICS
+            if all(name in cost for cost in costs)
+        }
+        for key, costs in found.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy for JSON, which has no NaN: None takes its place."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+# The page
+
+
+def learning_figure(task: str, groups: dict[str, list[Run]]) -> Any:
+    """Draw training and test scores against thousands of environment steps."""
+    figure, axes = new_figure(columns=2, size=(4.4, 3.2))
+    measure = next(iter(groups.values()))[0].measure
+    for colour, (planner, runs) in zip(COLOURS, groups.items(), strict=False):
+        for axis, prefix in zip(axes[0], KINDS, strict=True):
+            series = [run.series(prefix) for run in runs]
+            series = [binned(*pair) for pair in series if len(pair[0])]
+            if series:
+                steps, values = zip(*series, strict=True)
+                thousands = [array / 1000 for array in steps]
+                draw_runs(axis, thousands, values, planner, colour)
+        level = float(np.mean([run.score("collect", slice(0, 1)) for run in runs]))
+    for axis in axes[0]:
+        axis.axhline(level, color="black", linestyle=":", linewidth=1, label="random")
+        axis.set(xlabel="environment steps, thousands", ylim=(0, None))
+        axis.legend(fontsize=7)
+    axes[0, 0].set(ylabel=measure, title=f"{task}: training episodes, with noise")
+    axes[0, 1].set_title("noise-free test episodes")
+    return figure
+
+
+def binned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means over bins of 30,000 steps as in the paper, for long runs only."""
+    if steps[-1] < 4 * BIN_STEPS:
+        return steps, values
+    index = steps // BIN_STEPS
+    places = np.unique(index)
+    means = np.array([values[index == place].mean() for place in places])
+    return (places + 1) * BIN_STEPS, means
+
+
+def body(rows: Sequence[Row], name: str, final_episodes: int) -> list[str]:
+    """Return figures and the table of scores and of where the time went."""
+    tasks = dict.fromkeys(row.task.rpartition("/")[2] for row in rows)
+    names = list(rows[0].cost) if rows else []
+    scores = ("random", "training", "test")
+    columns = [name.replace("_", " ") for name in names]
+    header = ["task", "planner", "seeds", "n", *scores, *columns]
+    lines = [
+        [
+            *(row.task, row.planner + row.mark, row.seeds),
+            f"{len(row.seeds)} × {final_episodes}",
+            *(_score(getattr(row, name), row.measure) for name in scores),
+            *(f"{row.cost[name]:.3g}" for name in names),
+        ]
+        for row in rows
+    ]
+    figures = [
+        picture(f"{name}_{task}.png", f"Learning curves, {task}") for task in tasks
+    ]
+    return [
+        *figures,
+        "Random: the seed episodes. Training: the collected episodes of each run, at "
+        f"most its last {final_episodes}, with exploration "
+        "noise; the table at the top has this number. Test: the last noise-free "
+        "evaluation, of few episodes. Times are means over the later rounds. n: "
+        "training seeds × episodes of the number under training. Each episode stands "
+        "in `ledger.csv.gz`.\n",
+        markdown_table(header, lines),
+        *([LEGEND + "\n"] if any(row.mark for row in rows) else []),
+    ]
+
+
+def _score(estimate: Estimate | None, measure: str) -> str:
+    if estimate is None:
+        return "–"
+    return estimate.percent() if measure == "success" else estimate.number()
