@@ -80,9 +80,10 @@ class OnlineRun(Acting):
         require_at_least("num_envs", self.num_envs, 1)
         require_at_least("scale_episodes", self.scale_episodes, 0)
 
-    def environments(self, rendering: Stopwatch) -> VectorEnv:
-        """Make the environments, whose images are timed."""
-        factories = [partial(make_environment, self, rendering)] * self.num_envs
+    def environments(self, rendering: Stopwatch, count: int | None = None) -> VectorEnv:
+        """Make `count` environments, `num_envs` by default, whose images are timed."""
+        make = partial(make_environment, self, rendering)
+        factories = [make] * (count or self.num_envs)
         return VectorEnv(factories, num_workers=self.num_workers)
 
 
@@ -102,6 +103,12 @@ def action_box(space: gymnasium.spaces.Box, device: torch.device | str = "cpu") 
     """Return the actions that an environment allows."""
     box = Box(low=space.low.tolist(), high=space.high.tolist())
     return box.to(torch.zeros(1, device=device))
+
+
+def still(action_space: Box) -> Agent:
+    """Return an agent that never moves: what the task gives away."""
+    nothing = torch.zeros_like(action_space.low)
+    return UniformAgent(Box(nothing, nothing))
 
 
 def build_model(

@@ -57,8 +57,9 @@ class History:
 
     @property
     def planner(self) -> str:
-        """Name of the planner."""
-        return str(self.settings["run"]["planner"]["name"])
+        """Name of the planner; a run without one acts with its policy."""
+        planner = self.settings["run"].get("planner", {"name": "policy"})
+        return str(planner["name"])
 
     def cost(self) -> dict[str, float]:
         """Return the mean of each measure of time, without the first round."""

@@ -8,23 +8,14 @@ starts has as many as LatCo's wall-clock time per plan allows: the strongest bas
 import math
 from functools import partial
 
-import torch
-
-from diffplan.agents import Agent, UniformAgent
+from diffplan.agents import UniformAgent
 from diffplan.gradients import Detach
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
-from diffplan.problem import Box
+from reproductions.common.online import still
 from reproductions.common.settings import Settings
-
-
-def still(action_space: Box) -> Agent:
-    """Return an agent that never moves: what the task gives away."""
-    nothing = torch.zeros_like(action_space.low)
-    return UniformAgent(Box(nothing, nothing))
-
 
 # As released: nothing but iterations and engine is ours to choose.
 LATCO = Settings(

@@ -1,0 +1,1 @@
+"""Gradient-based planning with world models (arXiv:2312.17227)."""

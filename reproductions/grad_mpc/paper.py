@@ -1,0 +1,65 @@
+"""Grad-MPC's experiments; `python -m reproductions.grad_mpc --help` explains them."""
+
+from functools import partial
+from pathlib import Path
+
+from diffplan.envs._rendering import select_backend
+from reproductions.common.experiment import Axis, Experiment, Paper
+from reproductions.grad_mpc import dreamer_settings, frozen, online, report, settings
+
+PAPER = Paper(
+    folder=Path(__file__).parent,
+    experiments=(
+        Experiment(
+            name="planet",
+            title="PlaNet's agent with Grad-MPC and with CEM (Table 1, Fig. 3)",
+            about="an agent collects with the planner that it is tested with",
+            presets={
+                "cpu": partial(settings.with_axes, settings.small),
+                "smoke": partial(settings.with_axes, settings.tiny),
+                "paper": partial(settings.with_axes, settings.paper),
+            },
+            units=online.units,
+            report=report.planet,
+            axes={
+                "task": Axis(settings.TASKS),
+                "planner": Axis(settings.PLANNERS),
+            },
+        ),
+        Experiment(
+            name="candidates",
+            title="Return against the number of candidates (Fig. 4)",
+            about="planners on the frozen models of stage planet",
+            presets=frozen.PRESETS["candidates"],
+            units=partial(frozen.planet_units, "candidates"),
+            report=report.candidates,
+        ),
+        Experiment(
+            name="sweep",
+            title="What the paper leaves open",
+            about="optimiser, step size and clipping of Grad-MPC, on frozen models",
+            presets=frozen.PRESETS["sweep"],
+            units=partial(frozen.planet_units, "sweep"),
+            report=report.sweep,
+        ),
+        Experiment(
+            name="dreamer",
+            title="Dreamer, and its policy refined by Grad-MPC (Table 2)",
+            about="Dreamer learns; then its policy acts, alone and refined",
+            presets={
+                preset: partial(dreamer_settings.with_task, make)
+                for preset, make in frozen.PRESETS["dreamer"].items()
+            },
+            units=frozen.dreamer_units,
+            report=report.dreamer,
+            axes={
+                "task": Axis((*settings.TASKS, *settings.SPARSE)),
+            },
+        ),
+    ),
+    columns=report.COLUMNS,
+    below=report.READING,
+    stages_needed=("paper",),
+    # Tested once; the units' processes inherit the answer.
+    prepare=select_backend,
+)

@@ -1,0 +1,252 @@
+"""What each experiment of Grad-MPC adds to the results page."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reproductions.common import ledger, online_report, paper_numbers
+from reproductions.common.experiment import Results, Section
+from reproductions.common.figures import COLOURS, new_figure, save_figure
+from reproductions.common.provenance import LEGEND, mark
+from reproductions.common.runs import folders
+from reproductions.common.statistics import Estimate, mean, paired_difference
+from reproductions.common.tables import markdown_table, picture
+from reproductions.common.units import read_record
+from reproductions.grad_mpc.contest import entries
+from reproductions.grad_mpc.settings import PLANNERS
+
+HERE = Path(__file__).parent
+NAMES = {"grad_mpc": "Grad-MPC", "cem": "PlaNet (CEM)", "policy": "Dreamer"}
+QUOTED = {"grad_mpc": "grad_mpc", "cem": "planet", "policy": "dreamer"}
+"""Columns of Table 1 by planner."""
+DEVIATIONS = {"planet": "1, 2, 3, 4, 5", "dreamer": "1, 2, 3, 4, 6"}
+FINAL_EPISODES = 8
+"""Most recent training episodes of a run that a line of the table is about."""
+
+COLUMNS = (
+    "experiment",
+    "agent",
+    "paper",
+    "ours",
+    "95 % interval",
+    "baseline: random",
+    "preset",
+    "deviations",
+)
+READING = """\
+"Ours" is a mean over training seeds with Student's 95 % interval, of the last training
+episodes with exploration noise. The numbers under "deviations" are those of the list in
+`reproductions/grad_mpc/README.md`; at a share of the paper's training no line is a test
+of the paper's own numbers.
+"""
+
+
+def planet(results: Results) -> Section | None:
+    """Report on online runs with Grad-MPC and with CEM."""
+    return _online(results, "planet", PLANNERS)
+
+
+def dreamer(results: Results) -> Section | None:
+    """Report on Dreamer, and on what refines its policy."""
+    section = _online(results, "dreamer", ("policy",))
+    if section is None:
+        return None
+    rows = _contests(results, "refinement")
+    if not rows:
+        return section
+    text = _contest_tables(rows, "policy")
+    return Section(f"{section.text}\n### The policy, refined\n\n{text}", section.rows)
+
+
+def candidates(results: Results) -> Section | None:
+    """Report on the number of candidates."""
+    rows = _contests(results, "candidates")
+    if not rows:
+        return None
+    save_figure(_candidates_figure(rows), results.output / "candidates.png")
+    title = "Return against candidates (Fig. 4)"
+    text = picture("candidates.png", title) + _contest_tables(rows, "cem_*")
+    return Section(text)
+
+
+def sweep(results: Results) -> Section | None:
+    """Report on what the paper leaves open."""
+    rows = _contests(results, "sweep")
+    return Section(_contest_tables(rows, "sgd_0.1")) if rows else None
+
+
+# Online runs
+
+
+def _online(results: Results, name: str, planners: Sequence[str]) -> Section | None:
+    found = online_report.write(results, name, planners, FINAL_EPISODES)
+    if not found:
+        return None
+    lines = [_line(row, results.preset, name) for row in found]
+    return Section("\n".join(online_report.body(found, name, FINAL_EPISODES)), lines)
+
+
+def _line(row: online_report.Row, preset: str, name: str) -> list[str]:
+    task, ours = row.task.rpartition("/")[2], row.training
+    interval = "one seed" if ours.low != ours.low else _range(ours)
+    return [
+        f"{task}, return, {row.steps:,} environment steps",
+        NAMES[row.planner],
+        paper_number(task, row.planner),
+        f"{ours.value:.0f}",
+        interval,
+        f"{row.random.value:.0f}",
+        preset,
+        DEVIATIONS[name],
+    ]
+
+
+def paper_number(task: str, planner: str) -> str:
+    """Return what the paper reports at 100,000 environment steps from pixels."""
+    table = paper_numbers.load(HERE)["table_1"]
+    pair = table[QUOTED[planner]].get(task)
+    return f"{pair[0]} ± {pair[1]} ({table['reference']})" if pair else "–"
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{estimate.low:.0f} … {estimate.high:.0f}"
+
+
+# Contests
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a contender earned on a task.
+
+    Attributes:
+        task: Its name.
+        name: Of the contender.
+        returns: By training seed and start.
+        evaluations: Of the model, for a plan.
+        milliseconds: For a plan, of several that are made together.
+        mark: `*` if what made it is in no commit.
+    """
+
+    task: str
+    name: str
+    returns: Mapping[tuple[str, str], float]
+    evaluations: int
+    milliseconds: float
+    mark: str
+
+    @property
+    def seeds(self) -> list[str]:
+        """The training seeds."""
+        return sorted({seed for seed, _ in self.returns})
+
+    def table(self, keys: Iterable[tuple[str, str]]) -> np.ndarray:
+        """Return the returns `[seeds, starts]` of some episodes."""
+        rows: dict[str, list[float]] = {}
+        for seed, start in keys:
+            rows.setdefault(seed, []).append(self.returns[seed, start])
+        return np.array(list(rows.values()))
+
+    def estimate(self) -> Estimate:
+        """Return the mean over seeds, or over the starts of a single one."""
+        table = self.table(sorted(self.returns))
+        return mean((table[0] if len(table) == 1 else table.mean(axis=1)).tolist())
+
+    def less(self, other: "Outcome") -> Estimate:
+        """Return how much more it earned than another from the same starts."""
+        keys = sorted(self.returns.keys() & other.returns.keys())
+        return paired_difference(self.table(keys), other.table(keys))
+
+
+def _contests(results: Results, experiment: str) -> list[Outcome]:
+    """Put the finished contests into the ledger; return all that it has."""
+    for folder in folders(results.runs):
+        name = (read_record(folder) or {}).get("name", "")
+        if name.partition("/")[0] == experiment:
+            ledger.add(results.output, entries(folder, name))
+    groups: dict[tuple[str, str], list[ledger.Row]] = {}
+    for row in ledger.read(results.output, experiment):
+        groups.setdefault((row["task"], row["planner"]), []).append(row)
+    return [
+        Outcome(
+            task,
+            name,
+            {(r["seed"], r["episode"]): float(r["episode_return"]) for r in rows},
+            int(rows[0]["model_evaluations"]),
+            float(np.mean([float(row["milliseconds"]) for row in rows])),
+            mark(results.records, *{row["unit"] for row in rows}),
+        )
+        for (task, name), rows in groups.items()
+    ]
+
+
+def _contest_tables(found: Sequence[Outcome], baseline: str) -> str:
+    """Return a table for each task: returns, and the difference to a baseline.
+
+    Args:
+        found: All outcomes.
+        baseline: The contender; `cem_*` stands for the one with the same number.
+    """
+    parts = []
+    for task in dict.fromkeys(each.task for each in found):
+        rows = {each.name: each for each in found if each.task == task}
+        lines = [_contest_line(each, rows, baseline) for each in rows.values()]
+        header = [
+            "contender",
+            "return [95 %]",
+            "n",
+            "less the baseline [95 %]",
+            "model steps per plan",
+            "ms per plan",
+        ]
+        parts += [f"**{task}**\n", markdown_table(header, lines)]
+        if any(each.mark for each in rows.values()):
+            parts.append(LEGEND + "\n")
+    parts.append(
+        f"Baseline: `{baseline}`. All contenders of a task act with the same frozen "
+        "models from the same starts; a difference is paired, its interval a bootstrap "
+        "over training seeds and starts. n: seeds × starts. Of Grad-MPC the steps of "
+        "the model are those with a gradient.\n"
+    )
+    return "\n".join(parts)
+
+
+def _contest_line(
+    each: Outcome, rows: Mapping[str, Outcome], baseline: str
+) -> list[str]:
+    other = rows.get(baseline.replace("*", each.name.rpartition("_")[2]))
+    gap = "–" if other in (None, each) else each.less(other).number()
+    seeds = len(each.seeds)
+    return [
+        each.name + each.mark,
+        each.estimate().number(),
+        f"{seeds} × {len(each.returns) // seeds}",
+        gap,
+        f"{each.evaluations:,}",
+        f"{each.milliseconds:.3g}",
+    ]
+
+
+def _candidates_figure(found: Sequence[Outcome]) -> object:
+    """Draw returns against the number of candidates."""
+    tasks = list(dict.fromkeys(each.task for each in found))
+    figure, axes = new_figure(columns=len(tasks), size=(3.6, 3.0))
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for colour, planner in zip(COLOURS, PLANNERS, strict=False):
+            points = [
+                (int(each.name.rpartition("_")[2]), each.estimate())
+                for each in found
+                if each.task == task and each.name.startswith(f"{planner}_")
+            ]
+            points.sort(key=lambda point: point[0])
+            counts = [count for count, _ in points]
+            values = [estimate.value for _, estimate in points]
+            axis.plot(counts, values, "o-", color=colour, label=NAMES[planner])
+            for count, estimate in points:
+                axis.plot([count] * 2, [estimate.low, estimate.high], color=colour)
+        axis.set(title=task, xlabel="candidates of Grad-MPC", xscale="log")
+        axis.legend(fontsize=7)
+    axes[0, 0].set_ylabel("return")
+    return figure
