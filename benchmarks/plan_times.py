@@ -5,6 +5,7 @@
 
 LatCo with 200 iterations, shooting gradient descent with 500, CEM with 100 refits of
 10,000 candidates; LatCo's paper reports 14, 14 and 12 s on an RTX 2080 Ti (appendix).
+Grad-MPC as its paper says: 1,000 candidates, 40 steps, always a horizon of 12.
 Beside each time stands a floor: the arithmetic of a plan over what a large product of
 matrices reaches here, or the bytes of the model's weights, read once for each step of
 each rollout that follows the one before, over what a large copy reaches, whichever is
@@ -49,7 +50,7 @@ class Contender:
         planner: With `iterations` as given.
         problem: What it plans for.
         iterations: Of the plan that is timed.
-        paper_seconds: On an RTX 2080 Ti.
+        paper_seconds: On an RTX 2080 Ti; None where the paper says nothing.
         rollouts: Rollouts of the model, one after the other, in an iteration: forward,
             and backward where there is a gradient. LatCo has none: its model is
             evaluated at all steps at once.
@@ -58,12 +59,12 @@ class Contender:
     planner: dp.Planner
     problem: dp.PlanningProblem
     iterations: int
-    paper_seconds: float
+    paper_seconds: float | None
     rollouts: int
 
 
 def contenders(model: RSSM, horizon: int, share: float) -> dict[str, Contender]:
-    """Return the three planners."""
+    """Return the planners."""
     device = next(model.parameters()).device
     like = torch.zeros(1, device=device)
     box = dp.Box([-1.0] * ACTIONS, [1.0] * ACTIONS).to(like)
@@ -73,7 +74,7 @@ def contenders(model: RSSM, horizon: int, share: float) -> dict[str, Contender]:
     def count(paper: int) -> int:
         return max(1, round(share * paper))
 
-    latco, gd, cem = count(200), count(500), count(100)
+    latco, gd, cem, descent = count(200), count(500), count(100), count(40)
     quiet = {"gradient": dp.Detach()}
     return {
         "LatCo": Contender(
@@ -92,6 +93,9 @@ def contenders(model: RSSM, horizon: int, share: float) -> dict[str, Contender]:
             cem,
             12.0,
             1,
+        ),
+        "Grad-MPC": Contender(
+            dp.GradMPC.paper(iterations=descent, **quiet), returns, descent, None, 2
         ),
     }
 
@@ -283,9 +287,10 @@ def main() -> None:
         for mode in arguments.modes:
             found[mode] = measure(contender, state, mode, arguments.repeats)
             shown = found[mode].get("error") or f"{found[mode]['median_seconds']:.3f}"
+            paper = "–" if contender.paper_seconds is None else contender.paper_seconds
             print(
                 f"| {name} | {mode} | {contender.iterations} | {shown} "
-                f"| {least['seconds']:.4f} | {contender.paper_seconds:.0f} |",
+                f"| {least['seconds']:.4f} | {paper} |",
                 flush=True,
             )
         results["plans"][name] = found

@@ -180,7 +180,7 @@ def plan_times(results: Results) -> list[str]:
             found["iterations"],
             found[mode].get("error") or f"{found[mode]['median_seconds']:.3f}",
             f"{found['floor']['seconds']:.4f}",
-            f"{found['paper_seconds']:.0f}",
+            "–" if found["paper_seconds"] is None else f"{found['paper_seconds']:.0f}",
         )
         for name, found in results["plans"].items()
         for mode in ("eager", "graph", "compiled")
