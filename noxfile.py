@@ -65,10 +65,10 @@ def tests_portable(session: nox.Session, threads: str) -> None:
     """Run the numeric tests with the plainest kernels, on one thread and on two.
 
     What they demand must hold on every processor: another one takes other kernels,
-    which sum in another order.
+    which sum in another order. The shape checks are on. CI runs all default tests so.
     """
     python = shared_environment(session)
-    named = any(argument.startswith("tests/") for argument in session.posargs)
+    named = any(argument.startswith("tests") for argument in session.posargs)
     chosen = (*(() if named else NUMERIC_TESTS), *session.posargs)
     status = pytest(
         session,
@@ -216,22 +216,11 @@ def run_tests(
 ) -> None:
     """Run the selected tests on two processes; arguments after `--` win.
 
-    Those of torch.compile, which cannot see through the shape checks, come second, in
-    a run without them. Arguments reach both runs; `-m` chooses within each.
+    Without the shape checks, which make calls of planners three times as long and which
+    torch.compile cannot see through: `tests_portable` has them.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-m", default=selection)
-    given, others = parser.parse_known_args(session.posargs)
-    statuses = [
-        pytest(
-            session,
-            python,
-            *("-n", "2", "-m", f"({given.m}) and {kind}", *others),
-            env=environment,
-        )
-        for kind, environment in (("not compiled", {}), ("compiled", WITHOUT_CHECKS))
-    ]
-    judge(session, *statuses)
+    arguments = ("-n", "2", "-m", selection, *session.posargs)  # the last -m counts
+    judge(session, pytest(session, python, *arguments, env=WITHOUT_CHECKS))
 
 
 def pytest(

@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_gpu = pytest.mark.skip(reason="no CUDA device")
     no_gl = pytest.mark.skip(reason="no OpenGL library: see README.md")
     checked = pytest.mark.skip(
-        reason="needs DIFFPLAN_TYPECHECK=0, as in the second run of `nox -s tests`"
+        reason="needs DIFFPLAN_TYPECHECK=0, as in `nox -s tests`"
     )
     images = os.environ.get("MUJOCO_GL", "disable") != "disable"
     for item in items:
