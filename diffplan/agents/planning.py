@@ -4,12 +4,14 @@ At every observation the agent updates its belief; when the cached actions of an
 environment are used up, it plans anew for that environment only.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from diffplan._checks import describe
 from diffplan.agents._base import NO_PLAN, AgentState
 from diffplan.agents._filtering import Filtering
 from diffplan.agents.exploration import Exploration
@@ -20,7 +22,7 @@ from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.functional._random import fold
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
-from diffplan.problem import Box, Objective, PlanningProblem
+from diffplan.problem import Box, Dynamics, Objective, PlanningProblem
 
 # Folded into the keys of a decision, one for each thing that is random about it.
 _POSTERIOR, _PLANNING, _EXPLORATION = range(3)
@@ -41,7 +43,7 @@ class PlanningAgent(Filtering, nn.Module):
     Args:
         model: Its `step` is what is planned with; its `observe` and `initial_state`,
             or its `encode`, filter (see `Filter`). Nothing else is asked of it.
-        planner: Any planner.
+        planner: Any planner that takes such a problem.
         objective: Of plans, usually built on `model.reward`.
         action_space: Every action lies in it. Its bounds are those of the environment,
             `[A]`: those of single steps are for a loop of your own, which moves them.
@@ -51,10 +53,16 @@ class PlanningAgent(Filtering, nn.Module):
         exploration: Applied when `act(..., explore=True)`; None adds nothing.
         posterior: Filter with the posterior's "mean", or with a "sample" of it (the
             released LatCo while training); see `Filter`.
+        problem: Poses what is planned: `(model.step, objective, action_space)` → a
+            `PlanningProblem`, by default that class. For particles of the model's
+            `predict`, `functools.partial(dp.StochasticProblem, num_particles=20)`, with
+            a `risk` if you like; `partial(dp.PlanningProblem, constraints=[…])` …
 
     Raises:
         ArgumentError: `replan_every` is outside its range, or `posterior` unknown.
-        TensorTypeError: the model lacks one of these methods.
+        TensorTypeError: the model lacks one of these methods, or `problem` makes none.
+        UnsupportedProblemError: the model cannot pose the problem, as particles without
+            `predict`; or the planner does not take it.
         ShapeError: bounds of the action space depend on the step or the problem.
 
     Example:
@@ -75,6 +83,9 @@ class PlanningAgent(Filtering, nn.Module):
         warm_start: bool = True,
         exploration: Exploration | None = None,
         posterior: Literal["mean", "sample"] = "mean",
+        problem: Callable[[Dynamics, Objective, Box], PlanningProblem] = (
+            PlanningProblem
+        ),
     ) -> None:
         if not 1 <= replan_every <= planner.horizon:
             raise ArgumentError(
@@ -94,7 +105,13 @@ class PlanningAgent(Filtering, nn.Module):
         self.model = model
         self.planner = planner
         self.objective = objective  # So that it is moved and saved with the others.
-        self.problem = PlanningProblem(model.step, objective, action_space)
+        self.problem = problem(model.step, objective, action_space)
+        if not isinstance(self.problem, PlanningProblem):
+            raise TensorTypeError(
+                "problem: expected a function that returns a PlanningProblem, got "
+                f"{describe(self.problem)} from {describe(problem)}"
+            )
+        planner.refuse(self.problem)
         self.replan_every = replan_every
         self.warm_start = warm_start
         self.exploration = exploration

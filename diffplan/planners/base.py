@@ -218,9 +218,8 @@ class Planner(CompilableCore, ABC):
         require_kinds(problem, state, start)
         problem.check_horizon(self.horizon)
         if not is_traced(state):
-            self._refuse(problem)
+            self.refuse(problem)
             problem.check_state(state, self.horizon, self.candidate_dimensions)
-            self.check_problem(problem)
             self._check_learnable()
             if start is not None:
                 require_warm_start(problem, state, start, self.horizon)
@@ -298,6 +297,20 @@ class Planner(CompilableCore, ABC):
         actions = self.initial_actions(request.afresh())
         return start_plan(request.state, actions)
 
+    def refuse(self, problem: PlanningProblem) -> None:
+        """Raise if this planner cannot plan for a problem, from whatever state.
+
+        Raises:
+            UnsupportedProblemError: names the planner and what it cannot do.
+        """
+        name = type(self).__name__
+        if not self.keeps_state_constraints:
+            problem.refuse_state_constraints(name)
+        if not self.plans_under_noise:
+            problem.refuse_noise(name)
+        refuse_categories(problem, name, plans=self.plans_categories)
+        self.check_problem(problem)
+
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if the problem lacks a refinement or capability (default: none)."""
 
@@ -351,14 +364,6 @@ class Planner(CompilableCore, ABC):
         self.gradient = require_supported(
             type(self).__name__, chosen, self.supported_gradients
         )
-
-    def _refuse(self, problem: PlanningProblem) -> None:
-        if not self.keeps_state_constraints:
-            problem.refuse_state_constraints(type(self).__name__)
-        if not self.plans_under_noise:
-            problem.refuse_noise(type(self).__name__)
-        name = type(self).__name__
-        refuse_categories(problem, name, plans=self.plans_categories)
 
     def _check_learnable(self) -> None:
         check_numbers(self)

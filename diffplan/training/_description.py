@@ -12,14 +12,16 @@ from diffplan.problem import PlanningProblem
 
 _DEEPEST = 6
 _LEFT_OUT = object()
+_OF_PROBLEMS = ("num_particles", "risk", "action_constraints", "state_constraints")
+"""Attributes that are settings of an agent's problem, where it has any."""
 
 
 def described(value: object) -> Any:
     """Return the settings of an object as nested dictionaries of plain values.
 
-    Every object is its class with its public attributes. What is learnt, the world
-    model, problems, large tensors and containers that can be filled are left out: they
-    are no settings.
+    Every object is its class with its public attributes; of a problem, its particles,
+    risk and constraints. What is learnt, the world model, large tensors and containers
+    that can be filled are left out: they are no settings.
 
     Args:
         value: An agent, with its planner, objective and exploration.
@@ -36,8 +38,12 @@ def described(value: object) -> Any:
 def _described(value: object, depth: int) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, WorldModel | PlanningProblem) or depth == 0:
+    if isinstance(value, WorldModel) or depth == 0:
         return _LEFT_OUT
+    if isinstance(value, PlanningProblem):
+        settings = {name: getattr(value, name, ()) for name in _OF_PROBLEMS}
+        found = _kept({n: each for n, each in settings.items() if each != ()}, depth)
+        return {"class": type(value).__qualname__, **found} if found else _LEFT_OUT
     if isinstance(value, Tensor):
         # One number may be a setting, such as a temperature; a weight is none.
         known = value.numel() == 1 and not isinstance(value, nn.Parameter)
