@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffplan._checks import require_choice
 from diffplan.agents._base import AgentState
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
-from diffplan.functional._random import standard_normal
+from diffplan.functional._random import fold, standard_normal, uniform
 
 _Posterior = Literal["mean", "sample"]
 """What of a posterior a belief is."""
@@ -23,7 +23,8 @@ class Filter:
 
     It asks a model for `observe` and `initial_state`, as a `WorldModel` has them, or
     for `encode` alone: then an observation tells everything, and what came before is
-    not looked at.
+    not looked at. A model with `image_bits` below 8 sees uint8 images through its
+    `dequantize`, with noise of their own.
 
     Args:
         model: Any object with these methods.
@@ -95,7 +96,7 @@ class Filter:
         Args:
             observation: `[B, …]`, of each environment.
             agent_state: With belief and action before it.
-            keys: Of a posterior's samples, int64 `[B]`.
+            keys: Of a posterior's samples and of the noise of images, int64 `[B]`.
 
         Raises:
             ShapeError: the batch sizes differ, or the model's state is not flat.
@@ -105,6 +106,11 @@ class Filter:
                 f"observation: expected [{agent_state.batch_size}, …] as in "
                 f"agent_state, got {list(observation.shape)}"
             )
+        coarse = getattr(self.model, "image_bits", 8) < 8
+        if coarse and observation.dtype == torch.uint8:
+            # The posterior's numbers come from the keys themselves.
+            gaps = uniform(fold(keys, 0), observation.shape[1:], torch.empty(0))
+            observation = self.model.dequantize(observation, gaps)
         if not self.remembers:
             state = self.model.encode(observation)
             return _require_flat("encode", state, agent_state.batch_size)

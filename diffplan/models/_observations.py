@@ -6,6 +6,7 @@ units. Everything that converts between the two is here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from diffplan._checks import require_finite, require_positive, require_shape
 from diffplan.errors import ShapeError, TensorTypeError
 from diffplan.models._networks import IMAGE_SHAPE, MLP, ConvDecoder, ConvEncoder
+from diffplan.models.base import SequenceBatch
 
 # A component that hardly moves in the data would be scaled up to pure noise.
 MINIMUM_OBSERVATION_STD = 1e-3
@@ -39,6 +41,23 @@ class ObservationModel(nn.Module, ABC):
     @abstractmethod
     def unscale(self, value: Tensor) -> Tensor:
         """Inverse of `scale`; images as floats around [0, 1]."""
+
+    def dequantize(self, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """See `RSSM.dequantize`; what is no image stays as it is."""
+        del noise
+        return observation
+
+    def looked_at(
+        self, batch: SequenceBatch, generator: torch.Generator | None
+    ) -> SequenceBatch:
+        """Return the batch with its observations as they are seen this time.
+
+        Args:
+            batch: With observations in the environment's units.
+            generator: Of the noise of images; None stands for its mean.
+        """
+        del generator
+        return batch
 
     @abstractmethod
     def check(self, observation: Tensor, *, finite: bool) -> Tensor:
@@ -122,29 +141,53 @@ class VectorObservations(ObservationModel):
 class ImageObservations(ObservationModel):
     """Colour images of 64×64 pixels, seen by convolutions.
 
-    uint8 images are divided by 255; floating-point images are taken to be in [0, 1]
-    already, so that an image can be an optimisation variable.
+    uint8 images are divided by 255, or seen with fewer bits; floating-point images are
+    taken to be in [0, 1] already, so that an image can be an optimisation variable.
 
     Args:
         state_dim: Size of the planning state that the decoder sees.
         embedding_size: Size of the embedding.
         depth: Channels of the first convolution; the others are multiples.
+        bits: Of each number of an image, 1 … 8.
     """
 
     decoder: ConvDecoder
 
-    def __init__(self, state_dim: int, embedding_size: int, depth: int) -> None:
+    def __init__(
+        self, state_dim: int, embedding_size: int, depth: int, bits: int
+    ) -> None:
         super().__init__()
-        self.shape = IMAGE_SHAPE
+        self.shape, self.bits = IMAGE_SHAPE, bits
         self.encoder = ConvEncoder(depth, embedding_size)
         self.decoder = ConvDecoder(state_dim, depth)
 
     def scale(self, observation: Tensor) -> Tensor:
         """[-0.5, 0.5], with the mean grey at zero."""
+        return self.dequantize(observation, None) - 0.5
+
+    def dequantize(self, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """See `RSSM.dequantize`."""
         dtype = self.decoder.stem.weight.dtype
         if observation.is_floating_point():
-            return observation.to(dtype) - 0.5
-        return observation.to(dtype) / 255 - 0.5
+            return observation.to(dtype)
+        if self.bits == 8:
+            return observation.to(dtype) / 255
+        level = (observation >> (8 - self.bits)).to(dtype)
+        return (level + (0.5 if noise is None else noise)) / 2**self.bits
+
+    def looked_at(
+        self, batch: SequenceBatch, generator: torch.Generator | None
+    ) -> SequenceBatch:
+        """Return floating-point images, where fewer bits than eight have noise."""
+        images = batch.observations
+        if self.bits == 8 or images.dtype != torch.uint8:
+            return batch
+        noise = None
+        if generator is not None:
+            noise = torch.rand(
+                images.shape, generator=generator, device=generator.device
+            ).to(images.device)
+        return replace(batch, observations=self.dequantize(images, noise))
 
     def unscale(self, value: Tensor) -> Tensor:
         """[0, 1] for a perfect prediction; not clamped, so that gradients pass."""
@@ -169,7 +212,8 @@ def observation_model(config: Mapping[str, Any]) -> ObservationModel:
     shape, embedding = config["observation_shape"], config["embedding_size"]
     state_dim = config["state_size"] + config["belief_size"]
     if shape == IMAGE_SHAPE:
-        return ImageObservations(state_dim, embedding, config["image_depth"])
+        depth, bits = config["image_depth"], int(config["image_bits"])
+        return ImageObservations(state_dim, embedding, depth, bits)
     hidden = (config["vector_hidden"],) * config["vector_layers"]
     return VectorObservations(
         shape[0], state_dim, embedding, hidden, config["activation"]

@@ -35,7 +35,11 @@ def check_rssm_config(config: dict[str, Any]) -> None:
     for name, minimum in minima.items():
         require_at_least(name, config[name], minimum)
     require_positive("min_std", config["min_std"])
-    choices = {"free_nats_on": FREE_NATS_ON, "initialization": INITIALIZATIONS}
+    choices = {
+        "free_nats_on": FREE_NATS_ON,
+        "initialization": INITIALIZATIONS,
+        "image_bits": range(1, 9),
+    }
     for name, names in choices.items():
         if config[name] not in names:
             raise ArgumentError(

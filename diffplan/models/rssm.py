@@ -38,7 +38,7 @@ class RSSM(WorldModel):
     defaults are LatCo's model (Rybkin et al. 2021, arXiv:2106.13229): from pixels
     with four-dimensional actions it has 5,296,420 parameters. PlaNet's differ:
     `activation="relu", reward_hidden=200, free_nats_on="step",
-    initialization="torch"`, and its squared errors have no ½, hence
+    initialization="torch", image_bits=5`, and its squared errors have no ½, hence
     `observation_scale=2, reward_scale=2`.
 
     Args:
@@ -55,6 +55,7 @@ class RSSM(WorldModel):
         vector_layers: Hidden layers of encoder and decoder, for vectors.
         vector_hidden: Their width.
         image_depth: Channels of the first convolution, for images.
+        image_bits: Of images, 1 … 8. Fewer than 8 have noise, see `dequantize`.
         free_nats: Divergence that costs nothing, nats. Keep it below the divergence
             that the task needs, or the prior learns nothing.
         free_nats_on: "mean" over batch and time, or every "step".
@@ -99,6 +100,7 @@ class RSSM(WorldModel):
         vector_layers: int = 2,
         vector_hidden: int = 200,
         image_depth: int = 32,
+        image_bits: int = 8,
         free_nats: float = 3.0,
         free_nats_on: str = "mean",
         kl_scale: float = 1.0,
@@ -120,6 +122,7 @@ class RSSM(WorldModel):
         check_rssm_config(self.config)
         self.action_dim = action_dim
         self.state_size, self.belief_size = state_size, belief_size
+        self.image_bits = image_bits
         self.state_dim = state_size + belief_size
         self.free_nats, self.free_nats_on = free_nats, free_nats_on
         self.kl_scale = kl_scale
@@ -203,6 +206,19 @@ class RSSM(WorldModel):
         self._check_pair(state, action)
         return self.transition.linearize(state, action)
 
+    def dequantize(self, observation: Tensor, noise: Tensor | None) -> Tensor:
+        """Images of `image_bits` bits k in [0, 1], ⌊x / 2^(8-k)⌋ / 2^k + noise / 2^k.
+
+        As PlaNet sees them. What is no uint8 image, or all its 8 bits, gets no noise.
+
+        Args:
+            observation: `[…, *observation_shape]`.
+            noise: U(0, 1) draw of that shape; fresh at each look, in agents and in
+                training. None stands for its mean, ½, as in whatever else sees images.
+        """
+        self.observations.check(observation, finite=False)
+        return self.observations.dequantize(observation, noise)
+
     def encode_observation(self, observation: Tensor) -> Tensor:
         """Embedding `[…, E]` of observations in the environment's units."""
         self.observations.check(observation, finite=False)
@@ -267,6 +283,7 @@ class RSSM(WorldModel):
             batch: The sequences; their rewards are not looked at.
             generator: Source of the posterior's noise; None gives posterior means.
         """
+        batch = self.observations.looked_at(batch, generator)
         return self._filter(batch, self._sequence_noise(batch, generator))[0]
 
     def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
@@ -284,6 +301,7 @@ class RSSM(WorldModel):
             The loss, and the metrics `observation_loss`, `reward_loss`, `kl` (before
             the floor) and `loss`.
         """
+        batch = self.observations.looked_at(batch, generator)
         noise = self._sequence_noise(batch, generator)
         states, features, mean, std = self._filter(batch, noise)
         target = self.observations.scale(batch.observations)
