@@ -121,6 +121,15 @@ class Plan:
         """
         return self.status <= int(Status.COMPLETED)
 
+    @property
+    def discarded(self) -> Tensor | None:
+        """Return how many candidates left the contest, integers `[…]`.
+
+        They had a cost or a gradient that was not finite. None where the planner does
+        not descend from candidates.
+        """
+        return self.diagnostics.get("discarded")
+
     def explain(self) -> str:
         """Say in words how each group of batch elements ended, and what to do."""
         status = self.status.reshape(-1)
@@ -130,6 +139,11 @@ class Plan:
             count = int((status == int(code)).sum())
             if count:
                 lines.append(f"{count} of {total} plans {_EXPLANATIONS[code]}.")
+        if self.discarded is not None and bool(self.discarded.any()):
+            lines.append(
+                f"{int(self.discarded.sum())} candidates left the contest, for a cost "
+                "or a gradient that was not finite: see `plan.discarded`."
+            )
         return "\n".join(lines)
 
     def shifted(

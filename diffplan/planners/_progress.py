@@ -129,14 +129,19 @@ class Descent:
     """What is remembered of the iterations.
 
     Attributes:
-        costs: Of each iteration's candidates, `[B, N]`.
+        costs: Of each iteration's candidates, `[B, N]`, infinite for those that left.
         best: The cheapest so far, or None.
+        left: Which candidates have had a cost or a gradient that was not finite,
+            `[B, N]` bool; None for none.
+        replaced: How many had left before the first iteration, `[B]`.
         descended: Where some candidate had a derivative, `[B]` bool; None for all.
     """
 
     def __init__(self) -> None:
         self.costs: list[Tensor] = []
         self.best: Best | None = None
+        self.left: Tensor | None = None
+        self.replaced: Tensor | int = 0
         self.descended: Tensor | None = None
 
     def add(self, candidates: Tensor, cost: Tensor, ok: Tensor | None) -> None:
@@ -149,7 +154,9 @@ class Descent:
         """
         could = None
         if ok is not None:
-            cost, could = worst_if_failed(cost), ok.any(dim=-1)
+            could = ok.any(dim=-1)
+            self.left = ~ok if self.left is None else self.left | ~ok
+        cost = self.in_contest(cost)
         if not self.costs:
             self.descended = could
         elif could is None or self.descended is None:
@@ -159,6 +166,26 @@ class Descent:
         found = Best.of(candidates, cost)
         self.best = found if self.best is None else self.best.or_later(found)
         self.costs.append(cost)
+
+    def in_contest(self, cost: Tensor) -> Tensor:
+        """Return costs `[B, N]`, infinite for failures and for candidates that left.
+
+        Where all have left it is a contest among them: the finite costs are back.
+        """
+        if self.left is None:
+            return cost
+        out = self.left & ~self.left.all(dim=-1, keepdim=True)
+        return worst_if_failed(cost).masked_fill(out, torch.inf)
+
+    def discarded(self, cost: Tensor) -> Tensor:
+        """Return how many candidates have left, `[B]`, in the end by their last cost.
+
+        Args:
+            cost: The last one, `[B, N]`.
+        """
+        failed = cost == torch.inf
+        failed = failed if self.left is None else failed | self.left
+        return failed.sum(dim=-1) + self.replaced
 
     def status(self, first: Tensor, last: Tensor) -> Tensor:
         """Return how the descent ended, `[B]`.

@@ -8,7 +8,8 @@ The loop::
         candidates ← project(candidates - step_size · direction(gradient))
     answer: the cheapest candidate of all iterations
 
-A step that is too long makes candidates worse, so the answer is the best iterate; its
+A candidate whose cost or gradient is not finite leaves the contest from there on. A
+step that is too long makes candidates worse, so the answer is the best iterate; its
 gradient is that of the steps that led to it. Gradients come from `torch.func.grad` and
 updates from pure rules, so the loop can be unrolled, differentiated again and compiled.
 """
@@ -148,7 +149,7 @@ class GradientPlanner(Planner):
             with tracked(self.gradient, iteration, self.iterations):
                 if iteration == 0 and seeks_middle:
                     first = self._first(request, candidates, afresh)
-                    candidates, gradient, cost = first
+                    candidates, gradient, cost, progress.replaced = first
                 else:
                     gradient, cost = self._slopes(problem, start, candidates)
                 ok = None
@@ -178,20 +179,25 @@ class GradientPlanner(Planner):
 
     def _first(
         self, request: PlanRequest, candidates: Tensor, afresh: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the first candidates, their gradients and their costs.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the first candidates, their gradients, their costs.
 
         Where the middle of the box is cheaper than all of them, it takes the place of
         the dearest of a fresh start: the descent has begun there and ends no higher.
+        Also how many failed ones it replaced, `[B]`.
         """
         problem, state = request.problem, request.state
         middle = self.initial_actions(request.afresh()).unsqueeze(1)
         tried = torch.cat((candidates, middle), dim=1)
         start = state.unsqueeze(1).expand(-1, tried.shape[1], -1).contiguous()
         gradient, cost = self._slopes(problem, start, tried)
-        index = with_cheaper_last(worst_if_failed(cost.detach()), afresh)
+        sound = finite_rows((gradient, cost), lead=2)
+        known = torch.where(sound, cost.detach(), torch.inf)
+        index = with_cheaper_last(known, afresh)
+        replaced = sound.gather(1, index).sum(1) - sound[:, :-1].sum(1)
         whole = index[:, :, None, None].expand_as(candidates)
-        return tried.gather(1, whole), gradient.gather(1, whole), cost.gather(1, index)
+        first = tried.gather(1, whole), gradient.gather(1, whole)
+        return *first, cost.gather(1, index), replaced
 
     def _slopes(
         self, problem: PlanningProblem, start: Tensor, candidates: Tensor
@@ -235,6 +241,7 @@ class GradientPlanner(Planner):
     ) -> Solution:
         with torch.no_grad():
             cost = worst_if_failed(candidate_costs(problem, state, candidates))
+        discarded, cost = progress.discarded(cost), progress.in_contest(cost)
         last = Best.of(candidates, cost)
         best, first = last, cost.amin(dim=-1)
         if progress.costs:
@@ -252,5 +259,6 @@ class GradientPlanner(Planner):
                 "cost": stack_trace(chosen, state),
                 "best_cost": stack_trace(cheapest, state),
                 "candidate_cost": cost.detach(),
+                "discarded": discarded,
             },
         )
