@@ -96,6 +96,11 @@ class Checkpoints:
             )
         return None
 
+    def latest(self) -> tuple[int, Path] | None:
+        """Return number and file of the newest checkpoint, unread; None without one."""
+        files = self._files() if self.directory.is_dir() else []
+        return files[-1] if files else None
+
     def _files(self) -> list[tuple[int, Path]]:
         """Return number and file of each checkpoint, oldest first."""
         matches = [_NAME.fullmatch(path.name) for path in self.directory.iterdir()]

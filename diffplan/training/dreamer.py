@@ -122,7 +122,7 @@ class Dreamer:
         ...     torch.randn(2, 4, 5), torch.zeros(2, 3, 1), torch.ones(2, 3)
         ... )
         >>> sorted(learner.update(batch))[:2]
-        ['actor_loss', 'actor_std']
+        ['actor_gradient_norm', 'actor_loss']
     """
 
     def __init__(
@@ -162,9 +162,13 @@ class Dreamer:
             batch = batch.to(self.generator.device)
             start = self.model.observe_sequence(batch, self.generator).flatten(0, 1)
         actor_loss, critic_loss, metrics = self.losses(start)
-        parts = (self.actor, actor_loss), (self.critic, critic_loss)
-        for (part, loss), optimizer in zip(parts, self.optimizers, strict=True):
-            descend(loss, part.parameters(), optimizer, self.config.gradient_clip)
+        losses, clip = (actor_loss, critic_loss), self.config.gradient_clip
+        parts = zip(("actor", "critic"), losses, self.optimizers, strict=True)
+        for name, loss, optimizer in parts:
+            norm = descend(loss, getattr(self, name).parameters(), optimizer, clip)
+            # Told because a finite loss may have a gradient that is not, which would be
+            # in the weights before the next loss shows it.
+            metrics[f"{name}_gradient_norm"] = norm
         return metrics
 
     def losses(self, start: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from diffplan._files import reading
-from diffplan.errors import ArgumentError
+from diffplan.errors import ArgumentError, NonFiniteError
 from diffplan.training._run_record import RunRecord, plain
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import Progress, RunLogger
@@ -69,6 +69,8 @@ def run_rounds(
     Raises:
         ArgumentError: the folder holds a run with other settings.
         FileError: what it holds is damaged, or does not fit this job.
+        NonFiniteError: a round met NaN or infinity, such as a loss; it names the last
+            good checkpoint, which stays as it is.
     """
     checkpoints = Checkpoints(Path(directory) / "checkpoints", keep)
     settings = {"seed": seed, **plain(config)}
@@ -80,7 +82,12 @@ def run_rounds(
     try:
         with Progress(rounds, quiet=quiet) as progress:
             for index in range(first, rounds):
-                step, metrics = job.play_round(index)
+                try:
+                    step, metrics = job.play_round(index)
+                except NonFiniteError as error:
+                    raise NonFiniteError(
+                        f"round {index}: {error}; {_last_good(checkpoints)}"
+                    ) from error
                 logger.write(index, step, metrics)
                 done = index + 1
                 if done % checkpoint_every == 0 or done == rounds:
@@ -96,6 +103,15 @@ def run_rounds(
     finally:
         logger.close()
         record.end(status)
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+    """Say where the state before a failure is; what failed was not saved."""
+    found = checkpoints.latest()
+    if found is None:
+        return "there is no checkpoint from before"
+    done, path = found
+    return f"the last good checkpoint, after round {done - 1}, is {path}"
 
 
 def _resume(
