@@ -17,7 +17,8 @@ class GradMPC(GradientPlanner):
     start the first one is that plan, without one of them is the middle of the box where
     that is cheaper than all. A plan is differentiated through every gradient
     step, second derivatives included; which candidate is best is piecewise constant and
-    carries no gradient.
+    carries no gradient. A candidate whose cost or gradient is not finite leaves the
+    contest, and `plan.discarded` counts those that did.
 
     The paper gives neither the optimiser nor the step size of the actions: plain
     gradient descent as in its algorithm 1 is the default here, and no clipping.

@@ -110,7 +110,7 @@ class GradientPlanner(Planner):
 
         By default random points, the first of which gives way to the warm start. An
         override, such as one with proposals of a policy, should begin with the warm
-        start too: an answer is no worse than any of these.
+        start too: an answer is no worse than any of these that has a gradient.
         """
         problem, warm_start = request.problem, request.warm_start
         noise = request.drawn()
