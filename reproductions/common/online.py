@@ -154,6 +154,7 @@ def planning_agent(
     box: Box,
     acting: Acting,
     execute: int = 1,
+    **more: Any,
 ) -> PlanningAgent:
     """Return the agent that plans with a model.
 
@@ -164,6 +165,7 @@ def planning_agent(
         box: The actions that are allowed.
         acting: Gives noise and posterior.
         execute: Actions of a plan that are executed before the next one.
+        **more: Of `PlanningAgent`.
     """
     return PlanningAgent(
         model,
@@ -174,6 +176,7 @@ def planning_agent(
         warm_start=False,
         exploration=GaussianNoise(acting.exploration),
         posterior=acting.posterior,
+        **more,
     )
 
 

@@ -62,7 +62,9 @@ def train(run: PlanetRun, seed: int, directory: Path) -> None:
         objective = NegativeReturn(model.reward)
         run_online(
             model,
-            planning_agent(model, planner, objective, box, run),
+            planning_agent(
+                model, planner, objective, box, run, problem=run.planner.problem()
+            ),
             environments,
             run.training,
             seed=seed,

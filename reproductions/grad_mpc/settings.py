@@ -1,5 +1,6 @@
 """Settings of the Grad-MPC paper: tasks, models, planners and budgets by preset."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,6 +11,8 @@ from diffplan.models.rssm import RSSM
 from diffplan.planners.base import Planner
 from diffplan.planners.gradient import GradMPC
 from diffplan.planners.sampling.cem import CEM
+from diffplan.problem import PlanningProblem
+from diffplan.stochastic import StochasticProblem
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
 from reproductions.common.online import OnlineRun
@@ -60,6 +63,7 @@ PLANET_MODEL = Settings(
     reward_hidden=200,
     vector_hidden=200,
     image_depth=32,
+    image_bits=5,
     free_nats=3.0,
     free_nats_on="step",
     kl_scale=1.0,
@@ -89,17 +93,26 @@ class PlannerConfig:
     Attributes:
         name: grad_mpc or cem.
         horizon: Actions of a plan, of which the first is executed.
+        particles: Sampled rollouts that a candidate's return is the mean of, with the
+            same noise for all; 0 rolls out the mean. The paper has 1.
         budget: Its settings.
     """
 
     name: str = "grad_mpc"
     horizon: int = 12
+    particles: int = 0
     budget: Settings = GRAD_MPC
 
     def build(self) -> Planner:
         """Return the planner."""
         planner: Planner = self.budget.build(self.horizon)
         return planner
+
+    def problem(self) -> Callable[..., PlanningProblem]:
+        """Return what poses its problems, see `PlanningAgent`."""
+        if self.particles == 0:
+            return PlanningProblem
+        return partial(StochasticProblem, num_particles=self.particles)
 
 
 @dataclass(frozen=True)
@@ -210,6 +223,7 @@ def paper() -> PlanetConfig:
         run=PlanetRun(
             observation="pixels",
             render_preset="faithful",
+            planner=PlannerConfig(particles=1),
             training=OnlineConfig(
                 rounds=95,  # with the seed episodes 100 episodes
                 seed_episodes=5,
