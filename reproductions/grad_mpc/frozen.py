@@ -20,8 +20,8 @@ from reproductions.grad_mpc.dreamer_settings import DreamerStage
 from reproductions.grad_mpc.online import run_unit, train_dreamer
 from reproductions.grad_mpc.settings import PlanetConfig
 
-TRAINED_WITH = "grad_mpc"
-"""The planner whose runs of experiment `planet` give the frozen models."""
+PLANET, TRAINED_WITH = "planet", "grad_mpc"
+"""The experiment, and the planner, whose runs give the frozen models."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ def planet_units(
     made = []
     for task in config.tasks:
         for seed in seeds:
-            place = directory.parent / "planet"
-            source = run_unit(config.planet, task, TRAINED_WITH, seed, place)
+            place = directory.parent / PLANET
+            chosen = (task, TRAINED_WITH, seed, place)
+            source = run_unit(PLANET, config.planet, *chosen)
             played = unit(
                 f"{experiment}/{task}/seed_{seed}",
                 config.contenders(),

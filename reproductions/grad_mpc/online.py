@@ -27,16 +27,19 @@ MODEL, POLICY = "model.pt", "policy.pt"
 """What a run leaves behind for planners that act with it."""
 
 
-def units(config: PlanetConfig, seeds: Sequence[int], directory: Path) -> list[Unit]:
+def units(
+    experiment: str, config: PlanetConfig, seeds: Sequence[int], directory: Path
+) -> list[Unit]:
     """Return a run for each task, planner and seed.
 
     Args:
+        experiment: First part of the names.
         config: The settings.
         seeds: Each a run of its own.
         directory: Receives `<task>/<planner>/seed_<n>`.
     """
     return [
-        run_unit(config, task, planner, seed, directory)
+        run_unit(experiment, config, task, planner, seed, directory)
         for task in config.tasks
         for planner in config.planners
         for seed in seeds
@@ -44,13 +47,18 @@ def units(config: PlanetConfig, seeds: Sequence[int], directory: Path) -> list[U
 
 
 def run_unit(
-    config: PlanetConfig, task: str, planner: str, seed: int, directory: Path
+    experiment: str,
+    config: PlanetConfig,
+    task: str,
+    planner: str,
+    seed: int,
+    directory: Path,
 ) -> Unit:
     """Return the run of a task with a planner."""
     folder = directory / task / planner / f"seed_{seed}"
     run = config.of(task, planner)
     work = partial(train, run=run, seed=seed, directory=folder)
-    return Unit(f"planet/{task}/{planner}/seed_{seed}", work, folder)
+    return Unit(f"{experiment}/{task}/{planner}/seed_{seed}", work, folder)
 
 
 def train(run: PlanetRun, seed: int, directory: Path) -> None:

@@ -19,12 +19,20 @@ PAPER = Paper(
                 "smoke": partial(settings.with_axes, settings.tiny),
                 "paper": partial(settings.with_axes, settings.paper),
             },
-            units=online.units,
+            units=partial(online.units, "planet"),
             report=report.planet,
             axes={
                 "task": Axis(settings.TASKS),
                 "planner": Axis(settings.PLANNERS),
             },
+        ),
+        Experiment(
+            name="pixels",
+            title="The same from images, at small size",
+            about="one task from images, with a small image network",
+            presets={"cpu": settings.small_pixels},
+            units=partial(online.units, "pixels"),
+            report=report.pixels,
         ),
         Experiment(
             name="candidates",

@@ -21,7 +21,11 @@ HERE = Path(__file__).parent
 NAMES = {"grad_mpc": "Grad-MPC", "cem": "PlaNet (CEM)", "policy": "Dreamer"}
 QUOTED = {"grad_mpc": "grad_mpc", "cem": "planet", "policy": "dreamer"}
 """Columns of Table 1 by planner."""
-DEVIATIONS = {"planet": "1, 2, 3, 4, 5", "dreamer": "1, 2, 3, 4, 6"}
+DEVIATIONS = {
+    "planet": "1, 2, 3, 4, 5",
+    "pixels": "1, 2, 3, 4, 5",
+    "dreamer": "1, 2, 3, 4, 6",
+}
 FINAL_EPISODES = 8
 """Most recent training episodes of a run that a line of the table is about."""
 
@@ -45,7 +49,16 @@ of the paper's own numbers.
 
 def planet(results: Results) -> Section | None:
     """Report on online runs with Grad-MPC and with CEM."""
-    return _online(results, "planet", PLANNERS)
+    section = _online(results, "planet", PLANNERS)
+    if section is None:
+        return None
+    text = f"{section.text}\n{published('table_1', 'published_100k')}"
+    return Section(text, section.rows)
+
+
+def pixels(results: Results) -> Section | None:
+    """Report on learning from images at small size."""
+    return _online(results, "pixels", PLANNERS)
 
 
 def dreamer(results: Results) -> Section | None:
@@ -57,7 +70,9 @@ def dreamer(results: Results) -> Section | None:
     if not rows:
         return section
     text = _contest_tables(rows, "policy")
-    return Section(f"{section.text}\n### The policy, refined\n\n{text}", section.rows)
+    numbers = published("table_2", "published_500k")
+    parts = [section.text, "### The policy, refined\n", text, numbers]
+    return Section("\n".join(parts), section.rows)
 
 
 def candidates(results: Results) -> Section | None:
@@ -108,6 +123,24 @@ def paper_number(task: str, planner: str) -> str:
     table = paper_numbers.load(HERE)["table_1"]
     pair = table[QUOTED[planner]].get(task)
     return f"{pair[0]} ± {pair[1]} ({table['reference']})" if pair else "–"
+
+
+def published(*tables: str) -> str:
+    """Return what paper and later work report, with deviations over seeds."""
+    facts = paper_numbers.load(HERE)
+    found = {
+        f"{source.replace('_', ' ')} ({facts[table]['reference']})": numbers
+        for table in tables
+        for source, numbers in facts[table].items()
+        if source != "reference"
+    }
+    tasks = list(dict.fromkeys(task for each in found.values() for task in each))
+    rows = [
+        [source, *("{} ± {}".format(*numbers[task]) for task in tasks)]
+        for source, numbers in found.items()
+    ]
+    what = " ".join(facts["definitions"]["return"].split())
+    return f"Published. {what}\n\n{markdown_table(['', *tasks], rows)}"
 
 
 def _range(estimate: Estimate) -> str:

@@ -188,6 +188,24 @@ def small() -> PlanetConfig:
     )
 
 
+def small_pixels() -> PlanetConfig:
+    """Return one task from images, with a small image network."""
+    config = small()
+    run = config.run
+    return replace(
+        config,
+        tasks=("cartpole-swingup",),
+        planners=("grad_mpc",),
+        run=replace(
+            run,
+            observation="pixels",
+            scale_episodes=0,
+            # Errors are summed over 12,288 numbers of an image, and over one reward.
+            model=run.model.replaced(image_depth=8, reward_scale=200.0),
+        ),
+    )
+
+
 def tiny() -> PlanetConfig:
     """Return runs of seconds that learn nothing."""
     config = small()

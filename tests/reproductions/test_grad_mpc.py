@@ -200,6 +200,8 @@ def test_the_papers_numbers_are_found() -> None:
     assert report.paper_number("reacher-easy", "grad_mpc") == "663 ± 25 (Table 1)"
     assert report.paper_number("reacher-easy", "cem") == "82 ± 174 (Table 1)"
     assert report.paper_number("ball_in_cup-catch", "policy") == "–"
+    table = report.published("table_2", "published_500k")
+    assert "| policy grad mpc (Table 2) | 725.6 ± 237.3 | 701.2 ± 40.3 |" in table
 
 
 @pytest.mark.slow
