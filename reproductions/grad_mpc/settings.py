@@ -163,7 +163,7 @@ def small() -> PlanetConfig:
     """
     return PlanetConfig(
         grad_mpc=GRAD_MPC.replaced(num_starts=16, iterations=10, optimizer="adam"),
-        cem=CROSS_ENTROPY.replaced(num_samples=200, num_elites=20, iterations=8),
+        cem=CROSS_ENTROPY.replaced(num_samples=160, num_elites=16, iterations=8),
         run=PlanetRun(
             num_envs=2,
             scale_episodes=2,
