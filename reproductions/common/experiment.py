@@ -7,7 +7,7 @@ record `PAPER`; commands, documentation and tables find it there.
 import importlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +262,16 @@ class Paper:
 
     def _at(self, preset: str) -> list[Experiment]:
         return [each for each in self.experiments if preset in each.presets]
+
+
+def narrowed(make: Callable[[], Any], **chosen: str) -> Any:
+    """Return settings with one value in the place of all, for each axis that has one.
+
+    Args:
+        make: Returns settings with a tuple for each axis: `tasks` for the axis `task`.
+        **chosen: Values, by axis.
+    """
+    return replace(make(), **{f"{axis}s": (value,) for axis, value in chosen.items()})
 
 
 def _cells(axes: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:

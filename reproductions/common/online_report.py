@@ -1,8 +1,9 @@
 """Learning curves and table rows of online runs, computed from the ledger."""
 
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reproductions.common import ledger
-from reproductions.common.experiment import Results
+from reproductions.common.experiment import Results, Section
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.online_runs import (
     COST_METRICS,
@@ -25,6 +26,17 @@ from reproductions.common.provenance import LEGEND, Records, mark
 from reproductions.common.statistics import Estimate, mean
 from reproductions.common.tables import markdown_table, picture, write_text
 
+COLUMNS = (
+    "experiment",
+    "agent",
+    "paper",
+    "ours",
+    "95 % interval",
+    "baseline: random",
+    "preset",
+    "deviations",
+)
+"""Of the table at the head of a page: those of `line`."""
 BIN_STEPS = 30_000
 """Environment steps per point of the paper's learning curves."""
 
@@ -111,8 +123,8 @@ def write(
         final_episodes: Most recent training episodes of a run that a line is about.
     """
     output, fresh = results.output, histories(results.runs)
-    for unit, history in fresh.items():
-        ledger.add(output, entries(history, name, unit))
+    rows_of = (entries(history, name, unit) for unit, history in fresh.items())
+    ledger.add(output, itertools.chain.from_iterable(rows_of))
     published, groups = output / f"{name}.json", grouped(read(output, name), planners)
     if not groups:
         return []
@@ -160,6 +172,62 @@ def _plain(value: Any) -> Any:
 
 
 # The page
+
+
+def section(
+    results: Results,
+    name: str,
+    planners: Sequence[str],
+    final_episodes: int,
+    shown: Callable[[Row], Sequence[str]],
+) -> Section | None:
+    """Return what an experiment of online runs adds to the page, None without any.
+
+    Args:
+        results: As the next three, see `write`.
+        name: Of the experiment.
+        planners: In the order of the lines.
+        final_episodes: That a line is about.
+        shown: Returns the line of the table at the head of the page, see `line`.
+    """
+    found = write(results, name, planners, final_episodes)
+    if not found:
+        return None
+    text = "\n".join(body(found, name, final_episodes))
+    return Section(text, [shown(row) for row in found])
+
+
+def line(
+    row: Row, title: str, agent: str, paper: str, preset: str, deviations: str
+) -> list[str]:
+    """Return a line of the table at the head of the page: `COLUMNS`.
+
+    Args:
+        row: Whose training episodes count: with exploration noise, as in papers.
+        title: Of the task.
+        agent: In words.
+        paper: Its number.
+        preset: Of the run.
+        deviations: Their numbers.
+    """
+    ours, (scale, unit) = row.training, (1.0, "")
+    if row.measure == "success":
+        scale, unit = 100.0, " %"
+    interval = (
+        "one seed"
+        if math.isnan(ours.low)
+        else f"{scale * ours.low:.0f} … {scale * ours.high:.0f}{unit}"
+    )
+    return [
+        f"{title}, {row.measure}, {row.steps:,} environment steps",
+        agent,
+        paper,
+        f"{scale * ours.value:.0f}{unit}",
+        interval,
+        f"{scale * row.random.value:.0f}{unit}",
+        preset,
+        deviations,
+    ]
 
 
 def learning_figure(task: str, groups: dict[str, list[Run]]) -> Any:

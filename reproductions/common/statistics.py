@@ -1,13 +1,16 @@
 """Numbers with their uncertainty. Every interval is a 95 % confidence interval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
 from diffplan.errors import ArgumentError
+
+Key = TypeVar("Key", int, str)
 
 
 @dataclass(frozen=True)
@@ -169,3 +172,23 @@ def paired_difference(
     means = np.einsum("rm,ms,rs->r", rows, gaps, columns)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(gaps.mean()), float(low), float(high), gaps.size)
+
+
+def paired_outcomes(
+    first: Mapping[tuple[Key, Key], float], second: Mapping[tuple[Key, Key], float]
+) -> Estimate | None:
+    """Return the paired difference of outcomes by model and start.
+
+    With the models that both have, from the starts that both have with all of them;
+    None if there is none.
+    """
+    both = first.keys() & second.keys()
+    models = sorted({m for m, _ in first} & {m for m, _ in second})
+    starts = sorted({s for _, s in first})
+    starts = [s for s in starts if all((m, s) in both for m in models)]
+    if not models or not starts:
+        return None
+    tables = [
+        [[table[m, s] for s in starts] for m in models] for table in (first, second)
+    ]
+    return paired_difference(*map(np.array, tables))

@@ -67,5 +67,10 @@ class Stopwatch:
             self.first = result
 
 
+def planner_watch() -> Stopwatch:
+    """Return a stopwatch that counts plans, and keeps what the first ones promise."""
+    return Stopwatch(size=lambda plan: plan.cost.numel())
+
+
 def _now() -> list[float]:
     return [time.perf_counter(), time.process_time()]

@@ -25,7 +25,7 @@ from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from reproductions.common.online import OnlineRun, action_box, still
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import Stopwatch
+from reproductions.common.stopwatch import Stopwatch, planner_watch
 from reproductions.common.tables import read_csv, write_csv
 from reproductions.grad_mpc.dreamer_settings import DreamerRun
 from reproductions.grad_mpc.online import MODEL, POLICY, load_policy
@@ -194,7 +194,7 @@ def play(
     agent: Agent, environments: VectorEnv, starts: int, seed: int
 ) -> list[dict[str, object]]:
     """Return what an agent earned from each start, and its time for a plan."""
-    watch = Stopwatch(size=lambda plan: plan.cost.numel())
+    watch = planner_watch()
     if isinstance(agent, PlanningAgent):
         watch.watch(agent.planner)
     episodes = run_episodes(

@@ -1,19 +1,19 @@
 """Settings of Dreamer, and of what its policy is compared with."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 from diffplan.models import Actor, Critic
 from diffplan.training.dreamer import DreamerConfig
-from diffplan.training.model_trainer import OptimizerConfig
-from diffplan.training.online import OnlineConfig
 from reproductions.common.online import OnlineRun
 from reproductions.common.settings import Settings
 from reproductions.grad_mpc.settings import (
     ACTION_REPEAT,
+    PAPER_TRAINING,
     PLANET_MODEL,
     SMALL_MODEL,
+    SMALL_TRAINING,
     SPARSE,
+    shortened,
 )
 
 LEARNING = Settings(DreamerConfig.pytorch)
@@ -33,7 +33,6 @@ class DreamerRun(OnlineRun):
         critic: Its network.
     """
 
-    posterior: Literal["sample", "mean"] = "sample"
     model: Settings = PLANET_MODEL
     learning: Settings = LEARNING
     actor: Settings = ACTOR
@@ -80,20 +79,7 @@ def small() -> DreamerStage:
             ),
             actor=ACTOR.replaced(hidden_size=128, layers=2),
             critic=CRITIC.replaced(hidden_size=128, layers=2),
-            training=OnlineConfig(
-                rounds=40,
-                seed_episodes=5,
-                episodes_per_round=2,
-                pretrain_updates=200,
-                updates_per_round=100,
-                batch_size=16,
-                sequence_length=30,
-                evaluate_every=5,
-                evaluation_episodes=4,
-                checkpoint_every=2,
-                videos=False,
-                optimizer=OptimizerConfig(learning_rate=1e-3),
-            ),
+            training=replace(SMALL_TRAINING, rounds=40),
         ),
     )
 
@@ -109,24 +95,7 @@ def tiny() -> DreamerStage:
         iterations=(1,),
         step_sizes=(0.01,),
         longer=(2,),
-        run=replace(
-            run,
-            scale_episodes=1,
-            model=SMALL_MODEL.replaced(state_size=4, belief_size=8, hidden_size=16),
-            learning=run.learning.replaced(horizon=3),
-            training=replace(
-                run.training,
-                rounds=1,
-                seed_episodes=1,
-                episodes_per_round=1,
-                pretrain_updates=2,
-                updates_per_round=2,
-                batch_size=4,
-                sequence_length=10,
-                evaluate_every=1,
-                evaluation_episodes=1,
-            ),
-        ),
+        run=shortened(run, learning=run.learning.replaced(horizon=3)),
     )
 
 
@@ -136,25 +105,7 @@ def paper() -> DreamerStage:
         run=DreamerRun(
             observation="pixels",
             render_preset="faithful",
-            training=OnlineConfig(
-                rounds=495,  # with the seed episodes 500 episodes
-                seed_episodes=5,
-                pretrain_updates=0,
-                updates_per_round=100,
-                batch_size=50,
-                sequence_length=49,
-                replay_capacity=1_000_000,
-                evaluate_every=25,
-                evaluation_episodes=10,
-                optimizer=OptimizerConfig(
-                    learning_rate=1e-3, epsilon=1e-4, gradient_clip=1000.0
-                ),
-            ),
+            # With the seed episodes 500 episodes.
+            training=replace(PAPER_TRAINING, rounds=495),
         ),
     )
-
-
-def with_task(make: Any, task: str | None = None) -> DreamerStage:
-    """Return settings with one task of all."""
-    stage: DreamerStage = make()
-    return stage if task is None else replace(stage, tasks=(task,))

@@ -1,14 +1,14 @@
 """Contests on frozen models: candidates (Fig. 4), settings of Grad-MPC, refinements."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.grad_mpc import dreamer_settings, settings
+from reproductions.grad_mpc import settings
 from reproductions.grad_mpc.contest import (
     REFERENCES,
     Contender,
@@ -83,19 +83,13 @@ class SweepConfig:
         """Return Grad-MPC with each of the settings."""
         base, horizon = self.planet.grad_mpc, self.planet.run.planner.horizon
         made = list(REFERENCES)
-        for optimizer in self.optimizers:
-            for size in self.step_sizes:
-                for clip in self.clips:
-                    for best in self.keep_best:
-                        name = f"{optimizer}_{size:g}" + (f"_clip{clip:g}" * bool(clip))
-                        own = base.replaced(
-                            optimizer=optimizer,
-                            step_size=size,
-                            clip=clip or None,
-                            keep_best=best,
-                        )
-                        name += "_best" * best
-                        made.append(Contender(name, "plan", own, horizon))
+        grid = (self.optimizers, self.step_sizes, self.clips, self.keep_best)
+        for optimizer, size, clip, best in itertools.product(*grid):
+            own = base.replaced(
+                optimizer=optimizer, step_size=size, clip=clip or None, keep_best=best
+            )
+            name = f"{optimizer}_{size:g}" + f"_clip{clip:g}" * bool(clip)
+            made.append(Contender(name + "_best" * best, "plan", own, horizon))
         return made
 
 
@@ -216,18 +210,3 @@ def tiny_sweep() -> SweepConfig:
         clips=(0.0,),
         starts=2,
     )
-
-
-PRESETS: dict[str, dict[str, Callable[[], Any]]] = {
-    "candidates": {
-        "cpu": small_candidates,
-        "smoke": tiny_candidates,
-        "paper": CandidatesConfig,
-    },
-    "sweep": {"cpu": small_sweep, "smoke": tiny_sweep, "paper": SweepConfig},
-    "dreamer": {
-        "cpu": dreamer_settings.small,
-        "smoke": dreamer_settings.tiny,
-        "paper": dreamer_settings.paper,
-    },
-}

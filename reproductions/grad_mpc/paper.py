@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from diffplan.envs._rendering import select_backend
-from reproductions.common.experiment import Axis, Experiment, Paper
+from reproductions.common import online_report
+from reproductions.common.experiment import Axis, Experiment, Paper, narrowed
 from reproductions.grad_mpc import dreamer_settings, frozen, online, report, settings
 
 PAPER = Paper(
@@ -15,9 +16,9 @@ PAPER = Paper(
             title="PlaNet's agent with Grad-MPC and with CEM (Table 1, Fig. 3)",
             about="an agent collects with the planner that it is tested with",
             presets={
-                "cpu": partial(settings.with_axes, settings.small),
-                "smoke": partial(settings.with_axes, settings.tiny),
-                "paper": partial(settings.with_axes, settings.paper),
+                "cpu": partial(narrowed, settings.small),
+                "smoke": partial(narrowed, settings.tiny),
+                "paper": partial(narrowed, settings.paper),
             },
             units=partial(online.units, "planet"),
             report=report.planet,
@@ -38,7 +39,11 @@ PAPER = Paper(
             name="candidates",
             title="Return against the number of candidates (Fig. 4)",
             about="planners on the frozen models of stage planet",
-            presets=frozen.PRESETS["candidates"],
+            presets={
+                "cpu": frozen.small_candidates,
+                "smoke": frozen.tiny_candidates,
+                "paper": frozen.CandidatesConfig,
+            },
             units=partial(frozen.planet_units, "candidates"),
             report=report.candidates,
         ),
@@ -46,7 +51,11 @@ PAPER = Paper(
             name="sweep",
             title="What the paper leaves open",
             about="optimiser, step size and clipping of Grad-MPC, on frozen models",
-            presets=frozen.PRESETS["sweep"],
+            presets={
+                "cpu": frozen.small_sweep,
+                "smoke": frozen.tiny_sweep,
+                "paper": frozen.SweepConfig,
+            },
             units=partial(frozen.planet_units, "sweep"),
             report=report.sweep,
         ),
@@ -55,8 +64,9 @@ PAPER = Paper(
             title="Dreamer, and its policy refined by Grad-MPC (Table 2)",
             about="Dreamer learns; then its policy acts, alone and refined",
             presets={
-                preset: partial(dreamer_settings.with_task, make)
-                for preset, make in frozen.PRESETS["dreamer"].items()
+                "cpu": partial(narrowed, dreamer_settings.small),
+                "smoke": partial(narrowed, dreamer_settings.tiny),
+                "paper": partial(narrowed, dreamer_settings.paper),
             },
             units=frozen.dreamer_units,
             report=report.dreamer,
@@ -65,7 +75,7 @@ PAPER = Paper(
             },
         ),
     ),
-    columns=report.COLUMNS,
+    columns=online_report.COLUMNS,
     below=report.READING,
     stages_needed=("paper",),
     # Tested once; the units' processes inherit the answer.

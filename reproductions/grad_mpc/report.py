@@ -1,6 +1,6 @@
 """What each experiment of Grad-MPC adds to the results page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from reproductions.common.experiment import Results, Section
 from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.provenance import LEGEND, mark
 from reproductions.common.runs import folders
-from reproductions.common.statistics import Estimate, mean, paired_difference
+from reproductions.common.statistics import Estimate, mean, paired_outcomes
 from reproductions.common.tables import markdown_table, picture
 from reproductions.common.units import read_record
 from reproductions.grad_mpc.contest import entries
@@ -29,16 +29,6 @@ DEVIATIONS = {
 FINAL_EPISODES = 8
 """Most recent training episodes of a run that a line of the table is about."""
 
-COLUMNS = (
-    "experiment",
-    "agent",
-    "paper",
-    "ours",
-    "95 % interval",
-    "baseline: random",
-    "preset",
-    "deviations",
-)
 READING = """\
 "Ours" is a mean over training seeds with Student's 95 % interval, of the last training
 episodes with exploration noise. The numbers under "deviations" are those of the list in
@@ -96,26 +86,14 @@ def sweep(results: Results) -> Section | None:
 
 
 def _online(results: Results, name: str, planners: Sequence[str]) -> Section | None:
-    found = online_report.write(results, name, planners, FINAL_EPISODES)
-    if not found:
-        return None
-    lines = [_line(row, results.preset, name) for row in found]
-    return Section("\n".join(online_report.body(found, name, FINAL_EPISODES)), lines)
+    def shown(row: online_report.Row) -> list[str]:
+        task = row.task.rpartition("/")[2]
+        agent, number = NAMES[row.planner], paper_number(task, row.planner)
+        return online_report.line(
+            row, task, agent, number, results.preset, DEVIATIONS[name]
+        )
 
-
-def _line(row: online_report.Row, preset: str, name: str) -> list[str]:
-    task, ours = row.task.rpartition("/")[2], row.training
-    interval = "one seed" if ours.low != ours.low else _range(ours)
-    return [
-        f"{task}, return, {row.steps:,} environment steps",
-        NAMES[row.planner],
-        paper_number(task, row.planner),
-        f"{ours.value:.0f}",
-        interval,
-        f"{row.random.value:.0f}",
-        preset,
-        DEVIATIONS[name],
-    ]
+    return online_report.section(results, name, planners, FINAL_EPISODES, shown)
 
 
 def paper_number(task: str, planner: str) -> str:
@@ -141,10 +119,6 @@ def published(*tables: str) -> str:
     ]
     what = " ".join(facts["definitions"]["return"].split())
     return f"Published. {what}\n\n{markdown_table(['', *tasks], rows)}"
-
-
-def _range(estimate: Estimate) -> str:
-    return f"{estimate.low:.0f} … {estimate.high:.0f}"
 
 
 # Contests
@@ -175,30 +149,24 @@ class Outcome:
         """The training seeds."""
         return sorted({seed for seed, _ in self.returns})
 
-    def table(self, keys: Iterable[tuple[str, str]]) -> np.ndarray:
-        """Return the returns `[seeds, starts]` of some episodes."""
-        rows: dict[str, list[float]] = {}
-        for seed, start in keys:
-            rows.setdefault(seed, []).append(self.returns[seed, start])
-        return np.array(list(rows.values()))
-
     def estimate(self) -> Estimate:
         """Return the mean over seeds, or over the starts of a single one."""
-        table = self.table(sorted(self.returns))
-        return mean((table[0] if len(table) == 1 else table.mean(axis=1)).tolist())
-
-    def less(self, other: "Outcome") -> Estimate:
-        """Return how much more it earned than another from the same starts."""
-        keys = sorted(self.returns.keys() & other.returns.keys())
-        return paired_difference(self.table(keys), other.table(keys))
+        rows: dict[str, list[float]] = {}
+        for (seed, _), value in sorted(self.returns.items()):
+            rows.setdefault(seed, []).append(value)
+        if len(rows) == 1:
+            return mean(*rows.values())
+        return mean([float(np.mean(row)) for row in rows.values()])
 
 
 def _contests(results: Results, experiment: str) -> list[Outcome]:
     """Put the finished contests into the ledger; return all that it has."""
+    fresh: list[dict[str, object]] = []
     for folder in folders(results.runs):
         name = (read_record(folder) or {}).get("name", "")
         if name.partition("/")[0] == experiment:
-            ledger.add(results.output, entries(folder, name))
+            fresh += entries(folder, name)
+    ledger.add(results.output, fresh)
     groups: dict[tuple[str, str], list[ledger.Row]] = {}
     for row in ledger.read(results.output, experiment):
         groups.setdefault((row["task"], row["planner"]), []).append(row)
@@ -250,13 +218,15 @@ def _contest_line(
     each: Outcome, rows: Mapping[str, Outcome], baseline: str
 ) -> list[str]:
     other = rows.get(baseline.replace("*", each.name.rpartition("_")[2]))
-    gap = "–" if other in (None, each) else each.less(other).number()
+    gap = None
+    if other is not None and other != each:
+        gap = paired_outcomes(each.returns, other.returns)
     seeds = len(each.seeds)
     return [
         each.name + each.mark,
         each.estimate().number(),
         f"{seeds} × {len(each.returns) // seeds}",
-        gap,
+        gap.number() if gap else "–",
         f"{each.evaluations:,}",
         f"{each.milliseconds:.3g}",
     ]

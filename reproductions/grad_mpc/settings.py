@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from diffplan.envs.dm_control import GRAD_MPC_ACTION_REPEAT, PLANET_ACTION_REPEAT
 from diffplan.gradients import Detach
@@ -32,7 +32,6 @@ ACTION_REPEAT = PLANET_ACTION_REPEAT | GRAD_MPC_ACTION_REPEAT
 """Of Table 4; the sparse cartpole, which it leaves out, as the other."""
 
 PLANNERS = ("grad_mpc", "cem")
-EPISODE_STEPS = 1000
 
 
 # Algorithm 1; optimiser and step size are ours to choose.
@@ -84,6 +83,60 @@ SMALL_MODEL = PLANET_MODEL.replaced(
     reward_scale=20.0,
 )
 """What learns in minutes on a core, from state vectors; as in LatCo's stage (b)."""
+
+
+SMALL_TRAINING = OnlineConfig(
+    rounds=20,
+    seed_episodes=5,
+    episodes_per_round=2,
+    pretrain_updates=200,
+    updates_per_round=100,
+    batch_size=16,
+    sequence_length=30,
+    evaluate_every=5,
+    evaluation_episodes=4,
+    checkpoint_every=2,
+    videos=False,
+    optimizer=OptimizerConfig(learning_rate=1e-3),
+)
+
+PAPER_TRAINING = OnlineConfig(
+    rounds=95,  # with the seed episodes 100 episodes
+    seed_episodes=5,
+    pretrain_updates=0,
+    updates_per_round=100,
+    batch_size=50,
+    sequence_length=49,  # actions: chunks of 50 observations
+    replay_capacity=1_000_000,
+    evaluate_every=25,
+    evaluation_episodes=10,
+    optimizer=OptimizerConfig(learning_rate=1e-3, epsilon=1e-4, gradient_clip=1000.0),
+)
+"""Of Table 3: 100,000 environment steps."""
+
+Run = TypeVar("Run", bound=OnlineRun)
+
+
+def shortened(run: Run, **more: Any) -> Run:
+    """Return a run of seconds that learns nothing, with more settings replaced."""
+    return replace(
+        run,
+        scale_episodes=1,
+        model=SMALL_MODEL.replaced(state_size=4, belief_size=8, hidden_size=16),
+        training=replace(
+            run.training,
+            rounds=1,
+            seed_episodes=1,
+            episodes_per_round=1,
+            pretrain_updates=2,
+            updates_per_round=2,
+            batch_size=4,
+            sequence_length=10,
+            evaluate_every=1,
+            evaluation_episodes=1,
+        ),
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -170,20 +223,7 @@ def small() -> PlanetConfig:
             posterior="mean",
             device="cpu",
             model=SMALL_MODEL,
-            training=OnlineConfig(
-                rounds=20,
-                seed_episodes=5,
-                episodes_per_round=2,
-                pretrain_updates=200,
-                updates_per_round=100,
-                batch_size=16,
-                sequence_length=30,
-                evaluate_every=5,
-                evaluation_episodes=4,
-                checkpoint_every=2,
-                videos=False,
-                optimizer=OptimizerConfig(learning_rate=1e-3),
-            ),
+            training=SMALL_TRAINING,
         ),
     )
 
@@ -214,24 +254,7 @@ def tiny() -> PlanetConfig:
         tasks=("cartpole-swingup",),
         grad_mpc=config.grad_mpc.replaced(num_starts=2, iterations=2),
         cem=config.cem.replaced(num_samples=8, num_elites=2, iterations=2),
-        run=replace(
-            config.run,
-            scale_episodes=1,
-            model=SMALL_MODEL.replaced(state_size=4, belief_size=8, hidden_size=16),
-            planner=PlannerConfig(horizon=3),
-            training=replace(
-                config.run.training,
-                rounds=1,
-                seed_episodes=1,
-                episodes_per_round=1,
-                pretrain_updates=2,
-                updates_per_round=2,
-                batch_size=4,
-                sequence_length=10,
-                evaluate_every=1,
-                evaluation_episodes=1,
-            ),
-        ),
+        run=shortened(config.run, planner=PlannerConfig(horizon=3)),
     )
 
 
@@ -242,32 +265,6 @@ def paper() -> PlanetConfig:
             observation="pixels",
             render_preset="faithful",
             planner=PlannerConfig(particles=1),
-            training=OnlineConfig(
-                rounds=95,  # with the seed episodes 100 episodes
-                seed_episodes=5,
-                pretrain_updates=0,
-                updates_per_round=100,
-                batch_size=50,
-                sequence_length=49,  # actions: chunks of 50 observations
-                replay_capacity=1_000_000,
-                evaluate_every=25,
-                evaluation_episodes=10,
-                optimizer=OptimizerConfig(
-                    learning_rate=1e-3, epsilon=1e-4, gradient_clip=1000.0
-                ),
-            ),
+            training=PAPER_TRAINING,
         ),
     )
-
-
-def with_axes(
-    make: Any, task: str | None = None, planner: str | None = None
-) -> PlanetConfig:
-    """Return settings with one task or one planner of all."""
-    config: PlanetConfig = make()
-    chosen: dict[str, Any] = {}
-    if task is not None:
-        chosen["tasks"] = (task,)
-    if planner is not None:
-        chosen["planners"] = (planner,)
-    return replace(config, **chosen)

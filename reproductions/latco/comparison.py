@@ -30,7 +30,7 @@ from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generato
 from reproductions.common.online import action_box
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import Stopwatch
+from reproductions.common.stopwatch import Stopwatch, planner_watch
 from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
 from reproductions.latco.comparison_model import ACTION_DIM, train
@@ -176,11 +176,6 @@ def evaluate(
         evaluations=evaluations(settings, evaluation.horizon),
     )
     write_csv(directory / "results.csv", [asdict(row) for row in rows])
-
-
-def planner_watch() -> Stopwatch:
-    """Return a stopwatch that counts plans, and keeps what the first ones promise."""
-    return Stopwatch(size=lambda plan: plan.cost.numel())
 
 
 def make_agent(

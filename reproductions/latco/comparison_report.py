@@ -11,7 +11,7 @@ from reproductions.common import ledger
 from reproductions.common.experiment import Results
 from reproductions.common.figures import save_figure
 from reproductions.common.provenance import LEGEND, published
-from reproductions.common.statistics import Estimate
+from reproductions.common.statistics import Estimate, paired_outcomes
 from reproductions.common.tables import markdown_table, read_csv, write_text
 from reproductions.latco import paper_numbers
 from reproductions.latco.comparison_figures import distance_figure, optimization_figure
@@ -22,7 +22,6 @@ from reproductions.latco.comparison_result import (
     Result,
     entries,
     gathered,
-    paired,
 )
 
 SUMMARY = "comparison.json"
@@ -145,7 +144,11 @@ def _differences(found: Sequence[Result]) -> list[tuple[Result, Result, Estimate
     latco = next((result for result in found if result.name == "latco"), None)
     if latco is None:
         return []
-    pairs = [(latco, other, paired(latco, other)) for other in found if other != latco]
+    pairs = [
+        (latco, other, paired_outcomes(latco.outcomes, other.outcomes))
+        for other in found
+        if other != latco
+    ]
     return [(one, other, gap) for one, other, gap in pairs if gap is not None]
 
 

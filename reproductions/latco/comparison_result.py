@@ -17,7 +17,6 @@ from reproductions.common.stages import DONE
 from reproductions.common.statistics import (
     Estimate,
     mean,
-    paired_difference,
     proportion,
 )
 from reproductions.common.tables import read_csv
@@ -188,23 +187,6 @@ def gathered(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
             )
         )
     return found
-
-
-def paired(first: Result, second: Result) -> Estimate | None:
-    """Return how much more often the first succeeds, from the same starts.
-
-    With the models that both planned with; None if there is none.
-    """
-    ones, others = first.outcomes, second.outcomes
-    seeds = sorted({*first.seeds} & {*second.seeds})
-    starts = sorted({s for _, s in ones})
-    starts = [s for s in starts if all((m, s) in ones.keys() & others for m in seeds)]
-    if not seeds or not starts:
-        return None
-    tables = [
-        [[table[m, s] for s in starts] for m in seeds] for table in (ones, others)
-    ]
-    return paired_difference(*map(np.array, tables))
 
 
 def title(task: str) -> str:

@@ -1,12 +1,12 @@
 """LatCo's experiments; `python -m reproductions.latco --help` explains them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from diffplan.envs._rendering import select_backend
-from reproductions.common.experiment import Axis, Experiment, Paper
+from reproductions.common import online_report
+from reproductions.common.experiment import Axis, Experiment, Paper, narrowed
 from reproductions.common.units import Unit
 from reproductions.latco import comparison, online, pixels, report
 from reproductions.latco.comparison_config import ComparisonConfig
@@ -18,13 +18,6 @@ from reproductions.latco.online_config import (
     smoke_cheetah,
 )
 from reproductions.latco.pixels import PixelsConfig
-
-
-def _with_planner(
-    make: Callable[[], ComparisonConfig], planner: str | None = None
-) -> ComparisonConfig:
-    config = make()
-    return config if planner is None else replace(config, planners=(planner,))
 
 
 def _pixels_units(
@@ -44,8 +37,8 @@ PAPER = Paper(
             about="planners on one frozen model of sparse Meta-World reach, from state "
             "vectors",
             presets={
-                "cpu": partial(_with_planner, ComparisonConfig),
-                "smoke": partial(_with_planner, ComparisonConfig.smoke),
+                "cpu": partial(narrowed, ComparisonConfig),
+                "smoke": partial(narrowed, ComparisonConfig.smoke),
             },
             units=comparison.units,
             report=report.comparison,
@@ -78,7 +71,7 @@ PAPER = Paper(
             axes={"task": Axis(TASKS, needed=True), "planner": Axis(PLANNERS)},
         ),
     ),
-    columns=report.COLUMNS,
+    columns=online_report.COLUMNS,
     below=report.READING,
     # Tested once; the units' processes inherit the answer.
     prepare=select_backend,

@@ -14,16 +14,6 @@ from reproductions.latco import (
 )
 from reproductions.latco.online_config import PLANNERS
 
-COLUMNS = (
-    "experiment",
-    "agent",
-    "paper",
-    "ours",
-    "95 % interval",
-    "baseline: random",
-    "preset",
-    "deviations",
-)
 FINAL_EPISODES = {"online": 8, "paper": 100}
 """Most recent training episodes of a run that a table's number is the mean of."""
 DEVIATIONS = {
@@ -88,12 +78,12 @@ def paper(results: Results) -> Section | None:
 
 
 def _online(results: Results, name: str, label: str) -> Section | None:
-    found = online_report.write(results, name, PLANNERS, FINAL_EPISODES[name])
-    if not found:
-        return None
-    rows = [_online_row(row, results.preset, name, label) for row in found]
-    return Section(
-        "\n".join(online_report.body(found, name, FINAL_EPISODES[name])), rows
+    return online_report.section(
+        results,
+        name,
+        PLANNERS,
+        FINAL_EPISODES[name],
+        lambda row: _online_row(row, results.preset, name, label),
     )
 
 
@@ -124,20 +114,11 @@ def _online_row(
     row: online_report.Row, preset: str, kind: str, label: str
 ) -> list[str]:
     known = paper_numbers.find(row.task, row.planner)
-    ours = row.training  # With exploration noise, as the paper's tables.
-    scale, unit = (100.0, " %") if row.measure == "success" else (1.0, "")
-    interval = (
-        "one seed"
-        if ours.low != ours.low
-        else f"{scale * ours.low:.0f} … {scale * ours.high:.0f}{unit}"
-    )
-    return [
-        f"{label}{row.task}, {row.measure}, {row.steps:,} environment steps",
+    return online_report.line(
+        row,
+        f"{label}{row.task}",
         paper_numbers.load()["planners"][row.planner],
         known.text() if known else "–",
-        f"{scale * ours.value:.0f}{unit}",
-        interval,
-        f"{scale * row.random.value:.0f}{unit}",
         preset,
         DEVIATIONS[kind] + (FAST_IMAGES if row.fast_images else ""),
-    ]
+    )

@@ -4,13 +4,20 @@ import argparse
 
 from diffplan.errors import ArgumentError
 from reproductions.common.engines.base import Engine
-from reproductions.common.engines.local import Local
+from reproductions.common.engines.local import WORKERS, Local
 from reproductions.common.engines.ray_cluster import Ray
 from reproductions.common.engines.slurm import Slurm
 
-__all__ = ["Engine", "Local", "Ray", "Slurm", "add_engine_options", "engine_of"]
+__all__ = [
+    "WORKERS",
+    "Engine",
+    "Local",
+    "Ray",
+    "Slurm",
+    "add_engine_options",
+    "engine_of",
+]
 
-WORKERS = 2
 _OF = {"workers": ("local", "ray"), "address": ("ray",), "slurm": ("slurm",)}
 
 

@@ -18,6 +18,9 @@ from reproductions.common.engines.base import GRACE_SECONDS, Engine, reason
 from reproductions.common.units import Unit
 from reproductions.common.worker import run_in_process, thread_variables
 
+WORKERS = 2
+"""Units at the same time, unless it is said otherwise."""
+
 
 class Local(Engine):
     """Makes units in processes of this machine.
@@ -29,7 +32,7 @@ class Local(Engine):
 
     poll_seconds = 0.2
 
-    def __init__(self, workers: int = 2, cpus: int = 1) -> None:
+    def __init__(self, workers: int = WORKERS, cpus: int = 1) -> None:
         require_at_least("workers", workers, 1)
         self.workers: int = workers
         self.cpus = cpus
