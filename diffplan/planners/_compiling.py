@@ -11,6 +11,7 @@ from torch import Tensor
 from diffplan.functional._isolation import may_look
 from diffplan.functional._rollout import inside_transform
 from diffplan.plan import Plan
+from diffplan.planners._cuda_graph import CapturedCore
 from diffplan.planners._randomness import PLAN_INDEX, NoiseSource
 from diffplan.planners.request import PlanRequest
 
@@ -37,6 +38,18 @@ class CompilableCore(NoiseSource, ABC):
             kwargs: As for `torch.compile`.
         """
         self._compiled = torch.compile(self._plan, *args, **kwargs)
+
+    def capture(self) -> None:
+        """Make plans on a GPU one CUDA graph each, for acting under `torch.no_grad()`.
+
+        The first plan is recorded, in seconds whatever the horizon and the iterations;
+        later ones of the same shapes replay it. With gradients enabled, or on a CPU,
+        the planner plans as before. Weights that are trained in place are seen;
+        tensors, numbers and functions that are put in the place of others are not:
+        call `capture` again after that, or after moving the model. Copies and pickles
+        are not captured.
+        """
+        self._compiled = CapturedCore(self._plan)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""

@@ -109,6 +109,23 @@ class PlanRequest:
             )
         return self.noise
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "PlanRequest":
+        """Return this request with a function applied to each of its own tensors.
+
+        Those of its problem stay as they are.
+
+        Args:
+            function: Of a tensor.
+        """
+        noise, keys, start = self.noise, self.keys, self.warm_start
+        return replace(
+            self,
+            state=function(self.state),
+            noise=None if noise is None else function(noise),
+            warm_start=None if start is None else start.map(function),
+            keys=None if keys is None else function(keys),
+        )
+
     def afresh(self) -> "PlanRequest":
         """Return this request without its warm start."""
         return replace(self, warm_start=None)

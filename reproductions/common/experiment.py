@@ -19,6 +19,7 @@ from reproductions.common.units import Unit
 PRESETS = {
     "cpu": "for a CPU",
     "smoke": "so small that the numbers mean nothing",
+    "gpu-short": "what one GPU does in ten minutes",
     "paper": "the paper's protocol in full, for days and mostly for a GPU",
 }
 """Names of presets, which mean the same in every paper; the first is the default."""

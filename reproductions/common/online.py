@@ -167,6 +167,8 @@ def planning_agent(
         execute: Actions of a plan that are executed before the next one.
         **more: Of `PlanningAgent`.
     """
+    if acting.resolve_device().type == "cuda":
+        planner.capture()
     return PlanningAgent(
         model,
         planner,

@@ -18,6 +18,7 @@ PAPER = Paper(
             presets={
                 "cpu": partial(narrowed, settings.small),
                 "smoke": partial(narrowed, settings.tiny),
+                "gpu-short": partial(narrowed, settings.gpu_short),
                 "paper": partial(narrowed, settings.paper),
             },
             units=partial(online.units, "planet"),

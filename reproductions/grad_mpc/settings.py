@@ -246,6 +246,33 @@ def small_pixels() -> PlanetConfig:
     )
 
 
+def gpu_short() -> PlanetConfig:
+    """Return what one GPU learns in ten minutes: the paper's protocol, half as long.
+
+    Four episodes are collected side by side, with as many updates for each as in the
+    paper; the mean of the transition is rolled out.
+    """
+    config = paper()
+    training = replace(
+        PAPER_TRAINING,
+        rounds=12,
+        episodes_per_round=4,
+        updates_per_round=400,
+        evaluate_every=4,
+        evaluation_episodes=4,
+        checkpoint_every=1,
+        videos=False,
+    )
+    run = replace(
+        config.run,
+        num_envs=4,
+        render_preset="fast",
+        planner=PlannerConfig(),
+        training=training,
+    )
+    return replace(config, tasks=("cartpole-swingup",), planners=("grad_mpc",), run=run)
+
+
 def tiny() -> PlanetConfig:
     """Return runs of seconds that learn nothing."""
     config = small()

@@ -77,3 +77,64 @@ def test_a_plan_is_one_cuda_graph(case: PlannerCase) -> None:
         captured = plan()
     graph.replay()
     torch.testing.assert_close(captured.actions, expected.actions)
+
+
+@each_native
+def test_a_captured_planner_plans_as_before(case: PlannerCase) -> None:
+    planner, problem, state = on_gpu(case)
+    problem = copy.copy(problem)
+    problem.action_space = problem.action_space.to(state)
+    captured = copy.deepcopy(planner)
+    captured.capture()
+    keys = torch.arange(len(state), device="cuda")
+    with torch.no_grad():
+        expected = got = None
+        for step in range(3):  # from nothing, then from the plan before
+            state = state + 0.1 * step
+            expected, got = (
+                each(problem, state, keys=keys, warm_start=before and before.shifted())
+                for each, before in ((planner, expected), (captured, got))
+            )
+            torch.testing.assert_close(got.actions, expected.actions)
+            assert torch.equal(got.status, expected.status)
+        kept = got.actions.clone()
+        captured(problem, state + 1.0, keys=keys, warm_start=got.shifted())
+    assert torch.equal(got.actions, kept)  # a plan is not overwritten by the next
+
+
+def test_a_captured_planner_sees_weights_that_change_in_place() -> None:
+    goal = torch.ones(2, device="cuda", dtype=torch.float64)
+    objective = dp.objectives.GoalDistance(goal)
+    problem, state = double_integrator(limit=1.0), states_of(3).cuda()
+    problem = dp.PlanningProblem(
+        problem.dynamics.cuda(), objective.cuda(), problem.action_space.to(state)
+    )
+    planner, captured = (dp.GradMPC(4, iterations=3) for _ in range(2))
+    captured.capture()
+    with torch.no_grad():
+        before = captured(problem, state).actions
+        objective.goal.mul_(-1.0)
+        after = captured(problem, state).actions
+    torch.testing.assert_close(after, planner(problem, state).actions.detach())
+    assert not torch.allclose(before, after)
+
+
+def test_another_problem_is_captured_anew_and_said_so() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(3).cuda()
+    planner = dp.GradMPC(4, iterations=3)
+    planner.capture()
+    with torch.no_grad():
+        for sign in (1.0, -1.0):
+            goal = torch.full((2,), sign, device="cuda", dtype=torch.float64)
+            other = dp.PlanningProblem(
+                problem.dynamics.cuda(),
+                dp.objectives.GoalDistance(goal),
+                problem.action_space.to(state),
+            )
+            expected = dp.GradMPC(4, iterations=3)(other, state).actions
+            if sign > 0:
+                actions = planner(other, state).actions
+            else:
+                with pytest.warns(UserWarning, match="another PlanningProblem"):
+                    actions = planner(other, state).actions
+            torch.testing.assert_close(actions, expected)

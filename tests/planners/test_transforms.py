@@ -94,6 +94,20 @@ def test_a_compiled_planner_plans_alike() -> None:
             torch.testing.assert_close(getattr(plans[1], name), getattr(plans[0], name))
 
 
+@each_planner_that(lambda case: True)
+def test_a_captured_planner_plans_as_before_on_a_cpu(case: PlannerCase) -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    plain, captured = (case.build(horizon=3, iterations=2) for _ in range(2))
+    captured.capture()
+    with torch.no_grad():
+        first, second = (planner(problem, state) for planner in (plain, captured))
+        torch.testing.assert_close(second.actions, first.actions)
+        expected = plain(problem, state, warm_start=first.shifted()).actions
+        got = captured(problem, state, warm_start=second.shifted()).actions
+    torch.testing.assert_close(got, expected)
+    assert pickle.loads(pickle.dumps(captured))._compiled is None
+
+
 @pytest.mark.compiled
 @each_planner_that(lambda case: case.name in ("ILQR", "ShootingGN"))
 def test_a_compiled_stage_plans_alike(case: PlannerCase) -> None:

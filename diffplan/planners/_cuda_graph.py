@@ -1,0 +1,101 @@
+"""The core of a planner as CUDA graphs: recorded once, replayed in each plan."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffplan.plan import Plan
+from diffplan.planners.request import PlanRequest
+from diffplan.problem import PlanningProblem
+
+_KEPT = 8
+"""Graphs of one planner: batches of another size are recorded beside each other."""
+
+
+class CapturedCore:
+    """Plans by replaying a CUDA graph of the planner's core, where nothing is learned.
+
+    A planner at small batches waits for kernels to be launched, some hundred thousand
+    of them; a replay launches them all at once. With gradients enabled, and on a CPU,
+    the core runs as it is.
+
+    Args:
+        core: `Planner._plan`.
+    """
+
+    def __init__(self, core: Callable[[PlanRequest], Plan]) -> None:
+        self.core = core
+        self._recordings: dict[object, _Recording] = {}
+
+    def __call__(self, request: PlanRequest) -> Plan:
+        """Return the plan; a request always has a warm start, see `CompilableCore`."""
+        if torch.is_grad_enabled() or not request.state.is_cuda:
+            return self.core(request)
+        shape = _kind(request)
+        kind = (id(request.problem), shape)  # alive, since its recording holds it
+        if kind not in self._recordings:
+            if any(shape == seen for _, seen in self._recordings):
+                _warn_of_another(request.problem)
+            if len(self._recordings) == _KEPT:
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[kind] = _Recording(self.core, request)
+        return self._recordings[kind](request)
+
+
+class _Recording:
+    """One graph, with the memory that it reads from and writes to."""
+
+    def __init__(
+        self, core: Callable[[PlanRequest], Plan], request: PlanRequest
+    ) -> None:
+        self.request = request.map(torch.clone)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            # Libraries make their workspaces at the first call, which no graph may do.
+            for _ in range(2):
+                core(self.request)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.plan = core(self.request)
+
+    def __call__(self, request: PlanRequest) -> Plan:
+        for kept, given in zip(_tensors(self.request), _tensors(request), strict=True):
+            kept.copy_(given)
+        self.graph.replay()
+        return self.plan.map(torch.clone)  # the next replay overwrites its own
+
+
+def _tensors(request: PlanRequest) -> Iterator[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        found.append(value)
+        return value
+
+    request.map(keep)
+    return iter(found)
+
+
+def _kind(request: PlanRequest) -> tuple[Any, ...]:
+    """Return what a graph was recorded for, but for the problem."""
+    start = request.warm_start
+    return (
+        request.evaluate,
+        request.noise is None,
+        None if start is None else tuple(start.memory),
+        *((t.shape, t.dtype, t.device) for t in _tensors(request)),
+    )
+
+
+def _warn_of_another(problem: PlanningProblem) -> None:
+    warnings.warn(
+        "capture: this plan is recorded as another CUDA graph, because its problem is "
+        f"another {type(problem).__name__} than before. Keep one, with its action "
+        "space on the device, and change its tensors in place",
+        stacklevel=2,
+    )
