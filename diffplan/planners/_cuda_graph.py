@@ -1,18 +1,24 @@
 """The core of a planner as CUDA graphs: recorded once, replayed in each plan."""
 
+import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffplan.constraints._box import Box
 from diffplan.plan import Plan
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
 _KEPT = 8
 """Graphs of one planner: batches of another size are recorded beside each other."""
+
+_PASSING = ("action_space", "differentiated", "_behind", "_passed")
+"""Of a problem: its box is copied to the graph's, and what it has been checked for."""
 
 
 class CapturedCore:
@@ -28,14 +34,16 @@ class CapturedCore:
 
     def __init__(self, core: Callable[[PlanRequest], Plan]) -> None:
         self.core = core
-        self._recordings: dict[object, _Recording] = {}
+        self._recordings: dict[tuple[Any, Any], _Recording] = {}
 
     def __call__(self, request: PlanRequest) -> Plan:
         """Return the plan; a request always has a warm start, see `CompilableCore`."""
         if torch.is_grad_enabled() or not request.state.is_cuda:
             return self.core(request)
-        shape = _kind(request)
-        kind = (id(request.problem), shape)  # alive, since its recording holds it
+        shape = _shape(request)
+        # What the identities belong to is alive, since its recording holds it.
+        held = (i for i in vars(request.problem).items() if i[0] not in _PASSING)
+        kind = (tuple((name, id(value)) for name, value in held), shape)
         if kind not in self._recordings:
             if any(shape == seen for _, seen in self._recordings):
                 _warn_of_another(request.problem)
@@ -51,7 +59,9 @@ class _Recording:
     def __init__(
         self, core: Callable[[PlanRequest], Plan], request: PlanRequest
     ) -> None:
-        self.request = request.map(torch.clone)
+        problem, box = copy.copy(request.problem), request.problem.action_space
+        problem.action_space = Box(box.low.clone(), box.high.clone())
+        self.request = replace(request.map(torch.clone), problem=problem)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -70,32 +80,33 @@ class _Recording:
         return self.plan.map(torch.clone)  # the next replay overwrites its own
 
 
-def _tensors(request: PlanRequest) -> Iterator[Tensor]:
-    found: list[Tensor] = []
+def _tensors(request: PlanRequest) -> list[Tensor]:
+    box = request.problem.action_space
+    found = [box.low, box.high]
 
     def keep(value: Tensor) -> Tensor:
         found.append(value)
         return value
 
     request.map(keep)
-    return iter(found)
+    return found
 
 
-def _kind(request: PlanRequest) -> tuple[Any, ...]:
+def _shape(request: PlanRequest) -> tuple[Any, ...]:
     """Return what a graph was recorded for, but for the problem."""
     start = request.warm_start
     return (
         request.evaluate,
         request.noise is None,
         None if start is None else tuple(start.memory),
-        *((t.shape, t.dtype, t.device) for t in _tensors(request)),
+        *((each.shape, each.dtype, each.device) for each in _tensors(request)),
     )
 
 
 def _warn_of_another(problem: PlanningProblem) -> None:
     warnings.warn(
         "capture: this plan is recorded as another CUDA graph, because its problem is "
-        f"another {type(problem).__name__} than before. Keep one, with its action "
-        "space on the device, and change its tensors in place",
+        f"another {type(problem).__name__} than before. Keep one, and change its "
+        "tensors in place",
         stacklevel=2,
     )
