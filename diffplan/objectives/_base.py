@@ -222,12 +222,11 @@ class StageObjective(nn.Module, ABC):
             actions: `[…, steps, A]`, at least one.
             first: The number of the first of these steps in the whole horizon.
         """
-        costs = [
-            term(states[..., where, :], actions[..., where, :])
-            for term, where in self.stage_terms(
-                "cost", first, actions.shape[-2], states
-            )
-        ]
+        terms = self.stage_terms("cost", first, actions.shape[-2], states)
+        if len(terms) == 1:  # of all steps: planners ask step by step, most of the time
+            costs = [terms[0][0](states, actions)]
+        else:
+            costs = [term(states[..., w, :], actions[..., w, :]) for term, w in terms]
         sums = [
             cost.squeeze(-1) if cost.shape[-1] == 1 else cost.sum(dim=-1)
             for cost in costs
