@@ -32,8 +32,10 @@ _DM_CONTROL = (
     "reacher-easy",
     "walker-walk",
 )
+_LOTTERY = ("paper", "released")
 # By name: where its class is. A suite says itself what it needs, OpenGL included.
 _SUITES = {
+    "lottery": ("diffplan.envs.lottery", "LotteryEnv"),
     "dm_control": ("diffplan.envs.dm_control", "DMControlEnv"),
     "metaworld": ("diffplan.envs.metaworld", "MetaWorldEnv"),
 }
@@ -46,6 +48,7 @@ def list_tasks() -> list[str]:
     metaworld = sorted([*TASKS, *ALIASES])
     return [
         *(f"dm_control/{name}" for name in _DM_CONTROL),
+        *(f"lottery/{name}" for name in _LOTTERY),
         *(f"metaworld/{name}" for name in metaworld),
     ]
 
@@ -74,8 +77,8 @@ def make(
         image_layout: "channels_first", [3, size, size], or "channels_last",
             [size, size, 3], as Gymnasium's wrappers expect it.
         render_preset: "fast" or "faithful".
-        time_limit: Simulated steps per episode. Default 1000 for dm_control, 150 for
-            metaworld.
+        time_limit: Simulated steps per episode. Default 1000 for dm_control, 20 for
+            lottery, 150 for metaworld.
         **simulator_options: metaworld only: `reward`, "sparse" (default) or "dense".
 
     Returns:
@@ -93,8 +96,8 @@ def make(
     if suite not in _SUITES or not name:
         close = difflib.get_close_matches(task, list_tasks(), cutoff=0.4)
         raise UnknownNameError(
-            f"task: expected 'dm_control/…' or 'metaworld/…', got {task!r}; "
-            f"close matches: {', '.join(close or list_tasks()[:3])}"
+            "task: expected 'dm_control/…', 'lottery/…' or 'metaworld/…', "
+            f"got {task!r}; close matches: {', '.join(close or list_tasks()[:3])}"
         )
     module, kind = _SUITES[suite]
     try:
