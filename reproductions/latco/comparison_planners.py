@@ -10,7 +10,7 @@ from functools import partial
 
 from diffplan.agents import UniformAgent
 from diffplan.gradients import Detach
-from diffplan.planners.collocation import LatCo
+from diffplan.planners.collocation import GaussianLatCo, LatCo
 from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
@@ -84,6 +84,28 @@ def grad_mpc(
 GRAD_MPC = Settings.full(grad_mpc)
 
 
+def gaussian_latco(
+    horizon: int, *, iterations: int = 50, num_samples: int = 50
+) -> GaussianLatCo:
+    """Return Gaussian LatCo; as of LatCo, the plan is executed whatever it costs.
+
+    Args:
+        horizon: T, number of planned actions.
+        iterations: Of Gauss-Newton.
+        num_samples: Of the moments.
+    """
+    return GaussianLatCo(
+        horizon,
+        iterations=iterations,
+        num_samples=num_samples,
+        fall_back=False,
+        gradient=Detach(),
+    )
+
+
+GAUSSIAN_LATCO = Settings.full(gaussian_latco)
+
+
 UNIFORM = Settings(UniformAgent)
 """Random actions: what success costs nothing."""
 
@@ -91,6 +113,7 @@ STILL = Settings(still)
 
 COUNTED = {
     LatCo: ("Jacobians", ("iterations",)),
+    gaussian_latco: ("Jacobians", ("iterations",)),
     CEM: ("steps", ("num_samples", "iterations")),
     MPPI: ("steps", ("num_samples", "iterations")),
     ShootingGD: ("steps with gradient", ("num_starts", "iterations")),

@@ -8,8 +8,16 @@ from diffplan.envs._rendering import select_backend
 from reproductions.common import online_report
 from reproductions.common.experiment import Axis, Experiment, Paper, narrowed
 from reproductions.common.units import Unit
-from reproductions.latco import comparison, online, pixels, report
+from reproductions.latco import (
+    comparison,
+    lottery,
+    lottery_report,
+    online,
+    pixels,
+    report,
+)
 from reproductions.latco.comparison_config import ComparisonConfig
+from reproductions.latco.lottery import LotteryConfig
 from reproductions.latco.online_config import (
     PLANNERS,
     TASKS,
@@ -60,6 +68,20 @@ PAPER = Paper(
             units=_pixels_units,
             report=report.pixels,
             seeds=(),
+        ),
+        Experiment(
+            name=lottery.EXPERIMENT,
+            title="(d) Planning under uncertainty: Lottery (Fig. 7)",
+            about="planners on one frozen model of two goals, one of which pays by "
+            "chance, from state vectors",
+            presets={
+                "cpu": partial(narrowed, LotteryConfig),
+                "smoke": partial(narrowed, LotteryConfig.smoke),
+            },
+            units=lottery.units,
+            report=lottery_report.report,
+            seeds=(0, 1, 2),
+            axes={"planner": Axis(LotteryConfig().planners)},
         ),
         Experiment(
             name="paper",

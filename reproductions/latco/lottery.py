@@ -1,0 +1,438 @@
+"""Lottery: which goal planners choose where the better one is a matter of chance.
+
+For each training seed: collect episodes that reach either goal equally often, fit a
+small RSSM to them, ask it what it knows of the risk, then let every planner act with
+it from the same starts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import diffplan.envs
+from diffplan._checks import require_at_least
+from diffplan.envs.base import SimulatorEnv
+from diffplan.envs.lottery import GOALS, PAYOFFS
+from diffplan.models.rssm import RSSM
+from diffplan.training._episode import Episode
+from diffplan.training._interaction import run_episodes
+from diffplan.training.model_trainer import OptimizerConfig
+from diffplan.training.offline import OfflineConfig, OfflineTrainer
+from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.seeding import (
+    SIMULATOR_BITS,
+    derive_seed,
+    global_seeds,
+    make_generator,
+)
+from reproductions.common.online import action_box
+from reproductions.common.settings import Settings, choose
+from reproductions.common.stages import Unit
+from reproductions.common.stopwatch import planner_watch
+from reproductions.common.tables import write_csv, write_text
+from reproductions.latco.comparison import make_agent, start_seeds
+from reproductions.latco.comparison_config import EvaluationConfig
+from reproductions.latco.comparison_model import filtered_states
+from reproductions.latco.comparison_planners import (
+    CROSS_ENTROPY,
+    DESCENT,
+    GAUSSIAN_LATCO,
+    LATCO_NATIVE,
+    PATH_INTEGRAL,
+    UNIFORM,
+    evaluations,
+)
+from reproductions.latco.data import PARTS, complete
+
+EXPERIMENT = "lottery"
+
+
+def lottery_rssm(
+    observations: Tensor,
+    *,
+    state_size: int = 8,
+    belief_size: int = 32,
+    hidden_size: int = 64,
+    free_nats: float = 0.3,
+    observation_weight: float = 100.0,
+    reward_weight: float = 10.0,
+) -> RSSM:
+    """Return an untrained small RSSM; its weights come from torch's global generator.
+
+    Args:
+        observations: `[N, 6]`, which set the scale.
+        state_size: Stochastic numbers.
+        belief_size: Deterministic numbers.
+        hidden_size: Width of every dense layer.
+        free_nats: Divergence that costs nothing, on the mean.
+        observation_weight: Of squared errors of normalised observations.
+        reward_weight: Of squared errors of the reward, which is up to 40.
+    """
+    model = RSSM(
+        observations.shape[1:],
+        2,
+        belief_size=belief_size,
+        state_size=state_size,
+        hidden_size=hidden_size,
+        embedding_size=hidden_size,
+        vector_layers=1,
+        vector_hidden=hidden_size,
+        reward_layers=2,
+        reward_hidden=hidden_size,
+        free_nats=free_nats,
+        observation_scale=2 * observation_weight,  # the model's terms are ½ error²
+        reward_scale=2 * reward_weight,
+    )
+    model.fit_normalizer(observations)
+    return model
+
+
+def _training() -> OfflineConfig:
+    return OfflineConfig(
+        updates=3000,
+        batch_size=50,
+        sequence_length=12,
+        initial_fraction=0.5,
+        updates_per_round=100,
+        checkpoint_every=2,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    )
+
+
+def _evaluation() -> EvaluationConfig:
+    return EvaluationConfig(starts=100, horizon=12, execute=12)
+
+
+@dataclass(frozen=True)
+class LotteryConfig:
+    """Everything that the experiment depends on.
+
+    Attributes:
+        planners: Which are compared; the names of the fields that follow `evaluation`.
+        task: Whose pay-offs.
+        steps: Decisions of an episode, in data and evaluation.
+        episodes: For training; half of them make for each goal.
+        validation_episodes: More of them, never trained on.
+        noise: Of the scripted actions, and of how long they wander before.
+        wander: At most so many steps at first, to a random place.
+        rollouts: Sampled for each validation start, to see what risk the model knows.
+        evaluation: One plan of the whole episode, executed to its end.
+    """
+
+    planners: tuple[str, ...] = (
+        "gaussian",
+        "latco",
+        "cem",
+        "mppi",
+        "gd",
+        "random",
+    )
+    task: str = "lottery/paper"
+    steps: int = 12
+    episodes: int = 600
+    validation_episodes: int = 100
+    noise: float = 0.2
+    wander: int = 4
+    rollouts: int = 100
+    model: Settings = field(default_factory=lambda: Settings.full(lottery_rssm))
+    training: OfflineConfig = field(default_factory=_training)
+    evaluation: EvaluationConfig = field(default_factory=_evaluation)
+    gaussian: Settings = GAUSSIAN_LATCO
+    latco: Settings = LATCO_NATIVE
+    cem: Settings = CROSS_ENTROPY
+    mppi: Settings = PATH_INTEGRAL
+    gd: Settings = DESCENT
+    random: Settings = UNIFORM
+
+    def __post_init__(self) -> None:
+        require_at_least("episodes", self.episodes, 10)
+        require_at_least("validation_episodes", self.validation_episodes, 4)
+
+    def settings(self, planner: str) -> Settings:
+        """Return the settings of the planner with that name."""
+        known = [k for k, v in vars(self).items() if isinstance(v, Settings)]
+        known.remove("model")
+        found: Settings = getattr(self, choose("planners", planner, known))
+        return found
+
+    @classmethod
+    def smoke(cls) -> "LotteryConfig":
+        """Return settings so small that every unit takes seconds; no result counts."""
+        return cls(
+            episodes=10,
+            validation_episodes=4,
+            rollouts=4,
+            training=replace(_training(), updates=4, updates_per_round=2),
+            evaluation=replace(_evaluation(), starts=2),
+            gaussian=GAUSSIAN_LATCO.replaced(iterations=2, num_samples=4),
+            latco=LATCO_NATIVE.replaced(iterations=2),
+            cem=CROSS_ENTROPY.replaced(num_samples=10, num_elites=2, iterations=2),
+            mppi=PATH_INTEGRAL.replaced(num_samples=10, iterations=2),
+            gd=DESCENT.replaced(iterations=2),
+        )
+
+
+def units(config: LotteryConfig, seeds: Sequence[int], directory: Path) -> list[Unit]:
+    """Return the work: data, a model, what it knows of risk, and planners.
+
+    Args:
+        config: The settings.
+        seeds: One model is trained for each.
+        directory: Receives `seed_<n>/{data,model,risk,<planner>}`.
+    """
+    return [unit for seed in seeds for unit in _units_of(config, seed, directory)]
+
+
+def _units_of(config: LotteryConfig, seed: int, directory: Path) -> list[Unit]:
+    folder, prefix = directory / f"seed_{seed}", f"{EXPERIMENT}/seed_{seed}"
+
+    def unit(name: str, run: partial[None], *needs: str) -> Unit:
+        bound = partial(run, directory=folder / name, seed=seed)
+        wanted = tuple(f"{prefix}/{need}" for need in needs)
+        return Unit(f"{prefix}/{name}", bound, folder / name, wanted)
+
+    given = {"task": config.task, "steps": config.steps}
+    data, model = folder / "data", folder / "model" / "model.pt"
+    gathering = partial(
+        collect,
+        **given,
+        counts=(config.episodes, config.validation_episodes),
+        noise=config.noise,
+        wander=config.wander,
+    )
+    fitting = partial(
+        train, data_directory=data, model=config.model, training=config.training
+    )
+    asking = partial(
+        judge, **given, data_directory=data, model_path=model, rollouts=config.rollouts
+    )
+    made = [
+        unit("data", gathering),
+        unit("model", fitting, "data"),
+        unit("risk", asking, "data", "model"),
+    ]
+    for name in config.planners:
+        run = partial(
+            evaluate,
+            **given,
+            planner=name,
+            settings=config.settings(name),
+            evaluation=config.evaluation,
+            model_path=model,
+        )
+        made.append(unit(name, run, "model"))
+    return made
+
+
+def collect(
+    directory: Path,
+    task: str,
+    steps: int,
+    counts: tuple[int, int],
+    noise: float,
+    wander: int,
+    seed: int,
+) -> None:
+    """Collect all episodes that are not there yet, for either goal in turn."""
+    env = diffplan.envs.make(task, time_limit=steps)
+
+    def episode(part: str, index: int) -> Episode:
+        rng = np.random.default_rng(derive_seed(seed, part, index))
+        goal = list(GOALS.values())[index % len(GOALS)]
+        return play(env, goal, noise, int(rng.integers(wander + 1)), rng)
+
+    for part, wanted in zip(PARTS, counts, strict=True):
+        complete(directory / part, wanted, partial(episode, part))
+    env.close()
+
+
+def play(
+    env: SimulatorEnv,
+    goal: np.ndarray,
+    noise: float,
+    wander: int,
+    rng: np.random.Generator,
+) -> Episode:
+    """Play one episode: first to a random place, then with noise to the goal."""
+    observation, _ = env.reset(seed=int(rng.integers(2**SIMULATOR_BITS)))
+    observations, actions, rewards = [observation], [], []
+    place, over = rng.uniform(-1, 1, 2), False
+    while not over:
+        target = place if len(actions) < wander else goal
+        action = (target + noise * rng.standard_normal(2)).clip(-1, 1)
+        actions.append(action.astype(np.float32))
+        observation, reward, _, over, _ = env.step(actions[-1])
+        observations.append(observation)
+        rewards.append(reward)
+    return Episode(
+        observations=np.stack(observations),
+        actions=np.stack(actions),
+        rewards=np.asarray(rewards, np.float32),
+    )
+
+
+def train(
+    directory: Path,
+    data_directory: Path,
+    model: Settings,
+    training: OfflineConfig,
+    seed: int,
+) -> None:
+    """Fit the RSSM; write `model.pt`. Resumes by itself."""
+    buffer, validation = (ReplayBuffer.load(data_directory / part) for part in PARTS)
+    observations = np.concatenate([e.observations for e in buffer.episodes])
+    with global_seeds(seed):
+        rssm: RSSM = model.build(torch.from_numpy(observations))
+    OfflineTrainer(
+        rssm,
+        buffer,
+        training,
+        seed=seed,
+        directory=directory,
+        validation=validation,
+    ).run(quiet=True, tensorboard=False)
+    rssm.save(directory / "model.pt")
+
+
+@torch.no_grad()
+def judge(
+    directory: Path,
+    data_directory: Path,
+    model_path: Path,
+    task: str,
+    steps: int,
+    rollouts: int,
+    seed: int,
+) -> None:
+    """Write `risk.json`: what the model says of each goal, beside the truth.
+
+    From the starts of the validation episodes, each goal held as the action: the return
+    of the rollout by the mean, and of sampled rollouts their mean and the shares that
+    win and lose; besides, the reward that filtered states are said to have earned.
+    """
+    model = RSSM.load(model_path).eval()
+    episodes = ReplayBuffer.load(data_directory / PARTS[1]).episodes
+    first = torch.stack([filtered_states(model, each)[0] for each in episodes])
+    payoff = PAYOFFS[task.rpartition("/")[2]]
+    generator = make_generator(seed, "risk")
+    found: dict[str, object] = {}
+    for name, goal in GOALS.items():
+        action = torch.tensor(goal, dtype=first.dtype)
+        mean = _return(model, first, action, steps, None)
+        many = first.repeat(rollouts, 1)
+        sampled = _return(model, many, action, steps, generator)
+        better, worse = 0.5 * payoff.win, 0.5 * payoff.loss
+        found[name] = {
+            "truth": payoff.top if name == "top" else payoff.bottom,
+            "by_the_mean": float(mean.mean()),
+            "by_the_mean_std": float(mean.std()),
+            "sampled": float(sampled.mean()),
+            "sampled_std": float(sampled.std()),
+            "sampled_wins": float((sampled > better).float().mean()),
+            "sampled_losses": float((sampled < worse).float().mean()),
+        }
+    found["seen"] = _seen(model, episodes)
+    write_text(directory / "risk.json", json.dumps(found, indent=2) + "\n")
+
+
+def _return(
+    model: RSSM,
+    state: Tensor,
+    action: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Return the sum of rewards under one action, by the mean or by samples."""
+    total, actions = torch.zeros(len(state)), action.expand(len(state), -1)
+    for _ in range(steps):
+        if generator is None:
+            state = model.step(state, actions)
+        else:
+            noise = torch.randn(len(state), model.state_size, generator=generator)
+            state = model.sample_step(state, actions, noise)
+        total += model.reward(state)
+    return total
+
+
+def _seen(model: RSSM, episodes: Sequence[Episode]) -> dict[str, object]:
+    """Return by each reward the mean of what is said where it was earned."""
+    said: dict[float, list[float]] = {}
+    for episode in episodes:
+        rewards = model.reward(filtered_states(model, episode)[1:])
+        for earned, reward in zip(episode.rewards, rewards, strict=True):
+            said.setdefault(float(earned), []).append(float(reward))
+    return {f"{k:g}": float(np.mean(v)) for k, v in sorted(said.items())}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One episode of one planner, a line of `results.csv`.
+
+    Attributes:
+        start: Number of the start; the same start, and the same luck, for all.
+        top: 1 if the top goal was hit first.
+        bottom: 1 if the bottom goal was.
+        episode_return: What it paid.
+        predicted_return: Of the plan, by the mean of the model that it was made with.
+        model_evaluations: Of one plan.
+        plan_seconds: Wall-clock seconds per plan; all starts are planned together.
+        plan_cpu_seconds: Processor seconds.
+    """
+
+    start: int
+    top: int
+    bottom: int
+    episode_return: float
+    predicted_return: float
+    model_evaluations: int
+    plan_seconds: float
+    plan_cpu_seconds: float
+
+
+def evaluate(
+    directory: Path,
+    model_path: Path,
+    task: str,
+    steps: int,
+    planner: str,
+    settings: Settings,
+    evaluation: EvaluationConfig,
+    seed: int,
+) -> None:
+    """Let one planner act from every start; write `results.csv`."""
+    model, watch = RSSM.load(model_path).eval(), planner_watch()
+    count = evaluation.starts
+    with diffplan.envs.make_vector(task, count, time_limit=steps) as environments:
+        box = action_box(environments.single_action_space)
+        episodes = run_episodes(
+            make_agent(model, settings, evaluation, box, watch),
+            environments,
+            start_seeds(evaluation),
+            agent_seed=derive_seed(seed, "planner", planner),
+        )
+    predicted = torch.full((count,), torch.nan)
+    if watch.first is not None:
+        with torch.no_grad():
+            predicted = model.reward(watch.first.states[:, 1:]).sum(dim=-1)
+    top = PAYOFFS[task.rpartition("/")[2]].top
+    rows = []
+    for index, episode in enumerate(episodes):
+        paid = float(episode.rewards.sum())  # 0 is no pay-off
+        row = Choice(
+            start=index,
+            top=int(paid == top),
+            bottom=int(paid not in (0.0, top)),
+            episode_return=paid,
+            predicted_return=round(float(predicted[index]), 4),
+            model_evaluations=evaluations(settings, evaluation.horizon),
+            plan_seconds=round(watch.wall / max(watch.calls, 1), 5),
+            plan_cpu_seconds=round(watch.cpu / max(watch.calls, 1), 5),
+        )
+        rows.append(vars(row))
+    write_csv(directory / "results.csv", rows)
