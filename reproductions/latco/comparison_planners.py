@@ -85,7 +85,7 @@ GRAD_MPC = Settings.full(grad_mpc)
 
 
 def gaussian_latco(
-    horizon: int, *, iterations: int = 50, num_samples: int = 50
+    horizon: int, *, iterations: int = 50, num_samples: int = 50, num_starts: int = 1
 ) -> GaussianLatCo:
     """Return Gaussian LatCo; as of LatCo, the plan is executed whatever it costs.
 
@@ -93,11 +93,13 @@ def gaussian_latco(
         horizon: T, number of planned actions.
         iterations: Of Gauss-Newton.
         num_samples: Of the moments.
+        num_starts: Random initial plans; the one of least expected cost is kept.
     """
     return GaussianLatCo(
         horizon,
         iterations=iterations,
         num_samples=num_samples,
+        num_starts=num_starts,
         fall_back=False,
         gradient=Detach(),
     )

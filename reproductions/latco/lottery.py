@@ -51,6 +51,7 @@ from reproductions.latco.comparison_planners import (
 from reproductions.latco.data import PARTS, complete
 
 EXPERIMENT = "lottery"
+LATCO = LATCO_NATIVE.replaced(iterations=GAUSSIAN_LATCO.iterations)
 
 
 def lottery_rssm(
@@ -115,6 +116,8 @@ class LotteryConfig:
 
     Attributes:
         planners: Which are compared; the names of the fields that follow `evaluation`.
+            LatCo and Gaussian LatCo plan from one random start, as in the paper, and
+            from eight: on training-side starts one often ends beside a better plan.
         task: Whose pay-offs.
         steps: Decisions of an episode, in data and evaluation.
         episodes: For training; half of them make for each goal.
@@ -127,7 +130,9 @@ class LotteryConfig:
 
     planners: tuple[str, ...] = (
         "gaussian",
+        "gaussian_many",
         "latco",
+        "latco_many",
         "cem",
         "mppi",
         "gd",
@@ -144,7 +149,9 @@ class LotteryConfig:
     training: OfflineConfig = field(default_factory=_training)
     evaluation: EvaluationConfig = field(default_factory=_evaluation)
     gaussian: Settings = GAUSSIAN_LATCO
-    latco: Settings = LATCO_NATIVE
+    gaussian_many: Settings = GAUSSIAN_LATCO.replaced(num_starts=8)
+    latco: Settings = LATCO
+    latco_many: Settings = LATCO.replaced(num_starts=8)
     cem: Settings = CROSS_ENTROPY
     mppi: Settings = PATH_INTEGRAL
     gd: Settings = DESCENT
@@ -164,14 +171,17 @@ class LotteryConfig:
     @classmethod
     def smoke(cls) -> "LotteryConfig":
         """Return settings so small that every unit takes seconds; no result counts."""
+        few = GAUSSIAN_LATCO.replaced(iterations=2, num_samples=4)
         return cls(
             episodes=10,
             validation_episodes=4,
             rollouts=4,
             training=replace(_training(), updates=4, updates_per_round=2),
             evaluation=replace(_evaluation(), starts=2),
-            gaussian=GAUSSIAN_LATCO.replaced(iterations=2, num_samples=4),
-            latco=LATCO_NATIVE.replaced(iterations=2),
+            gaussian=few,
+            gaussian_many=few.replaced(num_starts=2),
+            latco=LATCO.replaced(iterations=2),
+            latco_many=LATCO.replaced(iterations=2, num_starts=2),
             cem=CROSS_ENTROPY.replaced(num_samples=10, num_elites=2, iterations=2),
             mppi=PATH_INTEGRAL.replaced(num_samples=10, iterations=2),
             gd=DESCENT.replaced(iterations=2),

@@ -22,7 +22,9 @@ from reproductions.latco.lottery import EXPERIMENT
 SUMMARY, FIGURE = "lottery.json", "lottery.png"
 NAMES = {
     "gaussian": "Gaussian LatCo",
+    "gaussian_many": "Gaussian LatCo, 8 starts",
     "latco": "LatCo",
+    "latco_many": "LatCo, 8 starts",
     "cem": "CEM",
     "mppi": "MPPI",
     "gd": "shooting GD",
@@ -231,6 +233,11 @@ def _risk_table(risks: Mapping[str, Any]) -> str:
     return markdown_table([*header, "seen"], lines)
 
 
+_PAIRS = (
+    ("gaussian", "latco"),
+    ("gaussian_many", "latco_many"),
+    *(("gaussian", name) for name in ("cem", "mppi", "gd")),
+)
 _CLAIM = ["claim", "ours [95 %]", "verdict"]
 
 
@@ -241,7 +248,7 @@ def claims(by: Mapping[str, Rows]) -> list[list[str]]:
         if name not in by or name == "random":
             continue
         gap = _preferred(by[name])
-        if name == "gaussian":
+        if name.startswith("gaussian"):
             claim, verdict = "prefers the top goal", gap.verdict()
         elif name in ("cem", "mppi"):
             claim, verdict = "prefers the bottom goal", _opposite(gap).verdict()
@@ -249,11 +256,11 @@ def claims(by: Mapping[str, Rows]) -> list[list[str]]:
             claim, verdict = "visits both in similar proportions", _similar(gap)
         found.append([f"{planner} {claim}", f"preference {gap.points()}", verdict])
     best = {name: _table_of(rows, _top) for name, rows in by.items()}
-    for name in ("latco", "cem", "mppi", "gd"):
-        both = name in by and "gaussian" in by
-        less = paired_outcomes(best["gaussian"], best[name]) if both else None
+    for one, other in _PAIRS:
+        both = one in by and other in by
+        less = paired_outcomes(best[one], best[other]) if both else None
         if less is not None:
-            claim = f"Gaussian LatCo chooses the top goal more often than {NAMES[name]}"
+            claim = f"{NAMES[one]} chooses the top goal more often than {NAMES[other]}"
             found.append([claim, less.points(), less.verdict()])
     return found
 

@@ -80,7 +80,6 @@ PAPER = Paper(
             },
             units=lottery.units,
             report=lottery_report.report,
-            seeds=(0, 1, 2),
             axes={"planner": Axis(LotteryConfig().planners)},
         ),
         Experiment(
