@@ -7,7 +7,7 @@ it from the same starts.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 import diffplan.envs
-from diffplan._checks import require_at_least
 from diffplan.envs.base import SimulatorEnv
 from diffplan.envs.lottery import GOALS, PAYOFFS
 from diffplan.models.rssm import RSSM
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
-from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import (
@@ -32,160 +30,18 @@ from diffplan.training.seeding import (
     make_generator,
 )
 from reproductions.common.online import action_box
-from reproductions.common.settings import Settings, choose
+from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.common.stopwatch import planner_watch
 from reproductions.common.tables import write_csv, write_text
 from reproductions.latco.comparison import make_agent, start_seeds
 from reproductions.latco.comparison_config import EvaluationConfig
 from reproductions.latco.comparison_model import filtered_states
-from reproductions.latco.comparison_planners import (
-    CROSS_ENTROPY,
-    DESCENT,
-    GAUSSIAN_LATCO,
-    LATCO_NATIVE,
-    PATH_INTEGRAL,
-    UNIFORM,
-    evaluations,
-)
+from reproductions.latco.comparison_planners import evaluations
 from reproductions.latco.data import PARTS, complete
+from reproductions.latco.lottery_config import LotteryConfig
 
 EXPERIMENT = "lottery"
-LATCO = LATCO_NATIVE.replaced(iterations=GAUSSIAN_LATCO.iterations)
-
-
-def lottery_rssm(
-    observations: Tensor,
-    *,
-    state_size: int = 8,
-    belief_size: int = 32,
-    hidden_size: int = 64,
-    free_nats: float = 0.3,
-    observation_weight: float = 100.0,
-    reward_weight: float = 10.0,
-) -> RSSM:
-    """Return an untrained small RSSM; its weights come from torch's global generator.
-
-    Args:
-        observations: `[N, 6]`, which set the scale.
-        state_size: Stochastic numbers.
-        belief_size: Deterministic numbers.
-        hidden_size: Width of every dense layer.
-        free_nats: Divergence that costs nothing, on the mean.
-        observation_weight: Of squared errors of normalised observations.
-        reward_weight: Of squared errors of the reward, which is up to 40.
-    """
-    model = RSSM(
-        observations.shape[1:],
-        2,
-        belief_size=belief_size,
-        state_size=state_size,
-        hidden_size=hidden_size,
-        embedding_size=hidden_size,
-        vector_layers=1,
-        vector_hidden=hidden_size,
-        reward_layers=2,
-        reward_hidden=hidden_size,
-        free_nats=free_nats,
-        observation_scale=2 * observation_weight,  # the model's terms are ½ error²
-        reward_scale=2 * reward_weight,
-    )
-    model.fit_normalizer(observations)
-    return model
-
-
-def _training() -> OfflineConfig:
-    return OfflineConfig(
-        updates=3000,
-        batch_size=50,
-        sequence_length=12,
-        initial_fraction=0.5,
-        updates_per_round=100,
-        checkpoint_every=2,
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-    )
-
-
-def _evaluation() -> EvaluationConfig:
-    return EvaluationConfig(starts=100, horizon=12, execute=12)
-
-
-@dataclass(frozen=True)
-class LotteryConfig:
-    """Everything that the experiment depends on.
-
-    Attributes:
-        planners: Which are compared; the names of the fields that follow `evaluation`.
-            LatCo and Gaussian LatCo plan from one random start, as in the paper, and
-            from eight: on training-side starts one often ends beside a better plan.
-        task: Whose pay-offs.
-        steps: Decisions of an episode, in data and evaluation.
-        episodes: For training; half of them make for each goal.
-        validation_episodes: More of them, never trained on.
-        noise: Of the scripted actions, and of how long they wander before.
-        wander: At most so many steps at first, to a random place.
-        rollouts: Sampled for each validation start, to see what risk the model knows.
-        evaluation: One plan of the whole episode, executed to its end.
-    """
-
-    planners: tuple[str, ...] = (
-        "gaussian",
-        "gaussian_many",
-        "latco",
-        "latco_many",
-        "cem",
-        "mppi",
-        "gd",
-        "random",
-    )
-    task: str = "lottery/paper"
-    steps: int = 12
-    episodes: int = 600
-    validation_episodes: int = 100
-    noise: float = 0.2
-    wander: int = 4
-    rollouts: int = 100
-    model: Settings = field(default_factory=lambda: Settings.full(lottery_rssm))
-    training: OfflineConfig = field(default_factory=_training)
-    evaluation: EvaluationConfig = field(default_factory=_evaluation)
-    gaussian: Settings = GAUSSIAN_LATCO
-    gaussian_many: Settings = GAUSSIAN_LATCO.replaced(num_starts=8)
-    latco: Settings = LATCO
-    latco_many: Settings = LATCO.replaced(num_starts=8)
-    cem: Settings = CROSS_ENTROPY
-    mppi: Settings = PATH_INTEGRAL
-    gd: Settings = DESCENT
-    random: Settings = UNIFORM
-
-    def __post_init__(self) -> None:
-        require_at_least("episodes", self.episodes, 10)
-        require_at_least("validation_episodes", self.validation_episodes, 4)
-
-    def settings(self, planner: str) -> Settings:
-        """Return the settings of the planner with that name."""
-        known = [k for k, v in vars(self).items() if isinstance(v, Settings)]
-        known.remove("model")
-        found: Settings = getattr(self, choose("planners", planner, known))
-        return found
-
-    @classmethod
-    def smoke(cls) -> "LotteryConfig":
-        """Return settings so small that every unit takes seconds; no result counts."""
-        few = GAUSSIAN_LATCO.replaced(iterations=2, num_samples=4)
-        return cls(
-            episodes=10,
-            validation_episodes=4,
-            rollouts=4,
-            training=replace(_training(), updates=4, updates_per_round=2),
-            evaluation=replace(_evaluation(), starts=2),
-            gaussian=few,
-            gaussian_many=few.replaced(num_starts=2),
-            latco=LATCO.replaced(iterations=2),
-            latco_many=LATCO.replaced(iterations=2, num_starts=2),
-            cem=CROSS_ENTROPY.replaced(num_samples=10, num_elites=2, iterations=2),
-            mppi=PATH_INTEGRAL.replaced(num_samples=10, iterations=2),
-            gd=DESCENT.replaced(iterations=2),
-        )
 
 
 def units(config: LotteryConfig, seeds: Sequence[int], directory: Path) -> list[Unit]:

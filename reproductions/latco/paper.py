@@ -17,7 +17,7 @@ from reproductions.latco import (
     report,
 )
 from reproductions.latco.comparison_config import ComparisonConfig
-from reproductions.latco.lottery import LotteryConfig
+from reproductions.latco.lottery_config import LotteryConfig
 from reproductions.latco.online_config import (
     PLANNERS,
     TASKS,
