@@ -39,8 +39,12 @@ Shares of {starts} starts, the same for all planners, with the same luck at each
 mean over {seeds} training seeds with Student's interval. Each episode is one plan of
 {steps} actions, executed to its end. {payoffs} The model sees the place, the velocity
 and the colour of the goals as numbers; it is trained once, on {episodes} episodes that
-make for either goal in turn, and is the same for all. The paper shows curves, from
-images, and no numbers.
+make for either goal in turn, and is the same for all. LatCo and Gaussian LatCo minimise
+the sum of ½ softplus(−reward)², as the authors' code does, which shuns a loss more than
+the expected reward would; the others maximise the sum of rewards. "8 starts": of as many
+random initial plans that are optimised the cheapest is executed, by the model's mean for
+LatCo, by the expected cost for Gaussian LatCo. The paper shows curves, from images, and
+no numbers.
 """
 RISK = """\
 ### Whether the model knows the risk
