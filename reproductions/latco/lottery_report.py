@@ -41,10 +41,10 @@ mean over {seeds} training seeds with Student's interval. Each episode is one pl
 and the colour of the goals as numbers; it is trained once, on {episodes} episodes that
 make for either goal in turn, and is the same for all. LatCo and Gaussian LatCo minimise
 the sum of ½ softplus(−reward)², as the authors' code does, which shuns a loss more than
-the expected reward would; the others maximise the sum of rewards. "8 starts": of as many
-random initial plans that are optimised the cheapest is executed, by the model's mean for
-LatCo, by the expected cost for Gaussian LatCo. The paper shows curves, from images, and
-no numbers.
+the expected reward would; the others maximise the sum of rewards. "8 starts": that many
+random initial plans are optimised, and the cheapest is executed: by the model's mean
+for LatCo, by the expected cost for Gaussian LatCo. The paper shows curves, from images,
+and no numbers.
 """
 RISK = """\
 ### Whether the model knows the risk
@@ -249,12 +249,12 @@ def claims(by: Mapping[str, Rows]) -> list[list[str]]:
     """Return each claim of section 5.5 that the rows can judge, with its verdict."""
     found = []
     for name, planner in NAMES.items():
-        if name not in by or name == "random":
-            continue
+        if name not in by or name in ("random", "mppi"):
+            continue  # of MPPI the paper only says that it fails
         gap = _preferred(by[name])
         if name.startswith("gaussian"):
             claim, verdict = "prefers the top goal", gap.verdict()
-        elif name in ("cem", "mppi"):
+        elif name == "cem":
             claim, verdict = "prefers the bottom goal", _opposite(gap).verdict()
         else:
             claim, verdict = "visits both in similar proportions", _similar(gap)
