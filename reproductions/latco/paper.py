@@ -74,13 +74,9 @@ PAPER = Paper(
             title="(d) Planning under uncertainty: Lottery (Fig. 7)",
             about="planners on one frozen model of two goals, one of which pays by "
             "chance, from state vectors",
-            presets={
-                "cpu": partial(narrowed, LotteryConfig),
-                "smoke": partial(narrowed, LotteryConfig.smoke),
-            },
+            presets={"cpu": LotteryConfig, "smoke": LotteryConfig.smoke},
             units=lottery.units,
             report=lottery_report.report,
-            axes={"planner": Axis(LotteryConfig().planners)},
         ),
         Experiment(
             name="paper",
