@@ -12,7 +12,7 @@ from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
 from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.provenance import LEGEND, mark
-from reproductions.common.statistics import Estimate, paired_outcomes
+from reproductions.common.statistics import Estimate, paired_outcomes, proportion
 from reproductions.common.statistics import mean as over_seeds
 from reproductions.common.tables import markdown_table, picture, read_csv, write_text
 from reproductions.common.units import DONE
@@ -36,8 +36,10 @@ SIMILAR = 0.2
 
 READING = """\
 Shares of {starts} starts, the same for all planners, with the same luck at each: the
-mean over {seeds} training seeds with Student's interval. Each episode is one plan of
-{steps} actions, executed to its end. {payoffs} The model sees the place, the velocity
+mean over training seeds ({seeds}) with Student's interval, with one seed Wilson's. Each
+episode is one plan of {steps} actions, executed to its end.
+{payoffs}
+The model sees the place, the velocity
 and the colour of the goals as numbers; it is trained once, on {episodes} episodes that
 make for either goal in turn, and is the same for all. LatCo and Gaussian LatCo minimise
 the sum of ½ softplus(−reward)², as the authors' code does, which shuns a loss more than
@@ -144,10 +146,16 @@ def _earned(row: Mapping[str, str]) -> float:
 
 
 def _of(rows: Rows, number: Callable[[Mapping[str, str]], float]) -> Estimate:
-    """Return a number's mean over training seeds."""
+    """Return a number's mean over training seeds; one seed's, over its starts."""
     seeds: dict[str, list[float]] = {}
     for row in rows:
         seeds.setdefault(row["seed"], []).append(number(row))
+    if len(seeds) == 1:
+        (values,) = seeds.values()
+        shares = set(values) <= {0.0, 1.0}
+        return (
+            proportion(int(sum(values)), len(values)) if shares else over_seeds(values)
+        )
     return over_seeds([float(np.mean(values)) for values in seeds.values()])
 
 
@@ -197,7 +205,7 @@ def _reading(by: Mapping[str, Rows], records: Any) -> str:
     )
     return READING.format(
         starts=len({row["episode"] for row in rows}),
-        seeds=len({row["seed"] for row in rows}),
+        seeds=", ".join(sorted({row["seed"] for row in rows}, key=int)),
         steps=settings["steps"],
         payoffs=payoffs,
         episodes=data["counts"][0],
