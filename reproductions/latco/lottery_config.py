@@ -85,8 +85,8 @@ class LotteryConfig:
 
     Attributes:
         planners: Which are compared; the names of the fields that follow `evaluation`.
-            LatCo and Gaussian LatCo plan from one random start, as in the paper, and
-            from eight: on training-side starts one often ends beside a better plan.
+            LatCo and Gaussian LatCo plan from one random start, and from eight: these
+            were added after one had been seen to fail with the model of seed 0.
         task: Whose pay-offs.
         steps: Decisions of an episode, in data and evaluation.
         episodes: For training; half of them make for each goal.
