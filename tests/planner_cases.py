@@ -32,7 +32,7 @@ from diffplan.planners import (
 )
 from diffplan.solvers import BlockCholeskySolver
 from diffplan.testing import point_mass_problem
-from examples.planners.dream_mpc import DreamMPC
+from examples.planners.dream_mpc import dream_mpc
 from examples.planners.grasp import GRASP
 from examples.planners.icem import ICEM
 from examples.planners.policy_mppi import PolicyMPPI
@@ -134,7 +134,10 @@ class ProportionalPolicy(nn.Module):
 
 
 def policy_case(
-    name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any
+    name: str,
+    planner: Callable[..., Planner],
+    defaults: dict[str, Any],
+    **declared: Any,
 ) -> PlannerCase:
     """A planner that a policy proposes to."""
 
@@ -432,7 +435,7 @@ EXAMPLES = [
             "max_std": 1.0,
         },
     ),
-    policy_case("DreamMPC", DreamMPC, {"iterations": 60}),
+    policy_case("DreamMPC", dream_mpc, {"iterations": 60}),
     case(
         "GRASP",
         GRASP,

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from reproductions.grad_mpc.contest import (
     REFERENCES,
     Contender,
     PolicyCEM,
+    dream_mpc,
     refined,
     unit,
 )
@@ -130,6 +131,7 @@ def policy_contenders(stage: DreamerStage) -> list[Contender]:
             for count in stage.iterations
             for size in stage.step_sizes
         ),
+        *(refined(1, stage.cautious, size, "least") for size in stage.step_sizes),
         *(
             refined(horizon, stage.iterations[-1], size)
             for horizon in stage.longer
@@ -139,19 +141,8 @@ def policy_contenders(stage: DreamerStage) -> list[Contender]:
             Contender(f"policy_cem_h{h}", "from_policy", search, h, "return")
             for h in (1, *stage.longer)
         ),
-        dream_mpc(),
+        *itertools.starmap(dream_mpc, itertools.product((False, True), repeat=2)),
     ]
-
-
-def dream_mpc() -> Contender:
-    """Return Dream-MPC's search (arXiv:2605.04568), without ensemble and reuse.
-
-    Five proposals of the policy, three steps ahead, one gradient step.
-    """
-    found = refined(3, 1, 0.01)
-    assert found.settings is not None  # `refined` gives some
-    settings = found.settings.replaced(num_starts=5, init="sample")
-    return replace(found, name="dream_mpc", settings=settings)
 
 
 def dreamer_units(

@@ -22,7 +22,7 @@ NAMES = {"grad_mpc": "Grad-MPC", "cem": "PlaNet (CEM)", "policy": "Dreamer"}
 QUOTED = {"grad_mpc": "grad_mpc", "cem": "planet", "policy": "dreamer"}
 """Columns of Table 1 by planner."""
 OF_PRESETS = {"cpu": (1, 2, 3), "smoke": (1, 2, 3), "gpu-short": (3,), "paper": ()}
-OF_STAGES = {"planet": (4, 5), "pixels": (4, 5), "dreamer": (4, 6)}
+OF_STAGES = {"planet": (4, 5), "pixels": (4, 5), "dreamer": (4, 6, 7)}
 """Numbers of the deviations in README.md."""
 FINAL_EPISODES = 8
 """Most recent training episodes of a run that a line of the table is about."""
