@@ -165,6 +165,11 @@ def _contests(results: Results, experiment: str) -> list[Outcome]:
         if name.partition("/")[0] == experiment:
             fresh += entries(folder, name)
     ledger.add(results.output, fresh)
+    return outcomes(results, experiment)
+
+
+def outcomes(results: Results, experiment: str) -> list[Outcome]:
+    """Return what the ledger has of an experiment's contests."""
     groups: dict[tuple[str, str], list[ledger.Row]] = {}
     for row in ledger.read(results.output, experiment):
         groups.setdefault((row["task"], row["planner"]), []).append(row)
