@@ -22,7 +22,7 @@ SEEDS = "Student's t over training seeds"
 PAIRS = "bootstrap over training seeds and starts, paired"
 
 RULES = f"""\
-At this preset. *Held* where the whole interval of the difference is above zero,
+At preset `{{preset}}`. *Held* where the whole interval of the difference is above zero,
 *contradicted* where it is below, else *not seen*; of one training seed an online run
 says nothing. Fig. 3: the last {FINAL_EPISODES} training episodes less the seed
 episodes. Table 1: those of Grad-MPC less those of CEM with the same training seeds.
@@ -48,7 +48,8 @@ def write(results: Results) -> str:
     ]
     rows = _gathered(rows)
     marked = [LEGEND + "\n"] if any("*" in row[1] for row in rows) else []
-    parts = ["## Claim by claim\n", markdown_table(COLUMNS, rows), RULES, *marked]
+    rules = RULES.format(preset=results.preset)
+    parts = ["## Claim by claim\n", markdown_table(COLUMNS, rows), rules, *marked]
     return "\n".join(parts)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from reproductions.common import idle
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.grad_mpc import settings
@@ -165,6 +166,7 @@ def dreamer_units(
                 folder=folder / "refinement",
             )
             made += [source, played]
+        made.append(idle.unit("dreamer", stage.of(task), directory / task))
     return made
 
 

@@ -14,6 +14,7 @@ from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box
 from diffplan.training.dreamer import Dreamer
 from diffplan.training.seeding import derive_seed, global_seeds
+from reproductions.common import idle
 from reproductions.common.online import (
     action_box,
     new_model,
@@ -44,19 +45,24 @@ class Policy(NamedTuple):
 def units(
     experiment: str, config: PlanetConfig, seeds: Sequence[int], directory: Path
 ) -> list[Unit]:
-    """Return a run for each task, planner and seed.
+    """Return a run for each task, planner and seed, and what each task gives away.
 
     Args:
         experiment: First part of the names.
         config: The settings.
         seeds: Each a run of its own.
-        directory: Receives `<task>/<planner>/seed_<n>`.
+        directory: Receives `<task>/<planner>/seed_<n>` and `<task>/idle`.
     """
-    return [
+    runs = [
         run_unit(experiment, config, task, planner, seed, directory)
         for task in config.tasks
         for planner in config.planners
         for seed in seeds
+    ]
+    first = config.planners[0]
+    return runs + [
+        idle.unit(experiment, config.of(task, first), directory / task)
+        for task in config.tasks
     ]
 
 

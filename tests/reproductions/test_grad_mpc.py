@@ -19,6 +19,7 @@ from reproductions.common.command import DONE, Command
 from reproductions.common.experiment import Selection
 from reproductions.common.tables import read_csv
 from reproductions.grad_mpc import (
+    claims,
     contest,
     dreamer_settings,
     frozen,
@@ -76,8 +77,9 @@ def test_table_5_is_the_settings_of_dreamer() -> None:
 def test_a_cell_of_table_1_is_one_run(tmp_path: Path) -> None:
     axes = {"task": ["cheetah-run"], "planner": ["cem"]}
     chosen = Selection(["planet"], [3], axes)
-    (unit,) = PAPER.units("paper", chosen, tmp_path)
+    unit, idle = PAPER.units("paper", chosen, tmp_path)
     assert unit.name == "planet/cheetah-run/cem/seed_3"
+    assert idle.name == "planet/cheetah-run/idle"
     run = unit.settings()["run"]
     assert (run["task"], run["observation"]) == ("dm_control/cheetah-run", "pixels")
 
@@ -286,6 +288,92 @@ def test_a_contest_is_compared_pair_by_pair(tmp_path: Path) -> None:
     }
     assert lines["sgd_0.1"][0].startswith("25 [")  # the mean of 15 and 35
     assert lines["adam_0.1"][1:] == ["2 × 2", "5 [5, 5]", "12", "1.5"]
+
+
+def claimed(folder: Path) -> dict[tuple[str, str], list[str]]:
+    """The rows of claims, by figure or table and task."""
+    text = claims.write(results_of(folder, folder))
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line[:2] == "| "]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    return {(row[0].partition(":")[0], row[1]): row[2:] for row in cells}
+
+
+def episodes(planner: str, seed: int, returns: list[float]) -> list[dict[str, object]]:
+    """A run of the ledger: its seed episode, then an episode in each round."""
+    return [
+        {
+            "experiment": "planet",
+            "unit": f"planet/reacher-easy/{planner}/seed_{seed}",
+            "planner": planner,
+            "seed": seed,
+            "episode_return": value,
+            "task": "dm_control/reacher-easy",
+            "round": index,
+            "environment_step": 1000 * index,
+            "episodes": 1,
+            "kind": "collect",
+        }
+        for index, value in enumerate(returns)
+    ]
+
+
+def test_claims_are_judged_by_their_rule(tmp_path: Path) -> None:
+    """And what nobody has run is said to be so."""
+    (planet,) = [key for key in claimed(tmp_path) if key[0] == "Table 1"]
+    assert planet[1] == ", ".join(settings.TASKS)
+    assert all(
+        row[0] == "not run" for row in claimed(tmp_path).values() if row[1] == "–"
+    )
+    for seed, gain in enumerate((100.0, 120.0, 110.0)):
+        ledger.add(tmp_path, episodes("grad_mpc", seed, [10.0, *[10 + gain] * 8]))
+        ledger.add(tmp_path, episodes("cem", seed, [10.0, *[30 + 2 * gain] * 8]))
+    found = claimed(tmp_path)
+    # Student's t: 110 ± 4.303 · 10 / √3, and -130 ± the same.
+    assert found["Fig. 3", "reacher-easy"][:3] == ["held", "110 [85, 135]", "3"]
+    row = found["Table 1", "reacher-easy"]
+    assert row[:3] == ["contradicted", "-130 [-155, -105]", "3"]
+    assert (
+        found["Table 2", "ball_in_cup-catch, cartpole-swingup_sparse"][0] == "not run"
+    )
+
+
+def test_what_refines_is_chosen_on_other_starts_than_it_is_judged_on(
+    tmp_path: Path,
+) -> None:
+    """The lucky one wins on even starts and is no better on the odd ones."""
+    lucky = contest.refined(1, 1, 0.1).name
+    steady = contest.refined(1, 10, 0.1).name
+    played = {
+        "policy": (10.0, 10.0),
+        lucky: (90.0, 9.0),
+        steady: (50.0, 50.0),
+        contest.refined(3, 10, 0.1).name: (500.0, 500.0),  # no eq. 6
+        "grad_mpc_1": (5.0, 5.0),
+        "grad_mpc_1000": (7.0, 7.0),
+        "grad_mpc_10": (0.0, 0.0),
+    }
+    rows = [
+        {
+            "experiment": "candidates" if name.startswith("grad") else "refinement",
+            "unit": f"unit of {name}",
+            "planner": name,
+            "seed": seed,
+            "episode": start,
+            "episode_return": both[start % 2] + seed,
+            "model_evaluations": 1,
+            "milliseconds": 1,
+            "task": "cartpole-swingup",
+        }
+        for name, both in played.items()
+        for seed in range(3)
+        for start in range(6)
+    ]
+    ledger.add(tmp_path, rows)
+    found = claimed(tmp_path)
+    row = found["Table 2", "cartpole-swingup"]
+    assert row[:3] == ["contradicted", "-1 [-1, -1]", "3 × 3"]
+    row = found["Fig. 4", "cartpole-swingup"]
+    assert row[:3] == ["held", "2 [2, 2]", "3 × 6"]
 
 
 def test_the_papers_numbers_are_found() -> None:

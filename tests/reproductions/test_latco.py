@@ -141,7 +141,8 @@ def test_wrong_arguments_end_with_a_sentence(
 def test_every_seed_is_run(tmp_path: Path) -> None:
     """The command line chooses; nothing that it says is left out."""
     units = PAPER.units("smoke", Selection(["online"], [3, 4]), tmp_path)
-    assert [unit.name for unit in units] == ["online/seed_3", "online/seed_4"]
+    names = ["online/seed_3", "online/seed_4", "online/cheetah-run/idle"]
+    assert [unit.name for unit in units] == names
 
 
 def test_lists_multiply(tmp_path: Path) -> None:
@@ -157,7 +158,9 @@ def test_lists_multiply(tmp_path: Path) -> None:
         for seed in (0, 1, 2)
     }
     found = {unit.name: unit.settings() for unit in units}
-    assert len(units) == 12
+    assert len(units) == 14
+    for task in ("reach", "button-press"):  # what it gives away, once
+        assert found.pop(f"paper/{task}/idle")["task"] == f"metaworld/{task}"
     assert runs == {
         name: (each["run"]["task"], each["run"]["planner"]["name"], each["seed"])
         for name, each in found.items()

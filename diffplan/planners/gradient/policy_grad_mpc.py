@@ -17,7 +17,7 @@ _Init = Literal["mode", "sample"]
 """Where the first descent begins: the policy's action, or a sample of it."""
 
 
-CANDIDATES = "candidates"
+_CANDIDATES = "candidates"
 """The entry of a plan's memory with what its starts became, `[B, N, T, A]`."""
 
 
@@ -107,9 +107,9 @@ class PolicyGradMPC(GradMPC):
         points = torch.where(torch.isfinite(points), points, center)
         if warm_start is not None:
             known = warm_start.actions.unsqueeze(1)
-            if self.reuse and CANDIDATES in warm_start.memory:
-                before = warm_start.memory[CANDIDATES]
-                name = f"warm_start.memory[{CANDIDATES!r}]"
+            if self.reuse and _CANDIDATES in warm_start.memory:
+                before = warm_start.memory[_CANDIDATES]
+                name = f"warm_start.memory[{_CANDIDATES!r}]"
                 require_shape(name, before, points.shape[1:], "must be [N, T, A]")
                 points = points.lerp(before, self.reuse)
             points = torch.cat([known, points], dim=1)
@@ -117,7 +117,7 @@ class PolicyGradMPC(GradMPC):
 
     def remember(self, candidates: Tensor) -> dict[str, Tensor]:
         """Keep what the policy's proposals became, if they are used again."""
-        return {CANDIDATES: candidates[:, -self.num_starts :]} if self.reuse else {}
+        return {_CANDIDATES: candidates[:, -self.num_starts :]} if self.reuse else {}
 
     def _act(self, state: Tensor, noise: Tensor) -> Tensor:
         """Return the policy's actions in the states `[B, N, S]` of all starts."""
