@@ -1,5 +1,6 @@
 """The paper's claims one by one, judged by a rule from what the ledger holds."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from reproductions.common.experiment import Results
@@ -23,13 +24,13 @@ PAIRS = "bootstrap over training seeds and starts, paired"
 
 RULES = f"""\
 At preset `{{preset}}`. *Held* where the whole interval of the difference is above zero,
-*contradicted* where it is below, else *not seen*; of one training seed an online run
-says nothing. Fig. 3: the last {FINAL_EPISODES} training episodes less the seed
-episodes. Table 1: those of Grad-MPC less those of CEM with the same training seeds.
-Fig. 4: the most candidates less the fewest. Table 2: the paper gives neither steps nor
-step size of eq. 6; of those that were tried the best on the even starts is judged on
-the odd ones. n: training seeds, × starts. At a share of the paper's training no word is
-about the paper's numbers.
+*contradicted* where it is below, else *not seen*. Online runs of one training seed say
+nothing, contests with one model speak of that model alone. Fig. 3: the last
+{FINAL_EPISODES} training episodes less the seed episodes. Table 1: those of Grad-MPC
+less those of CEM with the same training seeds. Fig. 4: the most candidates less the
+fewest. Table 2: the paper gives neither steps nor step size of eq. 6; of those that
+were tried the best on the even starts is judged on the odd ones. n: training seeds, ×
+starts. At a share of the paper's training no word is about the paper's numbers.
 """
 
 Row = list[str]
@@ -98,10 +99,11 @@ def _online(results: Results) -> Iterator[Row]:
 def _over_seeds(
     results: Results, gains: Mapping[int, float], runs: Sequence[Run]
 ) -> tuple[Estimate, str, str, str] | None:
-    if not gains:
+    known = [gain for gain in gains.values() if not math.isnan(gain)]  # has trained
+    if not known:
         return None
     star = mark(results.records, *(run.unit for run in runs))
-    return mean([*gains.values()]), str(len(gains)), SEEDS, star
+    return mean(known), str(len(known)), SEEDS, star
 
 
 def _trained(run: Run) -> float:

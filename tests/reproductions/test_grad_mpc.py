@@ -394,7 +394,9 @@ def test_the_smoke_preset_from_end_to_end(tmp_path: Path) -> None:
         "Fig. 4",
         "leaves open",
         "The policy, refined",
-        "dream_mpc",
+        "dream_mpc_reuse_doubt",
+        "Claim by claim",
+        "no action",
     ):
         assert text in page
     assert "Units without a result" not in page
