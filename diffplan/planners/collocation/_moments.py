@@ -125,6 +125,7 @@ class MomentProblem(TrajectoryProblem):
         dynamics_violation: MomentViolation = "moments",
     ) -> None:
         super().__init__(problem, state, action_violation)
+        self.predict = problem.predict
         self.linearization = linearization
         self.dynamics_violation = dynamics_violation
         drawn, added = noise.chunk(2, dim=1)
@@ -154,7 +155,7 @@ class MomentProblem(TrajectoryProblem):
         each = iter(added.reshape(shape).unbind(dim=-2))
 
         def step(current: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
-            following = self.problem.predict(current, action, time)
+            following = self.predict(current, action, time)
             return following.mean + following.stddev * next(each)
 
         moves = self._per_draw(actions)
@@ -210,7 +211,7 @@ class MomentProblem(TrajectoryProblem):
     ) -> tuple[Tensor, Tensor]:
         """Return mean and spread `[B, T, S]` of what follows."""
         moves = self._per_draw(actions)
-        following = self.problem.predict(particles, moves, self._times(actions))
+        following = self.predict(particles, moves, self._times(actions))
         reached = following.mean + following.stddev * added
         mean = reached.mean(dim=1)
         variance = (reached - mean.unsqueeze(1)).square().mean(dim=1)
