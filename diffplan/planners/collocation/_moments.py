@@ -41,17 +41,16 @@ _FIRST_SPREAD = 1e-6
 
 
 def balanced(noise: Tensor) -> Tensor:
-    """Return draws in pairs ±, each number of variance 1 over all of them.
+    """Return twice as many draws, in pairs ±, each number of variance 1 over them.
 
     So that the moments of a linear model are exact and luck moves no mean.
 
     Args:
-        noise: `[B, K, …]`; of an even K the first half is used.
+        noise: `[B, K / 2, …]`.
     """
-    half = noise[:, : noise.shape[1] // 2]
-    size = half.square().mean(dim=1, keepdim=True).sqrt()
-    half = half / torch.where(size > 0, size, 1.0)
-    return torch.cat([half, -half], dim=1)
+    size = noise.square().mean(dim=1, keepdim=True).sqrt()
+    noise = noise / torch.where(size > 0, size, 1.0)
+    return torch.cat([noise, -noise], dim=1)
 
 
 @dataclass(frozen=True)
