@@ -242,10 +242,8 @@ class LatCo(Planner):
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
-        collocation, warm_start = (
-            self.collocation(request, self.num_starts),
-            request.warm_start,
-        )
+        collocation = self.collocation(request, self.num_starts)
+        warm_start = request.warm_start
         noise = request.drawn()[:, : self.num_starts]
         start, progress = self._start(collocation, noise, warm_start)
         primal_dual = PrimalDual(
