@@ -381,9 +381,5 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
         dp.GaussianLatCo(3, num_samples=5)
     with pytest.raises(ArgumentError, match="engine: expected 'native'"):
         dp.GaussianLatCo(3, engine="theseus")
-    with pytest.raises(ArgumentError, match="linearization"):
-        dp.GaussianLatCo(3, linearization="some")
-    with pytest.raises(ArgumentError, match="dynamics_violation"):
-        dp.GaussianLatCo(3, dynamics_violation="some")
     with pytest.raises(UnsupportedGradientError, match="Implicit"):
         dp.GaussianLatCo(3, gradient=dp.Implicit())

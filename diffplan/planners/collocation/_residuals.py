@@ -16,7 +16,7 @@ not finite are handled as in `planners/failures.py`.
 
 import copy
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -118,6 +118,7 @@ class Linearization(NamedTuple):
         )
 
 
+@runtime_checkable
 class Linearized(Protocol):
     """What an iteration needs of a trajectory: a `Linearization`, or what is like it.
 
