@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from diffplan._checks import describe
 from diffplan._segments import at, step_numbers, takes_time
@@ -201,6 +202,23 @@ class CheckedModel:
             require_result("dynamics:", found.linearize, part, shape, like=state)
         return parts
 
+    def predict(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Normal:
+        """Return the distribution of the next state, mean and spread `[…, S]`.
+
+        Args:
+            state: `[…, S]`.
+            action: `[…, A]`, with the state's leading dimensions.
+            time: See `linearize`; for a `predict` that takes it.
+
+        Raises:
+            UnsupportedProblemError: the dynamics cannot `predict`.
+            ShapeError, TensorTypeError: it is no distribution of such states.
+        """
+        model = self.require(Predictable, "a distribution of the next state")
+        return predicted(model, state, action, time)
+
     def _changed(self, change: Callable[..., Any]) -> "CheckedModel":
         """Return this with other data of each problem, or itself if it has none.
 
@@ -295,3 +313,20 @@ class _Given:
     """A Jacobian that was handed over beside the dynamics."""
 
     linearize: Jacobians
+
+
+def predicted(
+    model: Predictable, state: Tensor, action: Tensor, time: Tensor | None = None
+) -> Normal:
+    """Return what a model predicts, and check it; see `CheckedModel.predict`."""
+    timed = time is not None and takes_time(model.predict)
+    predict = at(model.predict, timed, time)
+    following = call("dynamics:", predict, state, action, advice=ANY_LEAD)
+    if not isinstance(following, Normal):
+        raise TensorTypeError(
+            "dynamics: expected `predict` to return torch.distributions.Normal, got "
+            f"{type(following).__name__}"
+        )
+    for part in (following.mean, following.stddev):
+        require_result("dynamics:", model.predict, part, state.shape, like=state)
+    return following

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from diffplan._checked_model import ANY_LEAD
+from diffplan._checked_model import predicted
 from diffplan._checks import describe, require_count, require_positive, require_share
 from diffplan._user_functions import call, require_result
 from diffplan.capabilities import model_behind
@@ -256,7 +256,7 @@ class StochasticProblem(PlanningProblem):
         each = iter(noise.reshape(shape).unbind(-2))
 
         def step(current: Tensor, action: Tensor) -> Tensor:
-            following = _predict(self.model, current, action)
+            following = predicted(self.model, current, action)
             return following.mean + following.stddev * next(each)
 
         return step, self._per_particle(state, axis), self._per_particle(actions, axis)
@@ -323,19 +323,7 @@ class _MeanDynamics(nn.Module):
         self.model = model
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        return _predict(self.model, state, action).mean
+        return predicted(self.model, state, action).mean
 
     def predict(self, state: Tensor, action: Tensor) -> Normal:
-        return _predict(self.model, state, action)
-
-
-def _predict(model: Predictable, state: Tensor, action: Tensor) -> Normal:
-    following = call("dynamics:", model.predict, state, action, advice=ANY_LEAD)
-    if not isinstance(following, Normal):
-        raise TensorTypeError(
-            "dynamics: expected `predict` to return torch.distributions.Normal, got "
-            f"{type(following).__name__}"
-        )
-    for part in (following.mean, following.stddev):
-        require_result("dynamics:", model.predict, part, state.shape, like=state)
-    return following
+        return predicted(self.model, state, action)

@@ -23,6 +23,11 @@ QUICK = {
     "ShootingGD": {"num_starts": 2, "iterations": 3},
     "GradMPC": {"num_starts": 2, "iterations": 3, "step_size": 0.02},
     "LatCo": {"iterations": 3, "damping": 1e-2, "initial_multipliers": (3.0, 3.0)},
+    "GaussianLatCo": {
+        "iterations": 2,
+        "damping": 1e-2,
+        "initial_multipliers": (3.0, 3.0),
+    },
     "ILQR": {"iterations": 2},
     "ShootingGN": {"iterations": 2},
 }

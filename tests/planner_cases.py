@@ -6,6 +6,7 @@ those of `examples/planners` are in `EXAMPLES`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from problems import gear_problem, mixed_gear_problem
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 import diffplan as dp
 from diffplan.planners import (
@@ -30,6 +32,8 @@ from diffplan.planners import (
     ShootingGD,
     ShootingGN,
 )
+from diffplan.planners.collocation._moments import MomentProblem
+from diffplan.planners.request import PlanRequest
 from diffplan.solvers import BlockCholeskySolver
 from diffplan.testing import point_mass_problem
 from examples.planners.dream_mpc import dream_mpc
@@ -189,6 +193,26 @@ def wrapped_case(
         return AugmentedLagrangian(inner, outer_iterations=3, gradient=gradient)
 
     return PlannerCase(name, build, **declared)
+
+
+class GaussianLatCo(dp.GaussianLatCo):
+    """Gaussian LatCo for dynamics that cannot `predict`, as most in this suite.
+
+    Their next state gets a small spread, the same everywhere.
+    """
+
+    def check_problem(self, problem: dp.PlanningProblem) -> None:
+        LatCo.check_problem(self, problem)
+
+    def collocation(self, request: PlanRequest, starts: int = 1) -> MomentProblem:
+        found = super().collocation(request, starts)
+        found.predict = partial(_steadily, found.problem)
+        return found
+
+
+def _steadily(problem: dp.PlanningProblem, *where: Tensor | None) -> Normal:
+    mean = problem.step(*where)
+    return Normal(mean, torch.full_like(mean, 1e-3), validate_args=False)
 
 
 TRACKED = (dp.Unroll, dp.Truncated, dp.Detach)
@@ -367,6 +391,14 @@ CASES = [
         vmapped=False,
         feasible_throughout=False,
         needs="theseus",
+    ),
+    case(
+        "GaussianLatCo",
+        GaussianLatCo.paper,
+        {"iterations": 40, "num_samples": 4, **LATCO},
+        gradients=TRACKED,
+        learnable=(("damping", 1e-2),),
+        feasible_throughout=False,
     ),
     wrapped_case(
         "AugmentedLagrangian-CEM",

@@ -5,6 +5,7 @@ from diffplan.planners.base import Planner, PlanRequest, Solution
 from diffplan.planners.collocation import (
     DualAscent,
     FixedMultiplier,
+    GaussianLatCo,
     LatCo,
     LogarithmicRule,
     MultiplierRule,
@@ -24,6 +25,7 @@ __all__ = [
     "Callback",
     "DualAscent",
     "FixedMultiplier",
+    "GaussianLatCo",
     "GradMPC",
     "Iterate",
     "LatCo",

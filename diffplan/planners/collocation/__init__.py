@@ -1,5 +1,6 @@
 """Planning by collocation: states and actions are optimised together."""
 
+from diffplan.planners.collocation.gaussian import GaussianLatCo
 from diffplan.planners.collocation.latco import LatCo
 from diffplan.planners.collocation.multipliers import (
     DualAscent,
@@ -11,6 +12,7 @@ from diffplan.planners.collocation.multipliers import (
 __all__ = [
     "DualAscent",
     "FixedMultiplier",
+    "GaussianLatCo",
     "LatCo",
     "LogarithmicRule",
     "MultiplierRule",

@@ -15,7 +15,8 @@ not finite are handled as in `planners/failures.py`.
 """
 
 import copy
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -117,6 +118,25 @@ class Linearization(NamedTuple):
         )
 
 
+@runtime_checkable
+class Linearized(Protocol):
+    """What an iteration needs of a trajectory: a `Linearization`, or what is like it.
+
+    A tuple of tensors, and of such tuples.
+    """
+
+    @property
+    def residuals(self) -> Residuals:
+        """Return the residuals at the trajectory."""
+        ...
+
+    def weigh(
+        self, dynamics_weight: Tensor, action_weight: Tensor, damping: Tensor
+    ) -> ChainBlocks:
+        """Return the damped Gauss-Newton subproblem; see `Linearization.weigh`."""
+        ...
+
+
 class TrajectoryProblem:
     """A planning problem seen by collocation, for states `[B, S]`.
 
@@ -130,9 +150,14 @@ class TrajectoryProblem:
             the authors' code does (in units of the box's half-width); "paper" measures
             ‖excess‖². The residual is the excess in both.
 
+    Attributes:
+        draws: Random numbers `[B, …]` that the residuals are a function of too.
+
     Raises:
         UnsupportedProblemError: the objective has no residuals.
     """
+
+    draws: tuple[Tensor, ...] = ()
 
     def __init__(
         self,
@@ -152,6 +177,24 @@ class TrajectoryProblem:
         """Return whether no element has failed, `[B]` bool."""
         return torch.ones_like(self.state[:, 0], dtype=torch.bool)
 
+    def lifted(self, states: Tensor, memory: Mapping[str, Tensor]) -> Tensor:
+        """Return the variables of states `[…, T, S]`: themselves.
+
+        Args:
+            states: x_1 … x_T.
+            memory: Of an earlier plan, see `told`.
+        """
+        return states
+
+    def told(self, states: Tensor) -> dict[str, Tensor]:
+        """Return what a plan tells and remembers of its variables' states, by name."""
+        return {"states": states}
+
+    def rollout_cost(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the cost `[B]` of following actions `[B, T, A]` from `[B, S]`."""
+        states = self.problem.rollout(state, actions)
+        return self.problem.trajectory_cost(states, actions)
+
     def standing_in(self, sound: Tensor, linked: bool) -> "TrajectoryProblem":
         """Return this problem with a sound element's state for those that are not.
 
@@ -167,11 +210,11 @@ class TrajectoryProblem:
 
     def residuals(self, trajectory: Trajectory) -> Residuals:
         """Evaluate the residuals alone; cheaper than `linearize`."""
-        return self._evaluate(self.state, trajectory.states, trajectory.actions)
+        return self._evaluate(*self._inputs(trajectory))
 
-    def linearize(self, trajectory: Trajectory) -> Linearization:
+    def linearize(self, trajectory: Trajectory) -> Linearized:
         """Evaluate residuals and Jacobians."""
-        return self._linearize(self.state, trajectory.states, trajectory.actions)
+        return self._linearize(*self._inputs(trajectory))
 
     def sound_residuals(
         self, trajectory: Trajectory, sound: Tensor
@@ -185,37 +228,37 @@ class TrajectoryProblem:
         Returns:
             The residuals, and which elements are sound.
         """
-        inputs = (self.state, trajectory.states, trajectory.actions)
-        return evaluate_soundly(self._evaluate, inputs, sound)
+        return evaluate_soundly(self._evaluate, self._inputs(trajectory), sound)
 
     def sound_linearization(
         self, trajectory: Trajectory, sound: Tensor
-    ) -> tuple[Linearization, Tensor]:
+    ) -> tuple[Linearized, Tensor]:
         """Do with `linearize` what `sound_residuals` does with `residuals`."""
-        inputs = (self.state, trajectory.states, trajectory.actions)
-        return evaluate_soundly(self._linearize, inputs, sound)
+        return evaluate_soundly(self._linearize, self._inputs(trajectory), sound)
 
-    def _evaluate(self, state: Tensor, states: Tensor, variables: Tensor) -> Residuals:
-        visited = torch.cat([state[:, None], states], dim=1)
+    def _inputs(self, trajectory: Trajectory) -> tuple[Tensor, ...]:
+        return (self.state, trajectory.states, trajectory.actions, *self.draws)
+
+    def _evaluate(
+        self, state: Tensor, states: Tensor, variables: Tensor, *draws: Tensor
+    ) -> Residuals:
+        visited = self._visited(state, states)
         actions = self.units.actions(variables)
-        times = self.problem.times(0, actions.shape[1], state)
-        following = self.problem.step(visited[:, :-1], actions, times)
-        cost = self.problem.trajectory_cost(visited, actions)
+        following = self._following(visited[:, :-1], actions, *draws)
+        cost = self._cost(visited, actions, *draws)
         breach = self._breach(actions)
         return self._residuals(states - following, variables, cost, breach)
 
     def _linearize(
-        self, state: Tensor, states: Tensor, variables: Tensor
-    ) -> Linearization:
-        previous = torch.cat([state[:, None], states[:, :-1]], dim=1)
+        self, state: Tensor, states: Tensor, variables: Tensor, *draws: Tensor
+    ) -> Linearized:
+        previous = self._visited(state, states)[:, :-1]
         actions, unit = self.units.actions(variables), self.units.unit.unsqueeze(-2)
-        times = self.problem.times(0, actions.shape[1], state)
-        dynamics = self.problem.linearize(previous, actions, times)
+        dynamics = self._linearized_dynamics(previous, actions, *draws)
         following, by_state, by_action = dynamics
-        stage, stage_by_state, stage_by_action = self._stages(previous, actions)
-        terminal, (terminal_by_state,) = batched_jacobian(
-            self.objective.end_term("residual", actions.shape[1], states), states[:, -1]
-        )
+        stage, stage_by_state, stage_by_action = self._stages(previous, actions, *draws)
+        end = self._end(states[:, -1], actions.shape[1], *draws)
+        terminal, terminal_by_state = end
         breach, breach_by_action = self._linearized_breach(actions)
         cost = half_square(stage).sum(dim=-1) + half_square(terminal)
         residuals = self._residuals(states - following, variables, cost, breach)
@@ -232,6 +275,30 @@ class TrajectoryProblem:
             limit_slope=active.to(variables.dtype),
             breach_jacobian=breach_by_action * unit,
         )
+
+    def _visited(self, state: Tensor, states: Tensor) -> Tensor:
+        """Return x_0 … x_T."""
+        return torch.cat([state[:, None], states], dim=1)
+
+    def _times(self, actions: Tensor) -> Tensor | None:
+        return self.problem.times(0, actions.shape[-2], actions)
+
+    def _following(self, states: Tensor, actions: Tensor, *_: Tensor) -> Tensor:
+        return self.problem.step(states, actions, self._times(actions))
+
+    def _linearized_dynamics(
+        self, states: Tensor, actions: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.problem.linearize(states, actions, self._times(actions))
+
+    def _cost(self, visited: Tensor, actions: Tensor, *_: Tensor) -> Tensor:
+        return self.problem.trajectory_cost(visited, actions)
+
+    def _end(self, state: Tensor, horizon: int, *_: Tensor) -> tuple[Tensor, Tensor]:
+        """Residual of the last state `[…, S]`, and its Jacobian."""
+        term = self.objective.end_term("residual", horizon, state)
+        residual, (by_state,) = batched_jacobian(term, state)
+        return residual, by_state
 
     def _breach(self, actions: Tensor) -> Tensor:
         parts = [constraint.excess(actions) for constraint in self.constraints]
@@ -270,12 +337,14 @@ class TrajectoryProblem:
             cost=cost,
         )
 
-    def _stages(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _stages(
+        self, states: Tensor, actions: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Residuals of steps 0 … T-1 with Jacobians, padded to one size."""
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        count = actions.shape[1]
+        count = actions.shape[-2]
         for term, where in self.objective.stage_terms("residual", 0, count, states):
-            inputs = states[:, where], actions[:, where]
+            inputs = states[..., where, :], actions[..., where, :]
             value, (by_state, by_action) = batched_jacobian(term, *inputs)
             parts.append((value, by_state, by_action))
         if len(parts) == 1:
@@ -283,9 +352,9 @@ class TrajectoryProblem:
         size = max(part[0].shape[-1] for part in parts)
         residuals = [pad(part[0], (0, size - part[0].shape[-1])) for part in parts]
         return (
-            torch.cat(residuals, dim=1),
-            torch.cat([_pad_rows(part[1], size) for part in parts], dim=1),
-            torch.cat([_pad_rows(part[2], size) for part in parts], dim=1),
+            torch.cat(residuals, dim=-2),
+            torch.cat([_pad_rows(part[1], size) for part in parts], dim=-3),
+            torch.cat([_pad_rows(part[2], size) for part in parts], dim=-3),
         )
 
 

@@ -11,7 +11,6 @@ from diffplan.planners._failures import evaluate_soundly, where_sound
 from diffplan.planners._solution import Solution
 from diffplan.planners.collocation._primal_dual import Multipliers
 from diffplan.planners.collocation._residuals import TrajectoryProblem
-from diffplan.problem import PlanningProblem
 from diffplan.solvers._least_squares import Trajectory
 
 
@@ -48,9 +47,8 @@ class Starts:
             variables = units.variables(actions)
         ones = torch.ones_like(noise[..., 0])
         dynamics, action = self.multipliers
-        return Trajectory(states, variables), Multipliers(
-            dynamics * ones, action * ones
-        )
+        multipliers = Multipliers(dynamics * ones, action * ones)
+        return Trajectory(collocation.lifted(states, {}), variables), multipliers
 
     def warm(
         self,
@@ -71,7 +69,8 @@ class Starts:
         def repeated(value: Tensor) -> Tensor:
             return value.repeat_interleave(self.count, dim=0)
 
-        states = repeated(warm_start.memory.get("states", warm_start.states[:, 1:]))
+        states = warm_start.memory.get("states", warm_start.states[:, 1:])
+        states = repeated(collocation.lifted(states, warm_start.memory))
         variables = repeated(collocation.units.variables(warm_start.actions))
         index = torch.arange(variables.shape[0], device=variables.device)
         first = index % self.count == 0
@@ -89,22 +88,21 @@ class Starts:
 
 
 def best_start(
-    problem: PlanningProblem, state: Tensor, solution: Solution, count: int
+    collocation: TrajectoryProblem, solution: Solution, count: int
 ) -> Solution:
     """Keep, per problem, the start whose allowed actions cost least to roll out.
 
     Args:
-        problem: For the states of all starts.
-        state: `[B·count, S]`.
+        collocation: For the states of all starts `[B·count, S]`.
         solution: Of all starts.
         count: Starts per problem.
     """
     if count == 1:
         return solution
     with torch.no_grad():
-        actions = problem.project(solution.actions)
-        states = problem.rollout(state, actions)
-        cost = problem.trajectory_cost(states, actions).nan_to_num(nan=torch.inf)
+        actions = collocation.problem.project(solution.actions)
+        cost = collocation.rollout_cost(collocation.state, actions)
+        cost = cost.nan_to_num(nan=torch.inf)
     best = cost.reshape(-1, count).argmin(dim=1)
     chosen = best + count * torch.arange(len(best), device=best.device)
     assert solution.status is not None  # set by LatCo; narrows the type

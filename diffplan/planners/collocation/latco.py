@@ -48,7 +48,6 @@ from diffplan.planners.collocation._primal_dual import (
 from diffplan.planners.collocation._residuals import ActionViolation, TrajectoryProblem
 from diffplan.planners.collocation._starts import Starts, best_start
 from diffplan.planners.collocation._stationary import differentiate_trajectory
-from diffplan.planners.collocation._units import ActionUnits
 from diffplan.planners.collocation.multipliers import LogarithmicRule, MultiplierRule
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
@@ -218,7 +217,13 @@ class LatCo(Planner):
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if the objective has no residuals."""
-        problem.require_objective(ResidualObjective, "LatCo")
+        problem.require_objective(ResidualObjective, type(self).__name__)
+
+    def collocation(self, request: PlanRequest, starts: int = 1) -> TrajectoryProblem:
+        """Return what is iterated on, for `starts` starting points of each problem."""
+        state = request.state.repeat_interleave(starts, dim=0)
+        problem = request.problem.repeated(starts)
+        return TrajectoryProblem(problem, state, self.action_violation)
 
     def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
         """Return the shape of the first states and actions, `[starts, T, S + A]`."""
@@ -227,21 +232,20 @@ class LatCo(Planner):
 
     def cold_start(self, request: PlanRequest) -> Plan:
         """Return the first of the random starts, with its multipliers."""
-        noise, state = self.with_noise(request).drawn()[:, :1], request.state
-        collocation = TrajectoryProblem(request.problem, state, self.action_violation)
-        start, progress = self._start(collocation, noise, None)
+        request = self.with_noise(request)
+        collocation = self.collocation(request)
+        start, progress = self._start(collocation, request.drawn()[:, :1], None)
         multipliers = progress.multipliers.stacked()
-        memory = {"states": start.states, "multipliers": multipliers}
-        return start_plan(state, collocation.units.actions(start.actions), memory)
+        memory = {**collocation.told(start.states), "multipliers": multipliers}
+        actions = collocation.units.actions(start.actions)
+        return start_plan(request.state, actions, memory)
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
-        problem, state, warm_start = request.problem, request.state, request.warm_start
-        repeated = state.repeat_interleave(self.num_starts, dim=0)
-        collocation = TrajectoryProblem(
-            problem.repeated(self.num_starts), repeated, self.action_violation
-        )
-        start, progress = self._start(collocation, request.drawn(), warm_start)
+        collocation = self.collocation(request, self.num_starts)
+        warm_start = request.warm_start
+        noise = request.drawn()[:, : self.num_starts]
+        start, progress = self._start(collocation, noise, warm_start)
         primal_dual = PrimalDual(
             problem=collocation,
             rule=self.multiplier_rule,
@@ -254,8 +258,8 @@ class LatCo(Planner):
         progress = primal_dual.observe(trajectory, progress)
         constant = Trajectory(trajectory.states.detach(), trajectory.actions.detach())
         trajectory = trajectory.where(progress.sound, constant)
-        solution = self._solution(collocation.units, trajectory, progress, report)
-        solution = best_start(collocation.problem, repeated, solution, self.num_starts)
+        solution = self._solution(collocation, trajectory, progress, report)
+        solution = best_start(collocation, solution, self.num_starts)
         if not self.fall_back or isinstance(self.gradient, Implicit):
             return solution
         known = self.initial_actions(request.afresh())
@@ -272,7 +276,8 @@ class LatCo(Planner):
         cost: Tensor,
     ) -> None:
         """Show an iteration's trajectories of all starts."""
-        states = torch.cat([problem.state[:, None], planned.states], dim=1)
+        visited = problem.told(planned.states)["states"]
+        states = torch.cat([problem.state[:, None], visited], dim=1)
         values = problem.units.actions(planned.actions), cost, states
         shape = (len(request.state), self.num_starts)
         request.show(*(value.unflatten(0, shape) for value in values))
@@ -308,9 +313,8 @@ class LatCo(Planner):
 
         That of `stationary.py`: multipliers stay as they are.
         """
-        problem, strategy = request.problem, cast(Implicit, self.gradient)
-        collocation = TrajectoryProblem(problem, request.state, self.action_violation)
-        units = collocation.units
+        strategy, collocation = cast(Implicit, self.gradient), self.collocation(request)
+        problem, units = request.problem, collocation.units
         planned = Trajectory(
             solution.memory["states"],
             units.variables(solution.diagnostics["raw_actions"]).detach(),
@@ -357,7 +361,7 @@ class LatCo(Planner):
 
     def _solution(
         self,
-        units: ActionUnits,
+        collocation: TrajectoryProblem,
         trajectory: Trajectory,
         progress: PrimalDualState,
         report: Report,
@@ -372,9 +376,9 @@ class LatCo(Planner):
                 "action_multiplier",
             )
         }
-        diagnostics["planned_states"] = trajectory.states
-        diagnostics["raw_actions"] = units.actions(trajectory.actions)
-        multipliers = progress.multipliers
+        planned = collocation.told(trajectory.states)
+        diagnostics |= {f"planned_{name}": value for name, value in planned.items()}
+        diagnostics["raw_actions"] = collocation.units.actions(trajectory.actions)
         return Solution(
             actions=diagnostics["raw_actions"],
             status=status_of(
@@ -382,10 +386,7 @@ class LatCo(Planner):
             ),
             iterations=self.iterations,
             diagnostics=diagnostics,
-            memory={
-                "states": trajectory.states,
-                "multipliers": multipliers.stacked(),
-            },
+            memory={**planned, "multipliers": progress.multipliers.stacked()},
         )
 
 
