@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_count, require_positive
+from diffplan._checks import require_choice, require_count, require_positive
 from diffplan.errors import ArgumentError
+from diffplan.functional._condensed import SMALL, condensed_step
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._isolation import (
     finite_rows,
@@ -33,13 +34,10 @@ from diffplan.functional._isolation import (
     without_gradient,
 )
 from diffplan.functional._limited_stage import Stage, limited_stage
-from diffplan.functional.box_lqr import (
-    IncrementalLQR,
-    LimitedLaw,
-    limited_sweep,
-)
+from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_sweep
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
+from diffplan.planners._arguments import Form
 from diffplan.planners._progress import has_risen
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
@@ -79,6 +77,7 @@ class SecondOrderShooting(Planner):
         early_exit: See `ILQR`.
         max_step: See `ILQR`.
         feedback: See `ILQR`.
+        form: See `ILQR`.
         stage: A step of the backward sweep, once `compile` was called.
     """
 
@@ -89,6 +88,7 @@ class SecondOrderShooting(Planner):
     early_exit: bool | None
     max_step: float | None
     feedback: bool = False
+    form: Form = "auto"
     stage: Callable[..., Stage] | None = None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -117,6 +117,7 @@ class SecondOrderShooting(Planner):
         step_sizes: Sequence[float],
         early_exit: bool | None,
         max_step: float | None,
+        form: Form,
     ) -> None:
         """Check and set the attributes that both planners name alike.
 
@@ -127,6 +128,8 @@ class SecondOrderShooting(Planner):
         self.iterations = require_count("iterations", iterations, 0)
         self.tolerance = require_positive("tolerance", tolerance)
         self.early_exit = early_exit
+        require_choice("form", form, Form)
+        self.form = form
         if max_step is not None:
             max_step = require_positive("max_step", max_step)
         self.max_step = max_step
@@ -296,12 +299,22 @@ class SecondOrderShooting(Planner):
     ) -> PolicyStep:
         low, high = increments(problem, nominal, self.max_step)
         look, model = self.may_look(low), expanded.model
+        if self._is_condensed(low):
+            found = condensed_step(model, low, high, damping, look=look)
+            ok = found.ok & expanded.finite
+            return PolicyStep(found.moves, None, found.decrease, ok, self.max_step)
         law = limited_sweep(
             model, low, high, damping, wanted=wanted, look=look, stage=self.stage
         )
         step = self.step(problem, nominal, model, law)
         ok = step.ok & expanded.finite
         return step._replace(ok=ok, max_step=self.max_step)
+
+    def _is_condensed(self, actions: Tensor) -> bool:
+        small = actions.shape[-2:].numel() <= SMALL
+        if self.feedback or self.stage is not None or not small:
+            return self.form == "condensed"
+        return self.form != "sweep"
 
     def _chosen(
         self,
