@@ -88,8 +88,8 @@ class ILQR(SecondOrderShooting):
             states: one quadratic program in all T · A actions, solved exactly, without
             feedback. At batch 1 that is several times faster up to T · A = 160, at
             batch 64 up to about 24. "auto" is condensed up to there, whatever the
-            batch, for a plan does not depend on its batch; and a sweep with `feedback`
-            or after `compile`. The optima are the same.
+            batch, for a plan does not depend on its batch; and a sweep with `feedback`.
+            The optima are the same.
         gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffplan._checks import require_choice, require_count, require_positive
 from diffplan.errors import ArgumentError
-from diffplan.functional._condensed import SMALL, condensed_step
+from diffplan.functional._condensed import SMALL, CondensedStep, condensed_step
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._isolation import (
     finite_rows,
@@ -72,13 +72,10 @@ class SecondOrderShooting(Planner):
 
     Attributes:
         iterations: Steps.
-        tolerance: See `ILQR`.
         step_sizes: Fractions of a step that are tried, the largest first.
-        early_exit: See `ILQR`.
-        max_step: See `ILQR`.
-        feedback: See `ILQR`.
-        form: See `ILQR`.
-        stage: A step of the backward sweep, once `compile` was called.
+        tolerance, early_exit, max_step, feedback, form: See `ILQR`.
+        stage, program: A step of the backward sweep, and the quadratic program in its
+            place, once `compile` was called.
     """
 
     needs_derivatives = True
@@ -90,11 +87,12 @@ class SecondOrderShooting(Planner):
     feedback: bool = False
     form: Form = "auto"
     stage: Callable[..., Stage] | None = None
+    program: Callable[..., CondensedStep] | None = None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile a step of the backward sweep, which is most of the work.
+        """Compile a step of the sweep, or the quadratic program: most of the work.
 
-        The whole loop is iterations × horizon of them, too long for one graph.
+        The whole loop is iterations × horizon of steps, too long for one graph.
 
         Args:
             args: As for `torch.compile`.
@@ -103,10 +101,11 @@ class SecondOrderShooting(Planner):
         """
         kwargs = {"dynamic": False, **kwargs}
         self.stage = torch.compile(limited_stage, *args, **kwargs)
+        self.program = torch.compile(condensed_step, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""
-        return {**super().__getstate__(), "stage": None}
+        return {**super().__getstate__(), "stage": None, "program": None}
 
     def configure_iteration(
         self,
@@ -300,7 +299,8 @@ class SecondOrderShooting(Planner):
         low, high = increments(problem, nominal, self.max_step)
         look, model = self.may_look(low), expanded.model
         if self._is_condensed(low):
-            found = condensed_step(model, low, high, damping, look=look)
+            solve, look = self.program or condensed_step, look and not self.program
+            found = solve(model, low, high, damping, look=look)
             ok = found.ok & expanded.finite
             return PolicyStep(found.moves, None, found.decrease, ok, self.max_step)
         law = limited_sweep(
@@ -312,7 +312,7 @@ class SecondOrderShooting(Planner):
 
     def _is_condensed(self, actions: Tensor) -> bool:
         small = actions.shape[-2:].numel() <= SMALL
-        if self.feedback or self.stage is not None or not small:
+        if self.feedback or not small:
             return self.form == "condensed"
         return self.form != "sweep"
 
