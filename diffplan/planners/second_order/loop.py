@@ -190,8 +190,7 @@ class SecondOrderShooting(Planner):
         """
         if not torch.is_grad_enabled():
             return self._iterate(request, state, actions, damping)
-        # What fails spoils the gradient of all (see `diffplan.functional._isolation`):
-        # others are planned in its place, for a second time.
+        # What fails spoils all gradients (see `_isolation`): others take its place
         if self.may_look(damping):
             solution, cost = self._iterate(request, state, actions, damping)
             ok = went_well(solution, cost)
@@ -300,7 +299,8 @@ class SecondOrderShooting(Planner):
         look, model = self.may_look(low), expanded.model
         if self._is_condensed(low):
             solve, look = self.program or condensed_step, look and not self.program
-            found = solve(model, low, high, damping, look=look)
+            # What is expanded at first and not later would be compiled twice.
+            found = solve(model, low, high, damping.contiguous(), look=look)
             ok = found.ok & expanded.finite
             return PolicyStep(found.moves, None, found.decrease, ok, self.max_step)
         law = limited_sweep(
