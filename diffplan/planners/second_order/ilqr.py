@@ -23,6 +23,7 @@ from diffplan.gradients import (
 )
 from diffplan.objectives._base import ResidualObjective, StageObjective
 from diffplan.plan import Plan
+from diffplan.planners._arguments import Form
 from diffplan.planners._compiling import start_plan
 from diffplan.planners.base import Solution
 from diffplan.planners.request import PlanRequest
@@ -82,6 +83,13 @@ class ILQR(SecondOrderShooting):
             plan converges it does not matter, nor to `Implicit()`; `Unroll()`
             differentiates the limited steps. None sets no limit.
         feedback: Whether `plan.diagnostics` holds the gains: one more sweep.
+        form: How the model of an iteration is minimised. "sweep" goes backwards over
+            the steps, linear in T; its law has feedback. "condensed" eliminates the
+            states: one quadratic program in all T · A actions, solved exactly, without
+            feedback. At batch 1 that is several times faster up to T · A = 160, at
+            batch 64 up to about 24. "auto" is condensed up to there, whatever the
+            batch, for a plan does not depend on its batch; and a sweep with `feedback`.
+            The optima are the same.
         gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:
@@ -126,6 +134,7 @@ class ILQR(SecondOrderShooting):
         early_exit: bool | None = None,
         max_step: float | None = None,
         feedback: bool = False,
+        form: Form = "auto",
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
@@ -136,6 +145,7 @@ class ILQR(SecondOrderShooting):
             step_sizes=step_sizes,
             early_exit=early_exit,
             max_step=max_step,
+            form=form,
         )
         self.gauss_newton = gauss_newton
         self.feedback = feedback
