@@ -30,6 +30,8 @@ QUICK = {
     },
     "ILQR": {"iterations": 2},
     "ShootingGN": {"iterations": 2},
+    "FirstOrderLatCo": {"iterations": 3, "dual_every": 2},
+    "ImageCollocation": {"iterations": 3, "dual_every": 2},
 }
 # … and enough to come near a minimum where that is differentiated. LatCo's multipliers
 # are constants for `Implicit`, so they must not follow the tensors that are moved.

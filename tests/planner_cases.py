@@ -23,7 +23,10 @@ from diffplan.planners import (
     ILQR,
     MPPI,
     AugmentedLagrangian,
+    DualAscent,
+    FirstOrderLatCo,
     GradMPC,
+    ImageCollocation,
     LatCo,
     LatentActions,
     LogarithmicRule,
@@ -61,6 +64,7 @@ class PlannerCase:
         needs: An optional package, without which the case is skipped.
         feasible_throughout: Whether the cost trace is that of feasible trajectories,
             so that it falls; collocation pays for feasibility with cost.
+        finds_clock: Whether its iterations suffice to find a clock among the states.
         estimator: Whether its gradient estimates one instead of being the plan's own,
             so that finite differences disagree.
         action_dim: The only number of action dimensions that it plans, or None.
@@ -81,6 +85,7 @@ class PlannerCase:
     learnable: tuple[tuple[str, float], ...] = ()
     needs: str | None = None
     feasible_throughout: bool = True
+    finds_clock: bool = True
     estimator: bool = False
     action_dim: int | None = None
     action_constraints: bool = True
@@ -227,6 +232,26 @@ LATCO = {
     "multiplier_rule": LogarithmicRule.released(),
     "fall_back": True,
 }
+
+# Long steps, and multipliers that let them move the plan.
+FIRST_ORDER = {
+    "iterations": 100,
+    "step_size": 0.3,
+    "initial_multipliers": (5.0, 5.0),
+    "multiplier_rules": (DualAscent(50.0), DualAscent(50.0)),
+    "fall_back": True,
+}
+
+
+class Window:
+    """A model that sees the state itself."""
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor) -> Tensor:
+        return observation
+
+    def decode(self, state: Tensor) -> Tensor:
+        return state
+
 
 CASES = [
     case(
@@ -418,6 +443,28 @@ CASES = [
         {"iterations": 40, "num_samples": 4, **LATCO},
         gradients=TRACKED,
         learnable=(("damping", 1e-2),),
+        feasible_throughout=False,
+    ),
+    case(
+        "FirstOrderLatCo",
+        FirstOrderLatCo.paper,
+        FIRST_ORDER,
+        optimum_gap=0.06,
+        warm_gap=0.02,
+        finds_clock=False,
+        gradients=TRACKED,
+        learnable=(("step_size", 0.05),),
+        feasible_throughout=False,
+    ),
+    case(
+        "ImageCollocation",
+        ImageCollocation.paper,
+        {"model": Window(), **FIRST_ORDER},
+        optimum_gap=0.06,
+        warm_gap=0.02,
+        finds_clock=False,
+        gradients=TRACKED,
+        learnable=(("step_size", 0.05),),
         feasible_throughout=False,
     ),
     wrapped_case(

@@ -4,8 +4,10 @@ from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners.base import Planner, PlanRequest, Solution
 from diffplan.planners.collocation import (
     DualAscent,
+    FirstOrderLatCo,
     FixedMultiplier,
     GaussianLatCo,
+    ImageCollocation,
     LatCo,
     LogarithmicRule,
     MultiplierRule,
@@ -24,9 +26,11 @@ __all__ = [
     "AugmentedLagrangian",
     "Callback",
     "DualAscent",
+    "FirstOrderLatCo",
     "FixedMultiplier",
     "GaussianLatCo",
     "GradMPC",
+    "ImageCollocation",
     "Iterate",
     "LatCo",
     "LatentActions",

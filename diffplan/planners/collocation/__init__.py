@@ -1,6 +1,8 @@
 """Planning by collocation: states and actions are optimised together."""
 
+from diffplan.planners.collocation.first_order import FirstOrderLatCo
 from diffplan.planners.collocation.gaussian import GaussianLatCo
+from diffplan.planners.collocation.image import ImageCollocation
 from diffplan.planners.collocation.latco import LatCo
 from diffplan.planners.collocation.multipliers import (
     DualAscent,
@@ -11,8 +13,10 @@ from diffplan.planners.collocation.multipliers import (
 
 __all__ = [
     "DualAscent",
+    "FirstOrderLatCo",
     "FixedMultiplier",
     "GaussianLatCo",
+    "ImageCollocation",
     "LatCo",
     "LogarithmicRule",
     "MultiplierRule",

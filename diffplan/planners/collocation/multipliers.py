@@ -74,15 +74,19 @@ class DualAscent:
 
     Attributes:
         rate: Step size.
+        slack: Whether the tolerance is taken off (the released code of LatCo's
+            first-order ablations does not).
     """
 
     rate: float = 1.0
+    slack: bool = True
 
     def __call__(
         self, multiplier: Tensor, violation: Tensor, tolerance: float
     ) -> Tensor:
         """Return the next multiplier, same shape."""
-        return (multiplier + self.rate * (violation - tolerance)).clamp_min(0)
+        allowed = tolerance if self.slack else 0.0
+        return (multiplier + self.rate * (violation - allowed)).clamp_min(0)
 
 
 @dataclass(frozen=True)
