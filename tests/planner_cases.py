@@ -235,10 +235,10 @@ LATCO = {
 
 # Long steps, and multipliers that let them move the plan.
 FIRST_ORDER = {
-    "iterations": 100,
-    "step_size": 0.3,
-    "initial_multipliers": (5.0, 5.0),
-    "multiplier_rules": (DualAscent(50.0), DualAscent(50.0)),
+    "iterations": 200,
+    "step_size": 0.5,
+    "initial_multipliers": (20.0, 20.0),
+    "multiplier_rules": (DualAscent(30.0), DualAscent(30.0)),
     "fall_back": True,
 }
 
@@ -449,7 +449,7 @@ CASES = [
         "FirstOrderLatCo",
         FirstOrderLatCo.paper,
         FIRST_ORDER,
-        optimum_gap=0.06,
+        optimum_gap=0.05,
         warm_gap=0.02,
         finds_clock=False,
         gradients=TRACKED,
@@ -460,7 +460,7 @@ CASES = [
         "ImageCollocation",
         ImageCollocation.paper,
         {"model": Window(), **FIRST_ORDER},
-        optimum_gap=0.06,
+        optimum_gap=0.05,
         warm_gap=0.02,
         finds_clock=False,
         gradients=TRACKED,

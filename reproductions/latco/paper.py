@@ -45,6 +45,18 @@ PAPER = Paper(
             axes={"planner": Axis(ComparisonConfig().planners)},
         ),
         Experiment(
+            name="ablations",
+            title="(d) Ablations (Table 3)",
+            about="LatCo without one part at a time, and more baselines, on the models "
+            "of comparison",
+            presets={
+                "cpu": ComparisonConfig.ablations,
+                "smoke": ComparisonConfig.smoke_ablations,
+            },
+            units=comparison.ablation_units,
+            report=report.ablations,
+        ),
+        Experiment(
             name="online",
             title="(b) Learning online",
             about="LatCo collects its own data on cheetah-run, from state vectors",

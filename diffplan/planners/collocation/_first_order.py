@@ -178,7 +178,8 @@ class FirstOrderCollocation(Planner):
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
                 inputs = relaxed.state, point, *multipliers
-                (slope, *measured), sound = evaluate_soundly(slope_of, inputs, sound)
+                found, sound = evaluate_soundly(slope_of, inputs, sound)
+                slope, measured = found[0], found[2:]
                 if iteration:
                     _record(traces, measured, multipliers, sound)
                 self._show(request, relaxed, point, measured[0])
@@ -212,22 +213,26 @@ class FirstOrderCollocation(Planner):
         dynamics: Tensor,
         action: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the slope, the cost `[B]` and both violations `[B, T]`.
+        """Return slopes by variables and state, cost `[B]` and violations `[B, T]`.
 
-        `held` is computed outside of what is differentiated here, so that a plan that
-        is unrolled knows how it depends on everything.
+        Nothing moves along the second, but a plan that is unrolled has a derivative
+        only where it is finite. `held` is computed outside of what is differentiated
+        here, so that such a plan knows how it depends on everything.
         """
         held = relaxed.held(state, *_parts(relaxed, point))
 
-        def lagrangian(point: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        def lagrangian(
+            point: Tensor, state: Tensor
+        ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
             found = relaxed.measure(held, state, *_parts(relaxed, point))
             by_dynamics, by_action = found.dynamics_violation, found.action_violation
             penalty = (dynamics * by_dynamics + action * by_action).sum(dim=-1)
             total = (found.cost + penalty).sum()
             return total, (found.cost, by_dynamics, by_action)
 
-        slope, measured = torch.func.grad(lagrangian, has_aux=True)(point)
-        return slope, *measured
+        gradient = torch.func.grad(lagrangian, argnums=(0, 1), has_aux=True)
+        slopes, measured = gradient(point, state)
+        return *slopes, *measured
 
     def _dual_step(
         self, multipliers: tuple[Tensor, Tensor], dynamics: Tensor, action: Tensor
