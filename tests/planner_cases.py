@@ -239,6 +239,7 @@ FIRST_ORDER = {
     "step_size": 0.5,
     "initial_multipliers": (20.0, 20.0),
     "multiplier_rules": (DualAscent(30.0), DualAscent(30.0)),
+    "dynamics_tolerance": 5e-4,
     "fall_back": True,
 }
 
