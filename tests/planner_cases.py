@@ -27,6 +27,7 @@ from diffplan.planners import (
     LatCo,
     LatentActions,
     LogarithmicRule,
+    MethodOfMultipliers,
     Planner,
     PolicyGradMPC,
     ShootingGD,
@@ -228,6 +229,11 @@ LATCO = {
     "fall_back": True,
 }
 
+DUALS = {
+    "multiplier_rule": MethodOfMultipliers(),
+    "initial_multipliers": (1e3, 1e3),
+}
+
 CASES = [
     case(
         "CEM",
@@ -417,6 +423,15 @@ CASES = [
         GaussianLatCo.paper,
         {"iterations": 40, "num_samples": 4, **LATCO},
         gradients=TRACKED,
+        learnable=(("damping", 1e-2),),
+        feasible_throughout=False,
+    ),
+    case(
+        "LatCo-duals",
+        LatCo,
+        {"iterations": 30, **DUALS},
+        optimum_gap=1e-8,
+        gradients=ALL,
         learnable=(("damping", 1e-2),),
         feasible_throughout=False,
     ),

@@ -8,6 +8,7 @@ from diffplan.planners.collocation import (
     GaussianLatCo,
     LatCo,
     LogarithmicRule,
+    MethodOfMultipliers,
     MultiplierRule,
 )
 from diffplan.planners.gradient import GradMPC, PolicyGradMPC, ShootingGD, follow
@@ -31,6 +32,7 @@ __all__ = [
     "LatCo",
     "LatentActions",
     "LogarithmicRule",
+    "MethodOfMultipliers",
     "MultiplierRule",
     "PlanRequest",
     "Planner",

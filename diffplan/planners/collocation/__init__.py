@@ -6,6 +6,7 @@ from diffplan.planners.collocation.multipliers import (
     DualAscent,
     FixedMultiplier,
     LogarithmicRule,
+    MethodOfMultipliers,
     MultiplierRule,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     "GaussianLatCo",
     "LatCo",
     "LogarithmicRule",
+    "MethodOfMultipliers",
     "MultiplierRule",
 ]
