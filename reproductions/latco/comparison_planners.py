@@ -10,7 +10,7 @@ from functools import partial
 
 from diffplan.agents import UniformAgent
 from diffplan.gradients import Detach
-from diffplan.planners.collocation import LatCo
+from diffplan.planners.collocation import LatCo, MethodOfMultipliers
 from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
@@ -23,6 +23,28 @@ LATCO = Settings(
 )
 
 LATCO_NATIVE = LATCO.replaced(engine="native")
+
+
+def latco_duals(
+    horizon: int, *, iterations: int = 100, initial_penalty: float = 1.0
+) -> LatCo:
+    """Return LatCo by the method of multipliers, which is not in its paper.
+
+    Args:
+        horizon: T, number of planned actions.
+        iterations: Gauss-Newton steps that are tried.
+        initial_penalty: Of dynamics and action limits.
+    """
+    return LatCo.released(
+        horizon,
+        iterations=iterations,
+        multiplier_rule=MethodOfMultipliers(),
+        initial_multipliers=(initial_penalty, initial_penalty),
+        gradient=Detach(),
+    )
+
+
+LATCO_DUALS = Settings.full(latco_duals)
 
 # Paper on Meta-World: 10,000 samples, 100 refits.
 CROSS_ENTROPY = Settings(
@@ -91,6 +113,7 @@ STILL = Settings(still)
 
 COUNTED = {
     LatCo: ("Jacobians", ("iterations",)),
+    latco_duals: ("Jacobians", ("iterations",)),
     CEM: ("steps", ("num_samples", "iterations")),
     MPPI: ("steps", ("num_samples", "iterations")),
     ShootingGD: ("steps with gradient", ("num_starts", "iterations")),
@@ -124,6 +147,9 @@ def words(settings: Settings) -> str:
     kind, its = settings.kind, settings
     if kind is LatCo:
         return f"{its.iterations} iterations, ε 1e-4, as released; {its.engine}"
+    if kind is latco_duals:
+        penalty = f"penalty {its.initial_penalty:g} at the start"
+        return f"{its.iterations} iterations, method of multipliers, {penalty}"
     if kind is CEM:
         exponent = its.noise_exponent
         colour = f", noise β = {exponent:g}" if exponent else ""
