@@ -121,7 +121,7 @@ def test_constraints_of_users_are_kept_at_the_optimum_of_scipy(name: str) -> Non
         constraints=[constraint],
     )
     state, horizon = states_of(1), 4
-    plan = planner(horizon)(problem, state)
+    plan = planner(horizon, iterations=100)(problem, state, generator=seeded())
     assert (plan.status == int(dp.Status.CONVERGED)).all()
 
     def cost(flat: Any) -> float:
@@ -179,7 +179,7 @@ NONLINEAR = {
 def test_nonlinear_problems_end_at_the_cost_of_ilqr(name: str) -> None:
     problem, state, horizon = NONLINEAR[name]()
     with torch.no_grad():
-        plan = planner(horizon, iterations=100)(problem, state, generator=seeded())
+        plan = planner(horizon, iterations=40)(problem, state, generator=seeded())
         other = dp.ILQR(horizon, iterations=200, tolerance=1e-8)(problem, state)
     solved = other.status == int(dp.Status.CONVERGED)
     assert solved.any()
@@ -207,7 +207,7 @@ def test_the_implicit_gradient_is_that_of_the_whole_planner(
 
     def loss(strategy: dp.GradientStrategy, values: dict[str, Tensor]) -> Tensor:
         numbers = {k: v for k, v in values.items() if k != "state"}
-        plan = planner(4, iterations=60, gradient=strategy)(
+        plan = planner(4, iterations=30, gradient=strategy)(
             problem.with_values(**numbers), values["state"], generator=seeded()
         )
         assert (plan.status == int(dp.Status.CONVERGED)).all()

@@ -141,7 +141,7 @@ class MethodOfMultipliers:
         >>> planner = dp.LatCo(horizon=10, multiplier_rule=rule)
     """
 
-    share: float = 0.05
+    share: float = 0.3
     enough: float = 0.25
     growth: float = 10.0
     max_penalty: float = 1e4
