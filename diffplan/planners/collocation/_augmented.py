@@ -18,7 +18,7 @@ KKT system, at any penalty.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class AugmentedState(PrimalDualState):
     stationarity: Tensor = field(kw_only=True)
     violation: Tensor = field(kw_only=True)
 
-    def warmed(self, first: Tensor, memory: Mapping[str, Tensor]) -> Self:
+    def warmed(self, first: Tensor, memory: Mapping[str, Tensor]) -> "AugmentedState":
         """Return the state with penalties and shifts of a warm start."""
         state = super().warmed(first, memory)
         if "shifts" not in memory:  # of another rule

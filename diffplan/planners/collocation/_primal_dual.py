@@ -8,7 +8,7 @@ evaluated twice.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from diffplan.functional._isolation import finite_rows
 from diffplan.plan import Status
 from diffplan.planners._failures import where_sound
 from diffplan.planners.collocation._residuals import Residuals, TrajectoryProblem
-from diffplan.planners.collocation.multipliers import MultiplierRule
+from diffplan.planners.collocation.multipliers import (
+    MethodOfMultipliers,
+    MultiplierRule,
+)
 from diffplan.solvers._least_squares import (
     FixedDamping,
     LevenbergMarquardt,
@@ -26,6 +29,8 @@ from diffplan.solvers._least_squares import (
     Trajectory,
 )
 from diffplan.solvers.blocks import ChainBlocks
+
+StateT = TypeVar("StateT", bound="PrimalDualState")
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class PrimalDualState:
         """Return one field of all records, `[B, iterates, …]`."""
         return torch.stack([getattr(record, name) for record in self.records], dim=1)
 
-    def warmed(self, first: Tensor, memory: Mapping[str, Tensor]) -> Self:
+    def warmed(self: StateT, first: Tensor, memory: Mapping[str, Tensor]) -> StateT:
         """Return the state with the multipliers of a warm start for some elements.
 
         Args:
@@ -95,7 +100,7 @@ class PrimalDualState:
         )
         return replace(self, multipliers=multipliers)
 
-    def recorded(self, residuals: Residuals) -> Self:
+    def recorded(self: StateT, residuals: Residuals) -> StateT:
         """Return the state with a record of an iterate that has these residuals."""
 
         def known(value: Tensor) -> Tensor:
@@ -126,7 +131,7 @@ class PrimalDual:
     """
 
     problem: TrajectoryProblem
-    rule: MultiplierRule
+    rule: MultiplierRule | MethodOfMultipliers
     dynamics_tolerance: float
     action_tolerance: float
     normalize: bool = True
@@ -224,6 +229,7 @@ class PrimalDual:
         self, progress: PrimalDualState, residuals: Residuals
     ) -> PrimalDualState:
         old = progress.multipliers
+        assert isinstance(self.rule, MultiplierRule)
         new = (
             self.rule(
                 old.dynamics, residuals.dynamics_violation, self.dynamics_tolerance
