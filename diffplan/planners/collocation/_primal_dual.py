@@ -229,7 +229,7 @@ class PrimalDual:
         self, progress: PrimalDualState, residuals: Residuals
     ) -> PrimalDualState:
         old = progress.multipliers
-        assert isinstance(self.rule, MultiplierRule)
+        assert not isinstance(self.rule, MethodOfMultipliers)  # narrows the type
         new = (
             self.rule(
                 old.dynamics, residuals.dynamics_violation, self.dynamics_tolerance
