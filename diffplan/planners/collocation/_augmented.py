@@ -178,6 +178,7 @@ class Augmented(PrimalDual):
         self, trajectory: Trajectory, progress: AugmentedState
     ) -> tuple[Linearization, AugmentedState]:
         linear, sound = self.problem.sound_linearization(trajectory, progress.sound)
+        assert isinstance(linear, Linearization)  # narrows the type
         progress = replace(progress, sound=sound)
         if progress.records:  # the start has no primal step behind it
             progress = self._judged(trajectory, linear, progress)
