@@ -30,6 +30,7 @@ from diffplan.planners import (
     LatCo,
     LatentActions,
     LogarithmicRule,
+    MethodOfMultipliers,
     Planner,
     PolicyGradMPC,
     ShootingGD,
@@ -254,6 +255,11 @@ class Window:
         return state
 
 
+DUALS = {
+    "multiplier_rule": MethodOfMultipliers(),
+    "initial_multipliers": (1e3, 1e3),
+}
+
 CASES = [
     case(
         "CEM",
@@ -466,6 +472,15 @@ CASES = [
         finds_clock=False,
         gradients=TRACKED,
         learnable=(("step_size", 0.05),),
+        feasible_throughout=False,
+    ),
+    case(
+        "LatCo-duals",
+        LatCo,
+        {"iterations": 30, **DUALS},
+        optimum_gap=1e-8,
+        gradients=ALL,
+        learnable=(("damping", 1e-2),),
         feasible_throughout=False,
     ),
     wrapped_case(

@@ -10,6 +10,7 @@ from diffplan.planners.collocation import (
     ImageCollocation,
     LatCo,
     LogarithmicRule,
+    MethodOfMultipliers,
     MultiplierRule,
 )
 from diffplan.planners.gradient import GradMPC, PolicyGradMPC, ShootingGD, follow
@@ -35,6 +36,7 @@ __all__ = [
     "LatCo",
     "LatentActions",
     "LogarithmicRule",
+    "MethodOfMultipliers",
     "MultiplierRule",
     "PlanRequest",
     "Planner",

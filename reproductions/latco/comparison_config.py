@@ -24,6 +24,7 @@ from reproductions.latco.comparison_planners import (
     GRAD_MPC,
     IMAGES,
     LATCO,
+    LATCO_DUALS,
     LATCO_NATIVE,
     NO_CONSTRAINTS,
     NO_CONSTRAINTS_PAPER,
@@ -181,6 +182,7 @@ class ComparisonConfig:
     Attributes:
         planners: Which are compared; the names of the fields that follow them.
         latco_native: Shows that both engines are one planner; in one training seed.
+        latco_duals: By the method of multipliers; only where `planners` names it.
     """
 
     planners: tuple[str, ...] = (
@@ -201,6 +203,7 @@ class ComparisonConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     latco: Settings = LATCO
     latco_native: Settings = LATCO_NATIVE
+    latco_duals: Settings = LATCO_DUALS
     gd_many: Settings = DESCENT_MANY
     gd_one: Settings = DESCENT
     cem_coloured: Settings = CROSS_ENTROPY_COLOURED
@@ -251,6 +254,7 @@ class ComparisonConfig:
             evaluation=EvaluationConfig(starts=2, trace_starts=1),
             latco=LATCO.replaced(iterations=5),
             latco_native=LATCO.replaced(iterations=5, engine="native"),
+            latco_duals=LATCO_DUALS.replaced(iterations=5),
             gd_many=DESCENT.replaced(iterations=3, num_starts=4),
             gd_one=DESCENT.replaced(iterations=5),
             cem_coloured=few.replaced(noise_exponent=2.0),

@@ -15,6 +15,7 @@ from diffplan.planners.collocation import (
     FixedMultiplier,
     ImageCollocation,
     LatCo,
+    MethodOfMultipliers,
 )
 from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
@@ -68,6 +69,28 @@ GAUSS_NEWTON = Settings(
 DUAL_DESCENT = Settings(
     partial(DualDescent.paper, gradient=Detach()), iterations=500, step_size=0.05
 )
+
+
+def latco_duals(
+    horizon: int, *, iterations: int = 100, initial_penalty: float = 1.0
+) -> LatCo:
+    """Return LatCo by the method of multipliers, which is not in its paper.
+
+    Args:
+        horizon: T, number of planned actions.
+        iterations: Gauss-Newton steps that are tried.
+        initial_penalty: Of dynamics and action limits.
+    """
+    return LatCo.released(
+        horizon,
+        iterations=iterations,
+        multiplier_rule=MethodOfMultipliers(),
+        initial_multipliers=(initial_penalty, initial_penalty),
+        gradient=Detach(),
+    )
+
+
+LATCO_DUALS = Settings.full(latco_duals)
 
 # Paper on Meta-World: 10,000 samples, 100 refits.
 CROSS_ENTROPY = Settings(
@@ -136,6 +159,7 @@ STILL = Settings(still)
 
 COUNTED = {
     LatCo: ("Jacobians", ("iterations",)),
+    latco_duals: ("Jacobians", ("iterations",)),
     CEM: ("steps", ("num_samples", "iterations")),
     MPPI: ("steps", ("num_samples", "iterations")),
     ShootingGD: ("steps with gradient", ("num_starts", "iterations")),
@@ -182,6 +206,9 @@ def words(settings: Settings) -> str:
         return f"{its.iterations} steps, Adam {its.step_size:g}"
     if kind in (ILQR, ShootingGN):
         return f"{its.iterations} iterations at most"
+    if kind is latco_duals:
+        penalty = f"penalty {its.initial_penalty:g} at the start"
+        return f"{its.iterations} iterations, method of multipliers, {penalty}"
     if kind is CEM:
         exponent = its.noise_exponent
         colour = f", noise β = {exponent:g}" if exponent else ""

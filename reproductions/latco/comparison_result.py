@@ -27,6 +27,7 @@ EXPERIMENT, ABLATIONS = "comparison", "ablations"
 NAMES = {
     "latco": "LatCo",
     "latco_native": "LatCo, native engine",
+    "latco_duals": "LatCo, method of multipliers",
     "gd_many": "Shooting GD, many starts",
     "gd_one": "Shooting GD, one start",
     "cem_coloured": "CEM, coloured noise",

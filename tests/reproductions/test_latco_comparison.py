@@ -15,6 +15,7 @@ from toy_paper import results_of
 import diffplan as dp
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
+from diffplan.planners import MethodOfMultipliers
 from diffplan.training._episode import Episode, load_episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.replay_buffer import ReplayBuffer
@@ -39,7 +40,7 @@ from reproductions.latco.comparison_config import (
     DataConfig,
     EvaluationConfig,
 )
-from reproductions.latco.comparison_planners import LATCO, UNIFORM
+from reproductions.latco.comparison_planners import LATCO, UNIFORM, words
 from reproductions.latco.dual_descent import DualDescent
 from reproductions.latco.paper import PAPER
 
@@ -141,6 +142,17 @@ def test_recipe_has_the_size_that_it_says() -> None:
 def test_planners_are_found_by_name() -> None:
     with pytest.raises(UnknownNameError, match="cem_coloured"):
         ComparisonConfig(planners=("latco", "data"))
+
+
+def test_latco_with_duals_is_compared_where_it_is_named(tmp_path: Path) -> None:
+    assert "latco_duals" not in ComparisonConfig().planners
+    named = ["planners=latco_duals", "latco_duals.initial_penalty=10"]
+    config = apply_overrides(ComparisonConfig(), named)
+    assert comparison.units(config, [0], tmp_path)[2].name.endswith("latco_duals")
+    planner = config.latco_duals.build(horizon=5)
+    assert planner.initial_multipliers == (10.0, 10.0)
+    assert isinstance(planner.multiplier_rule, MethodOfMultipliers)
+    assert "penalty 10" in words(config.latco_duals)
 
 
 def test_a_planner_that_cannot_be_is_refused_before_anything_runs(

@@ -8,6 +8,7 @@ from diffplan.planners.collocation.multipliers import (
     DualAscent,
     FixedMultiplier,
     LogarithmicRule,
+    MethodOfMultipliers,
     MultiplierRule,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "ImageCollocation",
     "LatCo",
     "LogarithmicRule",
+    "MethodOfMultipliers",
     "MultiplierRule",
 ]

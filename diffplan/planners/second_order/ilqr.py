@@ -8,8 +8,6 @@ dynamics. On a linear-quadratic problem without bounds the first iteration is ex
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -172,14 +170,14 @@ class ILQR(SecondOrderShooting):
     def cold_start(self, request: PlanRequest) -> Plan:
         """Return the centre of the box, with the first damping."""
         actions, state = super().cold_start(request).actions, request.state
-        damping = torch.full_like(state[:, :1, None], self.damping.initial)
+        damping = self.damping.start(state[:, :1, None])
         return start_plan(state, actions, {"damping": damping})
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
         problem, state, warm_start = request.problem, request.state, request.warm_start
         start = self.initial_actions(request)
-        damping = torch.full_like(state[:, 0], self.damping.initial)
+        damping = self.damping.start(state[:, 0])
         if warm_start is not None and "damping" in warm_start.memory:
             damping = warm_start.memory["damping"][:, 0, 0].to(damping)
         start = problem.action_space.project(start)

@@ -38,10 +38,11 @@ from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_swee
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners._arguments import Form
+from diffplan.planners._implicit import differentiate_actions
 from diffplan.planners._progress import has_risen
+from diffplan.planners._quadratic_model import quadratic_model
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order._implicit import differentiate_actions
 from diffplan.planners.second_order._line_search import (
     Chosen,
     Nominal,
@@ -53,7 +54,6 @@ from diffplan.planners.second_order._line_search import (
     roll_out,
     search,
 )
-from diffplan.planners.second_order._quadratic_model import quadratic_model
 from diffplan.planners.second_order._traces import (
     Traces,
     in_place_of,
