@@ -381,5 +381,7 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
         dp.GaussianLatCo(3, num_samples=5)
     with pytest.raises(ArgumentError, match="engine: expected 'native'"):
         dp.GaussianLatCo(3, engine="theseus")
+    with pytest.raises(ArgumentError, match=r"multiplier_rule: .*MethodOfMultipliers"):
+        dp.GaussianLatCo(3, multiplier_rule=dp.planners.MethodOfMultipliers())
     with pytest.raises(UnsupportedGradientError, match="Implicit"):
         dp.GaussianLatCo(3, gradient=dp.Implicit())

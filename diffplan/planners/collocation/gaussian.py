@@ -24,7 +24,7 @@ from diffplan.planners.collocation._moments import (
     WithSpreads,
 )
 from diffplan.planners.collocation.latco import LatCo
-from diffplan.planners.collocation.multipliers import LogarithmicRule
+from diffplan.planners.collocation.multipliers import LogarithmicRule, MethodOfMultipliers
 from diffplan.problem import PlanningProblem
 
 
@@ -107,6 +107,11 @@ class GaussianLatCo(LatCo):
             raise ArgumentError(
                 "engine: expected 'native', the only one that moves spreads, got "
                 f"{options['engine']!r}"
+            )
+        if isinstance(options.get("multiplier_rule"), MethodOfMultipliers):
+            raise ArgumentError(
+                "multiplier_rule: expected one that scales multipliers by a violation, "
+                "such as LogarithmicRule(), got MethodOfMultipliers(), which is LatCo's"
             )
         defaults = {
             "iterations": 50,
