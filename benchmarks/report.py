@@ -43,6 +43,16 @@ def latco_iteration(results: Results) -> list[str]:
     return table(("engine and solver", "ms", "relative"), rows)
 
 
+def gaussian_latco(results: Results) -> list[str]:
+    """Milliseconds of one iteration of Gaussian LatCo, beside LatCo's."""
+    rows = [
+        (size, name, f"{milliseconds:.1f}", f"{found['over_latco'][name]:.2f}")
+        for size, found in results.items()
+        for name, milliseconds in found["median_ms"].items()
+    ]
+    return table(("model", "planner", "ms", "times LatCo"), rows)
+
+
 def lml(results: Results) -> list[str]:
     """Milliseconds of the LML layer, forward and backward."""
     rows = [
@@ -276,6 +286,12 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         "One LatCo iteration at the size of the paper's RSSM",
         "State 230, 6 actions, horizon 30 where nothing else is said.",
         latco_iteration,
+    ),
+    "gaussian_latco": (
+        "One iteration of Gaussian LatCo",
+        "By what its steps know of derivatives. 50 samples, horizon 30, one problem; "
+        "both planners with the model's analytic Jacobian where they take one.",
+        gaussian_latco,
     ),
     "lml": (
         "The LML projection, forward and backward",

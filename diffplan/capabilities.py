@@ -25,9 +25,11 @@ __all__ = [
     "Ending",
     "Jacobians",
     "Linearizable",
+    "Observing",
     "Predictable",
     "Quadratizable",
     "Rewarding",
+    "Scaling",
     "Stepping",
     "Valuing",
     "knows",
@@ -94,6 +96,26 @@ class Encoding(Protocol):
 
     def encode(self, observation: Tensor) -> Tensor:
         """Return the planning state `[…, S]` of an observation `[…, *shape]`."""
+        ...
+
+
+class Observing(Protocol):
+    """A model that filters: what it believes depends on all that was seen."""
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor) -> Tensor:
+        """Return the state `[…, S]` after `action […, A]` led to `observation`."""
+        ...
+
+
+class Scaling(Protocol):
+    """A model that knows in what units its observations are about one in size."""
+
+    def scale(self, observation: Tensor) -> Tensor:
+        """Return an observation `[…, *shape]` in these units."""
+        ...
+
+    def unscale(self, value: Tensor) -> Tensor:
+        """Return the observation that `scale` made `[…, *shape]` of."""
         ...
 
 

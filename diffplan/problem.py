@@ -60,6 +60,7 @@ class PlanningProblem(CheckedModel):
         action_constraints: Those of `constraints` that are sets of actions.
         state_constraints: Those that speak of states.
         is_random: Whether a plan draws numbers for the problem too.
+        common_noise: Whether all candidates of a plan see the same ones.
         guarded: Whether rollouts are, see `diffplan.functional._isolation`.
         differentiated: What was last asked of derivatives, by `Planner`.
 
@@ -80,6 +81,7 @@ class PlanningProblem(CheckedModel):
     """
 
     is_random: bool = False
+    common_noise: bool = True
     guarded: bool = False
     differentiated: tuple[object, ...] | None = None
 
@@ -226,10 +228,7 @@ class PlanningProblem(CheckedModel):
         return self.evaluate(state, actions)[1]
 
     def realize(
-        self,
-        state: Tensor,
-        horizon: int,
-        keys: Tensor | None = None,
+        self, state: Tensor, horizon: int, keys: Tensor | None = None
     ) -> "PlanningProblem":
         """Return this problem with its noise drawn for one plan; here: itself.
 
@@ -237,6 +236,13 @@ class PlanningProblem(CheckedModel):
             state: The states to plan from `[…, S]`.
             horizon: T.
             keys: Of the noise, int64 `[…]`, one for each problem.
+        """
+        return self
+
+    def redrawn(self, iteration: int, first: int, count: int) -> "PlanningProblem":
+        """Return the problem that some candidates of an iteration see; here: itself.
+
+        `count` of them, from number `first` on; both numbers begin with 0.
         """
         return self
 
@@ -294,12 +300,11 @@ class PlanningProblem(CheckedModel):
         Raises:
             ShapeError: data of each problem (a goal …) have other leading dimensions.
         """
-        bounds = self.action_space.low.shape
-        if bounds[:-2] not in (torch.Size(), batch):
+        bounds = list(self.action_space.low.shape)
+        if bounds[:-2] not in ([], list(batch)):
             raise ShapeError(
                 f"action_space: expected bounds [{', '.join(map(str, batch))}, T, A] "
-                f"for the batch {list(batch)}, or [T, A] or [A] for all problems, got "
-                f"{list(bounds)}"
+                f"for the batch {list(batch)}, or [T, A] or [A] for all, got {bounds}"
             )
         return self._changed(partial(with_one_batch_dimension, batch=batch))
 
@@ -366,10 +371,8 @@ class PlanningProblem(CheckedModel):
             raise ShapeError("state: expected […, S], got a scalar")
         require_finite("state", require_precision("state", state))
         # Objects are told apart by what they are: comparing might compare tensors.
-        objects = (
-            *(self.dynamics, self.objective, self.action_space),
-            *self.state_constraints,
-        )
+        fixed = (self.dynamics, self.objective, self.action_space)
+        objects = (*fixed, *self.state_constraints)
         kind = (state.shape, state.dtype, state.device, horizon, between)
         passed, same = self._passed, False
         if passed is not None and passed[1] == kind and len(passed[0]) == len(objects):
@@ -388,10 +391,8 @@ class PlanningProblem(CheckedModel):
             ShapeError: the last two dimensions are not `[horizon, A]`.
         """
         require_tensor(name, actions)
-        trailing = (horizon, self.action_space.dim)
-        return require_shape(
-            name, actions, trailing, "must be [horizon, action_space.dim]"
-        )
+        trailing, what = (horizon, self.action_space.dim), "[horizon, action_space.dim]"
+        return require_shape(name, actions, trailing, f"must be {what}")
 
 
 def _listed(constraints: Sequence[object]) -> str:

@@ -8,6 +8,8 @@ whose gradient passes through the particles by reparameterisation,
     x^p_{t+1} = mean(x^p_t, u_t) + std(x^p_t, u_t) ε^p_t,   ε^p_t ~ N(0, 1) fixed,
 
 so that differences between candidates are differences between plans and not luck.
+`common_noise=False` gives that up: each candidate draws anew in each iteration, as in
+algorithm 1 of Grad-MPC, and a descent follows the expected cost by noisy gradients.
 
 References:
     Kleywegt et al. 2002, "The sample average approximation method for stochastic
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -114,6 +117,10 @@ class StochasticProblem(PlanningProblem):
         num_particles: P.
         risk: Turns the particles' costs `[…, P]` into one: `Mean()`, `CVaR(alpha)` or
             any callable.
+        common_noise: Whether all candidates and iterations of a plan see the same
+            numbers. False draws new ones for each candidate in each iteration; then a
+            cheap candidate may be a lucky one, and no plan is said to have diverged.
+            `plan.cost` is by numbers that no candidate has seen.
         constraints: See `PlanningProblem`; those on states are refused.
 
     Raises:
@@ -147,6 +154,7 @@ class StochasticProblem(PlanningProblem):
         *,
         num_particles: int = 20,
         risk: RiskMeasure = Mean(),
+        common_noise: bool = True,
         constraints: Iterable[ActionConstraint | StateConstraint] = (),
     ) -> None:
         model = model_behind(dynamics)
@@ -169,8 +177,9 @@ class StochasticProblem(PlanningProblem):
             )
         self.model = model
         self.num_particles = require_count("num_particles", num_particles)
-        self.risk = risk
+        self.risk, self.common_noise = risk, common_noise
         self.noise: Tensor | None = None
+        self.keys: Tensor | None = None
 
     def realize(
         self, state: Tensor, horizon: int, keys: Tensor | None = None
@@ -188,8 +197,28 @@ class StochasticProblem(PlanningProblem):
             keys = stream_keys(tuple(lead), state.device)
         shape = (self.num_particles, horizon, size)
         realized = copy.copy(self)
-        realized.noise = standard_normal(fold(keys, _PARTICLES), shape, state)
+        realized.keys = fold(keys, _PARTICLES)
+        realized.noise = standard_normal(realized.keys, shape, state)
         return realized
+
+    def redrawn(self, iteration: int, first: int, count: int) -> "StochasticProblem":
+        """Return this problem with noise of each candidate, `[…, count, P, T, S]`.
+
+        A candidate's noise follows from its problem's key, its number and the iteration
+        alone. With `common_noise` it is this problem.
+
+        Args:
+            iteration: From 0.
+            first: The number of the first candidate, from 0.
+            count: How many there are.
+        """
+        if self.common_noise or self.noise is None or self.keys is None:
+            return self
+        numbers = torch.arange(first, first + count, device=self.keys.device)
+        keys = fold(fold(self.keys, iteration)[..., None], numbers)
+        redrawn = copy.copy(self)
+        redrawn.noise = standard_normal(keys, tuple(self.noise.shape[-3:]), self.noise)
+        return redrawn
 
     def particles(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the trajectories of all particles.

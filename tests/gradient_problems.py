@@ -23,8 +23,15 @@ QUICK = {
     "ShootingGD": {"num_starts": 2, "iterations": 3},
     "GradMPC": {"num_starts": 2, "iterations": 3, "step_size": 0.02},
     "LatCo": {"iterations": 3, "damping": 1e-2, "initial_multipliers": (3.0, 3.0)},
+    "GaussianLatCo": {
+        "iterations": 2,
+        "damping": 1e-2,
+        "initial_multipliers": (3.0, 3.0),
+    },
     "ILQR": {"iterations": 2},
     "ShootingGN": {"iterations": 2},
+    "FirstOrderLatCo": {"iterations": 3, "dual_every": 2},
+    "ImageCollocation": {"iterations": 3, "dual_every": 2},
 }
 # … and enough to come near a minimum where that is differentiated. LatCo's multipliers
 # are constants for `Implicit`, so they must not follow the tensors that are moved.

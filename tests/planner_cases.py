@@ -6,6 +6,7 @@ those of `examples/planners` are in `EXAMPLES`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from problems import gear_problem, mixed_gear_problem
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 import diffplan as dp
 from diffplan.planners import (
@@ -21,18 +23,24 @@ from diffplan.planners import (
     ILQR,
     MPPI,
     AugmentedLagrangian,
+    DualAscent,
+    FirstOrderLatCo,
     GradMPC,
+    ImageCollocation,
     LatCo,
     LatentActions,
     LogarithmicRule,
+    MethodOfMultipliers,
     Planner,
     PolicyGradMPC,
     ShootingGD,
     ShootingGN,
 )
+from diffplan.planners.collocation._moments import MomentProblem
+from diffplan.planners.request import PlanRequest
 from diffplan.solvers import BlockCholeskySolver
 from diffplan.testing import point_mass_problem
-from examples.planners.dream_mpc import DreamMPC
+from examples.planners.dream_mpc import dream_mpc
 from examples.planners.grasp import GRASP
 from examples.planners.icem import ICEM
 from examples.planners.policy_mppi import PolicyMPPI
@@ -57,6 +65,7 @@ class PlannerCase:
         needs: An optional package, without which the case is skipped.
         feasible_throughout: Whether the cost trace is that of feasible trajectories,
             so that it falls; collocation pays for feasibility with cost.
+        finds_clock: Whether its iterations suffice to find a clock among the states.
         estimator: Whether its gradient estimates one instead of being the plan's own,
             so that finite differences disagree.
         action_dim: The only number of action dimensions that it plans, or None.
@@ -77,6 +86,7 @@ class PlannerCase:
     learnable: tuple[tuple[str, float], ...] = ()
     needs: str | None = None
     feasible_throughout: bool = True
+    finds_clock: bool = True
     estimator: bool = False
     action_dim: int | None = None
     action_constraints: bool = True
@@ -134,7 +144,10 @@ class ProportionalPolicy(nn.Module):
 
 
 def policy_case(
-    name: str, planner: type[Planner], defaults: dict[str, Any], **declared: Any
+    name: str,
+    planner: Callable[..., Planner],
+    defaults: dict[str, Any],
+    **declared: Any,
 ) -> PlannerCase:
     """A planner that a policy proposes to."""
 
@@ -188,6 +201,26 @@ def wrapped_case(
     return PlannerCase(name, build, **declared)
 
 
+class GaussianLatCo(dp.GaussianLatCo):
+    """Gaussian LatCo for dynamics that cannot `predict`, as most in this suite.
+
+    Their next state gets a small spread, the same everywhere.
+    """
+
+    def check_problem(self, problem: dp.PlanningProblem) -> None:
+        LatCo.check_problem(self, problem)
+
+    def collocation(self, request: PlanRequest, starts: int = 1) -> MomentProblem:
+        found = super().collocation(request, starts)
+        found.predict = partial(_steadily, found.problem)
+        return found
+
+
+def _steadily(problem: dp.PlanningProblem, *where: Tensor | None) -> Normal:
+    mean = problem.step(*where)
+    return Normal(mean, torch.full_like(mean, 1e-3), validate_args=False)
+
+
 TRACKED = (dp.Unroll, dp.Truncated, dp.Detach)
 ALL = (*TRACKED, dp.Implicit)
 
@@ -199,6 +232,32 @@ LATCO = {
     "initial_multipliers": (1e4, 1e4),
     "multiplier_rule": LogarithmicRule.released(),
     "fall_back": True,
+}
+
+# Long steps, and multipliers that let them move the plan.
+FIRST_ORDER = {
+    "iterations": 200,
+    "step_size": 0.5,
+    "initial_multipliers": (20.0, 20.0),
+    "multiplier_rules": (DualAscent(30.0), DualAscent(30.0)),
+    "dynamics_tolerance": 5e-4,
+    "fall_back": True,
+}
+
+
+class Window:
+    """A model that sees the state itself."""
+
+    def observe(self, state: Tensor, action: Tensor, observation: Tensor) -> Tensor:
+        return observation
+
+    def decode(self, state: Tensor) -> Tensor:
+        return state
+
+
+DUALS = {
+    "multiplier_rule": MethodOfMultipliers(),
+    "initial_multipliers": (1e3, 1e3),
 }
 
 CASES = [
@@ -329,9 +388,29 @@ CASES = [
         action_constraints=False,
     ),
     case(
+        "ILQR-sweep",
+        ILQR,
+        {"iterations": 10, "form": "sweep"},
+        stochastic=False,
+        optimum_gap=1e-8,
+        warm_gap=1e-8,
+        gradients=ALL,
+        action_constraints=False,
+    ),
+    case(
         "ShootingGN",
         ShootingGN,
         {"iterations": 15, "num_starts": 2},
+        optimum_gap=1e-8,
+        warm_gap=1e-8,
+        gradients=ALL,
+        action_constraints=False,
+        learnable=(("damping", 0.1),),
+    ),
+    case(
+        "ShootingGN-sweep",
+        ShootingGN,
+        {"iterations": 15, "num_starts": 2, "form": "sweep"},
         optimum_gap=1e-8,
         warm_gap=1e-8,
         gradients=ALL,
@@ -364,6 +443,45 @@ CASES = [
         vmapped=False,
         feasible_throughout=False,
         needs="theseus",
+    ),
+    case(
+        "GaussianLatCo",
+        GaussianLatCo.paper,
+        {"iterations": 40, "num_samples": 4, **LATCO},
+        gradients=TRACKED,
+        learnable=(("damping", 1e-2),),
+        feasible_throughout=False,
+    ),
+    case(
+        "FirstOrderLatCo",
+        FirstOrderLatCo.paper,
+        FIRST_ORDER,
+        optimum_gap=0.05,
+        warm_gap=0.02,
+        finds_clock=False,
+        gradients=TRACKED,
+        learnable=(("step_size", 0.05),),
+        feasible_throughout=False,
+    ),
+    case(
+        "ImageCollocation",
+        ImageCollocation.paper,
+        {"model": Window(), **FIRST_ORDER},
+        optimum_gap=0.05,
+        warm_gap=0.02,
+        finds_clock=False,
+        gradients=TRACKED,
+        learnable=(("step_size", 0.05),),
+        feasible_throughout=False,
+    ),
+    case(
+        "LatCo-duals",
+        LatCo,
+        {"iterations": 30, **DUALS},
+        optimum_gap=1e-8,
+        gradients=ALL,
+        learnable=(("damping", 1e-2),),
+        feasible_throughout=False,
     ),
     wrapped_case(
         "AugmentedLagrangian-CEM",
@@ -432,7 +550,7 @@ EXAMPLES = [
             "max_std": 1.0,
         },
     ),
-    policy_case("DreamMPC", DreamMPC, {"iterations": 60}),
+    policy_case("DreamMPC", dream_mpc, {"iterations": 60}),
     case(
         "GRASP",
         GRASP,

@@ -17,7 +17,7 @@ from diffplan.objectives import Ensemble, NegativeReturn, mean
 from diffplan.planners import follow
 from diffplan.testing import check_planner, point_mass_problem
 from examples.imitation import imitate, planners
-from examples.planners.dream_mpc import DreamMPC, cautious_return
+from examples.planners.dream_mpc import cautious_return, dream_mpc
 from examples.planners.grasp import GRASP
 from examples.planners.icem import ICEM
 from examples.planners.mrsq import search_return
@@ -97,7 +97,7 @@ def slow_policy(state: Tensor) -> Tensor:
 
 def test_dream_mpc_improves_on_its_policy_and_on_its_last_plan() -> None:
     problem, state = reach_origin()
-    planner, plan = DreamMPC(10, slow_policy), None
+    planner, plan = dream_mpc(10, slow_policy), None
     still = torch.zeros(2, 1, 10, 1)
     own = follow(lambda x, _: slow_policy(x), problem, state, still)[:, 0]
     costs = [problem.cost(state, own)]
@@ -109,7 +109,7 @@ def test_dream_mpc_improves_on_its_policy_and_on_its_last_plan() -> None:
 
 def test_dream_mpc_mixes_its_proposals_with_what_they_became_last_time() -> None:
     problem, state = reach_origin()
-    planner = DreamMPC(10, slow_policy, iterations=0, std=0.0, reuse=0.1)
+    planner = dream_mpc(10, slow_policy, iterations=0, std=0.0, reuse=0.1)
     first = planner(problem, state)
     before = torch.full_like(first.memory["candidates"], 0.5)
     again = replace(first, memory={**first.memory, "candidates": before})
@@ -126,7 +126,7 @@ def test_dream_mpc_asks_the_model_little() -> None:
         return problem.dynamics(state, action)
 
     watched = dp.PlanningProblem(counted, problem.objective, problem.action_space)
-    planner = DreamMPC(3, slow_policy)
+    planner = dream_mpc(3, slow_policy)
     planner(watched, state[:1])  # tries the functions, once
     asked.clear()
     planner(watched, state[:1])
@@ -147,7 +147,7 @@ def test_dream_mpc_leaves_what_its_values_disagree_about() -> None:
         problem = dp.PlanningProblem(
             lambda state, action: state + action, objective, dp.Box([-1.0], [1.0])
         )
-        planner = DreamMPC(3, lambda state: 1.0 + 0 * state, std=0.0, iterations=20)
+        planner = dream_mpc(3, lambda state: 1.0 + 0 * state, std=0.0, iterations=20)
         plans.append(planner(problem, torch.tensor([[0.1]])))
     assert plans[0].states[0, -1, 0] > 3
     assert plans[1].states[0, -1, 0] < 0.1
@@ -235,6 +235,6 @@ def test_planners_keep_their_promises_with_a_papers_objective(paper: str) -> Non
         planner: dp.Planner = PolicyMPPI(3, policy, **few)
     else:
         objective = cautious_return(reward, values)
-        planner = DreamMPC(3, policy)
+        planner = dream_mpc(3, policy)
     problem = dp.PlanningProblem(plain.dynamics, objective, plain.action_space)
     check_planner(planner, problem, state)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._checks import require_finite, require_positive, require_shape
-from diffplan.errors import ShapeError, TensorTypeError
+from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.models._networks import IMAGE_SHAPE, MLP, ConvDecoder, ConvEncoder
 from diffplan.models.base import SequenceBatch
 
@@ -41,6 +41,17 @@ class ObservationModel(nn.Module, ABC):
     @abstractmethod
     def unscale(self, value: Tensor) -> Tensor:
         """Inverse of `scale`; images as floats around [0, 1]."""
+
+    def fit(self, observations: Tensor, minimum_std: float) -> None:
+        """Take the scale from data, if there is one to be found; see `RSSM`.
+
+        Raises:
+            ArgumentError: there is none.
+        """
+        raise ArgumentError(
+            "fit_normalizer: expected a model of vector observations, got one of "
+            "images, whose scale is fixed"
+        )
 
     def dequantize(self, observation: Tensor, noise: Tensor | None) -> Tensor:
         """See `RSSM.dequantize`; what is no image stays as it is."""

@@ -130,7 +130,9 @@ class WorldModel(nn.Module, ABC):
     - `continues(state) → […]` is the probability that the task has not ended there.
     - `value(state) → […]` is the return that is still to come, under the model's own
       `policy(state) → action […, A]` if it has one.
-    - `decode(state)` is the predicted observation, images as floats around [0, 1].
+    - `decode(state)` is the predicted observation, images as floats around [0, 1];
+      `scale(observation)` puts one in units in which it is about one in size, and
+      `unscale` takes it back.
     - `linearize(state, action) → (next […, S], A […, S, S], B […, S, A])` is an
       analytic Jacobian; `predict(state, action) → Normal` the model's own uncertainty.
 

@@ -12,17 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from diffplan._checks import require_leading, require_shape
+from diffplan._checks import is_traced, require_leading, require_shape
 from diffplan._files import load_tensors, reading, save_tensors
-from diffplan.errors import ArgumentError
 from diffplan.models._initialization import initialize_like_keras
 from diffplan.models._losses import floored_kl, gaussian_kl, unit_gaussian_nll
 from diffplan.models._networks import MLP
-from diffplan.models._observations import (
-    MINIMUM_OBSERVATION_STD,
-    VectorObservations,
-    observation_model,
-)
+from diffplan.models._observations import MINIMUM_OBSERVATION_STD, observation_model
 from diffplan.models._rssm_config import check_rssm_config
 from diffplan.models._transition import latent_transition
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
@@ -81,8 +76,7 @@ class RSSM(WorldModel):
     BELIEF_STD = 1e-6
     """Standard deviation that `predict` gives to the belief, which is certain.
 
-    Zero is no standard deviation for `Normal`; 1e-6 is what Gaussian LatCo gives to
-    its known first state, and is below float32's resolution of a belief near 1.
+    Zero is none for `Normal`; Gaussian LatCo has 1e-6 for its known first state.
     """
 
     def __init__(
@@ -154,11 +148,6 @@ class RSSM(WorldModel):
             ShapeError: the last dimension is not D, or there is no row.
             NonFiniteError: NaN or infinity in the data.
         """
-        if not isinstance(self.observations, VectorObservations):
-            raise ArgumentError(
-                "fit_normalizer: expected a model of vector observations, got one of "
-                "images, whose scale is fixed"
-            )
         self.observations.fit(observations, minimum_std)
 
     def step(self, state: Tensor, action: Tensor) -> Tensor:
@@ -219,6 +208,14 @@ class RSSM(WorldModel):
         self.observations.check(observation, finite=False)
         return self.observations.dequantize(observation, noise)
 
+    def scale(self, observation: Tensor) -> Tensor:
+        """Observations in network units, in which they are about one in size."""
+        return self.observations.scale(observation)
+
+    def unscale(self, value: Tensor) -> Tensor:
+        """Observations in the environment's units, the inverse of `scale`."""
+        return self.observations.unscale(value)
+
     def encode_observation(self, observation: Tensor) -> Tensor:
         """Embedding `[…, E]` of observations in the environment's units."""
         self.observations.check(observation, finite=False)
@@ -253,8 +250,8 @@ class RSSM(WorldModel):
             action: `[…, A]`; zeros for the first observation of an episode.
             observation: `[…, *observation_shape]`.
             noise: Standard normal draw `[…, K]`; None gives the posterior mean.
-            validate: Look for NaN and infinity too. On a GPU this waits for the
-                device, and it cannot be done under `vmap`.
+            validate: Look for NaN and infinity too, where there are numbers to look at.
+                On a GPU this waits for the device.
 
         Raises:
             ShapeError: wrong sizes, or leading dimensions that differ.
@@ -262,6 +259,7 @@ class RSSM(WorldModel):
             NonFiniteError: NaN or infinity in the observation.
         """
         feature = self._advance(state, action)
+        validate = validate and not is_traced(observation)
         self.observations.check(observation, finite=validate)
         require_leading("observation", observation, self.observation_shape, state)
         if noise is not None:

@@ -4,10 +4,13 @@ from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners.base import Planner, PlanRequest, Solution
 from diffplan.planners.collocation import (
     DualAscent,
+    FirstOrderLatCo,
     FixedMultiplier,
     GaussianLatCo,
+    ImageCollocation,
     LatCo,
     LogarithmicRule,
+    MethodOfMultipliers,
     MultiplierRule,
 )
 from diffplan.planners.gradient import GradMPC, PolicyGradMPC, ShootingGD, follow
@@ -24,13 +27,16 @@ __all__ = [
     "AugmentedLagrangian",
     "Callback",
     "DualAscent",
+    "FirstOrderLatCo",
     "FixedMultiplier",
     "GaussianLatCo",
     "GradMPC",
+    "ImageCollocation",
     "Iterate",
     "LatCo",
     "LatentActions",
     "LogarithmicRule",
+    "MethodOfMultipliers",
     "MultiplierRule",
     "PlanRequest",
     "Planner",

@@ -15,6 +15,9 @@ from diffplan.errors import (
 from diffplan.plan import Plan
 from diffplan.problem import PlanningProblem
 
+Form = Literal["auto", "sweep", "condensed"]
+"""How the model of an iteration of `ILQR` and `ShootingGN` is minimised."""
+
 Init = Literal["normal", "uniform"]
 """Where random starts come from: N(centre, half width²) of the box, or all of it."""
 

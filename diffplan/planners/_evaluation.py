@@ -37,6 +37,7 @@ def candidate_costs(
     candidates: Float[Tensor, "B N T A"],
     chunk_size: int | None = None,
     checkpoint: bool = False,
+    iteration: int | None = None,
 ) -> Float[Tensor, "B N"]:
     """Return the cost of every candidate, rolled out from the given state.
 
@@ -50,14 +51,20 @@ def candidate_costs(
         chunk_size: How many candidates to roll out at once, which bounds memory;
             None takes all.
         checkpoint: Whether to bound the memory of a gradient too, by segments.
+        iteration: Of a search, for a problem that draws anew in each, see
+            `StochasticProblem`; None evaluates all with the noise of the plan.
     """
-    costs_of = partial(row_costs, problem, checkpoint)
     chunks = (candidates,) if chunk_size is None else candidates.split(chunk_size, 1)
     costs: list[Tensor] = []
+    first = 0
     for chunk in chunks:
+        count, seen = chunk.shape[1], problem
+        if iteration is not None:
+            seen = problem.redrawn(iteration, first, count)
         # Copied, for a product of matrices takes a far slower way for expanded ones.
-        start = state.unsqueeze(1).expand(-1, chunk.shape[1], -1).contiguous()
-        costs += isolated(costs_of, start, chunk, lead=2)
+        start = state.unsqueeze(1).expand(-1, count, -1).contiguous()
+        costs += isolated(partial(row_costs, seen, checkpoint), start, chunk, lead=2)
+        first += count
     return torch.cat(costs, dim=1) if len(costs) > 1 else costs[0]
 
 

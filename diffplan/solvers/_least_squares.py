@@ -120,28 +120,35 @@ class FixedDamping:
 class AdaptiveDamping:
     """Levenberg's rule per batch element: shrink after success, grow after failure.
 
-    A step is taken only if it lowers the cost.
+    A step is taken only if it lowers the cost, or leaves it as it is up to rounding.
 
     Attributes:
-        initial: First damping, above 0.
+        initial: First damping, above 0; or a tensor that expands to `[B]`.
         shrink: Factor after an accepted step, in (0, 1].
         grow: Factor after a rejected one, at least 1.
         minimum: Lower limit.
         maximum: Upper limit.
+        retry: Least damping after a failure: what many successes have made tiny need
+            not grow from there.
     """
 
-    initial: float = 1e-3
+    initial: float | Tensor = 1e-3
     shrink: float = 0.3
     grow: float = 5.0
     minimum: float = 1e-12
     maximum: float = 1e12
+    retry: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("damping.initial", self.initial)
+        if not isinstance(self.initial, Tensor):
+            require_positive("damping.initial", self.initial)
         require_at_least("damping.grow", self.grow, 1.0)
 
     def start(self, like: Tensor) -> Tensor:
         """Return the first damping, in the shape `[B]` of `like`."""
+        if isinstance(self.initial, Tensor):
+            given = self.initial.to(like).expand(like.shape)
+            return given.clamp(self.minimum, self.maximum)
         return torch.full_like(like, self.initial)
 
 
@@ -269,7 +276,7 @@ def next_damping(
         # Where nothing could be factored nothing has moved: grow faster.
         more = torch.where(ok, rule.grow, rule.grow**2)
         factor = torch.where(moved, rule.shrink, more).to(damping)
-        return (factor * damping).clamp(rule.minimum, rule.maximum)
+        return _clamped(rule, factor * damping, moved)
     kept = rule.to(damping) if isinstance(rule, Tensor) else rule
     return more_damping(kept, damping, ~ok)
 
@@ -285,8 +292,17 @@ def _accept(
     if cost is None:
         raise ArgumentError("cost: adaptive damping needs a cost to compare, got None")
     with torch.no_grad():
-        better = cost(step.trajectory, carry) < cost(trajectory, carry)
+        old = cost(trajectory, carry)
+        # Near a minimum steps lower the cost by less than its rounding.
+        rounding = 4 * torch.finfo(old.dtype).eps * old.abs()
+        better = cost(step.trajectory, carry) <= old + rounding
     better = better & ~step.failed & ~step.non_finite
     factor = torch.where(better, damping.shrink, damping.grow).to(amount.dtype)
-    amount = (amount * factor).clamp(damping.minimum, damping.maximum)
+    amount = _clamped(damping, amount * factor, better)
     return step.trajectory.where(better, trajectory), amount
+
+
+def _clamped(rule: AdaptiveDamping, damping: Tensor, moved: Tensor) -> Tensor:
+    if rule.retry:
+        damping = torch.where(moved, damping, damping.clamp_min(rule.retry))
+    return damping.clamp(rule.minimum, rule.maximum)

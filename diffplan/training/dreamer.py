@@ -11,7 +11,7 @@ Paper, authors' code and its PyTorch version, which the Grad-MPC paper builds on
 in which states count and how: see `DreamerConfig`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,6 +107,9 @@ class Dreamer:
         critic: `state […, S] → value […]`, such as `diffplan.models.Critic`.
         config: The settings.
         seed: Of imagination.
+        others: Further critics that learn the same returns, of which the actor sees
+            nothing: with the first they are an ensemble for planners. The gradients of
+            all critics are clipped together.
 
     Raises:
         TensorTypeError: the model lacks one of the methods.
@@ -133,6 +136,7 @@ class Dreamer:
         config: DreamerConfig | None = None,
         *,
         seed: int,
+        others: Iterable[nn.Module] = (),
     ) -> None:
         if not hasattr(model, "observe_sequence") or not hasattr(model, "reward"):
             raise TensorTypeError(
@@ -147,13 +151,14 @@ class Dreamer:
             )
         self.actor: Any = actor
         self.critic: Any = critic
+        self.critics = nn.ModuleList([critic, *others])
         self.config = config = config or DreamerConfig()
         weight = next(model.parameters())
         self.generator = make_generator(seed, "imagination", device=weight.device)
         rates = (config.actor_learning_rate, config.critic_learning_rate)
         self.optimizers = tuple(
             torch.optim.Adam(part.parameters(), lr=rate, eps=config.epsilon)
-            for part, rate in zip((actor, critic), rates, strict=True)
+            for part, rate in zip((actor, self.critics), rates, strict=True)
         )
 
     def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
@@ -163,16 +168,17 @@ class Dreamer:
             start = self.model.observe_sequence(batch, self.generator).flatten(0, 1)
         actor_loss, critic_loss, metrics = self.losses(start)
         losses, clip = (actor_loss, critic_loss), self.config.gradient_clip
-        parts = zip(("actor", "critic"), losses, self.optimizers, strict=True)
-        for name, loss, optimizer in parts:
-            norm = descend(loss, getattr(self, name).parameters(), optimizer, clip)
+        networks = {"actor": self.actor, "critic": self.critics}.items()
+        parts = zip(networks, losses, self.optimizers, strict=True)
+        for (name, network), loss, optimizer in parts:
+            norm = descend(loss, network.parameters(), optimizer, clip)
             # Told because a finite loss may have a gradient that is not, which would be
             # in the weights before the next loss shows it.
             metrics[f"{name}_gradient_norm"] = norm
         return metrics
 
     def losses(self, start: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the losses of actor and critic, and metrics.
+        """Return the losses of the actor and of all critics together, and metrics.
 
         Args:
             start: Posterior states `[n, S]`, which get no gradient.
@@ -195,8 +201,10 @@ class Dreamer:
             weights = torch.cat([weights[:, :1], discounts[:, :-1]], dim=1)
             weights = weights.cumprod(dim=1).detach()
         actor_loss = -(weights * returns).mean()
-        error = self.critic(states.detach()) - returns.detach()
-        critic_loss = (weights * 0.5 * error.square()).mean()
+        states, target = states.detach(), returns.detach()
+        errors = [critic(states) - target for critic in self.critics]
+        critic_losses = [(weights * 0.5 * each.square()).mean() for each in errors]
+        critic_loss = torch.stack(critic_losses).sum()
         with torch.no_grad():
             spread = self.actor.normal(start)[1].mean()
         metrics = {
@@ -230,6 +238,7 @@ class Dreamer:
         return {
             "actor": self.actor.state_dict(),
             "critic": self.critic.state_dict(),
+            "others": self.critics[1:].state_dict(),
             "optimizers": [each.state_dict() for each in self.optimizers],
             "generator": self.generator.get_state(),
         }
@@ -238,6 +247,8 @@ class Dreamer:
         """Go back to what `state_dict` returned."""
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
+        if "others" in state:  # not in checkpoints of before there were any
+            self.critics[1:].load_state_dict(state["others"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             # Adam would go on in the very tensors that it is given.
             optimizer.load_state_dict(deepcopy(saved))

@@ -125,6 +125,8 @@ class Paper:
         columns: Of the table at the head of the page; empty if it has none.
         above: Markdown above this table.
         below: Markdown below it: how to read the page.
+        claims: Returns Markdown that stands below that and judges the paper's claims
+            by what all experiments have left in the output; its run folder is theirs.
         stages_needed: Presets of which stages must be named before anything is run.
         prepare: Called once before any unit runs.
     """
@@ -134,6 +136,7 @@ class Paper:
     columns: tuple[str, ...] = ()
     above: str = ""
     below: str = ""
+    claims: Callable[[Results], str] = lambda _: ""
     stages_needed: tuple[str, ...] = ()
     prepare: Callable[[], object] = lambda: None
 

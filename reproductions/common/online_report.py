@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reproductions.common import ledger
+from reproductions.common import idle, ledger
 from reproductions.common.experiment import Results, Section
 from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.online_runs import (
@@ -37,6 +37,11 @@ COLUMNS = (
     "deviations",
 )
 """Of the table at the head of a page: those of `line`."""
+IDLE = {"random": "random actions", "still": "no action"}
+IDLE_READING = """\
+Random actions and no action: noise-free test episodes, from the same states for both;
+n: episodes, which the interval is about.
+"""
 BIN_STEPS = 30_000
 """Environment steps per point of the paper's learning curves."""
 
@@ -125,6 +130,7 @@ def write(
     output, fresh = results.output, histories(results.runs)
     rows_of = (entries(history, name, unit) for unit, history in fresh.items())
     ledger.add(output, itertools.chain.from_iterable(rows_of))
+    ledger.add(output, idle.entries(results.runs, name))
     published, groups = output / f"{name}.json", grouped(read(output, name), planners)
     if not groups:
         return []
@@ -193,7 +199,8 @@ def section(
     found = write(results, name, planners, final_episodes)
     if not found:
         return None
-    text = "\n".join(body(found, name, final_episodes))
+    knowing_nothing = idle.read(results.output, name, results.records)
+    text = "\n".join(body(found, name, final_episodes, knowing_nothing))
     return Section(text, [shown(row) for row in found])
 
 
@@ -262,14 +269,19 @@ def binned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return (places + 1) * BIN_STEPS, means
 
 
-def body(rows: Sequence[Row], name: str, final_episodes: int) -> list[str]:
+def body(
+    rows: Sequence[Row],
+    name: str,
+    final_episodes: int,
+    knowing_nothing: Sequence[idle.Idle] = (),
+) -> list[str]:
     """Return figures and the table of scores and of where the time went."""
     tasks = dict.fromkeys(row.task.rpartition("/")[2] for row in rows)
     names = list(rows[0].cost) if rows else []
     scores = ("random", "training", "test")
     columns = [name.replace("_", " ") for name in names]
     header = ["task", "planner", "seeds", "n", *scores, *columns]
-    lines = [
+    lines: list[list[object]] = [
         [
             *(row.task, row.planner + row.mark, row.seeds),
             f"{len(row.seeds)} × {final_episodes}",
@@ -278,6 +290,12 @@ def body(rows: Sequence[Row], name: str, final_episodes: int) -> list[str]:
         ]
         for row in rows
     ]
+    measures = {row.task: row.measure for row in rows}
+    for each in knowing_nothing:
+        if each.task in measures:
+            who, score = IDLE[each.agent], _score(each.score, measures[each.task])
+            counted = [each.task, who + each.mark, "–", each.score.count]
+            lines.append([*counted, "–", "–", score, *("–",) * len(names)])
     figures = [
         picture(f"{name}_{task}.png", f"Learning curves, {task}") for task in tasks
     ]
@@ -289,6 +307,7 @@ def body(rows: Sequence[Row], name: str, final_episodes: int) -> list[str]:
         "evaluation, of few episodes. Times are means over the later rounds. n: "
         "training seeds × episodes of the number under training. Each episode stands "
         "in `ledger.csv.gz`.\n",
+        *([IDLE_READING] if knowing_nothing else []),
         markdown_table(header, lines),
         *([LEGEND + "\n"] if any(row.mark for row in rows) else []),
     ]

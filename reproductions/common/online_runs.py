@@ -182,7 +182,8 @@ def read(output: Path, experiment: str) -> list[Run]:
     """Return the runs that the ledger has."""
     found: dict[str, list[ledger.Row]] = {}
     for row in ledger.read(output, experiment):
-        found.setdefault(row["unit"], []).append(row)
+        if row["kind"] in KINDS:
+            found.setdefault(row["unit"], []).append(row)
     return [
         Run(rows[0]["task"], rows[0]["planner"], int(rows[0]["seed"]), unit, rows)
         for unit, rows in found.items()

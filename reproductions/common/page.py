@@ -39,7 +39,8 @@ def write_page(paper: Paper, directory: Path, output: Path, preset: str) -> Path
                 body += [f"## {made.title or each.title}\n", made.text]
                 rows += [[str(value) for value in row] for row in made.rows]
     table = [markdown_table(paper.columns, rows)] if rows else []
-    shown = [paper.above, *table, paper.below, *body] if body else []
+    claims = paper.claims(Results(directory, output, preset, records))
+    shown = [paper.above, *table, paper.below, claims, *body] if body else []
     page = [
         f"# {paper.facts['name']}, preset `{preset}`\n",
         *([NO_MEANING] if preset == "smoke" else []),

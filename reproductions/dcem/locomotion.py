@@ -14,11 +14,17 @@ from pathlib import Path
 from diffplan.training.online import OnlineConfig
 from reproductions.common.stages import Unit
 from reproductions.dcem.locomotion_config import LocomotionConfig, TaskSettings
-from reproductions.dcem.locomotion_evaluation import measure_phase, measure_random
+from reproductions.dcem.locomotion_evaluation import (
+    measure_phase,
+    measure_random,
+    measure_still,
+)
 from reproductions.dcem.locomotion_policy import train_policy
 from reproductions.dcem.locomotion_training import train_embedded, train_initial
 
 PHASES = ("initial", "embedded", "policy")
+IDLE = ("random", "still")
+"""In place of a phase: episodes of who knows nothing."""
 
 
 def units(
@@ -30,17 +36,18 @@ def units(
         config: The settings.
         seeds: A model is trained for each.
         directory: Receives `<task>/seed_<n>/<phase>`, `<phase>_tests` beside it, and
-            `<task>/random`.
+            `<task>/random` and `<task>/still`.
     """
     made: list[Unit] = []
     for seed in seeds:
         for task in config.tasks:
             made += _phases(config, task, seed, directory / task / f"seed_{seed}")
     for task in config.tasks:
-        folder = directory / task / "random"
-        place, episodes = config.place(task), config.test_episodes
-        work = partial(measure_random, place=place, episodes=episodes, directory=folder)
-        made.append(Unit(f"locomotion/{task}/random", work, folder))
+        common = {"place": config.place(task), "episodes": config.test_episodes}
+        for name, measure in {"random": measure_random, "still": measure_still}.items():
+            folder = directory / task / name
+            work = partial(measure, **common, directory=folder)
+            made.append(Unit(f"locomotion/{task}/{name}", work, folder))
     return made
 
 

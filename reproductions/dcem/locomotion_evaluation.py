@@ -1,6 +1,7 @@
 """Episodes after each phase of stage (c), and what an action costs (Fig. 4)."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from diffplan.agents import UniformAgent
@@ -10,7 +11,7 @@ from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
-from reproductions.common.online import action_box, planning_agent
+from reproductions.common.online import action_box, planning_agent, still
 from reproductions.common.settings import Settings
 from reproductions.common.stopwatch import Stopwatch
 from reproductions.common.tables import write_csv, write_text
@@ -27,10 +28,21 @@ RETURNS, COST = "returns.csv", "cost.json"
 
 def measure_random(place: Place, episodes: int, directory: Path) -> None:
     """Play episodes of random actions; writes `returns.csv`."""
+    _measure(UniformAgent, place, episodes, directory)
+
+
+def measure_still(place: Place, episodes: int, directory: Path) -> None:
+    """Play episodes without an action; writes `returns.csv`."""
+    _measure(still, place, episodes, directory)
+
+
+def _measure(
+    agent: Callable[[Box], Agent], place: Place, episodes: int, directory: Path
+) -> None:
     with environments(place, place.world.test_envs) as envs:
         space, device = envs.single_action_space, place.world.resolve_device()
-        agent = UniformAgent(action_box(space, device))
-        _write(directory, _evaluate(agent, envs, episodes, 0), None)
+        found = _evaluate(agent(action_box(space, device)), envs, episodes, 0)
+        _write(directory, found, None)
 
 
 def measure_phase(

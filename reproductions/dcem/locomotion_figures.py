@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.dcem import paper_numbers
-from reproductions.dcem.locomotion import PHASES
+from reproductions.dcem.locomotion import IDLE, PHASES
 
 if TYPE_CHECKING:
     from reproductions.dcem.locomotion_results import Tested
 
 TITLES = {
     "random": "random actions",
+    "still": "no action",
     "initial": "CEM (phase 1)",
     "embedded": "DCEM (phase 2)",
     "policy": "DCEM + PPO (phase 3)",
@@ -37,7 +38,7 @@ def draw_boxes(found: Sequence["Tested"], path: Path) -> None:
                 flierprops={"markersize": 3},
                 manage_ticks=False,
             )
-            if each.phase != "random":
+            if each.phase not in IDLE:
                 box = paper_numbers.locomotion_box(task, each.phase)
                 names = ("whislo", "q1", "med", "q3", "whishi")
                 axis.bxp(

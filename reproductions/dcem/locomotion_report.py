@@ -13,7 +13,7 @@ from reproductions.common.provenance import (
 from reproductions.common.statistics import mean
 from reproductions.common.tables import markdown_table, read_csv, write_csv
 from reproductions.dcem import paper_numbers
-from reproductions.dcem.locomotion import PHASES
+from reproductions.dcem.locomotion import IDLE, PHASES
 from reproductions.dcem.locomotion_config import TASKS
 from reproductions.dcem.locomotion_figures import draw_boxes, draw_curves
 from reproductions.dcem.locomotion_results import (
@@ -56,7 +56,7 @@ def write(directory: Path, output: Path, records: Records) -> str:
 
 
 def _place(row: Mapping[str, object]) -> tuple[int, int]:
-    phases = ("random", *PHASES)
+    phases = (*IDLE, *PHASES)
     return TASKS.index(str(row["task"])), phases.index(str(row["phase"]))
 
 
@@ -139,7 +139,7 @@ def _returns_section(found: Sequence[Tested]) -> str:
         low, middle, high = each.quartiles()
         paper = "–"
         share = ""
-        if each.phase != "random":
+        if each.phase not in IDLE:
             box = paper_numbers.locomotion_box(each.task, each.phase)
             paper = f"{box[2]:.0f} [{box[1]:.0f}, {box[3]:.0f}]"
             steps = paper_numbers.locomotion_steps(each.task, each.phase)

@@ -13,7 +13,7 @@ from reproductions.common.metrics import Rounds
 from reproductions.common.provenance import Records, mark_of, source_of
 from reproductions.common.stages import DONE, SETTINGS
 from reproductions.common.tables import read_csv
-from reproductions.dcem.locomotion import PHASES
+from reproductions.dcem.locomotion import IDLE, PHASES
 from reproductions.dcem.locomotion_config import TASKS
 from reproductions.dcem.locomotion_evaluation import COST, RETURNS
 from reproductions.dcem.locomotion_figures import TITLES
@@ -27,12 +27,12 @@ class Tested:
 
     Attributes:
         task: Its name.
-        phase: One of `PHASES`, or random.
+        phase: One of `PHASES` or of `IDLE`.
         models: How many were trained.
         returns: Of the episodes, `[seeds, episodes]`: all phases play the same ones.
         steps: Simulated steps that the phase was trained on, mean over seeds.
-        evaluations: Transitions that were evaluated for an action; NaN for random.
-        seconds: Wall time of an action, environment included; NaN for random.
+        evaluations: Transitions that were evaluated for an action; NaN for these.
+        seconds: Wall time of an action, environment included; NaN for these.
         time_limit: Simulated steps of an episode.
         source: The commits of training and tests.
     """
@@ -86,8 +86,8 @@ def finished_tests(directory: Path) -> dict[tuple[str, str], list[Path]]:
     """Return the folders of finished tests, by task and phase."""
     found = {}
     for task in TASKS:
-        for phase in ("random", *PHASES):
-            pattern = "random" if phase == "random" else f"seed_*/{phase}_tests"
+        for phase in (*IDLE, *PHASES):
+            pattern = phase if phase in IDLE else f"seed_*/{phase}_tests"
             folders = sorted(
                 path.parent for path in (directory / task).glob(f"{pattern}/{DONE}")
             )

@@ -11,24 +11,24 @@ import torch
 from diffplan.agents import Agent, PlanningAgent, PolicyAgent, UniformAgent
 from diffplan.envs.vector import VectorEnv
 from diffplan.gradients import Detach
-from diffplan.models import Actor, Critic
 from diffplan.models.rssm import RSSM
-from diffplan.objectives.reward import NegativeReturn
+from diffplan.objectives import Ensemble, NegativeReturn, minimum
 from diffplan.planners import follow
 from diffplan.planners.gradient import PolicyGradMPC
 from diffplan.planners.request import PlanRequest
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.loop import Search
-from diffplan.problem import Box
+from diffplan.problem import Box, Objective
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
+from examples.planners.dream_mpc import cautious_return
 from reproductions.common.online import OnlineRun, action_box, still
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.common.stopwatch import Stopwatch, planner_watch
 from reproductions.common.tables import read_csv, write_csv
 from reproductions.grad_mpc.dreamer_settings import DreamerRun
-from reproductions.grad_mpc.online import MODEL, POLICY, load_policy
+from reproductions.grad_mpc.online import MODEL, POLICY, Policy, load_policy
 
 TOGETHER = 10
 """Episodes that are played side by side: the noise of one does not depend on others."""
@@ -88,6 +88,8 @@ class Contender:
         horizon: Actions of a plan, of which the first is executed.
         objective: What plans maximise: the model's "reward" of each step, the "value"
             of each state (eq. 6), or the "return", rewards and the last state's value.
+        critics: Whose value that is: the "first", from which the actor learnt, the
+            "least" of all, or their mean less a price of doubt (Dream-MPC).
     """
 
     name: str
@@ -95,41 +97,48 @@ class Contender:
     settings: Settings | None = None
     horizon: int = 1
     objective: Literal["reward", "value", "return"] = "reward"
+    critics: Literal["first", "least", "doubt"] = "first"
 
     @property
     def evaluations(self) -> int:
         """Steps of the model that one plan takes; Grad-MPC's with a gradient."""
         found: Mapping[str, Any] = self.settings or {}
         each = found.get("num_starts", found.get("num_samples", 1))
+        each += self._reuses  # and the last plan
         return self.horizon * each * found.get("iterations", 0)
 
-    def agent(
-        self, model: RSSM, box: Box, policy: tuple[Actor, Critic] | None
-    ) -> Agent:
+    @property
+    def _reuses(self) -> bool:
+        return self.settings is not None and self.settings.get("reuse", 0.0) > 0
+
+    def agent(self, model: RSSM, box: Box, policy: Policy | None) -> Agent:
         """Return who acts with this model."""
         if self.kind in ("random", "still"):
             return UniformAgent(box) if self.kind == "random" else still(box)
         if self.kind == "policy":
             assert policy is not None  # contests of policies have Dreamer's runs
-            return PolicyAgent(model, policy[0], box)
+            return PolicyAgent(model, policy.actor, box)
         assert self.settings is not None  # every planner has settings
-        given = (policy[0],) if policy and self.kind == "from_policy" else ()
+        given = (policy.actor,) if policy and self.kind == "from_policy" else ()
         return PlanningAgent(
             model,
             self.settings.build(self.horizon, *given),
             self._objective(model, policy),
             box,
-            warm_start=False,
+            warm_start=self._reuses,
         )
 
-    def _objective(
-        self, model: RSSM, policy: tuple[Actor, Critic] | None
-    ) -> NegativeReturn:
+    def _objective(self, model: RSSM, policy: Policy | None) -> Objective:
         if self.objective == "reward" or policy is None:
             return NegativeReturn(model.reward)
+        if self.critics == "doubt":
+            return cautious_return(model.reward, policy.critics)
+        value = policy.critics[0]
+        if self.critics == "least":
+            value = Ensemble(policy.critics, minimum)
         if self.objective == "value":
-            return NegativeReturn(policy[1])
-        return NegativeReturn(model.reward, discount=0.99, value=policy[1])
+            return NegativeReturn(value)
+        return NegativeReturn(model.reward, discount=0.99, value=value)
 
 
 def unit(
@@ -242,10 +251,16 @@ def entries(folder: Path, name: str) -> Iterator[dict[str, object]]:
 REFERENCES = (Contender("random", "random"), Contender("still", "still"))
 
 
-def refined(horizon: int, iterations: int, step_size: float) -> Contender:
+def refined(
+    horizon: int,
+    iterations: int,
+    step_size: float,
+    critics: Literal["first", "least"] = "first",
+) -> Contender:
     """Return Policy + Grad-MPC (eq. 6), for a horizon of 1 with the value alone."""
+    least = "_least" * (critics == "least")
     return Contender(
-        f"policy_grad_mpc_h{horizon}_i{iterations}_s{step_size:g}",
+        f"policy_grad_mpc{least}_h{horizon}_i{iterations}_s{step_size:g}",
         "from_policy",
         Settings(
             partial(PolicyGradMPC, keep_best=False),
@@ -255,4 +270,29 @@ def refined(horizon: int, iterations: int, step_size: float) -> Contender:
         ),
         horizon,
         "value" if horizon == 1 else "return",
+        critics,
     )
+
+
+def dream_mpc(reuse: bool, doubt: bool) -> Contender:
+    """Return Dream-MPC (arXiv:2605.04568), whole or without one or both of its ideas.
+
+    Five proposals of the policy, three steps ahead, one gradient step.
+
+    Args:
+        reuse: Whether they are mixed with what those of the last plan became, a tenth,
+            and the last plan is one more.
+        doubt: Whether what the critics disagree about has a price, 0.01 of their
+            standard deviation; else the value is that of the first.
+    """
+    settings = Settings(
+        partial(PolicyGradMPC, keep_best=False),
+        num_starts=5,
+        iterations=1,
+        step_size=0.1,
+        init="sample",
+        reuse=0.1 if reuse else 0.0,
+    )
+    name = "dream_mpc" + "_reuse" * reuse + "_doubt" * doubt
+    heads: Literal["doubt", "first"] = "doubt" if doubt else "first"
+    return Contender(name, "from_policy", settings, 3, "return", heads)

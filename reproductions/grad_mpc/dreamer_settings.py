@@ -31,12 +31,14 @@ class DreamerRun(OnlineRun):
         learning: Of actor and critic, see `diffplan.training.DreamerConfig`.
         actor: Its network.
         critic: Its network.
+        critics: How many learn the same returns, for planners; Dreamer's is the first.
     """
 
     model: Settings = PLANET_MODEL
     learning: Settings = LEARNING
     actor: Settings = ACTOR
     critic: Settings = CRITIC
+    critics: int = 5
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class DreamerStage:
         iterations: Of the gradient steps that are tried, for horizon 1 and eq. 6.
         step_sizes: Tried with each of them.
         longer: Horizons that are tried beside 1, with rewards and value of the end.
+        cautious: As many gradient steps are tried with the least of all critics.
     """
 
     tasks: tuple[str, ...] = SPARSE
@@ -58,6 +61,7 @@ class DreamerStage:
     iterations: tuple[int, ...] = (1, 10, 100)
     step_sizes: tuple[float, ...] = (0.0001, 0.001, 0.01, 0.1)
     longer: tuple[int, ...] = (3, 12)
+    cautious: int = 10
 
     def of(self, task: str) -> DreamerRun:
         """Return the run of a task."""
@@ -79,6 +83,7 @@ def small() -> DreamerStage:
             ),
             actor=ACTOR.replaced(hidden_size=128, layers=2),
             critic=CRITIC.replaced(hidden_size=128, layers=2),
+            critics=3,
             training=replace(SMALL_TRAINING, rounds=40),
         ),
     )
@@ -95,6 +100,7 @@ def tiny() -> DreamerStage:
         iterations=(1,),
         step_sizes=(0.01,),
         longer=(2,),
+        cautious=1,
         run=shortened(run, learning=run.learning.replaced(horizon=3)),
     )
 

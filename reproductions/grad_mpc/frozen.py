@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from reproductions.common import idle
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.grad_mpc import settings
@@ -13,6 +14,7 @@ from reproductions.grad_mpc.contest import (
     REFERENCES,
     Contender,
     PolicyCEM,
+    dream_mpc,
     refined,
     unit,
 )
@@ -130,6 +132,7 @@ def policy_contenders(stage: DreamerStage) -> list[Contender]:
             for count in stage.iterations
             for size in stage.step_sizes
         ),
+        *(refined(1, stage.cautious, size, "least") for size in stage.step_sizes),
         *(
             refined(horizon, stage.iterations[-1], size)
             for horizon in stage.longer
@@ -139,19 +142,8 @@ def policy_contenders(stage: DreamerStage) -> list[Contender]:
             Contender(f"policy_cem_h{h}", "from_policy", search, h, "return")
             for h in (1, *stage.longer)
         ),
-        dream_mpc(),
+        *itertools.starmap(dream_mpc, itertools.product((False, True), repeat=2)),
     ]
-
-
-def dream_mpc() -> Contender:
-    """Return Dream-MPC's search (arXiv:2605.04568), without ensemble and reuse.
-
-    Five proposals of the policy, three steps ahead, one gradient step.
-    """
-    found = refined(3, 1, 0.01)
-    assert found.settings is not None  # `refined` gives some
-    settings = found.settings.replaced(num_starts=5, init="sample")
-    return replace(found, name="dream_mpc", settings=settings)
 
 
 def dreamer_units(
@@ -174,6 +166,7 @@ def dreamer_units(
                 folder=folder / "refinement",
             )
             made += [source, played]
+        made.append(idle.unit("dreamer", stage.of(task), directory / task))
     return made
 
 

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from diffplan.agents import GaussianNoise, PolicyAgent
-from diffplan.models import Actor, Critic
+from diffplan.models import Actor
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box
 from diffplan.training.dreamer import Dreamer
 from diffplan.training.seeding import derive_seed, global_seeds
+from reproductions.common import idle
 from reproductions.common.online import (
     action_box,
     new_model,
@@ -27,22 +30,39 @@ MODEL, POLICY = "model.pt", "policy.pt"
 """What a run leaves behind for planners that act with it."""
 
 
+class Policy(NamedTuple):
+    """What Dreamer learns beside its model.
+
+    Attributes:
+        actor: Acts.
+        critics: Values of states; the actor learnt from the first.
+    """
+
+    actor: Actor
+    critics: nn.ModuleList
+
+
 def units(
     experiment: str, config: PlanetConfig, seeds: Sequence[int], directory: Path
 ) -> list[Unit]:
-    """Return a run for each task, planner and seed.
+    """Return a run for each task, planner and seed, and what each task gives away.
 
     Args:
         experiment: First part of the names.
         config: The settings.
         seeds: Each a run of its own.
-        directory: Receives `<task>/<planner>/seed_<n>`.
+        directory: Receives `<task>/<planner>/seed_<n>` and `<task>/idle`.
     """
-    return [
+    runs = [
         run_unit(experiment, config, task, planner, seed, directory)
         for task in config.tasks
         for planner in config.planners
         for seed in seeds
+    ]
+    first = config.planners[0]
+    return runs + [
+        idle.unit(experiment, config.of(task, first), directory / task)
+        for task in config.tasks
     ]
 
 
@@ -89,13 +109,14 @@ def train_dreamer(run: DreamerRun, seed: int, directory: Path) -> None:
     with run.environments(rendering) as environments:
         model = new_model(run.model, environments, run, seed)
         box = action_box(environments.single_action_space, run.resolve_device())
-        actor, critic = new_policy(run, model.state_dim, box, seed)
+        actor, critics = new_policy(run, model.state_dim, box, seed)
         learner = Dreamer(
             model,
             actor,
-            critic,
+            critics[0],
             run.learning.build(),
             seed=derive_seed(seed, "dreamer"),
+            others=critics[1:],
         )
         noise = GaussianNoise(run.exploration)
         agent = PolicyAgent(
@@ -113,26 +134,23 @@ def train_dreamer(run: DreamerRun, seed: int, directory: Path) -> None:
             auxiliary=learner,
         )
     model.save(directory / MODEL)
-    weights = {"actor": actor.state_dict(), "critic": critic.state_dict()}
+    weights = {"actor": actor.state_dict(), "critics": critics.state_dict()}
     torch.save(weights, directory / POLICY)
 
 
-def new_policy(
-    run: DreamerRun, state_dim: int, box: Box, seed: int
-) -> tuple[Actor, Critic]:
-    """Return an untrained actor and critic whose weights follow from the seed."""
+def new_policy(run: DreamerRun, state_dim: int, box: Box, seed: int) -> Policy:
+    """Return an untrained actor and critics whose weights follow from the seed."""
     with global_seeds(derive_seed(seed, "policy")):
         actor = run.actor.build(state_dim, box)
-        critic = run.critic.build(state_dim)
-    return actor.to(run.resolve_device()), critic.to(run.resolve_device())
+        critics = [run.critic.build(state_dim) for _ in range(run.critics)]
+    device = run.resolve_device()
+    return Policy(actor.to(device), nn.ModuleList(critics).to(device))
 
 
-def load_policy(
-    run: DreamerRun, state_dim: int, box: Box, path: Path
-) -> tuple[Actor, Critic]:
-    """Return the actor and critic that a run left behind."""
-    actor, critic = new_policy(run, state_dim, box, 0)
+def load_policy(run: DreamerRun, state_dim: int, box: Box, path: Path) -> Policy:
+    """Return the actor and critics that a run left behind."""
+    actor, critics = new_policy(run, state_dim, box, 0)
     weights = torch.load(path, weights_only=True, map_location=run.resolve_device())
     actor.load_state_dict(weights["actor"])
-    critic.load_state_dict(weights["critic"])
-    return actor.eval(), critic.eval()
+    critics.load_state_dict(weights["critics"])
+    return Policy(actor.eval(), critics.eval())

@@ -6,7 +6,14 @@ from pathlib import Path
 from diffplan.envs._rendering import select_backend
 from reproductions.common import online_report
 from reproductions.common.experiment import Axis, Experiment, Paper, narrowed
-from reproductions.grad_mpc import dreamer_settings, frozen, online, report, settings
+from reproductions.grad_mpc import (
+    claims,
+    dreamer_settings,
+    frozen,
+    online,
+    report,
+    settings,
+)
 
 PAPER = Paper(
     folder=Path(__file__).parent,
@@ -78,6 +85,7 @@ PAPER = Paper(
     ),
     columns=online_report.COLUMNS,
     below=report.READING,
+    claims=claims.write,
     stages_needed=("paper",),
     # Tested once; the units' processes inherit the answer.
     prepare=select_backend,

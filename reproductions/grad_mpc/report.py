@@ -22,7 +22,7 @@ NAMES = {"grad_mpc": "Grad-MPC", "cem": "PlaNet (CEM)", "policy": "Dreamer"}
 QUOTED = {"grad_mpc": "grad_mpc", "cem": "planet", "policy": "dreamer"}
 """Columns of Table 1 by planner."""
 OF_PRESETS = {"cpu": (1, 2, 3), "smoke": (1, 2, 3), "gpu-short": (3,), "paper": ()}
-OF_STAGES = {"planet": (4, 5), "pixels": (4, 5), "dreamer": (4, 6)}
+OF_STAGES = {"planet": (4, 5), "pixels": (4, 5), "dreamer": (4, 6, 7)}
 """Numbers of the deviations in README.md."""
 FINAL_EPISODES = 8
 """Most recent training episodes of a run that a line of the table is about."""
@@ -165,6 +165,11 @@ def _contests(results: Results, experiment: str) -> list[Outcome]:
         if name.partition("/")[0] == experiment:
             fresh += entries(folder, name)
     ledger.add(results.output, fresh)
+    return outcomes(results, experiment)
+
+
+def outcomes(results: Results, experiment: str) -> list[Outcome]:
+    """Return what the ledger has of an experiment's contests."""
     groups: dict[tuple[str, str], list[ledger.Row]] = {}
     for row in ledger.read(results.output, experiment):
         groups.setdefault((row["task"], row["planner"]), []).append(row)

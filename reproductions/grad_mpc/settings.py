@@ -146,8 +146,8 @@ class PlannerConfig:
     Attributes:
         name: grad_mpc or cem.
         horizon: Actions of a plan, of which the first is executed.
-        particles: Sampled rollouts that a candidate's return is the mean of, with the
-            same noise for all; 0 rolls out the mean. The paper has 1.
+        particles: Sampled rollouts that a candidate's return is the mean of, drawn anew
+            for each candidate and iteration; 0 rolls out the mean. The paper has 1.
         budget: Its settings.
     """
 
@@ -165,7 +165,28 @@ class PlannerConfig:
         """Return what poses its problems, see `PlanningAgent`."""
         if self.particles == 0:
             return PlanningProblem
-        return partial(StochasticProblem, num_particles=self.particles)
+        given = {"num_particles": self.particles, "common_noise": False}
+        return partial(StochasticProblem, **given)
+
+
+@dataclass(frozen=True)
+class SampledPlanner(PlannerConfig):
+    """A planner of online runs that rolls out samples, by whatever noise.
+
+    Attributes:
+        common_noise: Whether all candidates and iterations of a plan see the same
+            noise; algorithm 1 draws anew.
+    """
+
+    particles: int = 1
+    common_noise: bool = False
+
+    def problem(self) -> Callable[..., PlanningProblem]:
+        """Return what poses its problems, see `PlanningAgent`."""
+        posed = super().problem()
+        if self.particles == 0:
+            return posed
+        return partial(posed, common_noise=self.common_noise)
 
 
 @dataclass(frozen=True)
@@ -291,7 +312,7 @@ def paper() -> PlanetConfig:
         run=PlanetRun(
             observation="pixels",
             render_preset="faithful",
-            planner=PlannerConfig(particles=1),
+            planner=SampledPlanner(),
             training=PAPER_TRAINING,
         ),
     )

@@ -23,6 +23,7 @@ from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.planners import Iterate
 from diffplan.planners.base import Planner
 from diffplan.planners.collocation import LatCo
+from diffplan.planners.second_order import ShootingGN
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
@@ -35,6 +36,7 @@ from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
 from reproductions.latco.comparison_model import ACTION_DIM, train
 from reproductions.latco.comparison_planners import evaluations, plans
+from reproductions.latco.comparison_result import ABLATIONS, EXPERIMENT
 from reproductions.latco.data import collect
 
 NATIVE = "_native"
@@ -64,16 +66,40 @@ def units(
     return [unit for seed in seeds for unit in _units_of(config, seed, directory)]
 
 
+def ablation_units(
+    config: ComparisonConfig, seeds: Sequence[int], directory: Path
+) -> list[Unit]:
+    """Return the work of Table 3: other planners with the models of stage (a).
+
+    Args:
+        config: The settings; data and models are made where stage (a) looks for them.
+        seeds: One model is trained for each.
+        directory: Receives `seed_<n>/<planner>`.
+    """
+    models = units(config, seeds, directory.with_name(EXPERIMENT))
+    made = [unit for unit in models if unit.name.endswith(("/data", "/model"))]
+    for seed in seeds:
+        place = directory / f"seed_{seed}"
+        model = directory.with_name(EXPERIMENT) / f"seed_{seed}"
+        for name in config.planners:
+            run = _evaluation(config, name, model)
+            bound = partial(run, directory=place / name, seed=seed)
+            needs = (f"{EXPERIMENT}/seed_{seed}/model",)
+            made.append(
+                Unit(f"{ABLATIONS}/seed_{seed}/{name}", bound, place / name, needs)
+            )
+    return made
+
+
 def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit]:
-    folder, prefix = directory / f"seed_{seed}", f"comparison/seed_{seed}"
+    folder, prefix = directory / f"seed_{seed}", f"{EXPERIMENT}/seed_{seed}"
 
     def unit(name: str, run: partial[None], *needs: str) -> Unit:
         bound = partial(run, directory=folder / name, seed=seed)
         wanted = tuple(f"{prefix}/{need}" for need in needs)
         return Unit(f"{prefix}/{name}", bound, folder / name, wanted)
 
-    data, evaluation = config.data, config.evaluation
-    shared = {"task": data.task, "evaluation": evaluation}
+    data = config.data
     made = [
         unit("data", partial(collect, data=data)),
         unit(
@@ -91,21 +117,26 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
     for name in config.planners:
         if name == "latco_native" and seed != 0:
             continue  # twice LatCo's time, to show once that the engine does not count
-        run = partial(
-            evaluate,
-            planner=name,
-            settings=config.settings(name),
-            model_path=folder / "model" / "model.pt",
-            **shared,
-        )
-        made.append(unit(name, run, "model"))
+        made.append(unit(name, _evaluation(config, name, folder), "model"))
     run = partial(
         trace,
         settings=config.latco,
         model_path=folder / "model" / "model.pt",
-        **shared,
+        task=data.task,
+        evaluation=config.evaluation,
     )
     return [*made, unit("trace", run, "model")]
+
+
+def _evaluation(config: ComparisonConfig, planner: str, model: Path) -> partial[None]:
+    return partial(
+        evaluate,
+        planner=planner,
+        settings=config.settings(planner),
+        model_path=model / "model" / "model.pt",
+        task=config.data.task,
+        evaluation=config.evaluation,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,6 +158,8 @@ class Row:
         model_evaluations: Of one plan: model steps, of collocation Jacobians.
         plan_seconds: Wall-clock seconds per plan; all starts are planned together.
         plan_cpu_seconds: Processor seconds per plan, less disturbed by other programs.
+        decision_seconds: Wall-clock seconds of the agent per decision: planning and
+            filtering, without the simulator.
     """
 
     seed: int
@@ -143,6 +176,7 @@ class Row:
     model_evaluations: int
     plan_seconds: float
     plan_cpu_seconds: float
+    decision_seconds: float = 0.0
 
 
 def evaluate(
@@ -160,6 +194,8 @@ def evaluate(
     with diffplan.envs.make_vector(task, evaluation.starts) as environments:
         box = action_box(environments.single_action_space)
         agent = make_agent(model, settings, evaluation, box, watch)
+        whole = Stopwatch(size=lambda answer: len(answer[0]))
+        agent.act = whole.around(agent.act)  # type: ignore[method-assign]
         episodes = run_episodes(
             agent,
             environments,
@@ -174,6 +210,7 @@ def evaluate(
         seed=seed,
         planner=planner,
         evaluations=evaluations(settings, evaluation.horizon),
+        decision_seconds=whole.wall / max(whole.calls, 1),
     )
     write_csv(directory / "results.csv", [asdict(row) for row in rows])
 
@@ -205,11 +242,11 @@ def make_agent(
 def objective_of(model: WorldModel, planner: Planner) -> StageObjective:
     """Return what a planner minimises.
 
-    Shooting maximises the sum of predicted rewards, LatCo minimises its own residual
-    form of it.
+    The sum of predicted rewards is maximised. Gauss-Newton, LatCo's and that of
+    shooting, minimises a residual form of it.
     """
-    latent = isinstance(planner, LatCo)
-    return (SoftplusReward if latent else NegativeReturn)(model.reward)
+    squares = isinstance(planner, LatCo | ShootingGN)
+    return (SoftplusReward if squares else NegativeReturn)(model.reward)
 
 
 def start_seeds(evaluation: EvaluationConfig) -> list[int]:
@@ -229,6 +266,7 @@ def summarise(
     seed: int,
     planner: str,
     evaluations: int,
+    decision_seconds: float = 0.0,
 ) -> list[Row]:
     """Return one row per episode."""
     predicted = torch.full((len(episodes),), torch.nan)
@@ -253,6 +291,7 @@ def summarise(
                 model_evaluations=evaluations,
                 plan_seconds=round(watch.wall / max(watch.calls, 1), 5),
                 plan_cpu_seconds=round(watch.cpu / max(watch.calls, 1), 5),
+                decision_seconds=round(decision_seconds, 6),
             )
         )
     return rows

@@ -18,10 +18,19 @@ from reproductions.latco.comparison_planners import (
     CROSS_ENTROPY_COLOURED,
     DESCENT,
     DESCENT_MANY,
+    DUAL_DESCENT,
+    FIRST_ORDER,
+    GAUSS_NEWTON,
     GRAD_MPC,
+    IMAGES,
     LATCO,
+    LATCO_DUALS,
     LATCO_NATIVE,
+    NO_CONSTRAINTS,
+    NO_CONSTRAINTS_PAPER,
+    NO_RELAXATION,
     PATH_INTEGRAL,
+    REGULATOR,
     STILL,
     UNIFORM,
 )
@@ -152,6 +161,20 @@ class EvaluationConfig:
         require_at_least("trace_starts", self.trace_starts, 1)
 
 
+ABLATIONS = (
+    "latco",
+    "latco_no_relaxation",
+    "latco_no_constraints",
+    "latco_no_constraints_paper",
+    "latco_first_order",
+    "image_collocation",
+    "ilqr",
+    "shooting_gn",
+    "dual_gd",
+)
+"""Planners of Table 3, and the paper's baselines beside those of stage (a)."""
+
+
 @dataclass(frozen=True)
 class ComparisonConfig:
     """Everything that stage (a) depends on; see the fields' own classes.
@@ -159,6 +182,7 @@ class ComparisonConfig:
     Attributes:
         planners: Which are compared; the names of the fields that follow them.
         latco_native: Shows that both engines are one planner; in one training seed.
+        latco_duals: By the method of multipliers; only where `planners` names it.
     """
 
     planners: tuple[str, ...] = (
@@ -179,6 +203,7 @@ class ComparisonConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     latco: Settings = LATCO
     latco_native: Settings = LATCO_NATIVE
+    latco_duals: Settings = LATCO_DUALS
     gd_many: Settings = DESCENT_MANY
     gd_one: Settings = DESCENT
     cem_coloured: Settings = CROSS_ENTROPY_COLOURED
@@ -187,6 +212,14 @@ class ComparisonConfig:
     grad_mpc: Settings = GRAD_MPC
     random: Settings = UNIFORM
     still: Settings = STILL
+    latco_no_relaxation: Settings = NO_RELAXATION
+    latco_no_constraints: Settings = NO_CONSTRAINTS
+    latco_no_constraints_paper: Settings = NO_CONSTRAINTS_PAPER
+    latco_first_order: Settings = FIRST_ORDER
+    image_collocation: Settings = IMAGES
+    ilqr: Settings = REGULATOR
+    shooting_gn: Settings = GAUSS_NEWTON
+    dual_gd: Settings = DUAL_DESCENT
 
     def __post_init__(self) -> None:
         for name in self.planners:
@@ -221,10 +254,34 @@ class ComparisonConfig:
             evaluation=EvaluationConfig(starts=2, trace_starts=1),
             latco=LATCO.replaced(iterations=5),
             latco_native=LATCO.replaced(iterations=5, engine="native"),
+            latco_duals=LATCO_DUALS.replaced(iterations=5),
             gd_many=DESCENT.replaced(iterations=3, num_starts=4),
             gd_one=DESCENT.replaced(iterations=5),
             cem_coloured=few.replaced(noise_exponent=2.0),
             cem=few,
             mppi=PATH_INTEGRAL.replaced(num_samples=20, iterations=2),
             grad_mpc=GRAD_MPC.replaced(num_candidates=5, iterations=3),
+            latco_no_relaxation=NO_RELAXATION.replaced(iterations=5),
+            latco_no_constraints=NO_CONSTRAINTS.replaced(iterations=5),
+            latco_no_constraints_paper=NO_CONSTRAINTS_PAPER.replaced(iterations=5),
+            latco_first_order=FIRST_ORDER.replaced(iterations=7),
+            image_collocation=IMAGES.replaced(iterations=3),
+            ilqr=REGULATOR.replaced(iterations=2),
+            shooting_gn=GAUSS_NEWTON.replaced(iterations=2),
+            dual_gd=DUAL_DESCENT.replaced(iterations=7),
         )
+
+    @classmethod
+    def ablations(cls) -> "ComparisonConfig":
+        """Return settings of Table 3: LatCo without one part at a time, and baselines.
+
+        LatCo is driven by the native engine as its ablations are; data and model are
+        those of the comparison.
+        """
+        return cls(planners=ABLATIONS, latco=LATCO_NATIVE)
+
+    @classmethod
+    def smoke_ablations(cls) -> "ComparisonConfig":
+        """Return the same so small that no result counts."""
+        small = cls.smoke()
+        return replace(small, planners=ABLATIONS, latco=small.latco_native)

@@ -10,12 +10,21 @@ from functools import partial
 
 from diffplan.agents import UniformAgent
 from diffplan.gradients import Detach
-from diffplan.planners.collocation import GaussianLatCo, LatCo
+from diffplan.planners.collocation import (
+    FirstOrderLatCo,
+    FixedMultiplier,
+    GaussianLatCo,
+    ImageCollocation,
+    LatCo,
+    MethodOfMultipliers,
+)
 from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
+from diffplan.planners.second_order import ILQR, ShootingGN
 from reproductions.common.online import still
 from reproductions.common.settings import Settings
+from reproductions.latco.dual_descent import DualDescent
 
 # As released: nothing but iterations and engine is ours to choose.
 LATCO = Settings(
@@ -23,6 +32,66 @@ LATCO = Settings(
 )
 
 LATCO_NATIVE = LATCO.replaced(engine="native")
+
+# Table 3. The release raises λ alone, and its rule lets it fall by a tenth a step.
+NO_RELAXATION = LATCO_NATIVE.replaced(initial_multipliers=(1e8, 1.0))
+
+# The release's 8 and 16 scale residuals: weights 64 and 256. The paper prints 8 and 16.
+NO_CONSTRAINTS = Settings(
+    partial(LatCo.released, multiplier_rule=FixedMultiplier(), gradient=Detach()),
+    iterations=200,
+    engine="native",
+    initial_multipliers=(64.0, 256.0),
+)
+
+NO_CONSTRAINTS_PAPER = NO_CONSTRAINTS.replaced(initial_multipliers=(8.0, 16.0))
+
+FIRST_ORDER = Settings(
+    partial(FirstOrderLatCo.released, gradient=Detach()),
+    iterations=5000,
+    step_size=0.05,
+)
+
+# As released, but for the iterations: 5,000 there.
+IMAGES = Settings(
+    partial(ImageCollocation.released, gradient=Detach()),
+    iterations=1000,
+    step_size=0.02,
+)
+
+# Released: 200 iterations.
+REGULATOR = Settings(partial(ILQR, gradient=Detach()), iterations=200)
+
+# Released: 100 steps of a tenth, damping 1e-2; the line search here is the library's.
+GAUSS_NEWTON = Settings(
+    partial(ShootingGN, gradient=Detach()), iterations=100, damping=1e-2
+)
+
+DUAL_DESCENT = Settings(
+    partial(DualDescent.paper, gradient=Detach()), iterations=500, step_size=0.05
+)
+
+
+def latco_duals(
+    horizon: int, *, iterations: int = 100, initial_penalty: float = 1.0
+) -> LatCo:
+    """Return LatCo by the method of multipliers, which is not in its paper.
+
+    Args:
+        horizon: T, number of planned actions.
+        iterations: Gauss-Newton steps that are tried.
+        initial_penalty: Of dynamics and action limits.
+    """
+    return LatCo.released(
+        horizon,
+        iterations=iterations,
+        multiplier_rule=MethodOfMultipliers(),
+        initial_multipliers=(initial_penalty, initial_penalty),
+        gradient=Detach(),
+    )
+
+
+LATCO_DUALS = Settings.full(latco_duals)
 
 # Paper on Meta-World: 10,000 samples, 100 refits.
 CROSS_ENTROPY = Settings(
@@ -116,10 +185,16 @@ STILL = Settings(still)
 COUNTED = {
     LatCo: ("Jacobians", ("iterations",)),
     gaussian_latco: ("Jacobians", ("iterations",)),
+    latco_duals: ("Jacobians", ("iterations",)),
     CEM: ("steps", ("num_samples", "iterations")),
     MPPI: ("steps", ("num_samples", "iterations")),
     ShootingGD: ("steps with gradient", ("num_starts", "iterations")),
     grad_mpc: ("steps with gradient", ("num_candidates", "iterations")),
+    FirstOrderLatCo: ("steps with gradient", ("iterations",)),
+    ImageCollocation: ("steps with gradient", ("iterations",)),
+    DualDescent: ("steps with gradient", ("iterations",)),
+    ILQR: ("Jacobians at most", ("iterations",)),
+    ShootingGN: ("Jacobians at most", ("iterations",)),
 }
 """What a planner evaluates of the model, and whose product it is for each action."""
 
@@ -148,7 +223,18 @@ def words(settings: Settings) -> str:
     """Return the settings in words."""
     kind, its = settings.kind, settings
     if kind is LatCo:
-        return f"{its.iterations} iterations, ε 1e-4, as released; {its.engine}"
+        start = its.get("initial_multipliers")
+        weights = f"λ, ν = {start[0]:g}, {start[1]:g}; " if start else ""
+        return (
+            f"{weights}{its.iterations} iterations, ε 1e-4, as released; {its.engine}"
+        )
+    if kind in (FirstOrderLatCo, ImageCollocation, DualDescent):
+        return f"{its.iterations} steps, Adam {its.step_size:g}"
+    if kind in (ILQR, ShootingGN):
+        return f"{its.iterations} iterations at most"
+    if kind is latco_duals:
+        penalty = f"penalty {its.initial_penalty:g} at the start"
+        return f"{its.iterations} iterations, method of multipliers, {penalty}"
     if kind is CEM:
         exponent = its.noise_exponent
         colour = f", noise β = {exponent:g}" if exponent else ""

@@ -123,7 +123,7 @@ def summarise(found: Sequence[Result], heads: Mapping[str, Any]) -> dict[str, An
                 "interval": [gap.low, gap.high],
                 "verdict": gap.verdict(),
             }
-            for latco, other, gap in _differences(found)
+            for latco, other, gap in differences(found)
         },
         "models": dict(heads),
     }
@@ -139,8 +139,8 @@ def _heads(directory: Path, output: Path) -> dict[str, Any]:
     }
 
 
-def _differences(found: Sequence[Result]) -> list[tuple[Result, Result, Estimate]]:
-    """Return LatCo, each other planner and LatCo's success less its."""
+def differences(found: Sequence[Result]) -> list[tuple[Result, Result, Estimate]]:
+    """Return LatCo, each other planner, and LatCo's success less the other's."""
     latco = next((result for result in found if result.name == "latco"), None)
     if latco is None:
         return []
@@ -228,7 +228,7 @@ def headline(preset: str = "cpu") -> str:
     """Return the table of the published comparison for pages that link to it."""
     home = PUBLISHED / preset
     found = gathered(ledger.read(home, EXPERIMENT), published(home))
-    gaps = {other.name: gap for _, other, gap in _differences(found)}
+    gaps = {other.name: gap for _, other, gap in differences(found)}
     rows = []
     for result in found:
         if result.name == "latco_native":
@@ -245,7 +245,7 @@ def headline(preset: str = "cpu") -> str:
 def _rival_text(found: Sequence[Result]) -> str:
     texts = [
         f"{gap.points()} against {NAMES[other.name]}"
-        for _, other, gap in _differences(found)
+        for _, other, gap in differences(found)
         if other.name in RIVALS
     ]
     return " and ".join(texts)
@@ -277,7 +277,7 @@ def _reading(found: Sequence[Result]) -> str:
 
 
 def _paired_section(found: Sequence[Result]) -> str:
-    gaps = _differences(found)
+    gaps = differences(found)
     if not gaps:
         return ""
     rows, native = [], ""

@@ -23,16 +23,25 @@ from reproductions.common.tables import read_csv
 from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.comparison_planners import counted, evaluations, words
 
-EXPERIMENT = "comparison"
+EXPERIMENT, ABLATIONS = "comparison", "ablations"
 NAMES = {
     "latco": "LatCo",
     "latco_native": "LatCo, native engine",
+    "latco_duals": "LatCo, method of multipliers",
     "gd_many": "Shooting GD, many starts",
     "gd_one": "Shooting GD, one start",
     "cem_coloured": "CEM, coloured noise",
     "cem": "CEM",
     "mppi": "MPPI",
     "grad_mpc": "Grad-MPC",
+    "latco_no_relaxation": "LatCo, no relaxation",
+    "latco_no_constraints": "LatCo, no constrained optimisation",
+    "latco_no_constraints_paper": "the same, weights 8 and 16",
+    "latco_first_order": "LatCo, no second order",
+    "image_collocation": "Image collocation, of observations",
+    "ilqr": "iLQR",
+    "shooting_gn": "Shooting GN",
+    "dual_gd": "Shooting GD, dual descent",
     "random": "random actions",
     "still": "no action",
 }
@@ -129,11 +138,12 @@ def entry(row: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, object
         record: Of the unit.
     """
     settings, task = _settings(record), str(record["settings"]["task"])
+    decision = row.get("decision_seconds", "")
     solved = row.get("solved_at_start", "")
     if not solved and task == "metaworld/reach":
         solved = str(int(float(row["goal_distance"]) <= REACHED))
     return {
-        "experiment": EXPERIMENT,
+        "experiment": str(record["name"]).partition("/")[0],
         "unit": record["name"],
         "planner": str(record["name"]).rpartition("/")[2],
         "seed": _whole(row["seed"]),
@@ -151,7 +161,7 @@ def entry(row: Mapping[str, str], record: Mapping[str, Any]) -> dict[str, object
         "first_success": _whole(row["first_success"]),
         "predicted_return": row["predicted_return"],
         "plans": _whole(row["plans"]),
-    }
+    } | ({"decision_seconds": decision} if decision else {})
 
 
 def gathered(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
@@ -170,9 +180,13 @@ def gathered(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
         record = records[units[0]]
         settings, evaluation = _settings(record), record["settings"]["evaluation"]
         made_from = [
-            f"{unit.rpartition('/')[0]}/{need}"
+            f"{stage}/{unit.split('/')[1]}/{need}"
             for unit in units
-            for need in ("data", "model", name)
+            for stage, need in (
+                (EXPERIMENT, "data"),
+                (EXPERIMENT, "model"),
+                (unit.partition("/")[0], name),
+            )
         ]
         found.append(
             Result(

@@ -10,6 +10,7 @@ import numpy as np
 from diffplan.envs.base import SimulatorEnv
 from diffplan.training._episode import Episode
 from diffplan.training.seeding import derive_seed
+from reproductions.common import idle
 from reproductions.common.online import (
     action_box,
     make_environment,
@@ -28,14 +29,14 @@ MINIMUM_EPISODES = 10
 
 
 def units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[Unit]:
-    """Return one unit per seed.
+    """Return one unit per seed, and one for what the task gives away.
 
     Args:
         run: The settings.
         seeds: Each a run of its own.
-        directory: Receives `seed_<n>`.
+        directory: Receives `seed_<n>` and `idle`.
     """
-    return [
+    runs = [
         Unit(
             f"online/seed_{seed}",
             partial(train, run=run, seed=seed, directory=directory / f"seed_{seed}"),
@@ -43,12 +44,14 @@ def units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[Unit]:
         )
         for seed in seeds
     ]
+    return [*runs, idle.unit("online", run, directory)]
 
 
 def paper_units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[Unit]:
     """Return the runs of a task and a planner with the paper's protocol."""
-    name = f"{run.task.partition('/')[2]}/{run.planner.name}"
-    return [
+    task = run.task.partition("/")[2]
+    name = f"{task}/{run.planner.name}"
+    runs = [
         Unit(
             f"paper/{name}/seed_{seed}",
             partial(
@@ -58,6 +61,7 @@ def paper_units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[U
         )
         for seed in seeds
     ]
+    return [*runs, idle.unit("paper", run, directory / task)]
 
 
 def train(run: OnlineRun, seed: int, directory: Path) -> None:

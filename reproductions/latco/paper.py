@@ -53,6 +53,18 @@ PAPER = Paper(
             axes={"planner": Axis(ComparisonConfig().planners)},
         ),
         Experiment(
+            name="ablations",
+            title="(d) Ablations (Table 3)",
+            about="LatCo without one part at a time, and more baselines, on the models "
+            "of comparison",
+            presets={
+                "cpu": ComparisonConfig.ablations,
+                "smoke": ComparisonConfig.smoke_ablations,
+            },
+            units=comparison.ablation_units,
+            report=report.ablations,
+        ),
+        Experiment(
             name="online",
             title="(b) Learning online",
             about="LatCo collects its own data on cheetah-run, from state vectors",
@@ -71,7 +83,7 @@ PAPER = Paper(
         ),
         Experiment(
             name=lottery.EXPERIMENT,
-            title="(d) Planning under uncertainty: Lottery (Fig. 7)",
+            title="(e) Planning under uncertainty: Lottery (Fig. 7)",
             about="planners on one frozen model of two goals, one of which pays by "
             "chance, from state vectors",
             presets={"cpu": LotteryConfig, "smoke": LotteryConfig.smoke},

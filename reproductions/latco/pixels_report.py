@@ -1,15 +1,26 @@
 """Pictures of stage (c): what LatCo planned above what happened (LatCo, Fig. 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from diffplan.training.video import film_strip, side_by_side, write_video
+from reproductions.common import ledger
 from reproductions.common.figures import save_picture
-from reproductions.common.tables import markdown_table, read_csv, write_csv
+from reproductions.common.tables import markdown_table, read_csv
+from reproductions.common.units import read_record
 
-TABLE = "pixels.csv"
+EXPERIMENT = "pixels"
+SHOWN = {
+    "start": "episode",
+    "initial_distance": "initial_distance",
+    "least_distance": "least_distance",
+    "planned_return": "episode_return",
+    "predicted_return": "predicted_return",
+    "dynamics_violation": "dynamics_violation",
+}
+"""Columns of the table, and of the ledger: what was earned is called return there."""
 COLUMNS = 11
 SCALE = 2
 FRAMES_PER_SECOND = 5
@@ -20,24 +31,23 @@ def write(directory: Path, output: Path) -> str:
 
     Args:
         directory: What `pixels.units` was given.
-        output: Receives `film_strip.png`, `plan.gif`, `pixels.csv`; they stay as they
-            are where no plan is finished.
+        output: Receives `film_strip.png`, `plan.gif` and rows of the ledger; they stay
+            as they are where no plan is finished.
     """
-    paths = sorted((directory / "plans").glob("plan_*.npz"))
-    table = directory / "plans" / "plans.csv"
-    if paths and table.exists():
-        output.mkdir(parents=True, exist_ok=True)
-        write_csv(output / TABLE, read_csv(table))
+    folder = directory / "plans"
+    paths, record = sorted(folder.glob("plan_*.npz")), read_record(folder)
+    if paths and record is not None:
+        seed = record["settings"]["config"]["seed"]
+        ledger.add(output, entries(read_csv(folder / "plans.csv"), seed))
         plans = [dict(np.load(path)) for path in paths]
         save_picture(strip(plans), output / "film_strip.png", SCALE)
         video = side_by_side(*(plans[0][name] for name in ("executed", "planned")))
         enlarged = video[::2].repeat(SCALE, axis=1).repeat(SCALE, axis=2)
         write_video(output / "plan.gif", enlarged, FRAMES_PER_SECOND)
-    if not (output / TABLE).exists():
+    rows = ledger.read(output, EXPERIMENT)
+    if not rows:
         return ""
-    rows = read_csv(output / TABLE)
-    header = list(rows[0])
-    values = [[f"{float(row[name]):.3g}" for name in header] for row in rows]
+    values = [[f"{float(row[name]):.3g}" for name in SHOWN.values()] for row in rows]
     return (
         "![film strip](film_strip.png)\n\n"
         "Time runs to the right; for each start, above: the images that LatCo's plan "
@@ -45,8 +55,23 @@ def write(directory: Path, output: Path) -> str:
         "like. Video of the first one (`plan.gif`): executed left, planned right. The "
         f"starts are the first {len(rows)}, none is picked. So few plans measure no "
         "success: this shows that all parts work together.\n\n"
-        + markdown_table([name.replace("_", " ") for name in header], values)
+        + markdown_table([name.replace("_", " ") for name in SHOWN], values)
     )
+
+
+def entries(
+    plans: Iterable[Mapping[str, str]], seed: int
+) -> Iterator[dict[str, object]]:
+    """Yield the ledger's rows of `plans.csv`.
+
+    Args:
+        plans: Its rows.
+        seed: Of the model.
+    """
+    shared = {"experiment": EXPERIMENT, "unit": f"{EXPERIMENT}/plans"}
+    for row in plans:
+        told = {column: row[name] for name, column in SHOWN.items()}
+        yield {**shared, "planner": "latco", "seed": seed, **told}
 
 
 def strip(plans: Sequence[dict[str, np.ndarray]]) -> np.ndarray:

@@ -70,7 +70,8 @@ def test_changes_are_priced_from_the_last_action_on(
 @each_planner_that(lambda case: dp.Unroll in case.gradients and not case.estimator)
 def test_plans_are_differentiable_by_the_last_action(case: PlannerCase) -> None:
     problem, state = with_action_change(pendulum(), WEIGHT), states_of(2)
-    planner = case.build(gradient=dp.Unroll(), iterations=3)
+    # Few iterations: once the plan has converged, rounding decides on the last steps.
+    planner = case.build(gradient=dp.Unroll(), iterations=2)
 
     def loss(last: Tensor) -> Tensor:
         return planner(problem, torch.cat([state, last], -1)).actions.sin().sum()

@@ -22,7 +22,9 @@ each_descent = each_planner_that(
     )
 )
 each_first_order = each_planner_that(
-    lambda case: "step_size" in dict(case.learnable)  # ShootingGD and GradMPC
+    lambda case: (  # ShootingGD and GradMPC
+        "step_size" in dict(case.learnable) and not case.build().leaves_bounds
+    )
 )
 
 
@@ -254,5 +256,12 @@ def test_what_was_not_tested_is_not_called_converged(case: PlannerCase) -> None:
 
 def test_the_planners_that_descend_are_known() -> None:
     found = {type(c.build()).__name__ for c in CASES if c.build().needs_derivatives}
-    assert found >= {"ShootingGD", "GradMPC", "ILQR", "ShootingGN", "LatCo"}
+    assert found >= {
+        "ShootingGD",
+        "GradMPC",
+        "ILQR",
+        "ShootingGN",
+        "LatCo",
+        "FirstOrderLatCo",
+    }
     assert not found & {"CEM", "DCEM", "MPPI"}

@@ -112,7 +112,7 @@ def test_costs_that_depend_on_the_step_are_those_of_a_loop(
         )
 
 
-@each_planner
+@each_planner_that(lambda case: case.finds_clock)
 def test_a_step_that_is_told_is_a_clock_in_the_state(case: PlannerCase) -> None:
     state = states_of(3)
     plan = case.build()(timed_problem(), state)

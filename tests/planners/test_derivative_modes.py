@@ -176,7 +176,7 @@ def test_large_states_have_the_same_implicit_gradient(
     case = next(case for case in CASES if case.name == name)
     function, at = line(case, dp.Implicit), torch.zeros((), dtype=torch.float64)
     expected = torch.autograd.functional.jacobian(function, at)
-    monkeypatch.setattr("diffplan.planners.second_order._implicit._FEW", 0)
+    monkeypatch.setattr("diffplan.planners._implicit._FEW", 0)
     for found in (
         torch.autograd.functional.jacobian(function, at),
         by_duals(function, at),

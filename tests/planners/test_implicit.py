@@ -38,10 +38,13 @@ def converging(
 ) -> dp.Planner:
     """A planner that ends in a minimum of the function that `Implicit` differentiates.
 
-    For LatCo that needs multipliers that stay, and no damping that grows with them.
+    For LatCo that needs multipliers that stay, and no damping that grows with them, or
+    those that end at the constrained minimum.
     """
     changes: dict = {"iterations": iterations or ITERATIONS[class_of(case)]}
-    if class_of(case) == "LatCo":
+    if case.name == "LatCo-duals":
+        changes |= {"fall_back": False}
+    elif class_of(case) == "LatCo":
         changes |= {
             "multiplier_rule": FixedMultiplier(),
             "initial_multipliers": (30.0, 30.0),

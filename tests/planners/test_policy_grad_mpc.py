@@ -6,7 +6,7 @@ from problems import double_integrator, states_of
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.errors import ArgumentError
+from diffplan.errors import ArgumentError, ShapeError
 from diffplan.models import RSSM, Actor, Critic
 from diffplan.objectives import NegativeReturn
 from diffplan.planners import follow
@@ -93,3 +93,38 @@ def test_actions_of_a_step_are_projected_as_within_their_plan(
     for step in range(4):
         alone = problem.project(plan[..., step, :], step)
         torch.testing.assert_close(alone, whole[..., step, :])
+
+
+def test_starts_are_mixed_with_what_those_of_the_last_plan_became() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    options = {"num_starts": 3, "iterations": 2, "init": "sample"}
+    planner = dp.PolicyGradMPC(4, lambda x: -x[..., :1], reuse=0.25, **options)
+    plain = dp.PolicyGradMPC(4, lambda x: -x[..., :1], **options)
+    first = planner(problem, state)
+    assert first.memory["candidates"].shape == (2, 3, 4, 1)
+    assert "candidates" not in plain(problem, state).memory
+    start = first.shifted(1)
+    seen: list[Tensor] = []
+    for each in (planner, plain):
+        each(
+            problem, state, warm_start=start, callback=lambda s: seen.append(s.actions)
+        )
+    mixed, fresh = seen[0], seen[2]
+    torch.testing.assert_close(mixed[:, 0], start.actions)
+    before = start.memory["candidates"]
+    torch.testing.assert_close(
+        before[..., :-1, :], first.memory["candidates"][..., 1:, :]
+    )
+    torch.testing.assert_close(mixed[:, 1:], 0.75 * fresh[:, 1:] + 0.25 * before)
+
+
+def test_reuse_is_a_share_and_of_as_many_starts() -> None:
+    with pytest.raises(ArgumentError, match=r"reuse: expected 0 … 1, got 1.5"):
+        dp.PolicyGradMPC(1, torch.zeros_like, reuse=1.5)
+    problem, state = double_integrator(limit=1.0), states_of(2)
+    few, many = (
+        dp.PolicyGradMPC(2, lambda x: -x[..., :1], num_starts=count, reuse=0.5)
+        for count in (2, 3)
+    )
+    with pytest.raises(ShapeError, match=r"warm_start.memory\['candidates'\]: .*3, 2"):
+        many(problem, state, warm_start=few(problem, state).detach())

@@ -17,7 +17,7 @@ from diffplan.objectives import (
     SumOfResiduals,
 )
 from diffplan.planners import ILQR
-from diffplan.planners.second_order._quadratic_model import quadratic_model
+from diffplan.planners._quadratic_model import quadratic_model
 
 
 def curved(state: Tensor) -> Tensor:

@@ -331,7 +331,7 @@ def test_units_form_chains() -> None:
     config = replace(SMOKE, tasks=TASKS, models=2)
     units = locomotion.units(config, [3, 5, 7], Path("runs"))
     names = [unit.name for unit in units]
-    assert len(set(names)) == 2 * (3 * 6 + 1)
+    assert len(set(names)) == 2 * (3 * 6 + 2)  # random, and no action
     assert "locomotion/walker-walk/seed_7/policy_tests" in names
     needs = {unit.name.partition("/")[2]: unit.needs for unit in units}
     assert needs["cheetah-run/seed_3/policy"] == (

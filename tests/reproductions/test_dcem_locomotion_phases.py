@@ -166,7 +166,13 @@ def test_the_report_shows_every_phase(phases: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     records = gather(phases)
     page = locomotion_report.write(phases, tmp_path, records)
-    for title in ("random actions", "CEM (phase 1)", "DCEM (phase 2)", "DCEM + PPO"):
+    for title in (
+        "random actions",
+        "no action",
+        "CEM (phase 1)",
+        "DCEM (phase 2)",
+        "DCEM + PPO",
+    ):
         assert title in page
     assert "701 [683, 714]" in page
     assert "returns cannot be compared" in page

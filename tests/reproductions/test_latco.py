@@ -20,7 +20,7 @@ from reproductions.common.command import DONE, WRONG, Command
 from reproductions.common.experiment import Selection
 from reproductions.common.grammar import choice
 from reproductions.common.online import build_model
-from reproductions.latco import paper_numbers
+from reproductions.latco import paper_numbers, pixels_report
 from reproductions.latco.online import train
 from reproductions.latco.online_config import (
     PLANNERS,
@@ -141,7 +141,8 @@ def test_wrong_arguments_end_with_a_sentence(
 def test_every_seed_is_run(tmp_path: Path) -> None:
     """The command line chooses; nothing that it says is left out."""
     units = PAPER.units("smoke", Selection(["online"], [3, 4]), tmp_path)
-    assert [unit.name for unit in units] == ["online/seed_3", "online/seed_4"]
+    names = ["online/seed_3", "online/seed_4", "online/cheetah-run/idle"]
+    assert [unit.name for unit in units] == names
 
 
 def test_lists_multiply(tmp_path: Path) -> None:
@@ -157,7 +158,9 @@ def test_lists_multiply(tmp_path: Path) -> None:
         for seed in (0, 1, 2)
     }
     found = {unit.name: unit.settings() for unit in units}
-    assert len(units) == 12
+    assert len(units) == 14
+    for task in ("reach", "button-press"):  # what it gives away, once
+        assert found.pop(f"paper/{task}/idle")["task"] == f"metaworld/{task}"
     assert runs == {
         name: (each["run"]["task"], each["run"]["planner"]["name"], each["seed"])
         for name, each in found.items()
@@ -244,6 +247,25 @@ def test_the_report_of_an_online_run(tmp_path: Path) -> None:
         results_of(tmp_path / "none", out), "online", PLANNERS, 8
     )
     assert [repr(each) for each in again] == [repr(row)]
+
+
+def test_plans_from_images_are_shown_from_the_ledger(tmp_path: Path) -> None:
+    """Also where the folder of runs is gone; other rows do not count."""
+    assert pixels_report.write(tmp_path / "none", tmp_path) == ""
+    names = [name for name in pixels_report.SHOWN if name != "start"]
+    plans = [{"start": "0", **{name: str(i + 0.5) for i, name in enumerate(names)}}]
+    ledger.add(tmp_path, pixels_report.entries(plans, 3))
+    ledger.add(tmp_path, [{"experiment": "online", "unit": "a", "episode": 7}])
+    text = pixels_report.write(tmp_path / "none", tmp_path)
+    header, _, *rows = [x for x in text.splitlines() if x.startswith("|")]
+    assert header.split(" | ")[3] == "planned return"
+    assert rows == ["| 0 | 0.5 | 1.5 | 2.5 | 3.5 | 4.5 |"]
+    (row,) = ledger.read(tmp_path, "pixels")
+    assert (row["seed"], row["unit"], row["episode_return"]) == (
+        "3",
+        "pixels/plans",
+        "2.5",
+    )
 
 
 @pytest.mark.slow

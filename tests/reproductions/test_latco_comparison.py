@@ -12,26 +12,36 @@ import torch
 from torch import Tensor
 from toy_paper import results_of
 
+import diffplan as dp
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
+from diffplan.planners import MethodOfMultipliers
 from diffplan.training._episode import Episode, load_episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import global_seeds
 from reproductions.common import ledger
 from reproductions.common.config import apply_overrides
+from reproductions.common.experiment import Selection
 from reproductions.common.online import action_box
 from reproductions.common.page import write_page
 from reproductions.common.stages import DONE
 from reproductions.common.tables import read_csv, write_csv
-from reproductions.latco import comparison, comparison_model, comparison_report, data
+from reproductions.latco import (
+    ablations_report,
+    comparison,
+    comparison_model,
+    comparison_report,
+    data,
+)
 from reproductions.latco.comparison_config import (
     MODEL,
     ComparisonConfig,
     DataConfig,
     EvaluationConfig,
 )
-from reproductions.latco.comparison_planners import LATCO, UNIFORM
+from reproductions.latco.comparison_planners import LATCO, UNIFORM, words
+from reproductions.latco.dual_descent import DualDescent
 from reproductions.latco.paper import PAPER
 
 GOAL = torch.tensor([-0.1, 0.8, 0.245])  # of the hand, 4.5 cm above the fingers'
@@ -132,6 +142,17 @@ def test_recipe_has_the_size_that_it_says() -> None:
 def test_planners_are_found_by_name() -> None:
     with pytest.raises(UnknownNameError, match="cem_coloured"):
         ComparisonConfig(planners=("latco", "data"))
+
+
+def test_latco_with_duals_is_compared_where_it_is_named(tmp_path: Path) -> None:
+    assert "latco_duals" not in ComparisonConfig().planners
+    named = ["planners=latco_duals", "latco_duals.initial_penalty=10"]
+    config = apply_overrides(ComparisonConfig(), named)
+    assert comparison.units(config, [0], tmp_path)[2].name.endswith("latco_duals")
+    planner = config.latco_duals.build(horizon=5)
+    assert planner.initial_multipliers == (10.0, 10.0)
+    assert isinstance(planner.multiplier_rule, MethodOfMultipliers)
+    assert "penalty 10" in words(config.latco_duals)
 
 
 def test_a_planner_that_cannot_be_is_refused_before_anything_runs(
@@ -278,6 +299,8 @@ def finished(
     seed: int,
     hits: list[int],
     task: str = "metaworld/reach",
+    stage: str = "comparison",
+    decision_seconds: float = 0.0,
 ) -> None:
     """Write what an evaluation of these successes leaves behind."""
     config = ComparisonConfig()
@@ -297,6 +320,7 @@ def finished(
             model_evaluations=9000,
             plan_seconds=0.5,
             plan_cpu_seconds=0.4,
+            decision_seconds=decision_seconds,
         )
         for start, hit in enumerate(hits)
     ]
@@ -309,7 +333,7 @@ def finished(
         "evaluation": vars(config.evaluation),
     }
     record = {
-        "name": f"comparison/seed_{seed}/{planner}",
+        "name": f"{stage}/seed_{seed}/{planner}",
         "settings": settings,
         "wall_seconds": 1.0,
         "versions": {},
@@ -461,3 +485,59 @@ def test_both_engines_begin_at_the_same_points(
                 seed=0,
             )
     assert seen["latco"] == seen["latco_native"] != seen["cem"]
+
+
+def test_ablations_plan_with_the_models_of_the_comparison(tmp_path: Path) -> None:
+    config = ComparisonConfig.ablations()
+    shared = PAPER.units("cpu", Selection(["comparison"], [0, 1]), tmp_path)
+    both = PAPER.units("cpu", Selection(["ablations"], [0, 1]), tmp_path)
+    known = {unit.name: unit for unit in shared}
+    own = [unit for unit in both if unit.name.startswith("ablations/")]
+    assert len(own) == 2 * len(config.planners)
+    for unit in set(both) - set(own):
+        assert unit.settings() == known[unit.name].settings()
+        assert unit.directory == known[unit.name].directory
+    for unit in own:
+        (model,) = unit.needs
+        path = unit.run.keywords["model_path"]
+        assert path == known[model].directory / "model.pt"
+        assert unit.directory == tmp_path / unit.name
+    pickle.dumps(both)
+
+
+def test_table_3_stands_beside_the_papers(tmp_path: Path) -> None:
+    runs, output = tmp_path / "runs", tmp_path / "output"
+    more = {"stage": "ablations", "decision_seconds": 0.25}
+    finished(runs, "latco", 0, [1, 1, 1, 1, 1, 1], **more)
+    finished(runs, "latco_first_order", 0, [0, 0, 0, 0, 0, 0], **more)
+    finished(runs, "dual_gd", 0, [1, 1, 1, 1, 1, 0], **more)
+    section = ablations_report.write(results_of(runs, output))
+    found = json.loads((output / "ablations.json").read_text())["planners"]
+    assert found["latco"]["decisions_per_second"] == pytest.approx(4.0)
+    assert found["latco_first_order"]["latco_less"] == 1.0
+    assert found["latco_first_order"]["verdict"] == "held"
+    assert found["dual_gd"]["verdict"] == "not seen"
+    assert found["latco_first_order"]["paper"] == "48 %, 0.1 per second (Table 3)"
+    assert "5000 steps, Adam 0.05" in section.text
+    assert len(section.rows) == 3
+    # The comparison's own tables know nothing of these.
+    assert comparison_report.write(results_of(tmp_path / "none", output)) == ({}, "")
+
+
+def test_dual_descent_lets_actions_out_and_brings_them_back() -> None:
+    # One action of effect one, wanted at 2: cost and price balance at the multiplier.
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        lambda states, actions: (states[..., -1, 0] - 2).square(),
+        dp.Box([-1.0], [1.0]),
+    )
+    planner = DualDescent.paper(1, iterations=400, gradient=dp.Detach())
+    plan = planner(problem, torch.zeros(2, 1, dtype=torch.float64))
+    raw = plan.diagnostics["raw_actions"].flatten()
+    price = plan.memory["multipliers"][..., 1].flatten()
+    # 2 (a - 2) + 2 ν (a - 1) = 0
+    balance = (2 + price) / (1 + price)
+    torch.testing.assert_close(raw, balance, rtol=0, atol=2e-2)
+    assert (price > 2).all()
+    assert (plan.actions == 1).all()
+    assert (plan.diagnostics["dynamics_violation"] == 0).all()

@@ -1,6 +1,7 @@
 """What online runs of all papers share: devices, boxes, stopwatches, the reader."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 
 from diffplan.errors import FileError
 from diffplan.training import OnlineConfig, OptimizerConfig, RunLogger
+from reproductions.common import idle, ledger, online_report, online_runs
 from reproductions.common.metrics import Rounds
-from reproductions.common.online import Acting, action_box, on_device
+from reproductions.common.online import Acting, OnlineRun, action_box, on_device
+from reproductions.common.statistics import Estimate
 from reproductions.common.stopwatch import Stopwatch
+from reproductions.common.units import write_json
 
 
 def test_a_stopwatch_counts_what_calls_return() -> None:
@@ -72,3 +76,42 @@ def test_rounds_are_read_as_they_were_logged(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("update,seed,error\n1,0,0.5\n")
     with pytest.raises(FileError, match="metrics of a run"):
         Rounds.read(tmp_path)
+
+
+def test_what_a_task_gives_away_is_measured_without_a_model(tmp_path: Path) -> None:
+    """By what the run is about alone, and the same whatever it learns with."""
+    pytest.importorskip("dm_control")
+    training = OnlineConfig(action_repeat=50)
+    run = OnlineRun(task="dm_control/cartpole-swingup", training=training)
+    made = idle.unit("planet", run, tmp_path / "cartpole-swingup")
+    assert made.name == "planet/cartpole-swingup/idle"
+    larger = replace(run, observation="pixels", num_envs=7)
+    assert idle.unit("planet", larger, tmp_path).settings() == made.settings()
+    made.begin({})
+    idle.measure(run.task, 50, 3, made.directory)
+    record = {"name": made.name, "settings": made.settings(), "files": {}}
+    write_json(made.directory / "done.json", record)
+    ledger.add(tmp_path, idle.entries(tmp_path, "planet"))
+    rows = ledger.read(tmp_path, "planet")
+    assert [row["planner"] for row in rows] == ["random"] * 3 + ["still"] * 3
+    assert {row["kind"] for row in rows} == {"idle"}
+    still = [float(row["episode_return"]) for row in rows[3:]]
+    # The pole hangs: without an action it earns nothing but by how it was left.
+    assert all(0 <= value < 60 for value in still)
+    # They are lines of the table, and no runs.
+    assert online_runs.read(tmp_path, "planet") == []
+    found = idle.read(tmp_path, "planet", {made.name: {"source": DIRTY}})
+    assert [each.agent for each in found] == ["random", "still"]
+    one = Estimate(1.0, 0.0, 2.0, 2)
+    row = online_report.Row(
+        run.task, "cem", "return", one, one, None, 1000, [0, 1], {"planning_share": 0.5}
+    )
+    *_, table = online_report.body([row], "planet", 8, found)
+    line = next(x for x in table.splitlines() if "no action" in x)
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[:6] == [run.task, "no action*", "–", "3", "–", "–"]
+    assert cells[6].startswith(f"{np.mean(still):.0f} [")
+    assert cells[7:] == ["–"]
+
+
+DIRTY = {"commit": "0123456789", "dirty": True}

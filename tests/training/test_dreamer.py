@@ -192,6 +192,47 @@ def test_it_learns_where_to_go() -> None:
     assert float(metrics["actor_std"]) > 0
 
 
+def with_others() -> Dreamer:
+    one = learner(DreamerConfig(gradient_clip=1e6))  # no clipping, which is of all
+    torch.manual_seed(1)
+    others = [Critic(1, hidden_size=8, layers=1).double() for _ in range(2)]
+    parts = one.model, one.actor, one.critic, one.config
+    return Dreamer(*parts, seed=0, others=others)
+
+
+def test_other_critics_learn_the_same_returns_and_teach_nobody() -> None:
+    alone, joined = learner(DreamerConfig(gradient_clip=1e6)), with_others()
+    start = batch_of().observations.flatten(0, 1)
+    before, critics = joined.generator.get_state(), joined.critics
+    actor_loss, whole, _ = joined.losses(start)
+    assert torch.equal(actor_loss, alone.losses(start)[0])
+    parts = []
+    for critic in critics:
+        joined.critics = nn.ModuleList([critic])
+        joined.generator.set_state(before)
+        parts.append(joined.losses(start)[1])
+    torch.testing.assert_close(whole, torch.stack(parts).sum())
+    joined.critics = critics
+    first = [weight.clone() for weight in critics[1].parameters()]
+    for each in (alone, joined):
+        each.generator.set_state(before)
+        each.update(batch_of())
+    for name in ("actor", "critic"):
+        networks = getattr(alone, name), getattr(joined, name)
+        pairs = zip(*(each.parameters() for each in networks), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+    moved = zip(first, critics[1].parameters(), strict=True)
+    assert not any(torch.equal(*pair) for pair in moved)
+
+
+def test_an_ensemble_goes_on_from_a_checkpoint() -> None:
+    one, two = with_others(), with_others()
+    one.update(batch_of())
+    two.load_state_dict(one.state_dict())
+    found = [each.update(batch_of()) for each in (one, two)]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_it_goes_on_from_a_checkpoint() -> None:
     whole, first = learner(), learner()
     for _ in range(4):

@@ -41,17 +41,16 @@ _FIRST_SPREAD = 1e-6
 
 
 def balanced(noise: Tensor) -> Tensor:
-    """Return draws in pairs ±, each number of variance 1 over all of them.
+    """Return twice as many draws, in pairs ±, each number of variance 1 over them.
 
     So that the moments of a linear model are exact and luck moves no mean.
 
     Args:
-        noise: `[B, K, …]`; of an even K the first half is used.
+        noise: `[B, K / 2, …]`.
     """
-    half = noise[:, : noise.shape[1] // 2]
-    size = half.square().mean(dim=1, keepdim=True).sqrt()
-    half = half / torch.where(size > 0, size, 1.0)
-    return torch.cat([half, -half], dim=1)
+    size = noise.square().mean(dim=1, keepdim=True).sqrt()
+    noise = noise / torch.where(size > 0, size, 1.0)
+    return torch.cat([noise, -noise], dim=1)
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ class MomentProblem(TrajectoryProblem):
         dynamics_violation: MomentViolation = "moments",
     ) -> None:
         super().__init__(problem, state, action_violation)
+        self.predict = problem.predict
         self.linearization = linearization
         self.dynamics_violation = dynamics_violation
         drawn, added = noise.chunk(2, dim=1)
@@ -154,7 +154,7 @@ class MomentProblem(TrajectoryProblem):
         each = iter(added.reshape(shape).unbind(dim=-2))
 
         def step(current: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
-            following = self.problem.predict(current, action, time)
+            following = self.predict(current, action, time)
             return following.mean + following.stddev * next(each)
 
         moves = self._per_draw(actions)
@@ -210,7 +210,7 @@ class MomentProblem(TrajectoryProblem):
     ) -> tuple[Tensor, Tensor]:
         """Return mean and spread `[B, T, S]` of what follows."""
         moves = self._per_draw(actions)
-        following = self.problem.predict(particles, moves, self._times(actions))
+        following = self.predict(particles, moves, self._times(actions))
         reached = following.mean + following.stddev * added
         mean = reached.mean(dim=1)
         variance = (reached - mean.unsqueeze(1)).square().mean(dim=1)

@@ -6,19 +6,31 @@ step; the violations that it needs are those of the next linearisation, so nothi
 evaluated twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from diffplan.functional._derivatives import constants
 from diffplan.functional._isolation import finite_rows
 from diffplan.plan import Status
 from diffplan.planners._failures import where_sound
 from diffplan.planners.collocation._residuals import Residuals, TrajectoryProblem
-from diffplan.planners.collocation.multipliers import MultiplierRule
-from diffplan.solvers._least_squares import Report, Trajectory
+from diffplan.planners.collocation.multipliers import (
+    MethodOfMultipliers,
+    MultiplierRule,
+)
+from diffplan.solvers._least_squares import (
+    FixedDamping,
+    LevenbergMarquardt,
+    Report,
+    Trajectory,
+)
 from diffplan.solvers.blocks import ChainBlocks
+
+StateT = TypeVar("StateT", bound="PrimalDualState")
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,37 @@ class PrimalDualState:
         """Return one field of all records, `[B, iterates, …]`."""
         return torch.stack([getattr(record, name) for record in self.records], dim=1)
 
+    def warmed(self: StateT, first: Tensor, memory: Mapping[str, Tensor]) -> StateT:
+        """Return the state with the multipliers of a warm start for some elements.
+
+        Args:
+            first: Which, `[B]` bool.
+            memory: That of the warm start, for all elements.
+        """
+        if "multipliers" not in memory:
+            return self
+        kept, now = memory["multipliers"], self.multipliers
+        multipliers = Multipliers(
+            where_sound(first, kept[..., 0], now.dynamics),
+            where_sound(first, kept[..., 1], now.action),
+        )
+        return replace(self, multipliers=multipliers)
+
+    def recorded(self: StateT, residuals: Residuals) -> StateT:
+        """Return the state with a record of an iterate that has these residuals."""
+
+        def known(value: Tensor) -> Tensor:
+            return where_sound(self.sound, value.detach(), torch.nan)
+
+        record = Record(
+            cost=known(residuals.cost),
+            dynamics_violation=known(residuals.dynamics_violation.mean(dim=1)),
+            action_violation=known(residuals.action_violation.mean(dim=1)),
+            dynamics_multiplier=self.multipliers.dynamics.detach().mean(dim=1),
+            action_multiplier=self.multipliers.action.detach().mean(dim=1),
+        )
+        return replace(self, records=(*self.records, record))
+
 
 @dataclass(frozen=True)
 class PrimalDual:
@@ -88,11 +131,63 @@ class PrimalDual:
     """
 
     problem: TrajectoryProblem
-    rule: MultiplierRule
+    rule: MultiplierRule | MethodOfMultipliers
     dynamics_tolerance: float
     action_tolerance: float
     normalize: bool = True
     show: Callable[[Trajectory, Tensor], None] | None = None
+
+    def begin(self, multipliers: Multipliers) -> PrimalDualState:
+        """Return the state of a start."""
+        return PrimalDualState(multipliers, self.problem.all_sound)
+
+    def run(
+        self,
+        engine: LevenbergMarquardt,
+        trajectory: Trajectory,
+        progress: PrimalDualState,
+        *,
+        iterations: int,
+        damping: Tensor | float,
+        kept: int | None,
+    ) -> tuple[Trajectory, PrimalDualState, Report]:
+        """Run all iterations, and take the last dual step.
+
+        Args:
+            engine: With its solver.
+            trajectory: Where to begin.
+            progress: Likewise.
+            iterations: How many.
+            damping: The first.
+            kept: How many of the last ones leave a graph; None stands for all.
+        """
+        options = self.stepping(damping)
+        cut = 0 if kept is None else max(iterations - kept, 0)
+        before: tuple[Record, ...] = ()
+        if kept is not None:
+            with constants():
+                trajectory, progress, report = engine(
+                    self.linearize, trajectory, progress, iterations=cut, **options
+                )
+                progress = self.observe(trajectory, progress)
+            options = self.stepping(damping, report)
+            # both parts record the iterate between them
+            before = progress.records[:-1]
+            progress = replace(progress, records=())
+        trajectory, progress, report = engine(
+            self.linearize, trajectory, progress, iterations=iterations - cut, **options
+        )
+        progress = self.observe(trajectory, progress)
+        progress = replace(progress, records=(*before, *progress.records))
+        return trajectory, progress, report
+
+    def stepping(
+        self,
+        damping: Tensor | float,
+        report: Report | None = None,
+    ) -> dict[str, Any]:
+        """Return the engine's options, to begin with or to go on with a report."""
+        return {"damping": FixedDamping(damping)}
 
     def linearize(
         self, trajectory: Trajectory, progress: PrimalDualState, damping: Tensor
@@ -128,24 +223,13 @@ class PrimalDual:
     ) -> PrimalDualState:
         if progress.records:  # the start has no primal step behind it
             progress = self._dual_step(progress, residuals)
-        multipliers, sound = progress.multipliers, progress.sound
-
-        def known(value: Tensor) -> Tensor:
-            return where_sound(sound, value.detach(), torch.nan)
-
-        record = Record(
-            cost=known(residuals.cost),
-            dynamics_violation=known(residuals.dynamics_violation.mean(dim=1)),
-            action_violation=known(residuals.action_violation.mean(dim=1)),
-            dynamics_multiplier=multipliers.dynamics.detach().mean(dim=1),
-            action_multiplier=multipliers.action.detach().mean(dim=1),
-        )
-        return replace(progress, records=(*progress.records, record))
+        return progress.recorded(residuals)
 
     def _dual_step(
         self, progress: PrimalDualState, residuals: Residuals
     ) -> PrimalDualState:
         old = progress.multipliers
+        assert not isinstance(self.rule, MethodOfMultipliers)  # narrows the type
         new = (
             self.rule(
                 old.dynamics, residuals.dynamics_violation, self.dynamics_tolerance
@@ -159,24 +243,40 @@ class PrimalDual:
         )
         return replace(progress, multipliers=multipliers, sound=sound)
 
+    def status(
+        self, progress: PrimalDualState, report: Report, iterations: int
+    ) -> Tensor:
+        """Return how each element ended, see `Status`.
 
-def status_of(
-    progress: PrimalDualState, report: Report, tolerance: float, iterations: int
-) -> Tensor:
-    """Return how each element ended, see `Status`.
+        The logarithmic rule settles near its tolerance; twice that is feasible, but
+        nothing is claimed of a start that no step has improved.
 
-    The logarithmic rule settles near its tolerance; twice that is feasible, but nothing
-    is claimed of a start that no step has improved.
+        Args:
+            progress: With the record of the last iterate.
+            report: What the engine tells.
+            iterations: How many there were.
+        """
+        violation = progress.records[-1].dynamics_violation
+        feasible = (violation <= 2 * self.dynamics_tolerance) & (iterations > 0)
+        limit = int(Status.ITERATION_LIMIT)
+        status = torch.where(feasible, int(Status.CONVERGED), limit)
+        status = torch.where(report.failed, int(Status.FACTORIZATION_FAILED), status)
+        broken = report.non_finite | ~progress.sound
+        return torch.where(broken, int(Status.NON_FINITE), status)
 
-    Args:
-        progress: With the record of the last iterate.
-        report: What the engine tells.
-        tolerance: Of the dynamics.
-        iterations: How many there were.
-    """
-    violation = progress.records[-1].dynamics_violation
-    feasible = (violation <= 2 * tolerance) & (iterations > 0)
-    status = torch.where(feasible, int(Status.CONVERGED), int(Status.ITERATION_LIMIT))
-    status = torch.where(report.failed, int(Status.FACTORIZATION_FAILED), status)
-    broken = report.non_finite | ~progress.sound
-    return torch.where(broken, int(Status.NON_FINITE), status)
+    def diagnostics(self, progress: PrimalDualState) -> dict[str, Tensor]:
+        """Return the traces, without the start's."""
+        return {
+            name: progress.trace(name)[:, 1:]
+            for name in (
+                "cost",
+                "dynamics_violation",
+                "action_violation",
+                "dynamics_multiplier",
+                "action_multiplier",
+            )
+        }
+
+    def memory(self, progress: PrimalDualState) -> dict[str, Tensor]:
+        """Return what a warm start goes on with, beside the states."""
+        return {"multipliers": progress.multipliers.stacked()}

@@ -16,7 +16,7 @@ not finite are handled as in `planners/failures.py`.
 
 import copy
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -118,6 +118,7 @@ class Linearization(NamedTuple):
         )
 
 
+@runtime_checkable
 class Linearized(Protocol):
     """What an iteration needs of a trajectory: a `Linearization`, or what is like it.
 
@@ -142,8 +143,9 @@ class TrajectoryProblem:
     The actions of its trajectories are variables, see `units`.
 
     Args:
-        problem: With a `ResidualObjective`; dynamics that are `Linearizable` are asked
-            for their Jacobian, others are differentiated.
+        problem: To be linearised its objective must be a `ResidualObjective`; dynamics
+            that are `Linearizable` are asked for their Jacobian, others are
+            differentiated.
         state: The given states x_0 `[B, S]`.
         action_violation: "released" measures Σ max(0, a² - 1) for the multipliers, as
             the authors' code does (in units of the box's half-width); "paper" measures
@@ -151,9 +153,6 @@ class TrajectoryProblem:
 
     Attributes:
         draws: Random numbers `[B, …]` that the residuals are a function of too.
-
-    Raises:
-        UnsupportedProblemError: the objective has no residuals.
     """
 
     draws: tuple[Tensor, ...] = ()
@@ -164,12 +163,20 @@ class TrajectoryProblem:
         state: Tensor,
         action_violation: ActionViolation = "released",
     ) -> None:
-        self.objective = problem.require_objective(ResidualObjective, "collocation")
         self.problem = problem
         self.units = ActionUnits.of(problem.action_space.to(state))
         self.constraints = problem.action_constraints
         self.state = state
         self.action_violation = action_violation
+
+    @property
+    def objective(self) -> ResidualObjective:
+        """Return the objective, whose residuals a linearisation needs.
+
+        Raises:
+            UnsupportedProblemError: it has none.
+        """
+        return self.problem.require_objective(ResidualObjective, "collocation")
 
     @property
     def all_sound(self) -> Tensor:

@@ -9,7 +9,10 @@ from diffplan.functional._isolation import finite_rows
 from diffplan.plan import Plan
 from diffplan.planners._failures import evaluate_soundly, where_sound
 from diffplan.planners._solution import Solution
-from diffplan.planners.collocation._primal_dual import Multipliers
+from diffplan.planners.collocation._primal_dual import (
+    Multipliers,
+    PrimalDualState,
+)
 from diffplan.planners.collocation._residuals import TrajectoryProblem
 from diffplan.solvers._least_squares import Trajectory
 
@@ -55,15 +58,15 @@ class Starts:
         collocation: TrajectoryProblem,
         warm_start: Plan,
         trajectory: Trajectory,
-        multipliers: Multipliers,
-    ) -> tuple[Trajectory, Multipliers]:
+        progress: PrimalDualState,
+    ) -> tuple[Trajectory, PrimalDualState]:
         """Put the warm start in the place of each problem's first start.
 
         Args:
             collocation: As for `cold`.
             warm_start: Of B problems; states that are not finite are left out.
             trajectory: The cold ones.
-            multipliers: Of each start, as the states.
+            progress: Of each start.
         """
 
         def repeated(value: Tensor) -> Tensor:
@@ -78,13 +81,10 @@ class Starts:
             where_sound(first & finite_rows((states,), 1), states, trajectory.states),
             where_sound(first, variables, trajectory.actions),
         )
-        if self.keep_multipliers and "multipliers" in warm_start.memory:
-            kept = repeated(warm_start.memory["multipliers"])
-            multipliers = Multipliers(
-                where_sound(first, kept[..., 0], multipliers.dynamics),
-                where_sound(first, kept[..., 1], multipliers.action),
-            )
-        return trajectory, multipliers
+        if self.keep_multipliers:
+            kept = {name: repeated(v) for name, v in warm_start.memory.items()}
+            progress = progress.warmed(first, kept)
+        return trajectory, progress
 
 
 def best_start(

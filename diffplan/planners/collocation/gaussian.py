@@ -24,7 +24,10 @@ from diffplan.planners.collocation._moments import (
     WithSpreads,
 )
 from diffplan.planners.collocation.latco import LatCo
-from diffplan.planners.collocation.multipliers import LogarithmicRule
+from diffplan.planners.collocation.multipliers import (
+    LogarithmicRule,
+    MethodOfMultipliers,
+)
 from diffplan.problem import PlanningProblem
 
 
@@ -33,8 +36,9 @@ class GaussianLatCo(LatCo):
 
     Needs dynamics that `predict` a distribution of the next state, and a
     `ResidualObjective`. What is minimised is the expectation of the objective's cost
-    ½‖residual‖², by samples; `SoftplusReward` is convex in the reward and so shuns risk
-    more than the expected reward does.
+    ½‖residual‖², by samples: a residual of R numbers is K R numbers for the solver. Of
+    `SoftplusReward` that is ½ softplus(-r)², convex in the reward: it shuns risk more
+    than the expected reward does.
 
     Means, spreads and actions are variables. The spread of each state is matched to
     that of the prediction, by samples whose noise stays the same throughout a plan; the
@@ -52,15 +56,15 @@ class GaussianLatCo(LatCo):
         num_samples: K, even.
         linearization: What the step knows of derivatives. "mean" takes those of the
             dynamics at the means, where an analytic Jacobian (`Linearizable`) is used:
-            an iteration costs little more than LatCo's. "samples" averages them over
+            an iteration costs less than three of LatCo's. "samples" averages them over
             the samples, as the authors do, by autodiff. In both the spreads count as
             given when means and actions move (the authors' stopped gradient): no action
             is chosen because it *makes* the next state less uncertain. "full" moves all
             by the whole gradient, in a chain twice as wide.
         dynamics_violation: What multipliers follow: "moments" the squared norm of the
-            misfit of means and spreads (Eq. 11); "released" that of the mean against
-            the rollout of means, as the authors' code does. Where dynamics bend, that
-            does not vanish, and its multiplier grows without end.
+            residuals of means and spreads (Eq. 11); "released" ‖μ_{t+1} - f(μ_t, u_t)‖²
+            with the mean f of a prediction, as the authors' code does. Where dynamics
+            bend, that does not vanish, and its multiplier grows without end.
         options: Arguments of `LatCo`, but `engine`; `iterations` are 50 and both
             tolerances 1e-2 unless given. `gradient` may be `Unroll()`, `Truncated(k)`
             or `Detach()`: spreads that count as given have no minimum to differentiate.
@@ -106,6 +110,11 @@ class GaussianLatCo(LatCo):
             raise ArgumentError(
                 "engine: expected 'native', the only one that moves spreads, got "
                 f"{options['engine']!r}"
+            )
+        if isinstance(options.get("multiplier_rule"), MethodOfMultipliers):
+            raise ArgumentError(
+                "multiplier_rule: expected one that scales multipliers by a violation, "
+                "such as LogarithmicRule(), got MethodOfMultipliers(), which is LatCo's"
             )
         defaults = {
             "iterations": 50,

@@ -13,6 +13,7 @@ the multipliers (without it the iteration diverges on learned models), fixed dam
 full steps, plans initialised with N(0, 1) numbers.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_choice, require_count, require_positive
-from diffplan.functional._derivatives import constants
+from diffplan.errors import ArgumentError
 from diffplan.gradients import (
     AT_A_SOLUTION,
     CONSTANT,
@@ -39,22 +40,24 @@ from diffplan.planners._failures import where_sound, with_value
 from diffplan.planners._numbers import set_number
 from diffplan.planners._solution import judged
 from diffplan.planners.base import Planner, Solution
+from diffplan.planners.collocation._augmented import Augmented, differentiate_optimum
 from diffplan.planners.collocation._primal_dual import (
     Multipliers,
     PrimalDual,
     PrimalDualState,
-    status_of,
 )
 from diffplan.planners.collocation._residuals import ActionViolation, TrajectoryProblem
 from diffplan.planners.collocation._starts import Starts, best_start
 from diffplan.planners.collocation._stationary import differentiate_trajectory
-from diffplan.planners.collocation.multipliers import LogarithmicRule, MultiplierRule
+from diffplan.planners.collocation.multipliers import (
+    LogarithmicRule,
+    MethodOfMultipliers,
+    MultiplierRule,
+)
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 from diffplan.solvers._least_squares import (
-    FixedDamping,
     LevenbergMarquardt,
-    Report,
     Trajectory,
     levenberg_marquardt,
 )
@@ -95,13 +98,19 @@ class LatCo(Planner):
     Args:
         horizon: T, at least 1.
         iterations: K, Gauss-Newton steps (paper: 200 on Meta-World, 100 on DMC).
-        dynamics_tolerance: ε of ‖x_{t+1} - f(x_t, u_t)‖² (1e-4; DMC 1e-2).
+        dynamics_tolerance: ε of ‖x_{t+1} - f(x_t, u_t)‖² (1e-4; DMC 1e-2). This and the
+            next are not those of `MethodOfMultipliers`, which has its own.
         action_tolerance: ε of the action limits.
         damping: Added to JᵀJ of the normalised residuals; the release's 1e-3 on 2JᵀJ.
             A number, or a tensor or `nn.Parameter` to learn it.
-        multiplier_rule: See `multipliers.py`.
-        initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1).
-        normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does.
+        multiplier_rule: How multipliers follow violations, see `multipliers.py`. With
+            `MethodOfMultipliers` the plan is the constrained optimum: damping adapts,
+            CONVERGED says that the KKT system is solved (`plan.diagnostics` has its
+            `stationarity` and `violation`), and `plan.memory` holds `shifts`.
+        initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1), the
+            first penalties of `MethodOfMultipliers`.
+        normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does (not
+            with `MethodOfMultipliers`).
         init: "normal" draws states and actions from N(0, 1), actions about
             the box's centre in the units above; "rollout" draws the actions only and
             starts feasible.
@@ -117,7 +126,8 @@ class LatCo(Planner):
         engine: "native", or "theseus" to let Theseus' Levenberg-Marquardt drive it.
         gradient: `Unroll()`, `Truncated(k)`, `Implicit()` or `Detach()`. `Implicit()`
             differentiates the minimum of the penalised problem at the final
-            multipliers, and the plan is that minimum.
+            multipliers, or of the constrained one for `MethodOfMultipliers`, and the
+            plan is that minimum.
 
     Raises:
         ArgumentError, UnsupportedGradientError: a setting is out of range.
@@ -158,7 +168,7 @@ class LatCo(Planner):
         dynamics_tolerance: float = 1e-4,
         action_tolerance: float = 1e-4,
         damping: float | Tensor = 5e-4,
-        multiplier_rule: MultiplierRule | None = None,
+        multiplier_rule: MultiplierRule | MethodOfMultipliers | None = None,
         initial_multipliers: tuple[float, float] = (1.0, 1.0),
         normalize: bool = True,
         init: _Init = "normal",
@@ -192,6 +202,11 @@ class LatCo(Planner):
         self.keep_multipliers = keep_multipliers
         self.solver = solver or RiccatiSolver()
         self.engine: _Engine = engine
+        if engine != "native" and isinstance(multiplier_rule, MethodOfMultipliers):
+            raise ArgumentError(
+                "engine: MethodOfMultipliers() accepts and refuses steps, which only "
+                f"'native' does, got {engine!r}"
+            )
         self.configure_gradient(gradient or Unroll())
 
     @classmethod
@@ -216,8 +231,11 @@ class LatCo(Planner):
         return planner
 
     def check_problem(self, problem: PlanningProblem) -> None:
-        """Raise if the objective has no residuals."""
+        """Raise if the objective has no residuals, or constraints no derivative."""
         problem.require_objective(ResidualObjective, type(self).__name__)
+        exact = isinstance(self.multiplier_rule, MethodOfMultipliers)
+        if exact and isinstance(self.gradient, Implicit):
+            problem.refuse_constraints("LatCo(MethodOfMultipliers(), Implicit())")
 
     def collocation(self, request: PlanRequest, starts: int = 1) -> TrajectoryProblem:
         """Return what is iterated on, for `starts` starting points of each problem."""
@@ -233,34 +251,42 @@ class LatCo(Planner):
     def cold_start(self, request: PlanRequest) -> Plan:
         """Return the first of the random starts, with its multipliers."""
         request = self.with_noise(request)
-        collocation = self.collocation(request)
-        start, progress = self._start(collocation, request.drawn()[:, :1], None)
-        multipliers = progress.multipliers.stacked()
-        memory = {**collocation.told(start.states), "multipliers": multipliers}
+        primal_dual = self._primal_dual(self.collocation(request))
+        start, progress = self._start(primal_dual, request.drawn()[:, :1], None)
+        collocation = primal_dual.problem
+        memory = {**collocation.told(start.states), **primal_dual.memory(progress)}
         actions = collocation.units.actions(start.actions)
         return start_plan(request.state, actions, memory)
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the primal-dual iteration from every start and keep the best."""
-        collocation, warm_start = (
-            self.collocation(request, self.num_starts),
-            request.warm_start,
-        )
+        collocation = self.collocation(request, self.num_starts)
+        warm_start = request.warm_start
+        show = partial(self._show, request, collocation) if request.watch else None
+        primal_dual = self._primal_dual(collocation, show)
         noise = request.drawn()[:, : self.num_starts]
-        start, progress = self._start(collocation, noise, warm_start)
-        primal_dual = PrimalDual(
-            problem=collocation,
-            rule=self.multiplier_rule,
-            dynamics_tolerance=self.dynamics_tolerance,
-            action_tolerance=self.action_tolerance,
-            normalize=self.normalize,
-            show=partial(self._show, request, collocation) if request.watch else None,
+        start, progress = self._start(primal_dual, noise, warm_start)
+        trajectory, progress, report = primal_dual.run(
+            self._engine(collocation),
+            start,
+            progress,
+            iterations=self.iterations,
+            damping=self.damping,
+            kept=getattr(self.gradient, "iterations", None),
         )
-        trajectory, progress, report = self._iterate(primal_dual, start, progress)
-        progress = primal_dual.observe(trajectory, progress)
         constant = Trajectory(trajectory.states.detach(), trajectory.actions.detach())
         trajectory = trajectory.where(progress.sound, constant)
-        solution = self._solution(collocation, trajectory, progress, report)
+        planned = collocation.told(trajectory.states)
+        diagnostics = primal_dual.diagnostics(progress)
+        diagnostics |= {f"planned_{name}": value for name, value in planned.items()}
+        diagnostics["raw_actions"] = collocation.units.actions(trajectory.actions)
+        solution = Solution(
+            actions=diagnostics["raw_actions"],
+            status=primal_dual.status(progress, report, self.iterations),
+            iterations=self.iterations,
+            diagnostics=diagnostics,
+            memory={**planned, **primal_dual.memory(progress)},
+        )
         solution = best_start(collocation, solution, self.num_starts)
         if not self.fall_back or isinstance(self.gradient, Implicit):
             return solution
@@ -284,38 +310,44 @@ class LatCo(Planner):
         shape = (len(request.state), self.num_starts)
         request.show(*(value.unflatten(0, shape) for value in values))
 
-    def _iterate(
-        self, primal_dual: PrimalDual, trajectory: Trajectory, progress: PrimalDualState
-    ) -> tuple[Trajectory, PrimalDualState, Report]:
-        """Run all iterations; those that `Truncated` cuts off leave no graph."""
+    def _primal_dual(
+        self,
+        collocation: TrajectoryProblem,
+        show: Callable[[Trajectory, Tensor], None] | None = None,
+    ) -> PrimalDual:
+        """Return the iteration that goes with the rule of the multipliers."""
+        kind: Callable[..., PrimalDual] = PrimalDual
+        if isinstance(self.multiplier_rule, MethodOfMultipliers):
+            kind = partial(Augmented, solver=self.solver)
+        return kind(
+            problem=collocation,
+            rule=self.multiplier_rule,
+            dynamics_tolerance=self.dynamics_tolerance,
+            action_tolerance=self.action_tolerance,
+            normalize=self.normalize,
+            show=show,
+        )
+
+    def _engine(self, collocation: TrajectoryProblem) -> LevenbergMarquardt:
         solver = self.solver
         if self.max_step is not None:
-            solver = ShortSteps(solver, primal_dual.problem.units.unit, self.max_step)
-        engine = partial(
-            _engine(self.engine),
-            primal_dual.linearize,
-            damping=FixedDamping(self.damping),
-            solver=solver,
-        )
-        if not isinstance(self.gradient, Truncated):
-            return engine(trajectory, progress, iterations=self.iterations)
-        kept = min(self.iterations, self.gradient.iterations)
-        with constants():
-            cut = self.iterations - kept
-            trajectory, progress, _ = engine(trajectory, progress, iterations=cut)
-            progress = primal_dual.observe(trajectory, progress)
-        goes_on = replace(progress, records=())
-        trajectory, later, report = engine(trajectory, goes_on, iterations=kept)
-        # both parts have recorded the iterate between them
-        records = (*progress.records[:-1], *later.records)
-        return trajectory, replace(later, records=records), report
+            solver = ShortSteps(solver, collocation.units.unit, self.max_step)
+        if self.engine == "native":
+            return partial(levenberg_marquardt, solver=solver)
+        from diffplan.solvers._theseus_trajectory import theseus_levenberg_marquardt
+
+        return partial(theseus_levenberg_marquardt, solver=solver)
 
     def differentiate(self, request: PlanRequest, solution: Solution) -> Solution:
-        """Give the plan the derivative of the penalised problem's minimum.
+        """Give the plan the derivative of the minimum that the iteration approaches.
 
-        That of `stationary.py`: multipliers stay as they are.
+        That of the constrained problem for `MethodOfMultipliers`; else that of the
+        penalised one of `_stationary.py`, whose multipliers stay as they are.
         """
-        strategy, collocation = cast(Implicit, self.gradient), self.collocation(request)
+        strategy = cast(Implicit, self.gradient)
+        if isinstance(self.multiplier_rule, MethodOfMultipliers):
+            return differentiate_optimum(request, solution, strategy)
+        collocation = self.collocation(request)
         problem, units = request.problem, collocation.units
         planned = Trajectory(
             solution.memory["states"],
@@ -345,10 +377,7 @@ class LatCo(Planner):
         )
 
     def _start(
-        self,
-        collocation: TrajectoryProblem,
-        noise: Tensor,
-        warm_start: Plan | None,
+        self, primal_dual: PrimalDual, noise: Tensor, warm_start: Plan | None
     ) -> tuple[Trajectory, PrimalDualState]:
         starts = Starts(
             rolled_out=self.init == "rollout",
@@ -356,45 +385,9 @@ class LatCo(Planner):
             multipliers=self.initial_multipliers,
             keep_multipliers=self.keep_multipliers,
         )
-        start = starts.cold(collocation, noise.flatten(0, 1))
+        collocation = primal_dual.problem
+        trajectory, multipliers = starts.cold(collocation, noise.flatten(0, 1))
+        progress = primal_dual.begin(multipliers)
         if warm_start is not None:
-            start = starts.warm(collocation, warm_start, *start)
-        return start[0], PrimalDualState(start[1], collocation.all_sound)
-
-    def _solution(
-        self,
-        collocation: TrajectoryProblem,
-        trajectory: Trajectory,
-        progress: PrimalDualState,
-        report: Report,
-    ) -> Solution:
-        diagnostics = {
-            name: progress.trace(name)[:, 1:]
-            for name in (
-                "cost",
-                "dynamics_violation",
-                "action_violation",
-                "dynamics_multiplier",
-                "action_multiplier",
-            )
-        }
-        planned = collocation.told(trajectory.states)
-        diagnostics |= {f"planned_{name}": value for name, value in planned.items()}
-        diagnostics["raw_actions"] = collocation.units.actions(trajectory.actions)
-        return Solution(
-            actions=diagnostics["raw_actions"],
-            status=status_of(
-                progress, report, self.dynamics_tolerance, self.iterations
-            ),
-            iterations=self.iterations,
-            diagnostics=diagnostics,
-            memory={**planned, "multipliers": progress.multipliers.stacked()},
-        )
-
-
-def _engine(name: _Engine) -> LevenbergMarquardt:
-    if name == "native":
-        return levenberg_marquardt
-    from diffplan.solvers._theseus_trajectory import theseus_levenberg_marquardt
-
-    return theseus_levenberg_marquardt
+            return starts.warm(collocation, warm_start, trajectory, progress)
+        return trajectory, progress

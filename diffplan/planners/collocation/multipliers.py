@@ -3,6 +3,9 @@
 Each rule maps (multiplier, violation, tolerance) to the next multiplier, elementwise,
 where the violation is the constraint's squared norm. They are the dual step of the
 saddle-point problem of LatCo's Eq. 7.
+
+`MethodOfMultipliers` is no such map: its multipliers are those of the constraints
+themselves, one number for each of their components.
 """
 
 import math
@@ -11,6 +14,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from diffplan._checks import require_at_least, require_positive
+from diffplan.errors import ArgumentError
 
 
 @runtime_checkable
@@ -74,15 +80,19 @@ class DualAscent:
 
     Attributes:
         rate: Step size.
+        slack: Whether the tolerance is taken off (the released code of LatCo's
+            first-order ablations does not).
     """
 
     rate: float = 1.0
+    slack: bool = True
 
     def __call__(
         self, multiplier: Tensor, violation: Tensor, tolerance: float
     ) -> Tensor:
         """Return the next multiplier, same shape."""
-        return (multiplier + self.rate * (violation - tolerance)).clamp_min(0)
+        allowed = tolerance if self.slack else 0.0
+        return (multiplier + self.rate * (violation - allowed)).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -97,3 +107,62 @@ class FixedMultiplier:
     ) -> Tensor:
         """Return the multiplier itself."""
         return multiplier
+
+
+@dataclass(frozen=True)
+class MethodOfMultipliers:
+    """Shift each constraint by its multiplier, so that the plan is the true optimum.
+
+    The penalty ½ λ ‖d + y / λ‖² of a constraint d = 0 has the constrained optimum for
+    its minimum once y is the constraint's multiplier, at any λ above some moderate
+    value. A dual step is y ← y + λ d, or, for action limits, what is left of that
+    outside of them. Each element takes it when its plan is near the minimum for the
+    present y; until then steps are taken that lower the augmented Lagrangian, with a
+    damping that adapts. See `LatCo`.
+
+    Attributes:
+        share: A dual step is due once no number of the gradient exceeds this share of
+            the largest change of a multiplier.
+        enough: The penalty grows unless the largest violation has fallen to this share
+            of what it was at the dual step before, in (0, 1).
+        growth: Factor of the penalty, at least 1.
+        max_penalty: It does not grow beyond.
+        tolerance: Largest violation, and largest number of the Lagrangian's gradient
+            over one and the largest multiplier, of a plan that counts as CONVERGED;
+            None stands for 1e-6 in float64 and 1e-3 in float32.
+
+    Raises:
+        ArgumentError: a number is out of range.
+
+    References:
+        Nocedal and Wright, *Numerical Optimization*, 2nd ed., section 17.3; Birgin and
+        Martínez 2014, *Practical Augmented Lagrangian Methods for Constrained
+        Optimization*, algorithm 4.1, for the rule of the penalty.
+
+    Example:
+        >>> import diffplan as dp
+        >>> rule = dp.planners.MethodOfMultipliers()
+        >>> planner = dp.LatCo(horizon=10, multiplier_rule=rule)
+    """
+
+    share: float = 0.3
+    enough: float = 0.25
+    growth: float = 10.0
+    max_penalty: float = 1e4
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("share", self.share)
+        if not 0 < self.enough < 1:
+            raise ArgumentError(
+                f"enough: expected a number in (0, 1), got {self.enough}"
+            )
+        require_at_least("growth", self.growth, 1.0)
+        require_positive("max_penalty", self.max_penalty)
+        if self.tolerance is not None:
+            require_positive("tolerance", self.tolerance)
+
+    def raised(self, penalty: Tensor, stuck: Tensor) -> Tensor:
+        """Return the next penalty, larger where `stuck`; same shape."""
+        grown = (self.growth * penalty).clamp_max(self.max_penalty)
+        return torch.where(stuck, torch.maximum(grown, penalty), penalty)

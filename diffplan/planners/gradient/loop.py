@@ -151,7 +151,8 @@ class GradientPlanner(Planner):
                     first = self._first(request, candidates, afresh)
                     candidates, gradient, cost, progress.replaced = first
                 else:
-                    gradient, cost = self._slopes(problem, start, candidates)
+                    seen = problem.redrawn(iteration, 0, candidates.shape[1])
+                    gradient, cost = self._slopes(seen, start, candidates)
                 ok = None
                 if not known_finite((gradient, cost)):
                     ok = finite_rows((gradient, cost), lead=2)
@@ -190,7 +191,8 @@ class GradientPlanner(Planner):
         middle = self.initial_actions(request.afresh()).unsqueeze(1)
         tried = torch.cat((candidates, middle), dim=1)
         start = state.unsqueeze(1).expand(-1, tried.shape[1], -1).contiguous()
-        gradient, cost = self._slopes(problem, start, tried)
+        seen = problem.redrawn(0, 0, tried.shape[1])
+        gradient, cost = self._slopes(seen, start, tried)
         sound = finite_rows((gradient, cost), lead=2)
         known = torch.where(sound, cost.detach(), torch.inf)
         index = with_cheaper_last(known, afresh)
@@ -240,12 +242,15 @@ class GradientPlanner(Planner):
         progress: Descent,
     ) -> Solution:
         with torch.no_grad():
-            cost = worst_if_failed(candidate_costs(problem, state, candidates))
+            how = None, False, self.iterations
+            cost = worst_if_failed(candidate_costs(problem, state, candidates, *how))
         discarded, cost = progress.discarded(cost), progress.in_contest(cost)
         last = Best.of(candidates, cost)
         best, first = last, cost.amin(dim=-1)
         if progress.costs:
             first = progress.costs[0].amin(dim=-1)
+        if not problem.common_noise:  # what has risen may be bad luck
+            first = last.least
         if self.keep_best and progress.best is not None:
             best = progress.best.or_later(last)
         chosen = [pick(costs, best.candidate) for costs in progress.costs]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_choice
+from diffplan._checks import require_choice, require_shape, require_share
 from diffplan.capabilities import policy_of
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
 from diffplan.planners.gradient.grad_mpc import GradMPC
@@ -15,6 +15,10 @@ from diffplan.problem import PlanningProblem
 
 _Init = Literal["mode", "sample"]
 """Where the first descent begins: the policy's action, or a sample of it."""
+
+
+_CANDIDATES = "candidates"
+"""The entry of a plan's memory with what its starts became, `[B, N, T, A]`."""
 
 
 class PolicyGradMPC(GradMPC):
@@ -38,6 +42,8 @@ class PolicyGradMPC(GradMPC):
         step_size: α. Nor this.
         init: The first start is the "mode", what the policy returns, or a "sample".
         std: See `policy`.
+        reuse: ρ, the share of what the last plan's starts became, shifted in time with
+            its warm start, in the new ones (Dream-MPC has 0.1).
         **options: Others of `GradMPC`.
 
     Raises:
@@ -46,7 +52,8 @@ class PolicyGradMPC(GradMPC):
 
     References:
         S V et al. 2023, "Gradient-based Planning with World Models"
-        (arXiv:2312.17227), section 6.
+        (arXiv:2312.17227), section 6; of `reuse`, Spieler and Behnke 2026, "Dream-MPC"
+        (arXiv:2605.04568), section 4.
 
     Example:
         >>> import diffplan as dp
@@ -73,6 +80,7 @@ class PolicyGradMPC(GradMPC):
         step_size: float = 0.1,
         init: _Init = "mode",
         std: float = 0.1,
+        reuse: float = 0.0,
         gradient: GradientStrategy | None = None,
         **options: Any,
     ) -> None:
@@ -87,6 +95,7 @@ class PolicyGradMPC(GradMPC):
         require_choice("init", init, _Init)
         self.policy: Any = policy_of(policy)
         self.init, self.std = init, std
+        self.reuse = require_share("reuse", reuse)
 
     def starting_points(self, request: PlanRequest) -> Tensor:
         """Return the warm start, if there is one, and what the policy does."""
@@ -97,8 +106,18 @@ class PolicyGradMPC(GradMPC):
         center = problem.action_space.aligned(points).center
         points = torch.where(torch.isfinite(points), points, center)
         if warm_start is not None:
-            points = torch.cat([warm_start.actions.unsqueeze(1), points], dim=1)
+            known = warm_start.actions.unsqueeze(1)
+            if self.reuse and _CANDIDATES in warm_start.memory:
+                before = warm_start.memory[_CANDIDATES]
+                name = f"warm_start.memory[{_CANDIDATES!r}]"
+                require_shape(name, before, points.shape[1:], "must be [N, T, A]")
+                points = points.lerp(before, self.reuse)
+            points = torch.cat([known, points], dim=1)
         return problem.project(points)
+
+    def remember(self, candidates: Tensor) -> dict[str, Tensor]:
+        """Keep what the policy's proposals became, if they are used again."""
+        return {_CANDIDATES: candidates[:, -self.num_starts :]} if self.reuse else {}
 
     def _act(self, state: Tensor, noise: Tensor) -> Tensor:
         """Return the policy's actions in the states `[B, N, S]` of all starts."""

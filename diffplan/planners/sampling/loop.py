@@ -265,7 +265,7 @@ class SamplingPlanner(Planner):
                 drawn = self.noise_of(noise, iteration, start)
                 candidates = self._proposed(request, search, drawn, iteration)
                 candidates = request.problem.project(candidates)
-                cost = self._costs(request, candidates)
+                cost = self._costs(request, candidates, iteration)
                 if isinstance(request.problem.action_space, Categorical):
                     found = Best.of(candidates.detach(), cost.detach())
                     best = found if best is None else best.or_later(found)
@@ -310,11 +310,13 @@ class SamplingPlanner(Planner):
         drawn = self.propose(logits, noise, iteration)
         return torch.cat([drawn, mean.unsqueeze(1)], dim=1)  # the likeliest
 
-    def _costs(self, request: PlanRequest, candidates: Tensor) -> Tensor:
+    def _costs(
+        self, request: PlanRequest, candidates: Tensor, iteration: int
+    ) -> Tensor:
         """Return the cost of candidates `[B, M]`, infinite where they failed."""
-        problem, state = request.problem, request.state
-        sizes = self.chunk_size, self.checkpoint
-        cost = worst_if_failed(candidate_costs(problem, state, candidates, *sizes))
+        given = request.problem, request.state, candidates
+        how = self.chunk_size, self.checkpoint, iteration
+        cost = worst_if_failed(candidate_costs(*given, *how))
         request.show(candidates, cost)
         return cost
 

@@ -26,7 +26,7 @@ from diffplan.gradients import (
 )
 from diffplan.objectives._base import ResidualObjective
 from diffplan.plan import Plan
-from diffplan.planners._arguments import Init
+from diffplan.planners._arguments import Form, Init
 from diffplan.planners._compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners._evaluation import candidate_costs, pick, worst_if_failed
 from diffplan.planners._numbers import set_number
@@ -70,6 +70,7 @@ class ShootingGN(SecondOrderShooting):
             middle of the box where that is cheaper than all.
         early_exit: See `ILQR`.
         max_step: See `ILQR`.
+        form: See `ILQR`.
         init: Distribution of the starting points: "normal", N(centre, half width²)
             clipped to the box, or "uniform" in the box.
         gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
@@ -116,6 +117,7 @@ class ShootingGN(SecondOrderShooting):
         init: Init = "normal",
         early_exit: bool | None = None,
         max_step: float | None = None,
+        form: Form = "auto",
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
@@ -126,6 +128,7 @@ class ShootingGN(SecondOrderShooting):
             step_sizes=step_sizes,
             early_exit=early_exit,
             max_step=max_step,
+            form=form,
         )
         if damping is None or isinstance(damping, AdaptiveDamping):
             self.damping = damping or AdaptiveDamping(initial=1e-2, minimum=1e-6)

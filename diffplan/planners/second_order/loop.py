@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_count, require_positive
+from diffplan._checks import require_choice, require_count, require_positive
 from diffplan.errors import ArgumentError
+from diffplan.functional._condensed import SMALL, CondensedStep, condensed_step
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._isolation import (
     finite_rows,
@@ -33,17 +34,15 @@ from diffplan.functional._isolation import (
     without_gradient,
 )
 from diffplan.functional._limited_stage import Stage, limited_stage
-from diffplan.functional.box_lqr import (
-    IncrementalLQR,
-    LimitedLaw,
-    limited_sweep,
-)
+from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_sweep
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
+from diffplan.planners._arguments import Form
+from diffplan.planners._implicit import differentiate_actions
 from diffplan.planners._progress import has_risen
+from diffplan.planners._quadratic_model import quadratic_model
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.second_order._implicit import differentiate_actions
 from diffplan.planners.second_order._line_search import (
     Chosen,
     Nominal,
@@ -55,7 +54,6 @@ from diffplan.planners.second_order._line_search import (
     roll_out,
     search,
 )
-from diffplan.planners.second_order._quadratic_model import quadratic_model
 from diffplan.planners.second_order._traces import (
     Traces,
     in_place_of,
@@ -74,12 +72,10 @@ class SecondOrderShooting(Planner):
 
     Attributes:
         iterations: Steps.
-        tolerance: See `ILQR`.
         step_sizes: Fractions of a step that are tried, the largest first.
-        early_exit: See `ILQR`.
-        max_step: See `ILQR`.
-        feedback: See `ILQR`.
-        stage: A step of the backward sweep, once `compile` was called.
+        tolerance, early_exit, max_step, feedback, form: See `ILQR`.
+        stage, program: A step of the backward sweep, and the quadratic program in its
+            place, once `compile` was called.
     """
 
     needs_derivatives = True
@@ -89,12 +85,14 @@ class SecondOrderShooting(Planner):
     early_exit: bool | None
     max_step: float | None
     feedback: bool = False
+    form: Form = "auto"
     stage: Callable[..., Stage] | None = None
+    program: Callable[..., CondensedStep] | None = None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile a step of the backward sweep, which is most of the work.
+        """Compile a step of the sweep, or the quadratic program: most of the work.
 
-        The whole loop is iterations × horizon of them, too long for one graph.
+        The whole loop is iterations × horizon of steps, too long for one graph.
 
         Args:
             args: As for `torch.compile`.
@@ -103,10 +101,11 @@ class SecondOrderShooting(Planner):
         """
         kwargs = {"dynamic": False, **kwargs}
         self.stage = torch.compile(limited_stage, *args, **kwargs)
+        self.program = torch.compile(condensed_step, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""
-        return {**super().__getstate__(), "stage": None}
+        return {**super().__getstate__(), "stage": None, "program": None}
 
     def configure_iteration(
         self,
@@ -117,6 +116,7 @@ class SecondOrderShooting(Planner):
         step_sizes: Sequence[float],
         early_exit: bool | None,
         max_step: float | None,
+        form: Form,
     ) -> None:
         """Check and set the attributes that both planners name alike.
 
@@ -127,6 +127,8 @@ class SecondOrderShooting(Planner):
         self.iterations = require_count("iterations", iterations, 0)
         self.tolerance = require_positive("tolerance", tolerance)
         self.early_exit = early_exit
+        require_choice("form", form, Form)
+        self.form = form
         if max_step is not None:
             max_step = require_positive("max_step", max_step)
         self.max_step = max_step
@@ -188,8 +190,7 @@ class SecondOrderShooting(Planner):
         """
         if not torch.is_grad_enabled():
             return self._iterate(request, state, actions, damping)
-        # What fails spoils the gradient of all (see `diffplan.functional._isolation`):
-        # others are planned in its place, for a second time.
+        # What fails spoils all gradients (see `_isolation`): others take its place
         if self.may_look(damping):
             solution, cost = self._iterate(request, state, actions, damping)
             ok = went_well(solution, cost)
@@ -296,12 +297,24 @@ class SecondOrderShooting(Planner):
     ) -> PolicyStep:
         low, high = increments(problem, nominal, self.max_step)
         look, model = self.may_look(low), expanded.model
+        if self._is_condensed(low):
+            solve, look = self.program or condensed_step, look and not self.program
+            # What is expanded at first and not later would be compiled twice.
+            found = solve(model, low, high, damping.contiguous(), look=look)
+            ok = found.ok & expanded.finite
+            return PolicyStep(found.moves, None, found.decrease, ok, self.max_step)
         law = limited_sweep(
             model, low, high, damping, wanted=wanted, look=look, stage=self.stage
         )
         step = self.step(problem, nominal, model, law)
         ok = step.ok & expanded.finite
         return step._replace(ok=ok, max_step=self.max_step)
+
+    def _is_condensed(self, actions: Tensor) -> bool:
+        small = actions.shape[-2:].numel() <= SMALL
+        if self.feedback or not small:
+            return self.form == "condensed"
+        return self.form != "sweep"
 
     def _chosen(
         self,

@@ -5,6 +5,7 @@ point z of a small box to all T actions lets any planner search there instead: t
 problem it sees has one step, whose action is z, and the cost of the decoded actions.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -224,11 +225,7 @@ class LatentActions(Planner):
         One step from the given state to itself, whose action is the latent point; its
         cost is that of the decoded actions from that state.
         """
-
-        def cost(state: Tensor, latent: Tensor) -> Tensor:
-            return problem.cost(state, self.decode(problem, latent))
-
-        return PlanningProblem(_stay, _DecodedCost(cost), self.latent_space)
+        return _LatentProblem(self.decode, problem, self.latent_space)
 
     def _latent_start(self, warm_start: Plan) -> Plan:
         latent = warm_start.memory.get("latent")
@@ -243,6 +240,31 @@ class LatentActions(Planner):
         memory = {k: v for k, v in warm_start.memory.items() if k != "latent"}
         states = warm_start.states[:, :1].expand(-1, 2, -1)  # of the one step: it stays
         return replace(warm_start, actions=latent, states=states, memory=memory)
+
+
+class _LatentProblem(PlanningProblem):
+    """See `LatentActions.latent_problem`; draws anew where the given one does."""
+
+    def __init__(
+        self,
+        decode: Callable[[PlanningProblem, Tensor], Tensor],
+        problem: PlanningProblem,
+        latent_space: Box,
+    ) -> None:
+        def cost(seen: PlanningProblem, state: Tensor, latent: Tensor) -> Tensor:
+            return seen.cost(state, decode(seen, latent))
+
+        super().__init__(_stay, _DecodedCost(partial(cost, problem)), latent_space)
+        self.common_noise = problem.common_noise
+        self._cost_in, self._decoded = cost, problem
+
+    def redrawn(self, iteration: int, first: int, count: int) -> PlanningProblem:
+        if self.common_noise:
+            return self
+        seen = self._decoded.redrawn(iteration, first, count)
+        redrawn = copy.copy(self)
+        redrawn.objective = _DecodedCost(partial(self._cost_in, seen))
+        return redrawn
 
 
 class _DecodedCost(StageObjective):

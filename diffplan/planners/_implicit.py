@@ -17,10 +17,10 @@ from diffplan.functional._derivatives import constants, keep
 from diffplan.functional._isolation import replaced
 from diffplan.gradients import Implicit
 from diffplan.objectives._base import StageObjective
+from diffplan.planners._exact_newton import ActionCost
+from diffplan.planners._quadratic_model import regulator
 from diffplan.planners._solution import judged
 from diffplan.planners.base import Solution
-from diffplan.planners.second_order._exact_newton import ActionCost
-from diffplan.planners.second_order._quadratic_model import regulator
 from diffplan.problem import PlanningProblem
 from diffplan.solvers._matrix_free import Minimization, differentiable
 from diffplan.solvers._stationary import polish, refusing, report

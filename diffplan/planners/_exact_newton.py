@@ -35,7 +35,7 @@ from diffplan.functional._lqr_kkt import Vectors
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
 from diffplan.gradients import Implicit
-from diffplan.planners.second_order._quadratic_model import quadratic_model, regulator
+from diffplan.planners._quadratic_model import quadratic_model, regulator
 from diffplan.problem import PlanningProblem
 from diffplan.solvers._stationary import Minimum, free_variables
 
