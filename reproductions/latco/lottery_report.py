@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.envs.lottery import PAYOFFS
+from diffplan.envs.lottery import PAYOFFS, Payoff
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
 from reproductions.common.figures import COLOURS, new_figure, save_figure
@@ -33,12 +33,16 @@ NAMES = {
 """In the order of the page."""
 SIMILAR = 0.2
 """Goals are chosen "in similar proportions" where their shares differ by less."""
+DECIDED = 0.5
+"""Least share of starts that end at a goal for a planner to be said to choose."""
 
 READING = """\
 Shares of {starts} starts, the same for all planners, with the same luck at each: the
 mean over training seeds ({seeds}) with Student's interval, with one seed Wilson's. Each
 episode is one plan of {steps} actions, executed to its end.
 {payoffs}
+*Expected return*: of the goals that were chosen, whatever the luck was. The luck of
+these starts, one for all seeds, is in the *mean return*.
 The model sees the place, the velocity and the colour of the goals as numbers; it is
 trained once, on {episodes} episodes that
 make for either goal in turn, and is the same for all. LatCo and Gaussian LatCo minimise
@@ -70,7 +74,8 @@ Preference: share of the top goal less that of the bottom goal. Intervals: the m
 95 % of the bootstrap over training seeds and starts together (with one seed: over
 starts alone). *Held* where the whole interval says so, *contradicted* where all of it
 says the opposite, else *not seen*. "In similar proportions" is read as: the shares
-differ by less than {similar} points.
+differ by less than {similar} points. Of a planner that ends at a goal from fewer than
+{decided} % of the starts nothing is said: *not seen*.
 """
 
 
@@ -98,7 +103,11 @@ def report(results: Results) -> Section | None:
     if risks:
         text.append(RISK.format(table=_risk_table(risks)))
     table = markdown_table(_CLAIM, checks)
-    text.append(CLAIMS.format(table=table, similar=round(100 * SIMILAR)))
+    text.append(
+        CLAIMS.format(
+            table=table, similar=round(100 * SIMILAR), decided=round(100 * DECIDED)
+        )
+    )
     return Section("\n".join(text))
 
 
@@ -172,7 +181,9 @@ def _numbers(rows: Rows) -> dict[str, Any]:
 
 
 def _table(by: Mapping[str, Rows], known: Mapping[str, str], records: Any) -> str:
-    header = ["planner", "top", "bottom", "none", "mean return", "top, each seed"]
+    shares = ["planner", "top", "bottom", "none"]
+    header = [*shares, "expected return", "mean return", "top, each seed"]
+    payoff = _payoff(by, records)
     lines, marked = [], False
     for name, rows in by.items():
         units = dict.fromkeys(row["unit"] for row in rows)
@@ -186,6 +197,9 @@ def _table(by: Mapping[str, Rows], known: Mapping[str, str], records: Any) -> st
             [
                 NAMES[name] + star,
                 *(_of(rows, share).percent() for share in (_top, _bottom, _none)),
+                _of(
+                    rows, lambda r: payoff.top * _top(r) + payoff.bottom * _bottom(r)
+                ).number(1),
                 _of(rows, _earned).number(1),
                 ", ".join(f"{100 * np.mean([_top(r) for r in o]):.0f}" for o in each),
                 f"{np.mean([float(row['milliseconds']) for row in rows]):.0f}",
@@ -196,11 +210,17 @@ def _table(by: Mapping[str, Rows], known: Mapping[str, str], records: Any) -> st
     return table + (f"\n{LEGEND}\n" if marked else "")
 
 
+def _payoff(by: Mapping[str, Rows], records: Any) -> Payoff:
+    """Return what the goals pay in the task of these rows."""
+    settings = records[next(iter(by.values()))[0]["unit"]]["settings"]
+    return PAYOFFS[settings["task"].rpartition("/")[2]]
+
+
 def _reading(by: Mapping[str, Rows], records: Any) -> str:
     rows = next(iter(by.values()))
     settings = records[rows[0]["unit"]]["settings"]
     data = records[rows[0]["unit"].rpartition("/")[0] + "/data"]["settings"]
-    payoff = PAYOFFS[settings["task"].rpartition("/")[2]]
+    payoff = _payoff(by, records)
     payoffs = (
         f"Top pays {payoff.top:+g}; bottom {payoff.win:+g} with {payoff.chance:.0%} "
         f"probability, else {payoff.loss:+g}: {payoff.bottom:+.1f} on average."
@@ -268,6 +288,8 @@ def claims(by: Mapping[str, Rows]) -> list[list[str]]:
             claim, verdict = "prefers the bottom goal", _opposite(gap).verdict()
         else:
             claim, verdict = "visits both in similar proportions", _similar(gap)
+        if np.mean([1.0 - _none(row) for row in by[name]]) < DECIDED:
+            verdict = "not seen"
         found.append([f"{planner} {claim}", f"preference {gap.points()}", verdict])
     best = {name: _table_of(rows, _top) for name, rows in by.items()}
     for one, other in _PAIRS:

@@ -90,6 +90,12 @@ def test_claims_have_the_verdict_that_the_shares_have() -> None:
     assert verdicts["LatCo visits both in similar proportions"] in ("held", "not seen")
 
 
+def test_of_a_planner_that_reaches_no_goal_nothing_is_said() -> None:
+    by = {"gaussian": rows("gaussian", 0.05, 0.0), "gd": rows("gd", 0.0, 0.0)}
+    verdicts = [verdict for _, _, verdict in lottery_report.claims(by)[:2]]
+    assert verdicts == ["not seen", "not seen"]
+
+
 def test_a_run_and_its_report(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     config, runs = LotteryConfig.smoke(), tmp_path / "runs"
