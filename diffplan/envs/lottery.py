@@ -44,7 +44,10 @@ PAYOFFS = {
 """By the name of the task: what the paper prints, and what its code does."""
 
 GOALS = {"top": np.array([0.8, 0.7]), "bottom": np.array([-0.8, 0.7])}
+"""Where the goals are, x and y in metres."""
+
 HIT_RADIUS = 0.25
+"""How near the point comes to a goal that it hits, metres."""
 
 _STIFFNESS, _DAMPING, _MASS = 100.0, 10.0, 0.524 + 0.004  # with the joints' armature
 _TIME_STEP, _SUBSTEPS = 0.01, 5
