@@ -90,6 +90,15 @@ def test_claims_have_the_verdict_that_the_shares_have() -> None:
     assert verdicts["LatCo visits both in similar proportions"] in ("held", "not seen")
 
 
+def test_the_seed_that_eight_starts_were_chosen_with_does_not_judge_them() -> None:
+    known = [{**row, "outcome": "0"} for row in rows("gaussian_many", 0.9, 0.05)]
+    fresh = [row for row in rows("gaussian_many", 0.9, 0.05) if row["seed"] != "0"]
+    by = {"gaussian_many": [r for r in known if r["seed"] == "0"] + fresh}
+    (_, number, verdict), *_ = lottery_report.claims(by)
+    assert verdict == "held"
+    assert number.startswith("preference +85 points")
+
+
 def test_of_a_planner_that_reaches_no_goal_nothing_is_said() -> None:
     by = {"gaussian": rows("gaussian", 0.05, 0.0), "gd": rows("gd", 0.0, 0.0)}
     verdicts = [verdict for _, _, verdict in lottery_report.claims(by)[:2]]
