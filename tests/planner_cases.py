@@ -477,7 +477,7 @@ CASES = [
     case(
         "LatCo-duals",
         LatCo,
-        {"iterations": 30, **DUALS},
+        {"iterations": 60, **DUALS},
         optimum_gap=1e-8,
         gradients=ALL,
         learnable=(("damping", 1e-2),),
