@@ -50,7 +50,8 @@ SMALL = {
 
 def small(case: PlannerCase, **changes: object) -> dp.Planner:
     """A planner of few steps on few samples, so that gradcheck is quick."""
-    arguments = {**SMALL.get(case.name, {"iterations": 4}), **changes}
+    name = case.name.removesuffix("-sweep")
+    arguments = {**SMALL.get(name, {"iterations": 4}), **changes}
     return case.build(horizon=3, gradient=dp.Unroll(), **arguments)
 
 
