@@ -124,20 +124,39 @@ def kind_of(target: Callable[..., Any]) -> Any:
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the arguments of a callable, with hints for annotations.
 
-    Those of its class too, where a constructor such as `LatCo.released` hands them on.
+    Those of its class too, where a constructor such as `LatCo.released` hands them on,
+    and those of base classes that a class hands its `**options` on to.
     """
     function, kind = _unbound(target), kind_of(target)
     found = dict(inspect.signature(target).parameters)
-    if any(each.kind is each.VAR_KEYWORD for each in found.values()):
+    if _hands_on(found) and function is not kind:
         function, found = kind, {**found, **inspect.signature(kind).parameters}
-    hints = typing.get_type_hints(
-        function.__init__ if isinstance(function, type) else function
+    first, *bases = (
+        _constructors(function) if isinstance(function, type) else [function]
     )
+    hints = typing.get_type_hints(first)
+    for base in bases:
+        _, *more = inspect.signature(base).parameters.items()  # without self
+        found |= {name: each for name, each in more if name not in found}
+        hints = typing.get_type_hints(base) | hints
     return {
         name: each.replace(annotation=hints[name])
         for name, each in found.items()
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
     }
+
+
+def _hands_on(arguments: Mapping[str, inspect.Parameter]) -> bool:
+    return any(each.kind is each.VAR_KEYWORD for each in arguments.values())
+
+
+def _constructors(kind: type) -> Iterator[Callable[..., Any]]:
+    """Yield a class's constructor, and those that it hands further arguments on to."""
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            yield base.__init__
+            if not _hands_on(inspect.signature(base.__init__).parameters):
+                return
 
 
 def _unbound(target: Any) -> Any:

@@ -7,7 +7,7 @@ import pickle
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -238,3 +238,17 @@ def test_units_of_the_comparison_keep_their_settings(tmp_path: Path) -> None:
     known = json.loads(Path(__file__).with_name("comparison_settings.json").read_text())
     units = comparison.units(ComparisonConfig(), [0], tmp_path)
     assert {unit.name: unit.settings() for unit in units} == known
+
+
+def test_settings_know_what_a_class_hands_on_to_its_base() -> None:
+    class Wide(CEM):
+        def __init__(self, horizon: int, *, scale: float = 2.0, **options: Any) -> None:
+            super().__init__(horizon, **options)
+            self.scale = scale
+
+    settings = Settings(Wide, num_samples=20, num_elites=3, scale=1.0)
+    planner = settings.build(4)
+    assert (planner.num_samples, planner.scale, planner.horizon) == (20, 1.0, 4)
+    assert "iterations" in settings.free()
+    with pytest.raises(UnknownNameError, match="num_sample: Wide has no such argument"):
+        Settings(Wide, num_sample=20)

@@ -14,7 +14,7 @@ that fail are handled as in `planners/_failures.py`.
 
 from abc import abstractmethod
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -149,6 +149,24 @@ class FirstOrderCollocation(Planner):
         )
         self.fall_back, self.keep_multipliers = fall_back, keep_multipliers
         self.configure_gradient(gradient)
+
+    @classmethod
+    def paper(cls, horizon: int = 30, **options: Any) -> Self:
+        """Return the planner as the paper prints it.
+
+        5,000 steps of 0.05; λ = ν = 1 at the start, and in every fifth step 1.5 times
+        violation less tolerance more; ‖excess‖² as violation of the action limits.
+        """
+        given = {
+            "iterations": 5000,
+            "step_size": 0.05,
+            "fall_back": False,
+            "multiplier_rules": (DualAscent(1.5), DualAscent(1.5)),
+            "initial_multipliers": (1.0, 1.0),
+        }
+        planner = cls(horizon, **{**given, **options})
+        planner.action_violation = "paper"
+        return planner
 
     @abstractmethod
     def relaxed(self, problem: PlanningProblem, state: Tensor) -> RelaxedProblem:

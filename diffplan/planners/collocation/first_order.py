@@ -81,24 +81,6 @@ class FirstOrderLatCo(FirstOrderCollocation):
         }
         return cls(horizon, **{**given, **options})
 
-    @classmethod
-    def paper(cls, horizon: int = 30, **options: Any) -> "FirstOrderLatCo":
-        """Return the ablation as the paper prints it.
-
-        5,000 steps of 0.05; λ = ν = 1 at the start, and in every fifth step 1.5 times
-        violation less tolerance more; ‖excess‖² as violation of the action limits.
-        """
-        given = {
-            "iterations": 5000,
-            "step_size": 0.05,
-            "fall_back": False,
-            "multiplier_rules": (DualAscent(1.5), DualAscent(1.5)),
-            "initial_multipliers": (1.0, 1.0),
-        }
-        planner = cls(horizon, **{**given, **options})
-        planner.action_violation = "paper"
-        return planner
-
     def relaxed(self, problem: PlanningProblem, state: Tensor) -> RelaxedProblem:
         """Return the problem whose variables are states."""
         return RelaxedProblem(problem, state, self.action_violation)

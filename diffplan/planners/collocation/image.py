@@ -1,6 +1,6 @@
 """Image collocation: images and actions are the variables instead of states."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ from diffplan.capabilities import (
     model_behind,
 )
 from diffplan.errors import ArgumentError, UnsupportedProblemError
-from diffplan.gradients import GradientStrategy
 from diffplan.planners.collocation._first_order import (
     FirstOrderCollocation,
     RelaxedProblem,
 )
 from diffplan.planners.collocation._residuals import ActionViolation, Residuals
-from diffplan.planners.collocation.multipliers import DualAscent, MultiplierRule
+from diffplan.planners.collocation.multipliers import DualAscent
 from diffplan.problem import PlanningProblem
 
 
@@ -45,16 +44,9 @@ class ImageCollocation(FirstOrderCollocation):
         model: What sees and shows: an object with `decode`, and with `observe` or
             `encode`, see `diffplan.capabilities`. A module becomes a submodule. None
             stands for the model behind the problem's dynamics.
-        iterations: Adam steps (paper: 5,000).
-        step_size: Adam's, a number or a learnable tensor (paper: 0.02).
-        dual_every: See `FirstOrderLatCo`; so are all that follow.
-        multiplier_rules: Of the decoded prior, and of the action limits.
-        initial_multipliers: λ and ν at the start.
-        dynamics_tolerance: ε of ‖o_{t+1} - decode(f(x_t, u_t))‖².
-        action_tolerance: ε of the action limits.
-        fall_back: Whether to answer with given actions where the plan's cost more.
-        keep_multipliers: Whether a warm start also goes on with its multipliers.
-        gradient: `Unroll()` (if None), `Truncated(k)` or `Detach()`.
+        options: Arguments of `FirstOrderLatCo`. The paper has 5,000 `iterations` with a
+            `step_size` of 0.02; `dynamics_tolerance` is that of
+            ‖o_{t+1} - decode(f(x_t, u_t))‖².
 
     Raises:
         ArgumentError: a setting is out of range, or the model cannot see and show.
@@ -81,31 +73,9 @@ class ImageCollocation(FirstOrderCollocation):
         self,
         horizon: int,
         model: object | None = None,
-        *,
-        iterations: int = 500,
-        step_size: float | Tensor = 0.1,
-        dual_every: int = 5,
-        multiplier_rules: tuple[MultiplierRule, MultiplierRule] | None = None,
-        initial_multipliers: tuple[float, float] = (10.0, 10.0),
-        dynamics_tolerance: float = 1e-4,
-        action_tolerance: float = 1e-4,
-        fall_back: bool = True,
-        keep_multipliers: bool = False,
-        gradient: GradientStrategy | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            horizon,
-            iterations=iterations,
-            step_size=step_size,
-            dual_every=dual_every,
-            multiplier_rules=multiplier_rules,
-            initial_multipliers=initial_multipliers,
-            dynamics_tolerance=dynamics_tolerance,
-            action_tolerance=action_tolerance,
-            fall_back=fall_back,
-            keep_multipliers=keep_multipliers,
-            gradient=gradient,
-        )
+        super().__init__(horizon, **options)
         if model is not None and _missing(model):
             raise ArgumentError(
                 f"model: expected an object with decode and observe, or encode, got "
@@ -132,21 +102,12 @@ class ImageCollocation(FirstOrderCollocation):
         return cls(horizon, **{**given, **options})
 
     @classmethod
-    def paper(cls, horizon: int = 30, **options: Any) -> "ImageCollocation":
+    def paper(cls, horizon: int = 30, **options: Any) -> Self:
         """Return image collocation as the paper prints it.
 
         As `FirstOrderLatCo.paper`, with a step size of 0.02.
         """
-        given = {
-            "iterations": 5000,
-            "step_size": 0.02,
-            "fall_back": False,
-            "multiplier_rules": (DualAscent(1.5), DualAscent(1.5)),
-            "initial_multipliers": (1.0, 1.0),
-        }
-        planner = cls(horizon, **{**given, **options})
-        planner.action_violation = "paper"
-        return planner
+        return super().paper(horizon, **{"step_size": 0.02, **options})
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise if there is no model that sees and shows."""
