@@ -4,7 +4,7 @@ For each training seed: collect offline data, fit a small RSSM to it, then let e
 planner act with that model from the same starts. What is compared is planning alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -91,14 +91,26 @@ def ablation_units(
     return made
 
 
-def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit]:
-    folder, prefix = directory / f"seed_{seed}", f"{EXPERIMENT}/seed_{seed}"
+def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
+    """Return what makes a training seed's units, of a name, work and units needed.
+
+    Args:
+        experiment: First part of the names.
+        seed: Given to the work.
+        directory: Receives `seed_<n>/<name>`.
+    """
+    folder, prefix = directory / f"seed_{seed}", f"{experiment}/seed_{seed}"
 
     def unit(name: str, run: partial[None], *needs: str) -> Unit:
         bound = partial(run, directory=folder / name, seed=seed)
         wanted = tuple(f"{prefix}/{need}" for need in needs)
         return Unit(f"{prefix}/{name}", bound, folder / name, wanted)
 
+    return unit
+
+
+def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit]:
+    folder, unit = directory / f"seed_{seed}", of_seed(EXPERIMENT, seed, directory)
     data = config.data
     made = [
         unit("data", partial(collect, data=data)),

@@ -15,6 +15,7 @@ from diffplan.training.seeding import global_seeds
 from reproductions.common.settings import Settings
 from reproductions.common.tables import write_text
 from reproductions.latco.comparison_config import DataConfig
+from reproductions.latco.data import PARTS
 
 ACTION_DIM = 4
 
@@ -28,11 +29,39 @@ def train(
     seed: int,
 ) -> None:
     """Fit the RSSM; write `model.pt` and `reward_head.json`. Resumes by itself."""
-    buffer = ReplayBuffer.load(data_directory / "training")
-    validation = ReplayBuffer.load(data_directory / "validation")
+    buffer, validation = (ReplayBuffer.load(data_directory / part) for part in PARTS)
+    rssm = fit(directory, buffer, validation, model, training, seed, ACTION_DIM)
+    judged = judge_reward_head(rssm, validation) | {
+        "parameters": sum(weights.numel() for weights in rssm.parameters()),
+        "episodes": len(buffer),
+    }
+    write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
+    rssm.save(directory / "model.pt")
+
+
+def fit(
+    directory: Path,
+    buffer: ReplayBuffer,
+    validation: ReplayBuffer,
+    model: Settings,
+    training: OfflineConfig,
+    seed: int,
+    *sizes: int,
+) -> RSSM:
+    """Return the RSSM, fitted from the folder's checkpoint on if there is one.
+
+    Args:
+        directory: Of the unit.
+        buffer: Trained on; its observations set the scale.
+        validation: Only judged.
+        model: Builds it from these observations and the `sizes`.
+        training: Of the trainer.
+        seed: Of weights and batches.
+        *sizes: Other numbers that building the model takes.
+    """
     observations = np.concatenate([e.observations for e in buffer.episodes])
     with global_seeds(seed):
-        rssm: RSSM = model.build(torch.from_numpy(observations), ACTION_DIM)
+        rssm: RSSM = model.build(torch.from_numpy(observations), *sizes)
     OfflineTrainer(
         rssm,
         buffer,
@@ -41,12 +70,7 @@ def train(
         directory=directory,
         validation=validation,
     ).run(quiet=True, tensorboard=False)
-    judged = judge_reward_head(rssm, validation) | {
-        "parameters": sum(weights.numel() for weights in rssm.parameters()),
-        "episodes": len(buffer),
-    }
-    write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
-    rssm.save(directory / "model.pt")
+    return rssm
 
 
 @torch.no_grad()

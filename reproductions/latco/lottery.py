@@ -21,12 +21,11 @@ from diffplan.envs.lottery import GOALS, PAYOFFS
 from diffplan.models.rssm import RSSM
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
-from diffplan.training.offline import OfflineConfig, OfflineTrainer
+from diffplan.training.offline import OfflineConfig
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import (
     SIMULATOR_BITS,
     derive_seed,
-    global_seeds,
     make_generator,
 )
 from reproductions.common.online import action_box
@@ -34,9 +33,9 @@ from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.common.stopwatch import planner_watch
 from reproductions.common.tables import write_csv, write_text
-from reproductions.latco.comparison import make_agent, start_seeds
+from reproductions.latco.comparison import make_agent, of_seed, start_seeds
 from reproductions.latco.comparison_config import EvaluationConfig
-from reproductions.latco.comparison_model import filtered_states
+from reproductions.latco.comparison_model import filtered_states, fit
 from reproductions.latco.comparison_planners import evaluations
 from reproductions.latco.data import PARTS, complete
 from reproductions.latco.lottery_config import LotteryConfig
@@ -56,13 +55,7 @@ def units(config: LotteryConfig, seeds: Sequence[int], directory: Path) -> list[
 
 
 def _units_of(config: LotteryConfig, seed: int, directory: Path) -> list[Unit]:
-    folder, prefix = directory / f"seed_{seed}", f"{EXPERIMENT}/seed_{seed}"
-
-    def unit(name: str, run: partial[None], *needs: str) -> Unit:
-        bound = partial(run, directory=folder / name, seed=seed)
-        wanted = tuple(f"{prefix}/{need}" for need in needs)
-        return Unit(f"{prefix}/{name}", bound, folder / name, wanted)
-
+    folder, unit = directory / f"seed_{seed}", of_seed(EXPERIMENT, seed, directory)
     given = {"task": config.task, "steps": config.steps}
     data, model = folder / "data", folder / "model" / "model.pt"
     gathering = partial(
@@ -152,17 +145,7 @@ def train(
 ) -> None:
     """Fit the RSSM; write `model.pt`. Resumes by itself."""
     buffer, validation = (ReplayBuffer.load(data_directory / part) for part in PARTS)
-    observations = np.concatenate([e.observations for e in buffer.episodes])
-    with global_seeds(seed):
-        rssm: RSSM = model.build(torch.from_numpy(observations))
-    OfflineTrainer(
-        rssm,
-        buffer,
-        training,
-        seed=seed,
-        directory=directory,
-        validation=validation,
-    ).run(quiet=True, tensorboard=False)
+    rssm = fit(directory, buffer, validation, model, training, seed)
     rssm.save(directory / "model.pt")
 
 

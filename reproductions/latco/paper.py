@@ -9,6 +9,7 @@ from reproductions.common import online_report
 from reproductions.common.experiment import Axis, Experiment, Paper, narrowed
 from reproductions.common.units import Unit
 from reproductions.latco import (
+    ablations_report,
     comparison,
     lottery,
     lottery_report,
@@ -62,7 +63,7 @@ PAPER = Paper(
                 "smoke": ComparisonConfig.smoke_ablations,
             },
             units=comparison.ablation_units,
-            report=report.ablations,
+            report=ablations_report.write,
         ),
         Experiment(
             name="online",

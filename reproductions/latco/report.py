@@ -7,7 +7,6 @@ from reproductions.common import online_report
 from reproductions.common.experiment import Results, Section
 from reproductions.common.tables import picture
 from reproductions.latco import (
-    ablations_report,
     comparison_report,
     comparison_result,
     paper_numbers,
@@ -60,11 +59,6 @@ def comparison(results: Results) -> Section | None:
         text.append(picture(name, "Plan optimisation (Fig. 6)"))
     title = f"(a) Planners on one frozen model: {task}"
     return Section("\n".join(text), _comparison_rows(found, results.preset), title)
-
-
-def ablations(results: Results) -> Section | None:
-    """Report on LatCo without one part at a time, on the same models."""
-    return ablations_report.write(results)
 
 
 def online(results: Results) -> Section | None:
