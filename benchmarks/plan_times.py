@@ -35,6 +35,7 @@ import diffplan as dp
 from diffplan.functional._random import fold, standard_normal
 from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn, SoftplusReward
+from diffplan.planners._cuda_graph import recorded
 from diffplan.planners.request import PlanRequest
 
 RESULTS = Path(__file__).parent / "results"
@@ -206,15 +207,7 @@ def given_noise(
 
 def captured(solve: Callable[[], object]) -> Callable[[], object]:
     """Return a replay of what `solve` does, captured as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            solve()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        solve()
-    return graph.replay
+    return recorded(solve)[0].replay
 
 
 def measure(

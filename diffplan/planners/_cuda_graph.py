@@ -4,7 +4,8 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from diffplan.constraints._box import Box
 from diffplan.plan import Plan
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
+
+ResultT = TypeVar("ResultT")
 
 _KEPT = 8
 """Graphs of one planner: batches of another size are recorded beside each other."""
@@ -53,6 +56,25 @@ class CapturedCore:
         return self._recordings[kind](request)
 
 
+def recorded(run: Callable[[], ResultT]) -> tuple[torch.cuda.CUDAGraph, ResultT]:
+    """Return a graph of what a function does, and its result, which replays write to.
+
+    Args:
+        run: Without a look at a number from the host.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        # Libraries make their workspaces at the first call, which no graph may do.
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+    return graph, result
+
+
 class _Recording:
     """One graph, with the memory that it reads from and writes to."""
 
@@ -62,16 +84,7 @@ class _Recording:
         problem, box = copy.copy(request.problem), request.problem.action_space
         problem.action_space = Box(box.low.clone(), box.high.clone())
         self.request = replace(request.map(torch.clone), problem=problem)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            # Libraries make their workspaces at the first call, which no graph may do.
-            for _ in range(2):
-                core(self.request)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.plan = core(self.request)
+        self.graph, self.plan = recorded(partial(core, self.request))
 
     def __call__(self, request: PlanRequest) -> Plan:
         for kept, given in zip(_tensors(self.request), _tensors(request), strict=True):
