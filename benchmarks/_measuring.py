@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,16 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return a benchmark's arguments without folders, which say nothing elsewhere."""
     given = vars(arguments).items()
     return {name: value for name, value in given if not isinstance(value, Path)}
+
+
+def per_iteration(run: Callable[[int], None], short: int, long: int) -> float:
+    """Return seconds per iteration: the slope between two iteration counts."""
+    started = time.perf_counter()
+    run(short)
+    middle = time.perf_counter()
+    run(long)
+    ended = time.perf_counter()
+    return ((ended - middle) - (middle - started)) / (long - short)
 
 
 def write_results(

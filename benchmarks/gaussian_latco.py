@@ -7,13 +7,12 @@ Both plan with one model, in one process on one thread, in turn; medians are com
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from _measuring import write_results
+from _measuring import per_iteration, write_results
 
 import diffplan as dp
 from diffplan.models import RSSM
@@ -47,16 +46,6 @@ def iterations(
         plan(problem, state, evaluate=False)
 
     return run
-
-
-def per_iteration(run: Callable[[int], None], short: int, long: int) -> float:
-    """Return seconds per iteration: the slope between two iteration counts."""
-    started = time.perf_counter()
-    run(short)
-    middle = time.perf_counter()
-    run(long)
-    ended = time.perf_counter()
-    return ((ended - middle) - (middle - started)) / (long - short)
 
 
 def contenders(

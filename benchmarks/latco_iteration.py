@@ -10,14 +10,13 @@ variable that knows its blocks), and LatCo's native engine.
 
 import argparse
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import theseus as th
 import torch
-from _measuring import write_results
+from _measuring import per_iteration, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -128,16 +127,6 @@ def latco_iterations(
         planner(problem, state)
 
     return run
-
-
-def per_iteration(run: Callable[[int], None], short: int, long: int) -> float:
-    """Return seconds per iteration: the slope between two iteration counts."""
-    started = time.perf_counter()
-    run(short)
-    middle = time.perf_counter()
-    run(long)
-    ended = time.perf_counter()
-    return ((ended - middle) - (middle - started)) / (long - short)
 
 
 def measure(
