@@ -260,6 +260,24 @@ DUALS = {
     "initial_multipliers": (1e3, 1e3),
 }
 
+# What two cases of one kind are held to.
+EXACT = {
+    "optimum_gap": 1e-8,
+    "warm_gap": 1e-8,
+    "gradients": ALL,
+    "action_constraints": False,
+}
+REGULATOR = {**EXACT, "stochastic": False}
+GAUSS_NEWTON = {**EXACT, "learnable": (("damping", 0.1),)}
+BY_ADAM = {
+    "optimum_gap": 0.05,
+    "warm_gap": 0.02,
+    "finds_clock": False,
+    "gradients": TRACKED,
+    "learnable": (("step_size", 0.05),),
+    "feasible_throughout": False,
+}
+
 CASES = [
     case(
         "CEM",
@@ -377,45 +395,14 @@ CASES = [
             "init": "sample",
         },
     ),
-    case(
-        "ILQR",
-        ILQR,
-        {"iterations": 10},
-        stochastic=False,
-        optimum_gap=1e-8,
-        warm_gap=1e-8,
-        gradients=ALL,
-        action_constraints=False,
-    ),
-    case(
-        "ILQR-sweep",
-        ILQR,
-        {"iterations": 10, "form": "sweep"},
-        stochastic=False,
-        optimum_gap=1e-8,
-        warm_gap=1e-8,
-        gradients=ALL,
-        action_constraints=False,
-    ),
-    case(
-        "ShootingGN",
-        ShootingGN,
-        {"iterations": 15, "num_starts": 2},
-        optimum_gap=1e-8,
-        warm_gap=1e-8,
-        gradients=ALL,
-        action_constraints=False,
-        learnable=(("damping", 0.1),),
-    ),
+    case("ILQR", ILQR, {"iterations": 10}, **REGULATOR),
+    case("ILQR-sweep", ILQR, {"iterations": 10, "form": "sweep"}, **REGULATOR),
+    case("ShootingGN", ShootingGN, {"iterations": 15, "num_starts": 2}, **GAUSS_NEWTON),
     case(
         "ShootingGN-sweep",
         ShootingGN,
         {"iterations": 15, "num_starts": 2, "form": "sweep"},
-        optimum_gap=1e-8,
-        warm_gap=1e-8,
-        gradients=ALL,
-        action_constraints=False,
-        learnable=(("damping", 0.1),),
+        **GAUSS_NEWTON,
     ),
     case(
         "LatCo",
@@ -452,27 +439,12 @@ CASES = [
         learnable=(("damping", 1e-2),),
         feasible_throughout=False,
     ),
-    case(
-        "FirstOrderLatCo",
-        FirstOrderLatCo.paper,
-        FIRST_ORDER,
-        optimum_gap=0.05,
-        warm_gap=0.02,
-        finds_clock=False,
-        gradients=TRACKED,
-        learnable=(("step_size", 0.05),),
-        feasible_throughout=False,
-    ),
+    case("FirstOrderLatCo", FirstOrderLatCo.paper, FIRST_ORDER, **BY_ADAM),
     case(
         "ImageCollocation",
         ImageCollocation.paper,
         {"model": Window(), **FIRST_ORDER},
-        optimum_gap=0.05,
-        warm_gap=0.02,
-        finds_clock=False,
-        gradients=TRACKED,
-        learnable=(("step_size", 0.05),),
-        feasible_throughout=False,
+        **BY_ADAM,
     ),
     case(
         "LatCo-duals",
