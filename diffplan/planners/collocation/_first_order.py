@@ -14,7 +14,7 @@ that fail are handled as in `planners/_failures.py`.
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ from diffplan.planners.collocation._residuals import (
 from diffplan.planners.collocation.multipliers import DualAscent, MultiplierRule
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
+
+CollocationT = TypeVar("CollocationT", bound="FirstOrderCollocation")
 
 _TRACES = (
     "cost",
@@ -151,7 +153,9 @@ class FirstOrderCollocation(Planner):
         self.configure_gradient(gradient)
 
     @classmethod
-    def paper(cls, horizon: int = 30, **options: Any) -> Self:
+    def paper(
+        cls: type[CollocationT], horizon: int = 30, **options: Any
+    ) -> CollocationT:
         """Return the planner as the paper prints it.
 
         5,000 steps of 0.05; λ = ν = 1 at the start, and in every fifth step 1.5 times

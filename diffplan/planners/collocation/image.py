@@ -1,6 +1,6 @@
 """Image collocation: images and actions are the variables instead of states."""
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ class ImageCollocation(FirstOrderCollocation):
         return cls(horizon, **{**given, **options})
 
     @classmethod
-    def paper(cls, horizon: int = 30, **options: Any) -> Self:
+    def paper(cls, horizon: int = 30, **options: Any) -> "ImageCollocation":
         """Return image collocation as the paper prints it.
 
         As `FirstOrderLatCo.paper`, with a step size of 0.02.
