@@ -127,7 +127,13 @@ def dense_step(system: ChainSystem, rhs: ChainRightHandSide) -> tuple[Tensor, Te
     matrix = dynamics.mT @ (weight * dynamics) + costs.mT @ costs
     linear = torch.cat((rhs.states.flatten(1), rhs.actions.flatten(1)), 1)[..., None]
     linear = linear - dynamics.mT @ (weight * rhs.defect.flatten(1)[..., None])
-    return _split(torch.linalg.solve(matrix, linear).squeeze(-1), system)
+    # On one thread: MKL's LU factorisation (2024.2, in PyTorch 2.13) gives wrong pivots or
+    # hangs on two where the cores have other work too. Its Cholesky and QR do not.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    solution = torch.linalg.solve(matrix, linear)
+    torch.set_num_threads(threads)
+    return _split(solution.squeeze(-1), system)
 
 
 def stacked_qr_step(

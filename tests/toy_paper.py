@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from reproductions.common import ledger
 from reproductions.common.experiment import (
     Axis,
     Experiment,
@@ -87,6 +88,8 @@ def report(results: Results) -> Section:
             found = read_csv(folder / "score.csv")
             mean = sum(float(row["score"]) for row in found) / len(found)
             rows[found[0]["seed"]] = {"seed": found[0]["seed"], "score": f"{mean}"}
+            row = {"experiment": "score", "unit": f"score/{folder.name}"}
+            ledger.add(results.output, [{**row, "episode_return": mean}])
     if rows:
         write_csv(path, list(rows.values()))
     table = markdown_table(["seed", "score"], [row.values() for row in rows.values()])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from diffplan.errors import ArgumentError, DiffplanError, FileError
-from reproductions.common import publishing, results, runs
+from reproductions.common import ledger, publishing, results, runs
 from reproductions.common.config import describe
 from reproductions.common.engines import add_engine_options, engine_of
 from reproductions.common.experiment import Paper, Selection
@@ -41,7 +41,9 @@ words before axes and settings
            failed (with error and log), how far, and the time left
   publish  runs nothing; puts the results of finished runs, or those of some stages,
            into the repository. Refused with changes that no commit holds, with own
-           settings, and with fewer units than the committed page shows
+           settings, and with fewer units than the committed page shows. With --add
+           the committed units stay, and new ones join them: a page made from the
+           ledger grows run by run, from any machine
 How long a preset takes: `reproductions/README.md`.
 
 exit status: 0 done, 1 some units failed (the report has the others), 64 refused before
@@ -95,6 +97,7 @@ class Command:
         add("--seeds", help="the same as seed=0,1,2")
         add("--directory", type=Path, default=directory, help="of the runs")
         add("--output", type=Path, default=None, help="of tables and figures")
+        add("--add", action="store_true", help="publish beside the committed units")
         add("--report-only", action="store_true", help=f"the same as {REPORT}")
         add("--settings", action="store_true", help="list all settings and stop")
         add_engine_options(made)
@@ -106,7 +109,8 @@ class Command:
         _refuse_what_would_be_ignored(word, options, selection)
         directory = options.directory / preset
         if word == PUBLISH:
-            return self._publish(directory, preset, paper.stages(preset, selection))
+            stages = paper.stages(preset, selection)
+            return self._publish(directory, preset, stages, adding=options.add)
         if word == STATUS:
             show_status(directory, say)
             return DONE
@@ -155,7 +159,9 @@ class Command:
             say(f"failed: {name}: {reason}")
         return DONE if outcome.complete else FAILED
 
-    def _publish(self, directory: Path, preset: str, stages: Sequence[str]) -> int:
+    def _publish(
+        self, directory: Path, preset: str, stages: Sequence[str], *, adding: bool
+    ) -> int:
         """Put the results of a finished run folder into the repository."""
         if preset == "smoke":
             raise ArgumentError(
@@ -164,12 +170,16 @@ class Command:
         home = self.paper.committed(preset)
         units = [unit for unit in runs.scan(directory) if unit.stage in stages]
         own = self._own_settings(units, preset)
-        before = published(home)
-        publishing.require_publishable(units, before, own, stages)
+        before, kept = published(home), set[str]()
+        if adding:
+            kept = {row["experiment"] for row in ledger.read(home)}
+            old = {n: r for n, r in before.items() if n.partition("/")[0] in stages}
+            own += publishing.own_settings(old, partial(self.paper.all_units, preset))
+        publishing.require_publishable(units, before, own, stages, kept=kept)
         results.require_writable("publish", home)
         write = partial(write_page, self.paper)
         with results.made(write, directory, units, preset, home) as (new, found):
-            publishing.require_publishable(found, before, own, stages)
+            publishing.require_publishable(found, before, own, stages, kept=kept)
             results.install(new, home, self.paper.name, preset)
         say(f"published: {home / results.PAGE}; look at `git diff`, and commit it")
         return DONE
@@ -219,6 +229,8 @@ def _refuse_what_would_be_ignored(
     word: str, options: argparse.Namespace, selection: Selection
 ) -> None:
     """Refuse to choose units where none is run."""
+    if options.add and word != PUBLISH:
+        raise ArgumentError(f"--add: expected the word {PUBLISH} with it, got {word}")
     if word == RUN and not options.settings:
         return
     what = "--settings" if options.settings else word

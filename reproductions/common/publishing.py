@@ -1,12 +1,12 @@
 """What may go into the repository, and what may not."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from diffplan.errors import ArgumentError
 from diffplan.training._run_record import source_version
 from reproductions.common.runs import FINISHED, Found
-from reproductions.common.units import Unit, difference
+from reproductions.common.units import Unit, difference, fingerprint
 
 
 def own_settings(
@@ -42,6 +42,8 @@ def require_publishable(
     committed: Mapping[str, Mapping[str, Any]],
     own: Sequence[str],
     stages: Sequence[str],
+    *,
+    kept: Collection[str] = (),
 ) -> None:
     """Raise unless a run may take the place of committed results.
 
@@ -50,6 +52,7 @@ def require_publishable(
         committed: Records of the units on the committed page, by name.
         own: What differs from the preset, in words.
         stages: That are published; others stay as they are committed.
+        kept: Those of the stages whose committed units may stay beside new ones.
 
     Raises:
         ArgumentError: says why not.
@@ -71,11 +74,23 @@ def require_publishable(
             "again, or publish other stages with --stages"
         )
     page = {n for n in committed if n.partition("/")[0] in stages}
-    lost = sorted(page - done.keys())
+    lost = sorted(n for n in page - done.keys() if n.partition("/")[0] not in kept)
     if lost:
         raise ArgumentError(
             f"publish: expected all {len(page)} units that the committed page shows of "
-            f"{', '.join(stages)}, the run folder lacks {_some(lost)}"
+            f"{', '.join(stages)}, the run folder lacks {_some(lost)}; "
+            "--add puts units beside those of a page that is made from the ledger"
+        )
+    stale = [
+        f"{name}, made from another {need}"
+        for name in sorted(page - done.keys())
+        for need, before in committed[name].get("inputs", {}).items()
+        if need in done and fingerprint(done[need].record) != before
+    ]
+    if stale:
+        raise ArgumentError(
+            "publish: expected committed units that fit those of the run folder, got "
+            f"{_some(stale)}"
         )
     if own:
         raise ArgumentError(

@@ -69,6 +69,51 @@ def test_publishing_replaces_and_adds(home: Path, tmp_path: Path) -> None:
             assert digest == hashlib.sha256(made.read_bytes()).hexdigest()
 
 
+def test_a_page_made_from_the_ledger_grows(home: Path, tmp_path: Path) -> None:
+    finish(tmp_path / "more", [2])
+    where = ["--directory", str(tmp_path / "more"), "--stages", "score"]
+    assert call(tmp_path, "publish", *where) == WRONG
+    assert call(tmp_path, "publish", "--add", *where) == DONE
+    rows = (home / "scores.csv").read_text().splitlines()
+    assert rows == ["seed,score", "0,0.375", "1,0.75", "2,1.125"]
+    assert {"score/seed_0", "score/seed_2"} <= json.loads(
+        (home / "run.json").read_text()
+    ).keys()
+
+
+def test_a_page_made_from_runs_does_not_grow(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "ledger.csv.gz").unlink()
+    finish(tmp_path / "more", [2])
+    assert call(tmp_path, "publish", "--add", "--directory", f"{tmp_path}/more") == 64
+    assert "lacks model/seed_0" in capsys.readouterr().err
+
+
+def test_units_of_other_settings_do_not_join(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = json.loads((home / "run.json").read_text())
+    before["score/seed_0"]["settings"]["trials"] = 9
+    (home / "run.json").write_text(json.dumps(before))
+    finish(tmp_path / "more", [2])
+    where = ["--directory", str(tmp_path / "more"), "--stages", "score"]
+    assert call(tmp_path, "publish", "--add", *where) == WRONG
+    assert "score/seed_0: trials was 8 and is 9" in capsys.readouterr().err
+
+
+def test_units_made_from_another_model_do_not_stay(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = json.loads((home / "run.json").read_text())
+    before["score/seed_0"]["inputs"] = {"score/seed_2": "of another run"}
+    (home / "run.json").write_text(json.dumps(before))
+    finish(tmp_path / "more", [2])
+    where = ["--directory", str(tmp_path / "more"), "--stages", "score"]
+    assert call(tmp_path, "publish", "--add", *where) == WRONG
+    assert "score/seed_0, made from another score/seed_2" in capsys.readouterr().err
+
+
 def test_a_folder_has_the_hash_of_its_listing() -> None:
     files = {
         name: {"sha256": name[-1] * 64} for name in ("model.pt", "data/b", "data/a")
@@ -195,7 +240,8 @@ def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
     assert call(tmp_path, *arguments) == DONE
     assert (output / "notes.txt").read_text() == "mine"
     manifest = json.loads((output / results.MANIFEST).read_text())
-    assert set(manifest["files"]) == {"README.md", "run.json", "scores.csv"}
+    made = {"README.md", "run.json", "scores.csv", "ledger.csv.gz"}
+    assert set(manifest["files"]) == made
 
 
 def test_a_place_that_cannot_be_written_is_refused_first(
