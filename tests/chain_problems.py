@@ -127,8 +127,8 @@ def dense_step(system: ChainSystem, rhs: ChainRightHandSide) -> tuple[Tensor, Te
     matrix = dynamics.mT @ (weight * dynamics) + costs.mT @ costs
     linear = torch.cat((rhs.states.flatten(1), rhs.actions.flatten(1)), 1)[..., None]
     linear = linear - dynamics.mT @ (weight * rhs.defect.flatten(1)[..., None])
-    # On one thread: MKL's LU factorisation (2024.2, in PyTorch 2.13) gives wrong pivots or
-    # hangs on two where the cores have other work too. Its Cholesky and QR do not.
+    # On one thread: MKL's LU factorisation (2024.2, in PyTorch 2.13) gives wrong pivots
+    # or hangs on two where the cores have other work. Its Cholesky and QR do not.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     solution = torch.linalg.solve(matrix, linear)
