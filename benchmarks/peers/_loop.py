@@ -106,8 +106,14 @@ def _point_mass(maths: Any, state: Any, action: Any, time_step: float) -> list[A
     count = len(action)
     places, speeds = state[:count], state[count:]
     return [
-        *(place + time_step * speed for place, speed in zip(places, speeds)),
-        *(speed + time_step * force for speed, force in zip(speeds, action)),
+        *(
+            place + time_step * speed
+            for place, speed in zip(places, speeds, strict=True)
+        ),
+        *(
+            speed + time_step * force
+            for speed, force in zip(speeds, action, strict=True)
+        ),
     ]
 
 

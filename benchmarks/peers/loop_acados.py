@@ -29,7 +29,11 @@ for library in ("qpOASES_e.so.3.1", "blasfeo.so", "hpipm.so"):
     # Loaded now, they are found when libacados.so and the generated code ask for them.
     ctypes.CDLL(str(Path(acados.DIR, "lib", f"lib{library}")), mode=ctypes.RTLD_GLOBAL)
 
-from acados.acados_template import AcadosModel, AcadosOcp, AcadosOcpSolver
+from acados.acados_template import (  # noqa: E402
+    AcadosModel,
+    AcadosOcp,
+    AcadosOcpSolver,
+)
 
 
 def problem(task: Task, step: ca.Function) -> AcadosOcp:

@@ -1,4 +1,4 @@
-"""pytorch_mppi in a control loop: one iteration a command, which shifts its own plan."""
+"""pytorch_mppi in a control loop: one iteration a command; it shifts its own plan."""
 
 from typing import Any
 

@@ -60,7 +60,11 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
     options = dict(settings)
     kind, compiled = getattr(dp, options.pop("planner")), options.pop("compiled", False)
     planner = kind(task.horizon, gradient=dp.Detach(), **options)
-    model = MODELS[task.plant](**task.constants).double()
+    constants = dict(task.constants)
+    time_step = constants.pop("time_step")
+    # As tensors, so that none is rounded to single precision.
+    exact = {k: torch.tensor(v, dtype=FLOAT) for k, v in constants.items()}
+    model = MODELS[task.plant](time_step=time_step, **exact)
     needs_residuals = kind in (dp.ShootingGN, dp.LatCo)
     objective = Residuals(task) if needs_residuals else quadratic(task)
     bounds = torch.full((task.width,), task.limit, dtype=FLOAT)
