@@ -15,19 +15,18 @@ fails on a case is reported with its error.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import sysconfig
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from _measuring import settings, write_results
+from _workers import ENVIRONMENTS, Worker, interpreter
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+OURS = "ours_worker"
 ROUND_SECONDS = 0.5
 """A turn repeats a short solve until it has taken about this long."""
 CASE_SECONDS = 20.0
@@ -150,56 +149,6 @@ def whole(state: int) -> int:
     return 3 * (state // 3)
 
 
-class Worker:
-    """A contender's process; see `peers/_worker.py` for what it understands.
-
-    Args:
-        python: The interpreter of its environment.
-        name: The worker `peers/<name>_worker.py`.
-    """
-
-    def __init__(self, python: str, name: str) -> None:
-        # A file, for a pipe that fills up would block it; closed by `close`.
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [python, str(HERE / "peers" / f"{name}_worker.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Return the answer to one request.
-
-        Raises:
-            RuntimeError: the worker failed, with what it says about that.
-        """
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            self.process.wait()
-            self.errors.seek(0)
-            errors = self.errors.read().strip().splitlines() or ["no answer"]
-            raise RuntimeError(errors[-1])
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-        self.errors.close()
-
-
 def compare(case: Case, ours: Worker, peer: Worker, rounds: int) -> dict[str, Any]:
     """Measure both contenders on one case, in turn."""
     contenders = {"ours": ours, "peer": peer}
@@ -229,11 +178,12 @@ def run(
     name: str, chosen: list[Case], environments: Path, rounds: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run the cases of one peer; return the records, and its versions or an error."""
-    scripts = Path(sysconfig.get_path("scripts")).name  # bin, or Scripts
-    python = environments / name / scripts / Path(sys.executable).name
-    if not python.exists():
-        return [], {"error": "not installed: nox -s bench does that"}
-    peer, ours = Worker(str(python), name), Worker(sys.executable, "ours")
+    try:
+        python = interpreter(environments, name)
+    except RuntimeError as error:
+        return [], {"error": str(error)}
+    script = f"{name}_worker"
+    peer, ours = Worker(python, script), Worker(sys.executable, OURS)
     records: list[dict[str, Any]] = []
     try:
         versions = peer.ask(versions=[])
@@ -245,9 +195,9 @@ def run(
         print(row(record), flush=True)
         # A worker that died is started again for the next case.
         if peer.process.poll() is not None:
-            peer = Worker(str(python), name)
+            peer = Worker(python, script)
         if ours.process.poll() is not None:
-            ours = Worker(sys.executable, "ours")
+            ours = Worker(sys.executable, OURS)
     peer.close()
     ours.close()
     return records, versions
@@ -319,8 +269,7 @@ def plot(folder: Path) -> None:
 def main() -> None:
     """Measure, print a table, and write the results file and the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    root = HERE.parent
-    parser.add_argument("--environments", type=Path, default=root / ".nox" / "peers")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS)
     parser.add_argument("--peers", nargs="+", help="only these")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--horizons", type=int, nargs="+", default=[20, 50])

@@ -1,16 +1,10 @@
-"""What all workers share: they answer JSON lines, one request at a time.
+"""What the workers of `peers.py` share, beside how they talk (`_lines.py`).
 
-    {"prepare": case}   → {"cost": …, …}     builds, warms up and judges the answer
-    {"measure": count}  → {"seconds": […]}   runs the prepared case so many times
-    {"versions": []}    → {"torch": …, …}
-
-A request that fails is answered by {"error": "…"}. Standard output belongs to the
-answers: what a library prints goes to standard error.
+{"prepare": case}   → {"cost": …, …}     builds, warms up and judges the answer
+{"measure": count}  → {"seconds": […]}   runs the prepared case so many times
+{"versions": []}    → {"torch": …, …}
 """
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from _lines import answer_lines
 from _problems import Problem, build
 from torch import Tensor
 
@@ -53,16 +48,7 @@ def serve(packages: list[str], prepare: Prepare) -> None:
         prepare: Builds the contender for a problem and a case.
     """
     torch.set_num_threads(1)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    session = Session(packages, prepare)
-    for line in sys.stdin:
-        try:
-            answer = session.answer(json.loads(line))
-        except Exception as error:  # reported to the driver, whatever it is
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    answer_lines(Session(packages, prepare).answer)
 
 
 class Session:

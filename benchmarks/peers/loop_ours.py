@@ -1,0 +1,100 @@
+"""diffplan in a control loop: any planner, on the library's own models."""
+
+from typing import Any
+
+import torch
+from _loop import Controller, Numbers, Task, serve
+from torch import Tensor
+
+import diffplan as dp
+from diffplan.models import analytic
+from diffplan.objectives import QuadraticCost, ResidualObjective
+
+FLOAT = torch.float64
+MODELS = {
+    "pendulum": analytic.Pendulum,
+    "cartpole": analytic.Cartpole,
+    "point_mass": analytic.PointMass,
+}
+
+
+class Residuals(ResidualObjective):
+    """The cost of `Task` as residuals, for planners that need them."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.goal = torch.tensor(task.goal, dtype=FLOAT)
+        self.root = torch.tensor(task.weight, dtype=FLOAT).sqrt()
+        self.effort, self.terminal = task.effort**0.5, task.terminal**0.5
+
+    def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return √w (x - goal) and √effort u."""
+        return torch.cat((self.root * (state - self.goal), self.effort * action), -1)
+
+    def terminal_residual(self, state: Tensor) -> Tensor:
+        """Return √(terminal w) (x - goal)."""
+        return self.terminal * self.root * (state - self.goal)
+
+
+def quadratic(task: Task) -> QuadraticCost:
+    """Return the cost of `Task` as matrices, but for a constant."""
+    weight = torch.tensor(task.weight, dtype=FLOAT)
+    linear = -weight * torch.tensor(task.goal, dtype=FLOAT)
+    return QuadraticCost(
+        weight.diag(),
+        task.effort * torch.eye(task.width, dtype=FLOAT),
+        state_linear=linear,
+        final_cost=task.terminal * weight.diag(),
+        final_linear=task.terminal * linear,
+    )
+
+
+def build(task: Task, settings: dict[str, Any]) -> Controller:
+    """Set a planner up.
+
+    Args:
+        task: What it is for.
+        settings: Arguments of its constructor, with the "planner" itself, and whether
+            it is "compiled".
+    """
+    options = dict(settings)
+    kind, compiled = getattr(dp, options.pop("planner")), options.pop("compiled", False)
+    planner = kind(task.horizon, gradient=dp.Detach(), **options)
+    constants = dict(task.constants)
+    time_step = constants.pop("time_step")
+    # As tensors, so that none is rounded to single precision.
+    exact = {k: torch.tensor(v, dtype=FLOAT) for k, v in constants.items()}
+    model = MODELS[task.plant](time_step=time_step, **exact)
+    needs_residuals = kind in (dp.ShootingGN, dp.LatCo)
+    objective = Residuals(task) if needs_residuals else quadratic(task)
+    bounds = torch.full((task.width,), task.limit, dtype=FLOAT)
+    problem = dp.PlanningProblem(model, objective, dp.Box(-bounds, bounds))
+    if compiled:
+        planner.compile()
+    plan: dp.Plan | None = None
+    generator = torch.Generator().manual_seed(0)
+
+    def act(state: Numbers) -> Numbers:
+        nonlocal plan
+        plan = planner(
+            problem,
+            torch.tensor(state, dtype=FLOAT),
+            warm_start=None if plan is None else plan.shifted(),
+            generator=generator,
+        )
+        return plan.action.tolist()
+
+    def reset() -> None:
+        nonlocal plan
+        plan = None
+
+    def expected(state: Numbers, action: Numbers) -> Numbers:
+        numbers = (torch.tensor(value, dtype=FLOAT) for value in (state, action))
+        return model(*numbers).tolist()
+
+    return Controller(act, reset, expected)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    serve(["diffplan", "torch"], build)
