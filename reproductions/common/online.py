@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gymnasium
 import torch
@@ -22,10 +22,18 @@ from diffplan.models.rssm import RSSM
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Objective
 from diffplan.training._interaction import run_episodes
+from diffplan.training.offline import OfflineConfig
 from diffplan.training.online import OnlineConfig, OnlineTrainer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, global_seeds
 from reproductions.common.settings import Settings
 from reproductions.common.stopwatch import Stopwatch
+
+
+def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device of that name; of auto CUDA, where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,7 @@ class Acting:
 
     def resolve_device(self) -> torch.device:
         """Return the device, CUDA if it is there and wanted."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return resolve_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,10 @@ def run_online(
         trainer.load_best()
 
 
-def on_device(config: OnlineConfig, device: torch.device) -> OnlineConfig:
+Config = TypeVar("Config", OnlineConfig, OfflineConfig)
+
+
+def on_device(config: Config, device: torch.device) -> Config:
     """Return the settings with TensorFloat-32 on a GPU; a CPU has no such thing."""
     if device.type == "cpu" or config.optimizer.precision != "float32":
         return config

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +29,17 @@ from diffplan.problem import Box, PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
-from reproductions.common.online import action_box
+from reproductions.common.online import action_box, resolve_device
 from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.common.stopwatch import Stopwatch, planner_watch
 from reproductions.common.tables import write_csv
-from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
+from reproductions.latco.comparison_config import (
+    STATE_VECTORS,
+    ComparisonConfig,
+    EvaluationConfig,
+    Setup,
+)
 from reproductions.latco.comparison_model import ACTION_DIM, train
 from reproductions.latco.comparison_planners import evaluations, plans
 from reproductions.latco.comparison_result import ABLATIONS, EXPERIMENT
@@ -44,7 +50,10 @@ NATIVE = "_native"
 
 
 def units(
-    config: ComparisonConfig, seeds: Sequence[int], directory: Path
+    config: ComparisonConfig,
+    seeds: Sequence[int],
+    directory: Path,
+    experiment: str = EXPERIMENT,
 ) -> list[Unit]:
     """Return the work of stage (a).
 
@@ -52,6 +61,7 @@ def units(
         config: The settings.
         seeds: One model is trained for each.
         directory: Receives `seed_<n>/{data,model,trace,<planner>}`.
+        experiment: First part of the units' names.
 
     Raises:
         ArgumentError: a planner cannot be built with its settings; says which.
@@ -62,8 +72,13 @@ def units(
             if plans(settings):
                 settings.build(config.evaluation.horizon)
         except DiffplanError as error:
-            raise ArgumentError(f"comparison.{name}: {error}") from error
-    return [unit for seed in seeds for unit in _units_of(config, seed, directory)]
+            raise ArgumentError(f"{experiment}.{name}: {error}") from error
+    places = [(of_seed(experiment, seed, directory), seed) for seed in seeds]
+    return [
+        made
+        for unit, seed in places
+        for made in _units_of(config, seed, directory / f"seed_{seed}", unit)
+    ]
 
 
 def ablation_units(
@@ -109,11 +124,12 @@ def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
     return unit
 
 
-def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit]:
-    folder, unit = directory / f"seed_{seed}", of_seed(EXPERIMENT, seed, directory)
-    data = config.data
+def _units_of(
+    config: ComparisonConfig, seed: int, folder: Path, unit: Callable[..., Unit]
+) -> list[Unit]:
+    data, more = config.data, _setup(config)
     made = [
-        unit("data", partial(collect, data=data)),
+        unit("data", partial(collect, data=data, **more)),
         unit(
             "model",
             partial(
@@ -122,6 +138,7 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
                 data_directory=folder / "data",
                 model=config.model,
                 training=config.training,
+                **more,
             ),
             "data",
         ),
@@ -136,8 +153,15 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
         model_path=folder / "model" / "model.pt",
         task=data.task,
         evaluation=config.evaluation,
+        **more,
     )
     return [*made, unit("trace", run, "model")]
+
+
+def _setup(config: ComparisonConfig) -> dict[str, Any]:
+    """Return the setup as work takes it: not at all where it is that of stage (a)."""
+    # Whose published units know of no such setting.
+    return {} if config.setup == STATE_VECTORS else {"setup": config.setup}
 
 
 def _evaluation(config: ComparisonConfig, planner: str, model: Path) -> partial[None]:
@@ -148,6 +172,7 @@ def _evaluation(config: ComparisonConfig, planner: str, model: Path) -> partial[
         model_path=model / "model" / "model.pt",
         task=config.data.task,
         evaluation=config.evaluation,
+        **_setup(config),
     )
 
 
@@ -199,12 +224,14 @@ def evaluate(
     settings: Settings,
     evaluation: EvaluationConfig,
     seed: int,
+    setup: Setup = STATE_VECTORS,
 ) -> None:
     """Let one planner act from every start; write `results.csv`."""
-    model = RSSM.load(model_path).eval()
-    watch = planner_watch()
-    with diffplan.envs.make_vector(task, evaluation.starts) as environments:
-        box = action_box(environments.single_action_space)
+    device = resolve_device(setup.device)
+    model = RSSM.load(model_path).eval().to(device)
+    watch, make = planner_watch(), diffplan.envs.make_vector
+    with make(task, evaluation.starts, **setup.seen) as environments:
+        box = action_box(environments.single_action_space, device)
         agent = make_agent(model, settings, evaluation, box, watch)
         whole = Stopwatch(size=lambda answer: len(answer[0]))
         agent.act = whole.around(agent.act)  # type: ignore[method-assign]
@@ -239,6 +266,8 @@ def make_agent(
         agent: Agent = settings.build(box)
         return agent
     planner: Planner = settings.build(evaluation.horizon)
+    if box.low.is_cuda:
+        planner.capture()
     watch.watch(planner)
     return PlanningAgent(
         model,
@@ -283,7 +312,7 @@ def summarise(
     """Return one row per episode."""
     predicted = torch.full((len(episodes),), torch.nan)
     if watch.first is not None:
-        predicted = model.reward(watch.first.states[:, 1:]).sum(dim=-1)
+        predicted = model.reward(watch.first.states[:, 1:]).sum(dim=-1).cpu()
     rows = []
     for index, episode in enumerate(episodes):
         hits = np.flatnonzero(episode.rewards > 0)
@@ -317,6 +346,7 @@ def trace(
     settings: Settings,
     evaluation: EvaluationConfig,
     seed: int,
+    setup: Setup = STATE_VECTORS,
 ) -> None:
     """Follow LatCo's first plans through their iterations; write `trace.csv`.
 
@@ -324,16 +354,17 @@ def trace(
     the horizon) and the dynamics violation (mean over the steps of ‖x - f(x, u)‖²),
     each as mean, minimum and maximum over the starts.
     """
-    model = RSSM.load(model_path).eval()
-    with diffplan.envs.make_vector(task, evaluation.trace_starts) as environments:
-        box = action_box(environments.single_action_space)
+    device = resolve_device(setup.device)
+    model, make = RSSM.load(model_path).eval().to(device), diffplan.envs.make_vector
+    with make(task, evaluation.trace_starts, **setup.seen) as environments:
+        box = action_box(environments.single_action_space, device)
         seeds = start_seeds(evaluation)[: evaluation.trace_starts]
         observations, _ = environments.reset(seeds)
     count = len(observations)
     state = model.observe(
         model.initial_state((count,)),
-        torch.zeros(count, ACTION_DIM),
-        torch.from_numpy(observations),
+        torch.zeros(count, ACTION_DIM, device=device),
+        torch.from_numpy(observations).to(device),
     )
     planner = settings.build(evaluation.horizon)
     problem = PlanningProblem(model.step, SoftplusReward(model.reward), box)

@@ -5,6 +5,7 @@ planners' own settings are in `comparison_planners`.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -63,6 +64,32 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_at_least("episodes", self.episodes, 10)
         require_at_least("validation_episodes", self.validation_episodes, 10)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the work of a comparison sees the task, and what it runs on.
+
+    Attributes:
+        render_preset: How images are drawn, see `OnlineRun`; None: state vectors.
+        device: Of models, cpu, cuda, or auto: CUDA where there is one.
+        num_workers: Processes that play the offline episodes, which do not depend on
+            it; 0 stays in this one.
+    """
+
+    render_preset: Literal["faithful", "fast"] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    num_workers: int = 0
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """The keywords of `diffplan.envs.make`."""
+        if self.render_preset is None:
+            return {}
+        return {"observation": "pixels", "render_preset": self.render_preset}
+
+
+STATE_VECTORS = Setup()
 
 
 def small_rssm(
@@ -181,6 +208,7 @@ class ComparisonConfig:
 
     Attributes:
         planners: Which are compared; the names of the fields that follow them.
+        setup: State vectors or images, and the device.
         latco_native: Shows that both engines are one planner; in one training seed.
         latco_duals: By the method of multipliers; only where `planners` names it.
     """
@@ -197,6 +225,7 @@ class ComparisonConfig:
         "random",
         "still",
     )
+    setup: Setup = field(default_factory=Setup)
     data: DataConfig = field(default_factory=DataConfig)
     model: Settings = MODEL
     training: OfflineConfig = field(default_factory=_training)

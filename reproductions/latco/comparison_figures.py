@@ -14,8 +14,13 @@ DISTANCE_BINS = np.linspace(0.0, 0.75, 6)
 """Metres; the corners of the hand's box are up to 0.72 m away."""
 
 
-def distance_figure(results: Sequence[Result]) -> Any:
-    """Draw success against initial distance; of reach that is LatCo's Fig. 4."""
+def distance_figure(results: Sequence[Result], seen: str = "state vectors") -> Any:
+    """Draw success against initial distance; of reach that is LatCo's Fig. 4.
+
+    Args:
+        results: Of the planners.
+        seen: What the model sees, for the title.
+    """
     figure, axes = new_figure(size=(7.6, 4.0))
     axis, drawn = axes[0, 0], [item for item in results if item.name not in IDLE]
     for index, result in enumerate(drawn):
@@ -45,7 +50,7 @@ def distance_figure(results: Sequence[Result]) -> Any:
         xlabel="initial distance, m",
         ylabel="success (95 % Wilson, seeds pooled)",
         ylim=(-0.03, 1.03),
-        title=f"{title(results[0].task)} from state vectors",
+        title=f"{title(results[0].task)} from {seen}",
     )
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure

@@ -182,6 +182,17 @@ def paper_number(task: str, planner: str) -> str | None:
 
 def section(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
     """Return the tables with what must be known to read them."""
+    parts = [
+        table(found),
+        _reading(found),
+        paired_section(found),
+        _deviations(found, summary),
+    ]
+    return "\n".join([*parts, _reward_heads(summary["models"])])
+
+
+def table(found: Sequence[Result]) -> str:
+    """Return a line for each planner, and what a mark says if there is one."""
     header = [
         "planner",
         "settings",
@@ -195,11 +206,8 @@ def section(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
         "model evaluations per plan",
         "paper",
     ]
-    parts = [markdown_table(header, [_line(result) for result in found])]
-    if any(result.mark for result in found):
-        parts.append(LEGEND + "\n")
-    parts += [_reading(found), _paired_section(found), _deviations(found, summary)]
-    return "\n".join([*parts, _reward_heads(summary["models"])])
+    legend = f"\n{LEGEND}\n" if any(result.mark for result in found) else ""
+    return markdown_table(header, [_line(result) for result in found]) + legend
 
 
 def beside(found: Sequence[Result], folder: Path) -> str:
@@ -276,7 +284,8 @@ def _reading(found: Sequence[Result]) -> str:
     )
 
 
-def _paired_section(found: Sequence[Result]) -> str:
+def paired_section(found: Sequence[Result]) -> str:
+    """Return a table of LatCo's success less that of each other planner."""
     gaps = differences(found)
     if not gaps:
         return ""

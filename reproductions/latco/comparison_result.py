@@ -180,13 +180,8 @@ def gathered(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
         record = records[units[0]]
         settings, evaluation = _settings(record), record["settings"]["evaluation"]
         made_from = [
-            f"{stage}/{unit.split('/')[1]}/{need}"
-            for unit in units
-            for stage, need in (
-                (EXPERIMENT, "data"),
-                (EXPERIMENT, "model"),
-                (unit.partition("/")[0], name),
-            )
+            *units,
+            *(need for unit in units for need in _needs(unit, records)),
         ]
         found.append(
             Result(
@@ -219,6 +214,13 @@ def _settings(record: Mapping[str, Any]) -> Settings:
     if name == "latco":  # there was no other before
         kept.setdefault("engine", "native")
     return ComparisonConfig().settings(name).replaced(**kept)
+
+
+def _needs(unit: str, records: Records) -> list[str]:
+    """Return what a unit acts with: data and model of its stage, or of stage (a)."""
+    stage, seed = unit.split("/")[:2]
+    owner = stage if f"{stage}/{seed}/model" in records else EXPERIMENT
+    return [f"{owner}/{seed}/{need}" for need in ("data", "model")]
 
 
 def _budget(settings: Settings) -> str:

@@ -4,9 +4,10 @@ An episode follows from the seed and its number alone, so that an interrupted co
 goes on where it stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from diffplan.envs.scripted import HeldDirection, ScriptedExpert, UniformActions
 from diffplan.training._episode import Episode
 from diffplan.training.replay_buffer import ReplayBuffer, episode_path
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
-from reproductions.latco.comparison_config import DataConfig
+from reproductions.latco.comparison_config import STATE_VECTORS, DataConfig, Setup
 
 Policy = Callable[[int, np.ndarray, np.random.Generator], np.ndarray]
 """`(step, raw observation, generator) → action`."""
@@ -31,40 +32,78 @@ DETOUR_EVERY = 3
 PARTS = ("training", "validation")
 
 
-def collect(directory: Path, data: DataConfig, seed: int) -> None:
+def collect(
+    directory: Path, data: DataConfig, seed: int, setup: Setup = STATE_VECTORS
+) -> None:
     """Collect all episodes that are not there yet.
 
     Args:
         directory: Receives the folders `training` and `validation`.
         data: How many, and how.
         seed: Of everything random.
+        setup: Images or vectors, and how many processes play.
     """
-    env = diffplan.envs.make(data.task)
+    wanted = (data.episodes, data.validation_episodes)
+    if setup.num_workers == 0:
+        players = Players(data, seed, setup)
+        for part, number in zip(PARTS, wanted, strict=True):
+            complete(directory / part, number, partial(map, partial(players, part)))
+        return
+    start = (data, seed, setup)
+    # Not forked: OpenGL does not outlive a fork.
+    with get_context("spawn").Pool(setup.num_workers, _begin, start) as pool:
+        for part, number in zip(PARTS, wanted, strict=True):
+            complete(
+                directory / part, number, partial(pool.imap, partial(_played, part))
+            )
 
-    def episode(part: str, index: int) -> Episode:
-        rng = np.random.default_rng(derive_seed(seed, part, index))
-        return play(env, behaviour(data, index, rng), rng)
 
-    for part, wanted in zip(
-        PARTS, (data.episodes, data.validation_episodes), strict=True
-    ):
-        complete(directory / part, wanted, partial(episode, part))
-    env.close()
+class Players:
+    """Play episodes by number in an environment of their own.
+
+    Args:
+        data: How.
+        seed: Of everything random.
+        setup: Images or vectors.
+    """
+
+    def __init__(self, data: DataConfig, seed: int, setup: Setup) -> None:
+        self.data, self.seed = data, seed
+        self.env = diffplan.envs.make(data.task, **setup.seen)
+
+    def __call__(self, part: str, index: int) -> Episode:
+        """Play an episode, which follows from its part and number alone."""
+        rng = np.random.default_rng(derive_seed(self.seed, part, index))
+        return play(self.env, behaviour(self.data, index, rng), rng)
 
 
-def complete(folder: Path, wanted: int, episode: Callable[[int], Episode]) -> None:
+_OF_PROCESS: list[Players] = []
+"""The one player of a process that `collect` started."""
+
+
+def _begin(data: DataConfig, seed: int, setup: Setup) -> None:
+    _OF_PROCESS.append(Players(data, seed, setup))
+
+
+def _played(part: str, index: int) -> Episode:
+    return _OF_PROCESS[0](part, index)
+
+
+def complete(
+    folder: Path, wanted: int, play_all: Callable[[Iterable[int]], Iterable[Episode]]
+) -> None:
     """Write the episodes of a folder that are not there yet.
 
     Args:
         folder: Of the episodes.
         wanted: How many in all.
-        episode: `number → episode`.
+        play_all: `numbers → episodes`, in their order.
     """
     buffer = ReplayBuffer(folder)
     there = next(i for i in count() if not episode_path(folder, i).exists())
     buffer.restore(there)
-    for index in range(there, wanted):
-        buffer.add(episode(index))
+    for episode in play_all(range(there, wanted)):
+        buffer.add(episode)
 
 
 def behaviour(data: DataConfig, index: int, rng: np.random.Generator) -> Policy:

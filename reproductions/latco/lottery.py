@@ -167,7 +167,7 @@ def judge(
     """
     model = RSSM.load(model_path).eval()
     episodes = ReplayBuffer.load(data_directory / PARTS[1]).episodes
-    first = torch.stack([filtered_states(model, each)[0] for each in episodes])
+    first = filtered_states(model, episodes)[:, 0]
     payoff = PAYOFFS[task.rpartition("/")[2]]
     generator = make_generator(seed, "risk")
     found: dict[str, object] = {}
@@ -213,7 +213,7 @@ def _seen(model: RSSM, episodes: Sequence[Episode]) -> dict[str, object]:
     """Return by each reward the mean of what is said where it was earned."""
     said: dict[float, list[float]] = {}
     for episode in episodes:
-        rewards = model.reward(filtered_states(model, episode)[1:])
+        rewards = model.reward(filtered_states(model, [episode])[0, 1:])
         for earned, reward in zip(episode.rewards, rewards, strict=True):
             said.setdefault(float(earned), []).append(float(reward))
     return {f"{k:g}": float(np.mean(v)) for k, v in sorted(said.items())}

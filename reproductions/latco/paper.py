@@ -11,6 +11,8 @@ from reproductions.common.units import Unit
 from reproductions.latco import (
     ablations_report,
     comparison,
+    images,
+    images_report,
     lottery,
     lottery_report,
     online,
@@ -90,6 +92,14 @@ PAPER = Paper(
             presets={"cpu": LotteryConfig, "smoke": LotteryConfig.smoke},
             units=lottery.units,
             report=lottery_report.report,
+        ),
+        Experiment(
+            name=images.EXPERIMENT,
+            title="(f) Planners on one frozen model, from images",
+            about="stage (a) from images: a visual model, trained on one GPU",
+            presets={"gpu-short": images.gpu_short, "smoke": images.smoke},
+            units=images.units,
+            report=images_report.report,
         ),
         Experiment(
             name="paper",

@@ -136,7 +136,7 @@ def collect(config: PixelsConfig, directory: Path) -> None:
     complete(
         directory,
         config.data.episodes,
-        partial(scripted_episode, env, config.data, config.seed),
+        partial(map, partial(scripted_episode, env, config.data, config.seed)),
     )
     env.close()
 

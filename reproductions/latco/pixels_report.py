@@ -41,9 +41,7 @@ def write(directory: Path, output: Path) -> str:
         ledger.add(output, entries(read_csv(folder / "plans.csv"), seed))
         plans = [dict(np.load(path)) for path in paths]
         save_picture(strip(plans), output / "film_strip.png", SCALE)
-        video = side_by_side(*(plans[0][name] for name in ("executed", "planned")))
-        enlarged = video[::2].repeat(SCALE, axis=1).repeat(SCALE, axis=2)
-        write_video(output / "plan.gif", enlarged, FRAMES_PER_SECOND)
+        write_film(plans[0], output / "plan.gif")
     rows = ledger.read(output, EXPERIMENT)
     if not rows:
         return ""
@@ -72,6 +70,13 @@ def entries(
     for row in plans:
         told = {column: row[name] for name, column in SHOWN.items()}
         yield {**shared, "planner": "latco", "seed": seed, **told}
+
+
+def write_film(plan: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write a video of what was executed, left, beside what was planned."""
+    video = side_by_side(*(plan[name] for name in ("executed", "planned")))
+    enlarged = video[::2].repeat(SCALE, axis=1).repeat(SCALE, axis=2)
+    write_video(path, enlarged, FRAMES_PER_SECOND)
 
 
 def strip(plans: Sequence[dict[str, np.ndarray]]) -> np.ndarray:

@@ -1,0 +1,120 @@
+"""The section on planning from images, computed from the ledger."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproductions.common import ledger
+from reproductions.common.experiment import Results, Section
+from reproductions.common.figures import save_figure, save_picture
+from reproductions.common.tables import markdown_table, picture, write_text
+from reproductions.latco import comparison_report, pixels_report
+from reproductions.latco.comparison_figures import distance_figure
+from reproductions.latco.comparison_result import IDLE, NAMES, entries, gathered, title
+from reproductions.latco.images import EXPERIMENT
+
+MODELS = "images_models.json"
+STRIP, FILM = "images_film_strip.png", "images_plan.gif"
+DEVIATIONS = "2, 3, 4, 6, 7, 10, 11"
+
+READING = """\
+Success: any of 150 steps within 5 cm of the goal. n: training seeds × starts, which are
+those of stage (a). One model for all planners, trained offline on episodes of noise,
+wandering and noisy scripted experts, drawn as images, and frozen. Time: wall-clock
+seconds of a plan, all starts planned together, on the machine under "Provenance".
+"""
+JUDGED = """\
+What the models know, on held-out episodes. Rewards of seen states: 0 told from 1; near:
+within 5 steps of a change. The rest predicts from actions alone, from where reward 0
+was seen: reward told right, share of the steps with reward 1 that is predicted, and the
+squared error of the decoded image over that of a state which saw the image.
+"""
+SHOWN = """\
+For each of the first starts, above: the images that LatCo's first plan expects, below:
+what executing it looked like; time runs to the right. In {near} of {count} this one
+plan, a fifth of an episode, came within 5 cm of the goal. Video of the first: `{film}`.
+"""
+
+
+def report(results: Results) -> Section | None:
+    """Put the finished units into the ledger; return the section that is made of it."""
+    output = results.output
+    ledger.add(output, entries(results.runs))
+    found = gathered(ledger.read(output, EXPERIMENT), results.records)
+    if not found:
+        return None
+    save_figure(distance_figure(found, "images"), output / "images_distance.png")
+    models = _models(results.runs, output / MODELS)
+    text = [
+        comparison_report.table(found),
+        READING,
+        picture("images_distance.png", "Success against distance (Fig. 4)"),
+        comparison_report.paired_section(found),
+        JUDGED,
+        _judged(models),
+        _film(results.runs, output, models),
+    ]
+    task, rows = title(found[0].task), []
+    for each in found:
+        rate = each.success()
+        if each.name not in IDLE and rate is not None:
+            rows.append(
+                [
+                    f"(f) {task} from images, success",
+                    NAMES[each.name],
+                    comparison_report.paper_number(each.task, each.name) or "–",
+                    f"{100 * rate.value:.0f} %",
+                    f"{100 * max(rate.low, 0):.0f} … {100 * min(rate.high, 1):.0f} %",
+                    "–",
+                    results.preset,
+                    DEVIATIONS,
+                ]
+            )
+    return Section("\n".join(text), rows)
+
+
+def _models(runs: Path, path: Path) -> dict[str, Any]:
+    """Return what each model knows and how near its first plans came, old ones too."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for judged in sorted(runs.glob("seed_*/model/reward_head.json")):
+        known[judged.parent.parent.name] = json.loads(judged.read_text("utf-8"))
+    for plan in sorted(runs.glob("seed_*/film/plan_*.npz")):
+        least = float(np.load(plan)["distances"].min())
+        shown = known.setdefault(plan.parent.parent.name, {}).setdefault("shown", {})
+        shown[plan.stem] = round(least, 4)
+    write_text(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    return known
+
+
+def _judged(models: Mapping[str, Any]) -> str:
+    header = ["model", "steps ahead", "reward", "near", "recall", "error"]
+    rows: list[list[object]] = []
+    for name, judged in models.items():
+        if "open_loop" not in judged:
+            continue
+        seen = (judged["accuracy"], judged["accuracy_near_changes"])
+        name = name.replace("_", " ")
+        rows.append([name, "seen", *(f"{100 * v:.1f} %" for v in seen), "–", "–"])
+        for ahead, each in judged["open_loop"].items():
+            told, recall = each["reward_accuracy"], each["recall"]
+            shares = [f"{100 * told:.1f} %", "–", f"{100 * recall:.0f} %"]
+            rows.append([name, ahead, *shares, f"{each['error']:.2f}"])
+    return markdown_table(header, rows)
+
+
+def _film(runs: Path, output: Path, models: Mapping[str, Any]) -> str:
+    paths = sorted(runs.glob("seed_*/film/plan_*.npz"))
+    if paths:
+        first = [path for path in paths if path.parent == paths[0].parent]
+        plans = [dict(np.load(path)) for path in first]
+        save_picture(pixels_report.strip(plans), output / STRIP, pixels_report.SCALE)
+        pixels_report.write_film(plans[0], output / FILM)
+    if not (output / STRIP).exists():
+        return ""
+    least = [v for each in models.values() for v in each.get("shown", {}).values()]
+    near = sum(value <= 0.05 for value in least)
+    said = SHOWN.format(near=near, count=len(least), film=FILM)
+    return picture(STRIP, "Planned and executed, from images (Fig. 5)") + "\n" + said
