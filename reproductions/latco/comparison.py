@@ -20,7 +20,6 @@ from diffplan.models.base import WorldModel
 from diffplan.models.rssm import RSSM
 from diffplan.objectives._base import StageObjective
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
-from diffplan.planners import Iterate
 from diffplan.planners.base import Planner
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.second_order import ShootingGN
@@ -34,10 +33,11 @@ from reproductions.common.stages import Unit
 from reproductions.common.stopwatch import Stopwatch, planner_watch
 from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
-from reproductions.latco.comparison_model import ACTION_DIM, train
+from reproductions.latco.comparison_model import WEIGHTS, train
 from reproductions.latco.comparison_planners import evaluations, plans
 from reproductions.latco.comparison_result import ABLATIONS, EXPERIMENT
 from reproductions.latco.data import collect
+from reproductions.latco.iterates import first_states, follow
 
 NATIVE = "_native"
 """Ends the name of a planner that differs from another in its engine alone."""
@@ -76,23 +76,36 @@ def ablation_units(
         seeds: One model is trained for each.
         directory: Receives `seed_<n>/<planner>`.
     """
-    models = units(config, seeds, directory.with_name(EXPERIMENT))
-    made = [unit for unit in models if unit.name.endswith(("/data", "/model"))]
+    made = model_units(config, seeds, directory)
     for seed in seeds:
-        place = directory / f"seed_{seed}"
-        model = directory.with_name(EXPERIMENT) / f"seed_{seed}"
+        unit, model = (
+            of_seed(ABLATIONS, seed, directory),
+            f"{EXPERIMENT}/seed_{seed}/model",
+        )
+        path = directory.parent / model / WEIGHTS
         for name in config.planners:
-            run = _evaluation(config, name, model)
-            bound = partial(run, directory=place / name, seed=seed)
-            needs = (f"{EXPERIMENT}/seed_{seed}/model",)
-            made.append(
-                Unit(f"{ABLATIONS}/seed_{seed}/{name}", bound, place / name, needs)
-            )
+            made.append(unit(name, _evaluation(config, name, path), model))
     return made
+
+
+def model_units(
+    config: ComparisonConfig, seeds: Sequence[int], directory: Path
+) -> list[Unit]:
+    """Return the units of stage (a) that other stages plan with: data and models.
+
+    Args:
+        config: The settings.
+        seeds: One model is trained for each.
+        directory: Of the other stage, beside which stage (a) has its own.
+    """
+    made = units(config, seeds, directory.with_name(EXPERIMENT))
+    return [unit for unit in made if unit.name.endswith(("/data", "/model"))]
 
 
 def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
     """Return what makes a training seed's units, of a name, work and units needed.
+
+    These are of the same experiment and seed, unless they are named in full.
 
     Args:
         experiment: First part of the names.
@@ -103,7 +116,7 @@ def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
 
     def unit(name: str, run: partial[None], *needs: str) -> Unit:
         bound = partial(run, directory=folder / name, seed=seed)
-        wanted = tuple(f"{prefix}/{need}" for need in needs)
+        wanted = tuple(n if "/" in n else f"{prefix}/{n}" for n in needs)
         return Unit(f"{prefix}/{name}", bound, folder / name, wanted)
 
     return unit
@@ -111,7 +124,7 @@ def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
 
 def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit]:
     folder, unit = directory / f"seed_{seed}", of_seed(EXPERIMENT, seed, directory)
-    data = config.data
+    data, path = config.data, folder / "model" / WEIGHTS
     made = [
         unit("data", partial(collect, data=data)),
         unit(
@@ -129,23 +142,23 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
     for name in config.planners:
         if name == "latco_native" and seed != 0:
             continue  # twice LatCo's time, to show once that the engine does not count
-        made.append(unit(name, _evaluation(config, name, folder), "model"))
+        made.append(unit(name, _evaluation(config, name, path), "model"))
     run = partial(
         trace,
         settings=config.latco,
-        model_path=folder / "model" / "model.pt",
+        model_path=path,
         task=data.task,
         evaluation=config.evaluation,
     )
     return [*made, unit("trace", run, "model")]
 
 
-def _evaluation(config: ComparisonConfig, planner: str, model: Path) -> partial[None]:
+def _evaluation(config: ComparisonConfig, planner: str, path: Path) -> partial[None]:
     return partial(
         evaluate,
         planner=planner,
         settings=config.settings(planner),
-        model_path=model / "model" / "model.pt",
+        model_path=path,
         task=config.data.task,
         evaluation=config.evaluation,
     )
@@ -325,30 +338,13 @@ def trace(
     each as mean, minimum and maximum over the starts.
     """
     model = RSSM.load(model_path).eval()
-    with diffplan.envs.make_vector(task, evaluation.trace_starts) as environments:
-        box = action_box(environments.single_action_space)
-        seeds = start_seeds(evaluation)[: evaluation.trace_starts]
-        observations, _ = environments.reset(seeds)
-    count = len(observations)
-    state = model.observe(
-        model.initial_state((count,)),
-        torch.zeros(count, ACTION_DIM),
-        torch.from_numpy(observations),
-    )
+    seeds = start_seeds(evaluation)[: evaluation.trace_starts]
+    state, _, box = first_states(model, task, seeds)
     planner = settings.build(evaluation.horizon)
     problem = PlanningProblem(model.step, SoftplusReward(model.reward), box)
-    seen: list[Tensor] = []
-
-    def look(iterate: Iterate) -> None:
-        assert iterate.states is not None  # collocation plans them
-        seen.append(iterate.states[:, 0, 1:])
-
-    generator = make_generator(seed, "trace")
-    plan = planner(problem, state, generator=generator, callback=look)
+    states, plan = follow(planner, problem, state, make_generator(seed, "trace"))
+    reward = model.reward(states[:, 1:, 1:]).sum(dim=-1)
     kept = plan.diagnostics
-    # An iteration shows what it begins with: the last one's result is the plan.
-    planned = torch.stack([*seen[1:], kept["planned_states"]], dim=1)
-    reward = model.reward(planned).sum(dim=-1)
     columns: dict[str, Tensor] = {}
     for name, values in (
         ("predicted_return", reward),

@@ -161,6 +161,9 @@ class EvaluationConfig:
         require_at_least("trace_starts", self.trace_starts, 1)
 
 
+FOLLOWED = ("latco", "latco_no_relaxation", "gd_one")
+"""Planners whose plans are shown as they improve."""
+
 ABLATIONS = (
     "latco",
     "latco_no_relaxation",
@@ -285,3 +288,13 @@ class ComparisonConfig:
         """Return the same so small that no result counts."""
         small = cls.smoke()
         return replace(small, planners=ABLATIONS, latco=small.latco_native)
+
+    @classmethod
+    def followed(cls) -> "ComparisonConfig":
+        """Return settings of the planners that figures follow: those of Table 3."""
+        return replace(cls.ablations(), planners=FOLLOWED)
+
+    @classmethod
+    def smoke_followed(cls) -> "ComparisonConfig":
+        """Return the same so small that no result counts."""
+        return replace(cls.smoke_ablations(), planners=FOLLOWED)

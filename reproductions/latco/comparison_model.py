@@ -18,6 +18,7 @@ from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import PARTS
 
 ACTION_DIM = 4
+WEIGHTS = "model.pt"
 
 
 def train(
@@ -28,7 +29,7 @@ def train(
     training: OfflineConfig,
     seed: int,
 ) -> None:
-    """Fit the RSSM; write `model.pt` and `reward_head.json`. Resumes by itself."""
+    """Fit the RSSM; write `WEIGHTS` and `reward_head.json`. Resumes by itself."""
     buffer, validation = (ReplayBuffer.load(data_directory / part) for part in PARTS)
     rssm = fit(directory, buffer, validation, model, training, seed, ACTION_DIM)
     judged = judge_reward_head(rssm, validation) | {
@@ -36,7 +37,7 @@ def train(
         "episodes": len(buffer),
     }
     write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
-    rssm.save(directory / "model.pt")
+    rssm.save(directory / WEIGHTS)
 
 
 def fit(

@@ -11,6 +11,8 @@ from reproductions.common.units import Unit
 from reproductions.latco import (
     ablations_report,
     comparison,
+    figures,
+    figures_report,
     lottery,
     lottery_report,
     online,
@@ -90,6 +92,18 @@ PAPER = Paper(
             presets={"cpu": LotteryConfig, "smoke": LotteryConfig.smoke},
             units=lottery.units,
             report=lottery_report.report,
+        ),
+        Experiment(
+            name=figures.EXPERIMENT,
+            title="(f) Plans as they improve (Fig. 1, 11), the reward head (Fig. 12)",
+            about="plans followed through their iterations and a map of the predicted "
+            "reward, with the models of comparison",
+            presets={
+                "cpu": figures.FiguresConfig,
+                "smoke": figures.FiguresConfig.smoke,
+            },
+            units=figures.units,
+            report=figures_report.report,
         ),
         Experiment(
             name="paper",
