@@ -35,7 +35,12 @@ from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
 from reproductions.latco.comparison_model import WEIGHTS, train
 from reproductions.latco.comparison_planners import evaluations, plans
-from reproductions.latco.comparison_result import ABLATIONS, EXPERIMENT
+from reproductions.latco.comparison_result import (
+    ABLATIONS,
+    EXPERIMENT,
+    MODEL_NO_BELIEF,
+    NO_BELIEF,
+)
 from reproductions.latco.data import collect
 from reproductions.latco.iterates import first_states, follow
 
@@ -71,19 +76,25 @@ def ablation_units(
 ) -> list[Unit]:
     """Return the work of Table 3: other planners with the models of stage (a).
 
+    One of them has a model of its own, fitted to the same data.
+
     Args:
         config: The settings; data and models are made where stage (a) looks for them.
         seeds: One model is trained for each.
-        directory: Receives `seed_<n>/<planner>`.
+        directory: Receives `seed_<n>/<planner>`, and the other model.
     """
     made = model_units(config, seeds, directory)
     for seed in seeds:
-        unit, model = (
-            of_seed(ABLATIONS, seed, directory),
-            f"{EXPERIMENT}/seed_{seed}/model",
-        )
-        path = directory.parent / model / WEIGHTS
+        unit, stage_a = of_seed(ABLATIONS, seed, directory), f"{EXPERIMENT}/seed_{seed}"
+        if NO_BELIEF in config.planners:
+            data = f"{stage_a}/data"
+            fitting = _fitting(config, config.model_no_belief, directory.parent / data)
+            made.append(unit(MODEL_NO_BELIEF, fitting, data))
         for name in config.planners:
+            model = f"{stage_a}/model"
+            if name == NO_BELIEF:
+                model = f"{ABLATIONS}/seed_{seed}/{MODEL_NO_BELIEF}"
+            path = directory.parent / model / WEIGHTS
             made.append(unit(name, _evaluation(config, name, path), model))
     return made
 
@@ -127,17 +138,7 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
     data, path = config.data, folder / "model" / WEIGHTS
     made = [
         unit("data", partial(collect, data=data)),
-        unit(
-            "model",
-            partial(
-                train,
-                data=data,
-                data_directory=folder / "data",
-                model=config.model,
-                training=config.training,
-            ),
-            "data",
-        ),
+        unit("model", _fitting(config, config.model, folder / "data"), "data"),
     ]
     for name in config.planners:
         if name == "latco_native" and seed != 0:
@@ -151,6 +152,16 @@ def _units_of(config: ComparisonConfig, seed: int, directory: Path) -> list[Unit
         evaluation=config.evaluation,
     )
     return [*made, unit("trace", run, "model")]
+
+
+def _fitting(config: ComparisonConfig, model: Settings, data: Path) -> partial[None]:
+    return partial(
+        train,
+        data=config.data,
+        data_directory=data,
+        model=model,
+        training=config.training,
+    )
 
 
 def _evaluation(config: ComparisonConfig, planner: str, path: Path) -> partial[None]:

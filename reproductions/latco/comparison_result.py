@@ -24,6 +24,8 @@ from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.comparison_planners import counted, evaluations, words
 
 EXPERIMENT, ABLATIONS = "comparison", "ablations"
+NO_BELIEF, MODEL_NO_BELIEF = "latco_no_belief", "model_no_belief"
+"""Plans with a model of its own, without a deterministic path; and this model."""
 NAMES = {
     "latco": "LatCo",
     "latco_native": "LatCo, native engine",
@@ -37,6 +39,7 @@ NAMES = {
     "latco_no_relaxation": "LatCo, no relaxation",
     "latco_no_constraints": "LatCo, no constrained optimisation",
     "latco_no_constraints_paper": "the same, weights 8 and 16",
+    "latco_no_belief": "LatCo, no deterministic latent",
     "latco_first_order": "LatCo, no second order",
     "image_collocation": "Image collocation, of observations",
     "ilqr": "iLQR",
@@ -184,7 +187,9 @@ def gathered(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
             for unit in units
             for stage, need in (
                 (EXPERIMENT, "data"),
-                (EXPERIMENT, "model"),
+                (ABLATIONS, MODEL_NO_BELIEF)
+                if name == NO_BELIEF
+                else (EXPERIMENT, "model"),
                 (unit.partition("/")[0], name),
             )
         ]
