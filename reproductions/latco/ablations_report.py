@@ -25,6 +25,7 @@ PAPER = {
     "latco": "latco",
     "latco_no_relaxation": "no_relaxation",
     "latco_no_constraints": "no_constrained_optimisation",
+    "latco_no_belief": "no_deterministic_latent",
     "latco_first_order": "no_second_order",
     "image_collocation": "image_collocation",
 }
@@ -32,7 +33,8 @@ PAPER = {
 DEVIATIONS = "1, 2, 3, 6, 7, 10, 12"
 
 READING = """\
-All planners plan with the same models from the same starts. The claim is that LatCo
+All planners plan with the same models from the same starts; *no deterministic latent*
+has models of its own, fitted to the same data. The claim is that LatCo
 succeeds more often than each: *held* where the whole 95 % interval of the paired
 difference (bootstrap over training seeds and starts) is above zero, *contradicted*
 where it is below, else *not seen*. Decisions per second: planning and filtering of one

@@ -21,7 +21,6 @@ from diffplan.models.base import WorldModel
 from diffplan.models.rssm import RSSM
 from diffplan.objectives._base import StageObjective
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
-from diffplan.planners import Iterate
 from diffplan.planners.base import Planner
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.second_order import ShootingGN
@@ -40,10 +39,16 @@ from reproductions.latco.comparison_config import (
     EvaluationConfig,
     Setup,
 )
-from reproductions.latco.comparison_model import ACTION_DIM, train
+from reproductions.latco.comparison_model import WEIGHTS, train
 from reproductions.latco.comparison_planners import evaluations, plans
-from reproductions.latco.comparison_result import ABLATIONS, EXPERIMENT
+from reproductions.latco.comparison_result import (
+    ABLATIONS,
+    EXPERIMENT,
+    MODEL_NO_BELIEF,
+    NO_BELIEF,
+)
 from reproductions.latco.data import collect
+from reproductions.latco.iterates import first_states, follow
 
 NATIVE = "_native"
 """Ends the name of a planner that differs from another in its engine alone."""
@@ -86,28 +91,47 @@ def ablation_units(
 ) -> list[Unit]:
     """Return the work of Table 3: other planners with the models of stage (a).
 
+    One of them has a model of its own, fitted to the same data.
+
     Args:
         config: The settings; data and models are made where stage (a) looks for them.
         seeds: One model is trained for each.
-        directory: Receives `seed_<n>/<planner>`.
+        directory: Receives `seed_<n>/<planner>`, and the other model.
     """
-    models = units(config, seeds, directory.with_name(EXPERIMENT))
-    made = [unit for unit in models if unit.name.endswith(("/data", "/model"))]
+    made = model_units(config, seeds, directory)
     for seed in seeds:
-        place = directory / f"seed_{seed}"
-        model = directory.with_name(EXPERIMENT) / f"seed_{seed}"
+        unit, stage_a = of_seed(ABLATIONS, seed, directory), f"{EXPERIMENT}/seed_{seed}"
+        if NO_BELIEF in config.planners:
+            data = f"{stage_a}/data"
+            fitting = _fitting(config, config.model_no_belief, directory.parent / data)
+            made.append(unit(MODEL_NO_BELIEF, fitting, data))
         for name in config.planners:
-            run = _evaluation(config, name, model)
-            bound = partial(run, directory=place / name, seed=seed)
-            needs = (f"{EXPERIMENT}/seed_{seed}/model",)
-            made.append(
-                Unit(f"{ABLATIONS}/seed_{seed}/{name}", bound, place / name, needs)
-            )
+            model = f"{stage_a}/model"
+            if name == NO_BELIEF:
+                model = f"{ABLATIONS}/seed_{seed}/{MODEL_NO_BELIEF}"
+            path = directory.parent / model / WEIGHTS
+            made.append(unit(name, _evaluation(config, name, path), model))
     return made
+
+
+def model_units(
+    config: ComparisonConfig, seeds: Sequence[int], directory: Path
+) -> list[Unit]:
+    """Return the units of stage (a) that other stages plan with: data and models.
+
+    Args:
+        config: The settings.
+        seeds: One model is trained for each.
+        directory: Of the other stage, beside which stage (a) has its own.
+    """
+    made = units(config, seeds, directory.with_name(EXPERIMENT))
+    return [unit for unit in made if unit.name.endswith(("/data", "/model"))]
 
 
 def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
     """Return what makes a training seed's units, of a name, work and units needed.
+
+    These are of the same experiment and seed, unless they are named in full.
 
     Args:
         experiment: First part of the names.
@@ -118,7 +142,7 @@ def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
 
     def unit(name: str, run: partial[None], *needs: str) -> Unit:
         bound = partial(run, directory=folder / name, seed=seed)
-        wanted = tuple(f"{prefix}/{need}" for need in needs)
+        wanted = tuple(n if "/" in n else f"{prefix}/{n}" for n in needs)
         return Unit(f"{prefix}/{name}", bound, folder / name, wanted)
 
     return unit
@@ -127,30 +151,19 @@ def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
 def _units_of(
     config: ComparisonConfig, seed: int, folder: Path, unit: Callable[..., Unit]
 ) -> list[Unit]:
-    data, more = config.data, _setup(config)
+    data, path, more = config.data, folder / "model" / WEIGHTS, _setup(config)
     made = [
         unit("data", partial(collect, data=data, **more)),
-        unit(
-            "model",
-            partial(
-                train,
-                data=data,
-                data_directory=folder / "data",
-                model=config.model,
-                training=config.training,
-                **more,
-            ),
-            "data",
-        ),
+        unit("model", _fitting(config, config.model, folder / "data"), "data"),
     ]
     for name in config.planners:
         if name == "latco_native" and seed != 0:
             continue  # twice LatCo's time, to show once that the engine does not count
-        made.append(unit(name, _evaluation(config, name, folder), "model"))
+        made.append(unit(name, _evaluation(config, name, path), "model"))
     run = partial(
         trace,
         settings=config.latco,
-        model_path=folder / "model" / "model.pt",
+        model_path=path,
         task=data.task,
         evaluation=config.evaluation,
         **more,
@@ -164,12 +177,23 @@ def _setup(config: ComparisonConfig) -> dict[str, Any]:
     return {} if config.setup == STATE_VECTORS else {"setup": config.setup}
 
 
-def _evaluation(config: ComparisonConfig, planner: str, model: Path) -> partial[None]:
+def _fitting(config: ComparisonConfig, model: Settings, data: Path) -> partial[None]:
+    return partial(
+        train,
+        data=config.data,
+        data_directory=data,
+        model=model,
+        training=config.training,
+        **_setup(config),
+    )
+
+
+def _evaluation(config: ComparisonConfig, planner: str, path: Path) -> partial[None]:
     return partial(
         evaluate,
         planner=planner,
         settings=config.settings(planner),
-        model_path=model / "model" / "model.pt",
+        model_path=path,
         task=config.data.task,
         evaluation=config.evaluation,
         **_setup(config),
@@ -355,31 +379,14 @@ def trace(
     each as mean, minimum and maximum over the starts.
     """
     device = resolve_device(setup.device)
-    model, make = RSSM.load(model_path).eval().to(device), diffplan.envs.make_vector
-    with make(task, evaluation.trace_starts, **setup.seen) as environments:
-        box = action_box(environments.single_action_space, device)
-        seeds = start_seeds(evaluation)[: evaluation.trace_starts]
-        observations, _ = environments.reset(seeds)
-    count = len(observations)
-    state = model.observe(
-        model.initial_state((count,)),
-        torch.zeros(count, ACTION_DIM, device=device),
-        torch.from_numpy(observations).to(device),
-    )
+    model = RSSM.load(model_path).eval().to(device)
+    seeds = start_seeds(evaluation)[: evaluation.trace_starts]
+    state, _, box = first_states(model, task, seeds, **setup.seen)
     planner = settings.build(evaluation.horizon)
     problem = PlanningProblem(model.step, SoftplusReward(model.reward), box)
-    seen: list[Tensor] = []
-
-    def look(iterate: Iterate) -> None:
-        assert iterate.states is not None  # collocation plans them
-        seen.append(iterate.states[:, 0, 1:])
-
-    generator = make_generator(seed, "trace")
-    plan = planner(problem, state, generator=generator, callback=look)
+    states, plan = follow(planner, problem, state, make_generator(seed, "trace"))
+    reward = model.reward(states[:, 1:, 1:]).sum(dim=-1)
     kept = plan.diagnostics
-    # An iteration shows what it begins with: the last one's result is the plan.
-    planned = torch.stack([*seen[1:], kept["planned_states"]], dim=1)
-    reward = model.reward(planned).sum(dim=-1)
     columns: dict[str, Tensor] = {}
     for name, values in (
         ("predicted_return", reward),

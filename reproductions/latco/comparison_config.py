@@ -146,6 +146,7 @@ def small_rssm(
 
 
 MODEL = Settings.full(small_rssm)
+MODEL_NO_BELIEF = MODEL.replaced(belief_size=0)
 
 
 def _training() -> OfflineConfig:
@@ -188,11 +189,16 @@ class EvaluationConfig:
         require_at_least("trace_starts", self.trace_starts, 1)
 
 
+FOLLOWED = ("latco", "latco_no_relaxation", "gd_one")
+"""Planners whose plans are shown as they improve."""
+
 ABLATIONS = (
     "latco",
     "latco_no_relaxation",
     "latco_no_constraints",
     "latco_no_constraints_paper",
+    "latco_no_belief",
+    "latco_duals",
     "latco_first_order",
     "image_collocation",
     "ilqr",
@@ -211,6 +217,8 @@ class ComparisonConfig:
         setup: State vectors or images, and the device.
         latco_native: Shows that both engines are one planner; in one training seed.
         latco_duals: By the method of multipliers; only where `planners` names it.
+        latco_no_belief: Plans with `model_no_belief`, in Table 3 alone.
+        model_no_belief: Without a deterministic path, fitted to the same data.
     """
 
     planners: tuple[str, ...] = (
@@ -244,6 +252,8 @@ class ComparisonConfig:
     latco_no_relaxation: Settings = NO_RELAXATION
     latco_no_constraints: Settings = NO_CONSTRAINTS
     latco_no_constraints_paper: Settings = NO_CONSTRAINTS_PAPER
+    latco_no_belief: Settings = LATCO_NATIVE
+    model_no_belief: Settings = MODEL_NO_BELIEF
     latco_first_order: Settings = FIRST_ORDER
     image_collocation: Settings = IMAGES
     ilqr: Settings = REGULATOR
@@ -260,8 +270,11 @@ class ComparisonConfig:
         Raises:
             UnknownNameError: lists close matches.
         """
-        known = [k for k, v in vars(self).items() if isinstance(v, Settings)]
-        known.remove("model")
+        known = [
+            name
+            for name, value in vars(self).items()
+            if isinstance(value, Settings) and not name.startswith("model")
+        ]
         found: Settings = getattr(self, choose("planners", planner, known))
         return found
 
@@ -269,9 +282,11 @@ class ComparisonConfig:
     def smoke(cls) -> "ComparisonConfig":
         """Return settings so small that every unit takes seconds; no result counts."""
         few = CROSS_ENTROPY.replaced(num_samples=20, num_elites=4, iterations=2)
+        model = MODEL.replaced(state_size=8, belief_size=16, hidden_size=32)
         return cls(
             data=DataConfig(episodes=10, validation_episodes=10),
-            model=MODEL.replaced(state_size=8, belief_size=16, hidden_size=32),
+            model=model,
+            model_no_belief=model.replaced(belief_size=0),
             training=replace(
                 _training(),
                 updates=40,
@@ -293,6 +308,7 @@ class ComparisonConfig:
             latco_no_relaxation=NO_RELAXATION.replaced(iterations=5),
             latco_no_constraints=NO_CONSTRAINTS.replaced(iterations=5),
             latco_no_constraints_paper=NO_CONSTRAINTS_PAPER.replaced(iterations=5),
+            latco_no_belief=LATCO_NATIVE.replaced(iterations=5),
             latco_first_order=FIRST_ORDER.replaced(iterations=7),
             image_collocation=IMAGES.replaced(iterations=3),
             ilqr=REGULATOR.replaced(iterations=2),
@@ -314,3 +330,13 @@ class ComparisonConfig:
         """Return the same so small that no result counts."""
         small = cls.smoke()
         return replace(small, planners=ABLATIONS, latco=small.latco_native)
+
+    @classmethod
+    def followed(cls) -> "ComparisonConfig":
+        """Return settings of the planners that figures follow: those of Table 3."""
+        return replace(cls.ablations(), planners=FOLLOWED)
+
+    @classmethod
+    def smoke_followed(cls) -> "ComparisonConfig":
+        """Return the same so small that no result counts."""
+        return replace(cls.smoke_ablations(), planners=FOLLOWED)

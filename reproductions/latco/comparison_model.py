@@ -24,6 +24,7 @@ ACTION_DIM = 4
 CPU = torch.device("cpu")
 AHEAD = (1, 5, 10, 20, 30)
 """Steps after which predictions are judged."""
+WEIGHTS = "model.pt"
 
 
 def train(
@@ -35,7 +36,7 @@ def train(
     seed: int,
     setup: Setup = STATE_VECTORS,
 ) -> None:
-    """Fit the RSSM; write `model.pt` and `reward_head.json`. Resumes by itself."""
+    """Fit the RSSM; write `WEIGHTS` and `reward_head.json`. Resumes by itself."""
     buffer, validation = (ReplayBuffer.load(data_directory / part) for part in PARTS)
     device = resolve_device(setup.device)
     rssm = fit(
@@ -48,7 +49,7 @@ def train(
         "episodes": len(buffer),
     }
     write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
-    rssm.save(directory / "model.pt")
+    rssm.save(directory / WEIGHTS)
 
 
 def fit(

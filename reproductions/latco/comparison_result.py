@@ -24,6 +24,8 @@ from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.comparison_planners import counted, evaluations, words
 
 EXPERIMENT, ABLATIONS = "comparison", "ablations"
+NO_BELIEF, MODEL_NO_BELIEF = "latco_no_belief", "model_no_belief"
+"""Plans with a model of its own, without a deterministic path; and this model."""
 NAMES = {
     "latco": "LatCo",
     "latco_native": "LatCo, native engine",
@@ -37,6 +39,7 @@ NAMES = {
     "latco_no_relaxation": "LatCo, no relaxation",
     "latco_no_constraints": "LatCo, no constrained optimisation",
     "latco_no_constraints_paper": "the same, weights 8 and 16",
+    "latco_no_belief": "LatCo, no deterministic latent",
     "latco_first_order": "LatCo, no second order",
     "image_collocation": "Image collocation, of observations",
     "ilqr": "iLQR",
@@ -181,7 +184,7 @@ def gathered(rows: Sequence[ledger.Row], records: Records) -> list[Result]:
         settings, evaluation = _settings(record), record["settings"]["evaluation"]
         made_from = [
             *units,
-            *(need for unit in units for need in _needs(unit, records)),
+            *(need for unit in units for need in _needs(unit, name, records)),
         ]
         found.append(
             Result(
@@ -216,10 +219,12 @@ def _settings(record: Mapping[str, Any]) -> Settings:
     return ComparisonConfig().settings(name).replaced(**kept)
 
 
-def _needs(unit: str, records: Records) -> list[str]:
+def _needs(unit: str, planner: str, records: Records) -> list[str]:
     """Return what a unit acts with: data and model of its stage, or of stage (a)."""
     stage, seed = unit.split("/")[:2]
     owner = stage if f"{stage}/{seed}/model" in records else EXPERIMENT
+    if planner == NO_BELIEF:
+        return [f"{EXPERIMENT}/{seed}/data", f"{ABLATIONS}/{seed}/{MODEL_NO_BELIEF}"]
     return [f"{owner}/{seed}/{need}" for need in ("data", "model")]
 
 

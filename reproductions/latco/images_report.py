@@ -63,7 +63,7 @@ def report(results: Results) -> Section | None:
         if each.name not in IDLE and rate is not None:
             rows.append(
                 [
-                    f"(f) {task} from images, success",
+                    f"(g) {task} from images, success",
                     NAMES[each.name],
                     comparison_report.paper_number(each.task, each.name) or "–",
                     f"{100 * rate.value:.0f} %",

@@ -11,6 +11,8 @@ from reproductions.common.units import Unit
 from reproductions.latco import (
     ablations_report,
     comparison,
+    figures,
+    figures_report,
     images,
     images_report,
     lottery,
@@ -94,8 +96,20 @@ PAPER = Paper(
             report=lottery_report.report,
         ),
         Experiment(
+            name=figures.EXPERIMENT,
+            title="(f) Plans as they improve (Fig. 1, 11), the reward head (Fig. 12)",
+            about="plans followed through their iterations and a map of the predicted "
+            "reward, with the models of comparison",
+            presets={
+                "cpu": figures.FiguresConfig,
+                "smoke": figures.FiguresConfig.smoke,
+            },
+            units=figures.units,
+            report=figures_report.report,
+        ),
+        Experiment(
             name=images.EXPERIMENT,
-            title="(f) Planners on one frozen model, from images",
+            title="(g) Planners on one frozen model, from images",
             about="stage (a) from images: a visual model, trained on one GPU",
             presets={"gpu-short": images.gpu_short, "smoke": images.smoke},
             units=images.units,

@@ -491,18 +491,37 @@ def test_ablations_plan_with_the_models_of_the_comparison(tmp_path: Path) -> Non
     config = ComparisonConfig.ablations()
     shared = PAPER.units("cpu", Selection(["comparison"], [0, 1]), tmp_path)
     both = PAPER.units("cpu", Selection(["ablations"], [0, 1]), tmp_path)
-    known = {unit.name: unit for unit in shared}
+    known = {unit.name: unit for unit in both}
     own = [unit for unit in both if unit.name.startswith("ablations/")]
-    assert len(own) == 2 * len(config.planners)
-    for unit in set(both) - set(own):
-        assert unit.settings() == known[unit.name].settings()
-        assert unit.directory == known[unit.name].directory
+    assert len(own) == 2 * (len(config.planners) + 1)
+    for unit in shared:
+        if unit.name in known:
+            assert unit.settings() == known[unit.name].settings()
+            assert unit.directory == known[unit.name].directory
     for unit in own:
-        (model,) = unit.needs
-        path = unit.run.keywords["model_path"]
-        assert path == known[model].directory / "model.pt"
         assert unit.directory == tmp_path / unit.name
+        (need,) = unit.needs
+        place = known[need].directory
+        if unit.name.endswith("model_no_belief"):
+            assert unit.run.keywords["data_directory"] == place
+        else:
+            assert unit.run.keywords["model_path"] == place / "model.pt"
     pickle.dumps(both)
+
+
+def test_one_ablation_has_a_model_without_a_deterministic_path(tmp_path: Path) -> None:
+    units = PAPER.units("cpu", Selection(["ablations"], [3]), tmp_path)
+    (planner,) = (unit for unit in units if unit.name.endswith("/latco_no_belief"))
+    known = {unit.name: unit for unit in units}
+    given = known[planner.needs[0]].settings()
+    usual = known["comparison/seed_3/model"].settings()
+    assert usual["model"].pop("belief_size") == 64
+    assert given["model"].pop("belief_size") == 0
+    assert given == usual
+    model = ComparisonConfig().model_no_belief.build(torch.randn(9, 18), 4)
+    # All of the state is stochastic, and two hidden layers stand before its mean.
+    assert model.state_dim == model.state_size == 30
+    assert len(model.transition.prior_head.layers) == 3
 
 
 def test_table_3_stands_beside_the_papers(tmp_path: Path) -> None:
@@ -511,6 +530,7 @@ def test_table_3_stands_beside_the_papers(tmp_path: Path) -> None:
     finished(runs, "latco", 0, [1, 1, 1, 1, 1, 1], **more)
     finished(runs, "latco_first_order", 0, [0, 0, 0, 0, 0, 0], **more)
     finished(runs, "dual_gd", 0, [1, 1, 1, 1, 1, 0], **more)
+    finished(runs, "latco_no_belief", 0, [1, 0, 0, 0, 0, 0], **more)
     section = ablations_report.write(results_of(runs, output))
     found = json.loads((output / "ablations.json").read_text())["planners"]
     assert found["latco"]["decisions_per_second"] == pytest.approx(4.0)
@@ -518,8 +538,9 @@ def test_table_3_stands_beside_the_papers(tmp_path: Path) -> None:
     assert found["latco_first_order"]["verdict"] == "held"
     assert found["dual_gd"]["verdict"] == "not seen"
     assert found["latco_first_order"]["paper"] == "48 %, 0.1 per second (Table 3)"
+    assert found["latco_no_belief"]["paper"] == "43 %, 1.6 per second (Table 3)"
     assert "5000 steps, Adam 0.05" in section.text
-    assert len(section.rows) == 3
+    assert len(section.rows) == 4
     # The comparison's own tables know nothing of these.
     assert comparison_report.write(results_of(tmp_path / "none", output)) == ({}, "")
 
