@@ -107,7 +107,7 @@ def collect(
         return play(env, goal, noise, int(rng.integers(wander + 1)), rng)
 
     for part, wanted in zip(PARTS, counts, strict=True):
-        complete(directory / part, wanted, partial(episode, part))
+        complete(directory / part, wanted, partial(map, partial(episode, part)))
     env.close()
 
 
