@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -151,7 +150,7 @@ def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
 def _units_of(
     config: ComparisonConfig, seed: int, folder: Path, unit: Callable[..., Unit]
 ) -> list[Unit]:
-    data, path, more = config.data, folder / "model" / WEIGHTS, _setup(config)
+    data, path, more = config.data, folder / "model" / WEIGHTS, config.own_setup()
     made = [
         unit("data", partial(collect, data=data, **more)),
         unit("model", _fitting(config, config.model, folder / "data"), "data"),
@@ -171,12 +170,6 @@ def _units_of(
     return [*made, unit("trace", run, "model")]
 
 
-def _setup(config: ComparisonConfig) -> dict[str, Any]:
-    """Return the setup as work takes it: not at all where it is that of stage (a)."""
-    # Whose published units know of no such setting.
-    return {} if config.setup == STATE_VECTORS else {"setup": config.setup}
-
-
 def _fitting(config: ComparisonConfig, model: Settings, data: Path) -> partial[None]:
     return partial(
         train,
@@ -184,7 +177,7 @@ def _fitting(config: ComparisonConfig, model: Settings, data: Path) -> partial[N
         data_directory=data,
         model=model,
         training=config.training,
-        **_setup(config),
+        **config.own_setup(),
     )
 
 
@@ -196,7 +189,7 @@ def _evaluation(config: ComparisonConfig, planner: str, path: Path) -> partial[N
         model_path=path,
         task=config.data.task,
         evaluation=config.evaluation,
-        **_setup(config),
+        **config.own_setup(),
     )
 
 
