@@ -30,24 +30,17 @@ from _measuring import settings, write_results
 from _workers import ENVIRONMENTS, Worker, interpreter
 from torch import Tensor
 
-from diffplan.models import analytic
-
 sys.path.append(str(Path(__file__).parent / "peers"))
 from _loop import Task
+from _tensors import FLOAT
+from loop_ours import plant
 
 RESULTS = Path(__file__).parent / "results"
-FLOAT = torch.float64
 TIME_STEP = 0.02
 HORIZON = 50
 SAME_MODEL = 1e-9
 """How far a contender's next state may be from diffplan's."""
 CLOCKS = ("seconds", "processor_seconds")
-
-MODELS = {
-    "pendulum": analytic.Pendulum,
-    "cartpole": analytic.Cartpole,
-    "point_mass": analytic.PointMass,
-}
 
 
 def tasks() -> dict[str, Task]:
@@ -233,14 +226,6 @@ class Loop:
             }
         found["mean_cost"] = statistics.fmean(found["costs"])
         return found
-
-
-def plant(task: Task) -> analytic.AnalyticDynamics:
-    """Return diffplan's model; constants as tensors, so that none is rounded."""
-    constants = dict(task.constants)
-    time_step = constants.pop("time_step")
-    exact = {name: numbers(value) for name, value in constants.items()}
-    return MODELS[task.plant](time_step=time_step, **exact)
 
 
 def numbers(values: list[float] | float) -> Tensor:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from _loop import Controller, Numbers, Task, serve
+from _tensors import FLOAT, of_numbers
 from mpc import mpc
 from torch import Tensor, nn
-
-FLOAT = torch.float64
 
 
 class Model(nn.Module):
@@ -75,11 +74,7 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
         nonlocal plan
         plan = None
 
-    def expected(state: Numbers, action: Numbers) -> Numbers:
-        numbers = (torch.tensor(value, dtype=FLOAT) for value in (state, action))
-        return model(*numbers).tolist()
-
-    return Controller(act, reset, expected)
+    return Controller(act, reset, of_numbers(model))
 
 
 if __name__ == "__main__":

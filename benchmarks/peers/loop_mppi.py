@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from _loop import Controller, Numbers, Task, serve
+from _tensors import FLOAT, of_numbers
 from pytorch_mppi import MPPI
 from torch import Tensor
-
-FLOAT = torch.float64
 
 
 def build(task: Task, settings: dict[str, Any]) -> Controller:
@@ -50,11 +49,7 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
     def reset() -> None:
         controller.U = torch.zeros_like(controller.U)
 
-    def expected(state: Numbers, action: Numbers) -> Numbers:
-        numbers = (torch.tensor(value, dtype=FLOAT) for value in (state, action))
-        return model(*numbers).tolist()
-
-    return Controller(act, reset, expected)
+    return Controller(act, reset, of_numbers(model))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 from _loop import Controller, Numbers, Task, serve
+from _tensors import FLOAT, of_numbers
 from torch import Tensor
 
 import diffplan as dp
 from diffplan.models import analytic
 from diffplan.objectives import QuadraticCost, ResidualObjective
 
-FLOAT = torch.float64
 MODELS = {
     "pendulum": analytic.Pendulum,
     "cartpole": analytic.Cartpole,
@@ -49,6 +49,15 @@ def quadratic(task: Task) -> QuadraticCost:
     )
 
 
+def plant(task: Task) -> analytic.AnalyticDynamics:
+    """Return diffplan's model of what is controlled."""
+    constants = dict(task.constants)
+    time_step = constants.pop("time_step")
+    # As tensors, so that none is rounded to single precision.
+    exact = {k: torch.tensor(v, dtype=FLOAT) for k, v in constants.items()}
+    return MODELS[task.plant](time_step=time_step, **exact)
+
+
 def build(task: Task, settings: dict[str, Any]) -> Controller:
     """Set a planner up.
 
@@ -60,11 +69,7 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
     options = dict(settings)
     kind, compiled = getattr(dp, options.pop("planner")), options.pop("compiled", False)
     planner = kind(task.horizon, gradient=dp.Detach(), **options)
-    constants = dict(task.constants)
-    time_step = constants.pop("time_step")
-    # As tensors, so that none is rounded to single precision.
-    exact = {k: torch.tensor(v, dtype=FLOAT) for k, v in constants.items()}
-    model = MODELS[task.plant](time_step=time_step, **exact)
+    model = plant(task)
     needs_residuals = kind in (dp.ShootingGN, dp.LatCo)
     objective = Residuals(task) if needs_residuals else quadratic(task)
     bounds = torch.full((task.width,), task.limit, dtype=FLOAT)
@@ -88,11 +93,7 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
         nonlocal plan
         plan = None
 
-    def expected(state: Numbers, action: Numbers) -> Numbers:
-        numbers = (torch.tensor(value, dtype=FLOAT) for value in (state, action))
-        return model(*numbers).tolist()
-
-    return Controller(act, reset, expected)
+    return Controller(act, reset, of_numbers(model))
 
 
 if __name__ == "__main__":

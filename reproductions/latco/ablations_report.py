@@ -10,10 +10,9 @@ from reproductions.common.provenance import LEGEND
 from reproductions.common.statistics import Estimate
 from reproductions.common.tables import markdown_table, write_text
 from reproductions.latco import paper_numbers
-from reproductions.latco.comparison_report import differences
+from reproductions.latco.comparison_report import differences, head_line
 from reproductions.latco.comparison_result import (
     ABLATIONS,
-    NAMES,
     Result,
     entries,
     gathered,
@@ -55,7 +54,16 @@ def write(results: Results) -> Section | None:
     content = json.dumps({"task": found[0].task, "planners": numbers}, indent=2)
     write_text(results.output / SUMMARY, content + "\n")
     task = title(found[0].task)
-    rows = [_row(each, task, results.preset) for each in found]
+    rows = [
+        head_line(
+            each,
+            f"(d) {task}, success",
+            paper_number(each.name),
+            results.preset,
+            DEVIATIONS,
+        )
+        for each in found
+    ]
     return Section(_text(found, gaps), rows, f"(d) Ablations (Table 3): {task}")
 
 
@@ -97,21 +105,6 @@ def _numbers(result: Result, gap: Estimate | None) -> dict[str, Any]:
         numbers |= {"latco_less": gap.value, "less_interval": interval}
         numbers["verdict"] = gap.verdict()
     return numbers
-
-
-def _row(result: Result, task: str, preset: str) -> list[str]:
-    rate = _success(result)
-    low, high = max(rate.low, 0), min(rate.high, 1)
-    return [
-        f"(d) {task}, success",
-        NAMES[result.name],
-        paper_number(result.name) or "–",
-        f"{100 * rate.value:.0f} %",
-        f"{100 * low:.0f} … {100 * high:.0f} %",
-        "–",
-        preset,
-        DEVIATIONS,
-    ]
 
 
 def _text(found: Sequence[Result], gaps: dict[str, Estimate]) -> str:

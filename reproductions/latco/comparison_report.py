@@ -180,6 +180,32 @@ def paper_number(task: str, planner: str) -> str | None:
 # The page
 
 
+def head_line(
+    result: Result, measured: str, paper: str | None, preset: str, deviations: str
+) -> list[str]:
+    """Return a planner's line of the table at the head of the page.
+
+    Args:
+        result: Of the planner.
+        measured: Stage, task and measure, in words.
+        paper: What the paper reports; None if nothing.
+        preset: Of the run.
+        deviations: Their numbers.
+    """
+    rate = result.success()
+    assert rate is not None  # every planner has episodes
+    return [
+        measured,
+        NAMES[result.name],
+        paper or "–",
+        f"{100 * rate.value:.0f} %",
+        f"{100 * max(rate.low, 0):.0f} … {100 * min(rate.high, 1):.0f} %",
+        "–",
+        preset,
+        deviations,
+    ]
+
+
 def section(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
     """Return the tables with what must be known to read them."""
     parts = [

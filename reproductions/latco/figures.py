@@ -1,7 +1,6 @@
 """What the paper's Figures 1, 11 and 12 show: plans as they improve, a reward head.
 
-The plans are those of stage (a)'s models, from its first starts, and of the visual
-model of stage (c).
+The plans are those of stage (a)'s models, from its first starts.
 """
 
 from collections.abc import Sequence

@@ -16,6 +16,7 @@ from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.latco import comparison, pixels
 from reproductions.latco.comparison_config import ComparisonConfig, Setup
+from reproductions.latco.comparison_model import WEIGHTS
 from reproductions.latco.comparison_planners import LATCO_NATIVE
 from reproductions.latco.online_config import PlannerConfig
 from reproductions.latco.pixels import PixelsConfig
@@ -123,7 +124,7 @@ def _film(config: ComparisonConfig, seed: int, folder: Path) -> Unit:
         render_preset=config.setup.render_preset,
         planner=PlannerConfig(iterations=config.latco.iterations),
     )
-    model, film = folder / "model" / "model.pt", folder / "film"
+    model, film = folder / "model" / WEIGHTS, folder / "film"
     run = partial(pixels.show, config=shown, model_path=model, directory=film)
     name = f"{EXPERIMENT}/seed_{seed}"
     return Unit(f"{name}/film", run, film, (f"{name}/model",))

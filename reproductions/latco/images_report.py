@@ -13,7 +13,13 @@ from reproductions.common.figures import save_figure, save_picture
 from reproductions.common.tables import markdown_table, picture, write_text
 from reproductions.latco import comparison_report, pixels_report
 from reproductions.latco.comparison_figures import distance_figure
-from reproductions.latco.comparison_result import IDLE, NAMES, entries, gathered, title
+from reproductions.latco.comparison_result import (
+    IDLE,
+    REACHED,
+    entries,
+    gathered,
+    title,
+)
 from reproductions.latco.images import EXPERIMENT
 
 MODELS = "images_models.json"
@@ -57,22 +63,18 @@ def report(results: Results) -> Section | None:
         _judged(models),
         _film(results.runs, output, models),
     ]
-    task, rows = title(found[0].task), []
-    for each in found:
-        rate = each.success()
-        if each.name not in IDLE and rate is not None:
-            rows.append(
-                [
-                    f"(g) {task} from images, success",
-                    NAMES[each.name],
-                    comparison_report.paper_number(each.task, each.name) or "–",
-                    f"{100 * rate.value:.0f} %",
-                    f"{100 * max(rate.low, 0):.0f} … {100 * min(rate.high, 1):.0f} %",
-                    "–",
-                    results.preset,
-                    DEVIATIONS,
-                ]
-            )
+    measured = f"(g) {title(found[0].task)} from images, success"
+    rows = [
+        comparison_report.head_line(
+            each,
+            measured,
+            comparison_report.paper_number(each.task, each.name),
+            results.preset,
+            DEVIATIONS,
+        )
+        for each in found
+        if each.name not in IDLE
+    ]
     return Section("\n".join(text), rows)
 
 
@@ -115,6 +117,6 @@ def _film(runs: Path, output: Path, models: Mapping[str, Any]) -> str:
     if not (output / STRIP).exists():
         return ""
     least = [v for each in models.values() for v in each.get("shown", {}).values()]
-    near = sum(value <= 0.05 for value in least)
+    near = sum(value <= REACHED for value in least)
     said = SHOWN.format(near=near, count=len(least), film=FILM)
     return picture(STRIP, "Planned and executed, from images (Fig. 5)") + "\n" + said
