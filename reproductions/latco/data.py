@@ -43,23 +43,27 @@ def collect(
         seed: Of everything random.
         setup: Images or vectors, and how many processes play.
     """
-    wanted = (data.episodes, data.validation_episodes)
+
+    def fill(
+        mapped: Callable[..., Iterable[Episode]], play: Callable[..., Episode]
+    ) -> None:
+        wanted = (data.episodes, data.validation_episodes)
+        for part, number in zip(PARTS, wanted, strict=True):
+            complete(directory / part, number, partial(mapped, partial(play, part)))
+
+    given = (data, seed, setup)
     if setup.num_workers == 0:
-        players = Players(data, seed, setup)
-        for part, number in zip(PARTS, wanted, strict=True):
-            complete(directory / part, number, partial(map, partial(players, part)))
+        player = Player(*given)
+        fill(map, player)
+        player.env.close()
         return
-    start = (data, seed, setup)
     # Not forked: OpenGL does not outlive a fork.
-    with get_context("spawn").Pool(setup.num_workers, _begin, start) as pool:
-        for part, number in zip(PARTS, wanted, strict=True):
-            complete(
-                directory / part, number, partial(pool.imap, partial(_played, part))
-            )
+    with get_context("spawn").Pool(setup.num_workers, _begin, given) as pool:
+        fill(pool.imap, _played)
 
 
-class Players:
-    """Play episodes by number in an environment of their own.
+class Player:
+    """Plays episodes by number in an environment of its own.
 
     Args:
         data: How.
@@ -77,12 +81,12 @@ class Players:
         return play(self.env, behaviour(self.data, index, rng), rng)
 
 
-_OF_PROCESS: list[Players] = []
+_OF_PROCESS: list[Player] = []
 """The one player of a process that `collect` started."""
 
 
 def _begin(data: DataConfig, seed: int, setup: Setup) -> None:
-    _OF_PROCESS.append(Players(data, seed, setup))
+    _OF_PROCESS.append(Player(data, seed, setup))
 
 
 def _played(part: str, index: int) -> Episode:

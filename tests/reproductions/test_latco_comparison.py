@@ -39,6 +39,7 @@ from reproductions.latco.comparison_config import (
     ComparisonConfig,
     DataConfig,
     EvaluationConfig,
+    Setup,
 )
 from reproductions.latco.comparison_planners import LATCO, UNIFORM, words
 from reproductions.latco.dual_descent import DualDescent
@@ -115,7 +116,8 @@ def test_collecting_resumes_where_it_stopped(tmp_path: Path) -> None:
     before = [load_episode(path) for path in files]
     for path in files[-3:]:
         path.unlink()
-    data.collect(tmp_path, small, seed=3)
+    # The rest is played by other processes, which changes nothing.
+    data.collect(tmp_path, small, seed=3, setup=Setup(num_workers=2))
     for path, episode in zip(files, before, strict=True):
         again = load_episode(path)
         assert np.array_equal(again.observations, episode.observations)
