@@ -66,7 +66,7 @@ def test_matrix_solve_and_logdet_equal_dense(
     left = (matrix.matvec(x) - b).norm() / (torch.linalg.norm(dense) * x.norm())
     assert left < 1e-15 * blocks * size
     # NumPy's: see `dense_step` for PyTorch's LU on two threads.
-    expected = torch.from_numpy(np.linalg.slogdet(dense.numpy()).logabsdet)
+    expected = torch.as_tensor(np.linalg.slogdet(dense.numpy()).logabsdet)
     torch.testing.assert_close(factor.logdet(), expected, rtol=1e-10, atol=1e-10)
 
 
