@@ -21,14 +21,12 @@ def own_settings(
         records: Of the units, by name.
         units: All work of the preset, for some seeds or those of the default.
     """
-    found, known = [], dict[tuple[int, ...] | None, dict[str, Any]]()
+    chosen = dict.fromkeys([None, *(_seeds(r["settings"]) for r in records.values())])
+    # A unit that does not say its seed, as a film, is known with the seeds of others.
+    known = [{unit.name: unit.settings() for unit in units(seeds)} for seeds in chosen]
+    found = []
     for name, record in records.items():
-        seeds = _seeds(record["settings"])
-        for chosen in (None, seeds):
-            if chosen not in known:
-                known[chosen] = {unit.name: unit.settings() for unit in units(chosen)}
-        options = [known[chosen].get(name) for chosen in (None, seeds)]
-        options = [each for each in options if each is not None]
+        options = [each[name] for each in known if name in each]
         if not options:
             found.append(f"{name} is no unit of it")
         elif record["settings"] not in options:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from reproductions.common import publishing, results
 from reproductions.common.command import DONE, FAILED, WRONG, Command
 from reproductions.common.lock import exclusive
 from reproductions.common.provenance import with_digests
+from reproductions.common.units import Unit
 
 CLEAN = {"commit": "0" * 40, "dirty": False}
 
@@ -100,6 +102,27 @@ def test_units_of_other_settings_do_not_join(
     where = ["--directory", str(tmp_path / "more"), "--stages", "score"]
     assert call(tmp_path, "publish", "--add", *where) == WRONG
     assert "score/seed_0: trials was 8 and is 9" in capsys.readouterr().err
+
+
+def test_a_unit_that_does_not_say_its_seed_is_known_by_those_of_others() -> None:
+    def units(seeds: Sequence[int] | None) -> list[Unit]:
+        film = partial(print, config={"frames": 3})
+        return [
+            made
+            for seed in seeds or (0,)
+            for made in (
+                Unit(f"score/{seed}", partial(print, seed=seed), Path()),
+                Unit(f"film/{seed}", film, Path()),
+            )
+        ]
+
+    records = {u.name: {"settings": u.settings()} for u in units([4])}
+    assert publishing.own_settings(records, units) == []
+    records["film/4"]["settings"]["config"] = {"frames": 9}
+    (found,) = publishing.own_settings(records, units)
+    assert found.startswith("film/4: ")
+    del records["score/4"]
+    assert publishing.own_settings(records, units) == ["film/4 is no unit of it"]
 
 
 def test_units_made_from_another_model_do_not_stay(
