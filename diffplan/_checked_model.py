@@ -21,7 +21,8 @@ from diffplan.capabilities import (
     Jacobians,
     Linearizable,
     Predictable,
-    Quadratizable,
+    knows,
+    knows_curvature,
     model_behind,
 )
 from diffplan.errors import TensorTypeError, UnsupportedProblemError
@@ -246,14 +247,15 @@ class CheckedModel:
         owner = self._behind[1]
         if capability is Linearizable and self.given_jacobian is not None:
             owner = self.given_jacobian
-        return owner if isinstance(owner, capability) else None
+        return owner if knows(owner, capability) else None
 
     def capabilities(self) -> dict[str, bool]:
         """Return which capabilities are known, by the names of their methods.
 
         * `linearize`: an analytic Jacobian; else autodiff, several times slower.
         * `predict`: the distribution of the next state.
-        * `quadratize`: second derivatives of the cost; else autodiff.
+        * `quadratize`: second derivatives of the cost, in all its terms; else autodiff
+          for those without.
 
         Example:
             >>> import torch, diffplan as dp
@@ -269,7 +271,7 @@ class CheckedModel:
         return {
             "linearize": self.find(Linearizable) is not None,
             "predict": self.find(Predictable) is not None,
-            "quadratize": isinstance(self.objective, Quadratizable),
+            "quadratize": knows_curvature(self.objective),
         }
 
     def require(self, capability: type[CapabilityT], needed_by: str) -> CapabilityT:

@@ -6,10 +6,10 @@ on the object behind the dynamics, however they were handed over (see `model_beh
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Protocol, TypeGuard, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,13 +26,16 @@ __all__ = [
     "Jacobians",
     "Linearizable",
     "Observing",
+    "Part",
     "Predictable",
     "Quadratizable",
     "Rewarding",
     "Scaling",
     "Stepping",
+    "Summing",
     "Valuing",
     "knows",
+    "knows_curvature",
     "model_behind",
     "policy_of",
     "takes_action",
@@ -79,6 +82,28 @@ class Quadratizable(Protocol):
             of the last state. Hessians are symmetric; one that is the same everywhere
             may be an expanded tensor.
         """
+        ...
+
+
+class Part(NamedTuple):
+    """An objective within a sum.
+
+    Attributes:
+        objective: What is summed.
+        weight: That it is multiplied by.
+        hides: How many numbers at the end of a state it does not see.
+    """
+
+    objective: Callable[[Tensor, Tensor], Tensor]
+    weight: float = 1.0
+    hides: int = 0
+
+
+class Summing(Protocol):
+    """An objective that is a sum: what its terms know of themselves is used."""
+
+    def parts(self) -> Sequence[Part]:
+        """Return what is summed."""
         ...
 
 
@@ -176,6 +201,19 @@ def knows(model: object, capability: type[_CapabilityT]) -> TypeGuard[_Capabilit
     """
     names = (name for name in vars(capability) if not name.startswith("_"))
     return all(callable(getattr(model, name, None)) for name in names)
+
+
+def knows_curvature(objective: object) -> bool:
+    """Return whether an objective, or each term of a sum, is `Quadratizable`.
+
+    Args:
+        objective: Any.
+    """
+    if knows(objective, Quadratizable):
+        return True
+    if not knows(objective, Summing):
+        return False
+    return all(knows_curvature(part.objective) for part in objective.parts())
 
 
 def policy_of(policy: object) -> Callable[[Tensor], Tensor]:

@@ -113,7 +113,7 @@ def test_the_analytic_jacobian_is_used(
     assert model_behind(handed.dynamics) is model
     assert handed.find(dp.Linearizable) is model
     assert handed.find(dp.Predictable) is model
-    expected = {"linearize": True, "predict": True, "quadratize": False}
+    expected = {"linearize": True, "predict": True, "quadratize": True}
     assert handed.capabilities() == expected
     for planner in (dp.ILQR(3), dp.ShootingGN(3), dp.LatCo(3, iterations=2)):
         model.asked = 0

@@ -328,12 +328,20 @@ def _matrix_gradients(
     )
 
 
+def unexpanded(tensor: Tensor) -> Tensor:
+    """Return a tensor with size 1 in the dimensions along which it is one, expanded."""
+    small = tensor
+    for dim, (size, stride) in enumerate(
+        zip(tensor.shape, tensor.stride(), strict=True)
+    ):
+        if stride == 0 and size > 1:
+            small = small.narrow(dim, 0, 1)
+    return small
+
+
 def symmetric(matrix: Tensor) -> Tensor:
     """Return the symmetric part of matrices `[…, n, n]`; one, expanded, stays one."""
-    small = matrix
-    for dim in range(matrix.dim() - 2):
-        if matrix.stride(dim) == 0 and matrix.shape[dim] > 1:
-            small = small.narrow(dim, 0, 1)
+    small = unexpanded(matrix)
     return torch.lerp(small, small.mT, 0.5).expand_as(matrix)
 
 

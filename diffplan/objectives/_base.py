@@ -9,7 +9,8 @@ refinements say more about it:
   methods (LatCo, shooting Gauss-Newton) apply.
 
 Every planner takes any objective; one that needs a refinement says so. An objective
-that is `Quadratizable` besides knows its own second derivatives.
+that is `Quadratizable` besides knows its own second derivatives; a subclass with other
+terms has to say them anew, or they come by autodiff.
 
 A term that depends on the step has an argument `time`, see `diffplan._segments`.
 
@@ -77,6 +78,9 @@ TERMS = tuple(
 )
 """The methods of stage and residual objectives whose results are checked."""
 
+_EXPANSIONS = ("quadratize", "parts")
+"""What an objective may know of its terms, see `Quadratizable` and `Summing`."""
+
 
 class StageObjective(nn.Module, ABC):
     """A cost that is a sum over time steps.
@@ -136,6 +140,10 @@ class StageObjective(nn.Module, ABC):
         cls.uses_time = not all(_is_relay(cls, name) for name in timed)
         cls.same_start = all(_is_relay(cls, name) for name in cls._start())
         cls.sums_steps = cls.forward is StageObjective.forward
+        # What is known of the terms of a base is not true of other terms.
+        if not vars(cls).keys().isdisjoint((*TERMS, "forward")):
+            for name in set(_EXPANSIONS) - vars(cls).keys():
+                setattr(cls, name, None)
 
     @classmethod
     def _start(cls) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from diffplan._checks import require_finite
 from diffplan._problem_data import aligned
 from diffplan._segments import takes_time
 from diffplan._user_functions import require_result
-from diffplan.capabilities import Linearizable
+from diffplan.capabilities import Linearizable, Part
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.objectives._base import ResidualObjective, StageObjective, no_residual
@@ -64,6 +64,30 @@ class ActionChange(ResidualObjective):
 
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return √w (u_t - u_{t-1}) `[…, A]`."""
+        root = self._weight(state, action).sqrt()
+        return root * (action - state[..., -action.shape[-1] :])
+
+    def quadratize(
+        self, states: Tensor, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
+        before, last = states[..., :-1, :], states[..., -1, :]
+        width, size = actions.shape[-1], states.shape[-1]
+        weight = self._weight(before, actions)
+        eye = torch.eye(width, dtype=states.dtype, device=states.device)
+        # of u_t - u_{t-1} by (u, x), which ends with u_{t-1}
+        jacobian = torch.cat((eye, eye.new_zeros(width, size - width), -eye), -1)
+        hessian = jacobian.mT @ (weight.unsqueeze(-1) * jacobian)
+        slope = weight * (actions - before[..., -width:])
+        return (
+            hessian.expand(*actions.shape[:-1], -1, -1),
+            slope @ jacobian,
+            last.new_zeros(size, size).expand(*last.shape, -1),
+            torch.zeros_like(last),
+        )
+
+    def _weight(self, state: Tensor, action: Tensor) -> Tensor:
+        """w, made to line up with the actions."""
         width = action.shape[-1]
         if state.shape[-1] <= width:
             raise ShapeError(
@@ -76,8 +100,7 @@ class ActionChange(ResidualObjective):
                 f"weight: expected [], [{width}] or […, {width}] for actions of size "
                 f"{width}, got {list(weight.shape)}"
             )
-        root = aligned("weight", weight, action, own=1, covers=1).sqrt()
-        return root * (action - state[..., -width:])
+        return aligned("weight", weight, action, own=1, covers=1)
 
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return no residual `[…, 0]`."""
@@ -197,6 +220,9 @@ class _Residuals(SumOfResiduals):
         super().__init__([objective])
         self.width = width
 
+    def parts(self) -> list[Part]:
+        return [part._replace(hides=self.width) for part in super().parts()]
+
     def _side_by_side(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
         state, *action = given
         return super()._side_by_side(name, time, state[..., : -self.width], *action)
@@ -208,6 +234,9 @@ class _Stages(WeightedSum):
     def __init__(self, objective: StageObjective, width: int) -> None:
         super().__init__([objective], [1.0])
         self.width = width
+
+    def parts(self) -> list[Part]:
+        return [part._replace(hides=self.width) for part in super().parts()]
 
     def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
         state, *action = given

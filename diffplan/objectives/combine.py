@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._checks import require_number, sequence
+from diffplan.capabilities import Part
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.objectives._base import ResidualObjective, StageObjective, relays
 
@@ -26,6 +27,10 @@ class SumOfResiduals(ResidualObjective):
         super().__init__()
         self.terms = _checked(terms, ResidualObjective)
         _take_after(self, self.terms)
+
+    def parts(self) -> list[Part]:
+        """Return the terms."""
+        return [Part(term) for term in self.terms]
 
     @relays
     def running_residual(
@@ -79,6 +84,10 @@ class WeightedSum(StageObjective):
                 f"weights: expected one per term ({len(self.terms)}), "
                 f"got {len(self.weights)}"
             )
+
+    def parts(self) -> list[Part]:
+        """Return the terms with their weights."""
+        return [Part(*pair) for pair in zip(self.terms, self.weights, strict=True)]
 
     @relays
     def running_cost(

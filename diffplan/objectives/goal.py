@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from diffplan._checks import require_at_least, require_finite, require_tensor
 from diffplan._problem_data import aligned
 from diffplan.errors import ShapeError
 from diffplan.objectives._base import ResidualObjective, no_residual
+
+Forms = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class GoalDistance(ResidualObjective):
@@ -63,6 +67,20 @@ class GoalDistance(ResidualObjective):
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return √w_T (x - goal) `[…, S]`."""
         return self.terminal_weight**0.5 * (state - self._aligned_goal(state))
+
+    def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
+        """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
+        size, width = states.shape[-1], actions.shape[-1]
+        away, before = states - self._aligned_goal(states), (width, 0)
+        eye = torch.eye(size, dtype=states.dtype, device=states.device)
+        hessian = pad(self.running_weight * eye, 2 * before)
+        last = away[..., -1, :]
+        return (
+            hessian.expand(*actions.shape[:-1], -1, -1),
+            pad(self.running_weight * away[..., :-1, :], before),
+            (self.terminal_weight * eye).expand(*last.shape, -1),
+            self.terminal_weight * last,
+        )
 
     def _aligned_goal(self, state: Tensor) -> Tensor:
         return aligned("goal", self.goal, state, own=1)
@@ -126,6 +144,22 @@ class Tracking(ResidualObjective):
         """Return √w_t (x_t - x*_t) `[…, steps, S]`."""
         return self.terminal_residual(state, time)
 
+    def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
+        """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
+        horizon, width = actions.shape[-2:]
+        self._check_horizon(horizon)
+        reference = aligned("reference", self.reference, states, own=2)
+        weights = aligned("weights", self.roots, states, own=2).square()
+        slope, before = weights * (states - reference), (width, 0)
+        hessian = torch.diag_embed(pad(weights[..., :-1, :], before))
+        total = hessian.shape[-1]
+        return (
+            hessian.expand(*actions.shape[:-1], total, total),
+            pad(slope[..., :-1, :], before),
+            torch.diag_embed(weights[..., -1, :]).expand(*slope[..., -1, :].shape, -1),
+            slope[..., -1, :],
+        )
+
     def terminal_residual(  # type: ignore[override]
         self, state: Tensor, time: Tensor
     ) -> Tensor:
@@ -159,6 +193,18 @@ class ActionPenalty(ResidualObjective):
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return √weight u `[…, A]`."""
         return self.weight**0.5 * action
+
+    def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
+        """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
+        last, size = states[..., -1, :], states.shape[-1]
+        eye = torch.eye(actions.shape[-1], dtype=states.dtype, device=states.device)
+        hessian = pad(self.weight * eye, (0, size, 0, size))
+        return (
+            hessian.expand(*actions.shape[:-1], -1, -1),
+            pad(self.weight * actions, (0, size)),
+            last.new_zeros(size, size).expand(*last.shape, -1),
+            torch.zeros_like(last),
+        )
 
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return no residual `[…, 0]`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._segments import at
+from diffplan.capabilities import knows_curvature
 from diffplan.errors import (
     ConstantPlanWarning,
     DiffplanError,
@@ -19,7 +20,6 @@ from diffplan.errors import (
     UnsupportedProblemError,
 )
 from diffplan.gradients import Derivatives, Detach, GradientStrategy, Unroll
-from diffplan.objectives._base import Quadratizable
 from diffplan.problem import Linearizable, PlanningProblem
 
 
@@ -95,7 +95,7 @@ def require_derivatives(
             start = torch.zeros((), dtype=torch.int64, device=state.device)
             dynamics = at(problem.dynamics, problem.uses_time, start)
             _require("dynamics", dynamics, inputs, "state or action", needed_by)
-        if not (by_hand and isinstance(problem.objective, Quadratizable)):
+        if not (by_hand and knows_curvature(problem.objective)):
             states = here.unsqueeze(-2).expand(*here.shape[:-1], horizon + 1, -1)
             inputs = (states, moves)
             _require(

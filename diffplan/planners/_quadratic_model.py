@@ -1,31 +1,19 @@
 """The linear-quadratic model of a planning problem about a trajectory.
 
-Dynamics are linearised, and the cost of each step is expanded to second order: with its
-Hessian by autodiff, or, where it is a sum of squared residuals, with Gauss-Newton's
-JᵀJ, which is never indefinite. The second derivatives of the dynamics are left out
+Dynamics are linearised, and the cost of each step is expanded to second order, see
+`diffplan.objectives._expansion`. The second derivatives of the dynamics are left out
 (that is what makes it iLQR rather than DDP). All steps are expanded at once.
 """
-
-from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from diffplan._user_functions import require_result
-from diffplan.errors import (
-    TensorTypeError,
-)
-from diffplan.functional._chain import times
 from diffplan.functional._conjugate_gradients import Solve
 from diffplan.functional.box_lqr import IncrementalLQR
-from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import lqr_factorize
-from diffplan.objectives._base import Quadratizable, ResidualObjective, StageObjective
-from diffplan.problem import Objective, PlanningProblem
-
-Forms = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Hessian and gradient of the cost of a step by (u, x), and of the end by x."""
+from diffplan.objectives._base import ResidualObjective, StageObjective
+from diffplan.objectives._expansion import expand
+from diffplan.problem import PlanningProblem
 
 _LEAST_CURVATURE = 1e-6
 """Added to the action curvature of a preconditioner, which must be definite."""
@@ -50,21 +38,9 @@ def quadratic_model(
     """
     times = problem.times(0, actions.shape[-2], states)
     _, by_state, by_action = problem.linearize(states[..., :-1, :], actions, times)
-    forms = _forms(problem.objective, states, actions, gauss_newton)
+    forms = expand(problem.objective, states, actions, gauss_newton=gauss_newton)
     model = IncrementalLQR(by_action, by_state, *forms)
     return _finite_or_zero(model, lead=states.dim() - 2)
-
-
-def _forms(
-    objective: Objective, states: Tensor, actions: Tensor, gauss_newton: bool
-) -> Forms:
-    """Hessian and gradient of the cost of each step and of the end."""
-    if isinstance(objective, Quadratizable):
-        return _checked_forms(objective.quadratize(states, actions), states, actions)
-    points = torch.cat((actions, states[..., :-1, :]), -1)
-    expand = _residual_forms if gauss_newton else _cost_forms
-    staged = cast(ResidualObjective, objective)  # or with stages only
-    return expand(staged, points, states[..., -1, :])
 
 
 def regulator(problem: PlanningProblem, states: Tensor, actions: Tensor) -> Solve:
@@ -103,68 +79,6 @@ def regulator(problem: PlanningProblem, states: Tensor, actions: Tensor) -> Solv
         return torch.where(found, answer.actions, -linear).flatten(1)
 
     return solve
-
-
-def _checked_forms(forms: Forms, states: Tensor, actions: Tensor) -> Forms:
-    """Return what an objective says of its own derivatives, if the shapes are right."""
-    if not isinstance(forms, tuple) or len(forms) != 4:
-        raise TensorTypeError(
-            "objective: expected quadratize to return a tuple of two Hessians and two "
-            f"gradients, got {type(forms).__name__}"
-        )
-    lead, size = actions.shape[:-1], actions.shape[-1] + states.shape[-1]
-    last = states.shape[:-2] + states.shape[-1:]
-    shapes = ((*lead, size, size), (*lead, size), (*last, last[-1]), last)
-    for form, shape in zip(forms, shapes, strict=True):
-        require_result("objective:", "quadratize", form, shape, like=states)
-    return forms
-
-
-def _cost_forms(objective: StageObjective, points: Tensor, last: Tensor) -> Forms:
-    """Exact Hessians and gradients."""
-
-    def expand(cost: Callable[..., Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
-        slope = torch.func.grad(lambda value: cost(value).sum())
-        gradient, (hessian,) = batched_jacobian(slope, point)
-        return hessian, gradient
-
-    return _each_stage(expand, objective, "cost", points, last)
-
-
-def _residual_forms(
-    objective: ResidualObjective, points: Tensor, last: Tensor
-) -> Forms:
-    """J'J and J'r of half squared residuals."""
-
-    def expand(residual: Callable[..., Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
-        value, (jacobian,) = batched_jacobian(residual, point)
-        return jacobian.mT @ jacobian, times(value, jacobian)
-
-    return _each_stage(expand, objective, "residual", points, last)
-
-
-def _each_stage(
-    expand: Callable[[Callable[..., Tensor], Tensor], tuple[Tensor, Tensor]],
-    objective: StageObjective,
-    what: str,
-    points: Tensor,
-    last: Tensor,
-) -> Forms:
-    """Expand the terms of all steps and of the end where they apply."""
-    width, horizon = points.shape[-1] - last.shape[-1], points.shape[-2]
-
-    def of_point(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda point: function(point[..., width:], point[..., :width])
-
-    end = expand(objective.end_term(what, horizon, last), last)
-    parts = [
-        expand(of_point(term), points[..., where, :])
-        for term, where in objective.stage_terms(what, 0, horizon, points)
-    ]
-    if len(parts) == 1:
-        return *parts[0], *end
-    hessians, gradients = zip(*parts, strict=True)
-    return torch.cat(hessians, -3), torch.cat(gradients, -2), *end
 
 
 def _finite_or_zero(model: IncrementalLQR, lead: int) -> tuple[IncrementalLQR, Tensor]:
