@@ -21,11 +21,13 @@ from diffplan.capabilities import (
     Jacobians,
     Linearizable,
     Predictable,
+    Rolling,
     knows,
     knows_curvature,
     model_behind,
 )
 from diffplan.errors import TensorTypeError, UnsupportedProblemError
+from diffplan.functional._rollout import rollout
 from diffplan.functional.linearize import linearize_dynamics
 
 CapabilityT = TypeVar("CapabilityT")
@@ -202,6 +204,32 @@ class CheckedModel:
             shape = (*state.shape, *size)
             require_result("dynamics:", found.linearize, part, shape, like=state)
         return parts
+
+    def follow(
+        self,
+        state: Tensor,
+        actions: Tensor,
+        segment: int | None,
+        times: Tensor | None,
+    ) -> Tensor:
+        """Return the states `[…, T+1, S]` of a rollout, which dynamics may know.
+
+        Args:
+            state: `[…, S]`.
+            actions: `[…, T, A]`, with the state's leading dimensions.
+            segment: See `diffplan.functional.rollout`.
+            times: The numbers of the steps, as `times` gives them.
+
+        Raises:
+            ShapeError, TensorTypeError: the dynamics fail, or return another shape.
+        """
+        known = self.find(Rolling)
+        if segment is not None or known is None:
+            return rollout(self.step, state, actions, segment, times)
+        whole = at(known.rollout, self.uses_time, times)
+        states = call("state: dynamics", whole, state, actions, advice=ANY_LEAD)
+        shape = (*state.shape[:-1], actions.shape[-2] + 1, state.shape[-1])
+        return require_result("dynamics:", known.rollout, states, shape, like=state)
 
     def predict(
         self, state: Tensor, action: Tensor, time: Tensor | None = None

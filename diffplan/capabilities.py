@@ -30,6 +30,7 @@ __all__ = [
     "Predictable",
     "Quadratizable",
     "Rewarding",
+    "Rolling",
     "Scaling",
     "Stepping",
     "Summing",
@@ -62,6 +63,20 @@ class Predictable(Protocol):
 
     def predict(self, state: Tensor, action: Tensor) -> Normal:
         """Return the distribution of the next state, mean and spread `[…, S]`."""
+        ...
+
+
+@runtime_checkable
+class Rolling(Protocol):
+    """Dynamics that know a whole rollout, in fewer operations than step by step.
+
+    Those that take the `time` are told the numbers of all steps `[T]`.
+    """
+
+    def rollout(
+        self, state: Float[Tensor, "*batch S"], actions: Float[Tensor, "*batch T A"]
+    ) -> Float[Tensor, "*batch T+1 S"]:
+        """Return the states that actions lead to, the given one first."""
         ...
 
 

@@ -35,7 +35,7 @@ from diffplan.constraints._intersection import checked_constraints, project_onto
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import ShapeError, UnsupportedProblemError
 from diffplan.functional._isolation import guarded_evaluation
-from diffplan.functional._rollout import inside_transform, rollout
+from diffplan.functional._rollout import inside_transform
 
 
 class PlanningProblem(CheckedModel):
@@ -171,7 +171,7 @@ class PlanningProblem(CheckedModel):
                 f"{list(actions.shape)}"
             )
         times = self.times(first, actions.shape[-2], state)
-        return rollout(self.step, state, actions, segment, times)
+        return self.follow(state, actions, segment, times)
 
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states `[…, T+1, S]` that actions lead to, and their cost `[…]`.

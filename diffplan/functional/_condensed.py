@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from diffplan.functional._box_qp import active_set, solve_free
-from diffplan.functional._chain import flatten_batch, times, zero_unless
+from diffplan.functional._chain import flatten_batch, zero_unless
+from diffplan.functional._derivatives import is_followed
 from diffplan.functional.box_lqr import IncrementalLQR
 
 _ROUNDS = 8
@@ -49,6 +49,22 @@ class CondensedStep(NamedTuple):
     ok: Tensor
 
 
+class _Point(NamedTuple):
+    """Where some actions are held; rows `[B, 1, T·A]`.
+
+    Attributes:
+        moves: Inside the limits.
+        free: Which of them no limit holds.
+        ok: Whether the Hessian is positive definite in the free ones, `[B]` bool.
+        solved: Whether the moves are known to be the minimum.
+    """
+
+    moves: Tensor
+    free: Tensor
+    ok: Tensor | None = None
+    solved: bool = False
+
+
 def condensed_step(
     problem: IncrementalLQR,
     low: Tensor,
@@ -72,25 +88,20 @@ def condensed_step(
     batch, lead = damping.shape, damping.dim()
     problem = IncrementalLQR(*(flatten_batch(part, lead) for part in problem))
     shape = low.shape
-    low, high = (flatten_batch(part, lead).flatten(1) for part in (low, high))
+    low, high = (
+        flatten_batch(part, lead).flatten(1).unsqueeze(1) for part in (low, high)
+    )
     hessian, gradient = condensed(problem)
-    amount = flatten_batch(damping, lead)[:, None].expand_as(gradient)
+    amount = flatten_batch(damping, lead)[:, None].expand(-1, low.shape[-1])
     hessian = hessian + torch.diag_embed(amount)
-    free = _free(hessian, gradient, low, high, look=look)
-    if free is None:
-        wanted, where = -gradient, None
-    else:
-        # All that is held is at one of its limits, which may be the same.
-        held = torch.where(free[0] <= low, low, high)
-        held = torch.where(free[1], 0.0, held)
-        wanted = torch.where(free[1], -gradient - times(held, hessian), held)
-        where = free[1].unsqueeze(-1)
-    found, ok = solve_free(hessian, wanted.unsqueeze(-1), where)
-    # Rounding may carry a free action over its limit, and so may rounds that ran out.
-    moves = found.squeeze(-1).clamp(low, high)
+    with torch.no_grad():
+        found = _free(hessian, gradient, low, high, look=look)
+    moves, ok = found.moves, found.ok
+    if ok is None or not found.solved or is_followed(hessian, gradient, low, high):
+        moves, ok = _solved(hessian, gradient, low, high, found)
     change = moves.detach()
-    curved = times(change, hessian.detach())
-    decrease = -(change * (gradient.detach() + 0.5 * curved)).sum(-1)
+    sloped = torch.baddbmm(gradient.detach(), change, hessian.detach(), alpha=0.5)
+    decrease = -(change * sloped).sum((1, 2))
     ok = ok & torch.isfinite(decrease)
     moves = zero_unless(ok, moves).reshape(shape)
     return CondensedStep(
@@ -99,73 +110,105 @@ def condensed_step(
 
 
 def condensed(problem: IncrementalLQR) -> tuple[Tensor, Tensor]:
-    """Return Hessian `[B, T·A, T·A]` and gradient `[B, T·A]` of the cost by actions.
+    """Return Hessian `[B, T·A, T·A]` and gradient `[B, 1, T·A]` of the cost by actions.
+
+    Columns answer to one action each, from the first step to the last by the states X,
+    and back by their costates W; the last column of W is that of the gradient. That
+    costs T products where X'Q X would cost T².
 
     Args:
         problem: With one leading dimension.
     """
     by_action, by_state = problem.action_jacobian, problem.state_jacobian
-    count, horizon, _, width = by_action.shape
-    size = horizon * width
-    response = by_action[:, 0]
-    rows = [pad(response, (0, size - width))]
-    for step in range(1, horizon):
-        response = torch.cat((by_state[:, step] @ response, by_action[:, step]), -1)
-        rows.append(pad(response, (0, size - response.shape[-1])))
-    states = torch.stack(rows, 1)  # of x_1 … x_T by all actions, [B, T, S, T·A]
-    end = problem.end_hessian.unsqueeze(1)
-    curvature = torch.cat((problem.hessian[:, 1:, width:, width:], end), 1)
-    flat = states.flatten(1, 2)
-    hessian = flat.mT @ (curvature @ states).flatten(1, 2)
-    blocks = torch.diag_embed(problem.hessian[..., :width, :width].permute(0, 2, 3, 1))
-    hessian = hessian + blocks.permute(0, 3, 1, 4, 2).reshape(count, size, size)
-    cross = problem.hessian[:, 1:, :width, width:] @ states[:, :-1]
-    cross = pad(cross.flatten(1, 2), (0, 0, width, 0))
-    hessian = hessian + cross + cross.mT
-    end_slope = problem.end_gradient.unsqueeze(1)
-    slopes = torch.cat((problem.gradient[:, 1:, width:], end_slope), 1)
-    gradient = problem.gradient[..., :width].flatten(1) + times(slopes.flatten(1), flat)
-    return hessian, gradient
+    size, width = by_action.shape[2:]
+    of_action, of_state = problem.hessian.split_with_sizes((width, size), 2)
+    cross = of_action[..., width:]
+    # What each action does at its own step: to the state after, the costate, its slope
+    own = torch.cat((by_action, cross.mT, of_action[..., :width]), 2)
+    own = torch.diag_embed(own.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(3)
+    enters, pushes, bends = own.split_with_sizes((size, size, width), 2)
+    state, before = enters[:, 0], []
+    for entering, matrix in zip(
+        enters.unbind(1)[1:], by_state.unbind(1)[1:], strict=True
+    ):
+        before.append(state)
+        state = torch.baddbmm(entering, matrix, state)
+    states = torch.stack((torch.zeros_like(state), *before), 1)
+    inflow = torch.cat(
+        (
+            pushes + of_state[..., width:] @ states,
+            problem.gradient[..., width:].unsqueeze(-1),
+        ),
+        -1,
+    )
+    end = problem.end_hessian @ state
+    costate = torch.cat((end, problem.end_gradient.unsqueeze(-1)), -1)
+    costates = [costate]
+    backwards = zip(inflow.unbind(1)[:0:-1], by_state.mT.unbind(1)[:0:-1], strict=True)
+    for row, matrix in backwards:
+        costates.append(torch.baddbmm(row, matrix, costates[-1]))
+    both = by_action.mT @ torch.stack(costates[::-1], 1)
+    hessian = both[..., :-1] + bends + cross @ states
+    gradient = both[..., -1] + problem.gradient[..., :width]
+    return hessian.flatten(1, 2), gradient.flatten(1).unsqueeze(1)
 
 
 def _free(
     hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, *, look: bool
-) -> tuple[Tensor, Tensor] | None:
-    """Return a point and where it is free, `[B, T·A]`; None if everything is free."""
-    with torch.no_grad():
-        given = (hessian.detach(), gradient.detach(), low.detach(), high.detach())
-        if look:
-            movable = given[2] < given[3]
-            free, point = movable, torch.zeros_like(gradient).clamp(*given[2:])
-            for _ in range(_ROUNDS):
-                point, after = _exchanged(*given, point, free)
-                after = after & movable  # the others would be freed in vain each time
-                if torch.equal(free, after):
-                    return None if bool(free.all()) else (point, free)
-                free = after
-        return active_set(*given, torch.zeros_like(gradient), _ROUNDS)
+) -> _Point:
+    """Find which actions are free at the minimum."""
+    given = (hessian.detach(), gradient.detach(), low.detach(), high.detach())
+    nowhere = torch.zeros_like(gradient)
+    if look:
+        movable = given[2] < given[3]
+        found = _Point(nowhere.clamp(*given[2:]), movable)
+        for _ in range(_ROUNDS):
+            after = _exchanged(*given, found)
+            # the others would be freed in vain each time
+            after = after._replace(free=after.free & movable)
+            if torch.equal(found.free, after.free):
+                return after._replace(solved=True)
+            found = after
+    rows = [row.squeeze(1) for row in (*given[1:], nowhere)]
+    moves, free = active_set(given[0], rows[0], rows[1], rows[2], rows[3], _ROUNDS)
+    return _Point(moves.unsqueeze(1), free.unsqueeze(1))
 
 
 def _exchanged(
-    hessian: Tensor,
-    gradient: Tensor,
-    low: Tensor,
-    high: Tensor,
-    point: Tensor,
-    free: Tensor,
-) -> tuple[Tensor, Tensor]:
+    hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, now: _Point
+) -> _Point:
     """Solve with some actions free, the others held where they are; choose them anew.
 
     The primal-dual active set method (Hintermüller, Ito and Kunisch 2002): one solve a
     round, a few rounds as a rule, and the optimum where nothing changes any more. It
     can cycle, which projected Newton cannot.
     """
-    held = torch.where(free, 0.0, point)
-    wanted = torch.where(free, -gradient - times(held, hessian), held)
-    solved, _ = solve_free(hessian, wanted.unsqueeze(-1), free.unsqueeze(-1))
-    point = solved.squeeze(-1)
-    slope = gradient + times(point, hessian)
-    pushed = torch.where(point <= low, slope >= 0, slope <= 0)
-    inside = (point >= low) & (point <= high)
-    after = torch.where(free, inside, ~pushed)
-    return torch.clamp(point, low, high), after
+    free = now.free
+    held = torch.where(free, 0.0, now.moves)
+    moves, ok = _solved_for(hessian, gradient, held, free)
+    slope = torch.baddbmm(gradient, moves, hessian)
+    inside = torch.clamp(moves, low, high)
+    pushed = torch.where(moves <= low, slope >= 0, slope <= 0)
+    return _Point(inside, torch.where(free, inside == moves, ~pushed), ok)
+
+
+def _solved(
+    hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, found: _Point
+) -> tuple[Tensor, Tensor]:
+    """Return the moves with the graph of everything, and where there are such."""
+    # All that is held is at one of its limits, which may be the same.
+    held = torch.where(found.moves <= low, low, high)
+    held = torch.where(found.free, 0.0, held)
+    moves, ok = _solved_for(hessian, gradient, held, found.free)
+    # Rounding may carry a free action over its limit, and so may rounds that ran out.
+    return moves.clamp(low, high), ok
+
+
+def _solved_for(
+    hessian: Tensor, gradient: Tensor, held: Tensor, free: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Solve for the free actions; `held` are the others, with zero in their place."""
+    wanted = -torch.baddbmm(gradient, held, hessian)
+    wanted = torch.where(free, wanted, held)
+    found, ok = solve_free(hessian, wanted.mT, free.mT)
+    return found.mT, ok

@@ -77,13 +77,16 @@ def require_learned(name: str, value: Tensor, *, zero: bool = False) -> Tensor:
 
 
 def cholesky_solve(rhs: Tensor, root: Tensor) -> Tensor:
-    """Return M⁻¹ rhs for M = root rootᵀ, by two triangular solves.
+    """Return M⁻¹ rhs for M = root rootᵀ.
 
-    `torch.cholesky_solve` takes a library on a GPU that can be no part of a CUDA graph.
+    By two triangular solves on a GPU, where `torch.cholesky_solve` takes a library that
+    can be no part of a CUDA graph.
 
     Args:
         rhs: `[…, n, m]`.
         root: Lower triangular `[…, n, n]`.
     """
+    if root.device.type == "cpu":
+        return torch.cholesky_solve(rhs, root)
     half = torch.linalg.solve_triangular(root, rhs, upper=False)
     return torch.linalg.solve_triangular(root.mT, half, upper=True)

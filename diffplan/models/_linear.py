@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,12 @@ class LinearDynamics(AnalyticDynamics):
         self.only_horizon = steps.pop() if steps else None
         self.takes_time = self.only_horizon is not None
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Forget the rollout where a subclass takes other steps."""
+        super().__init_subclass__(**arguments)
+        if vars(cls).keys() & {"step", "forward"} and "rollout" not in vars(cls):
+            cls.rollout = None  # type: ignore[assignment,method-assign]
+
     def forward(
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
@@ -132,6 +138,32 @@ class LinearDynamics(AnalyticDynamics):
         """A x + B u + c, of the steps `time` `[steps]` for states `[…, steps, S]`."""
         self._check(state, action)
         return self._moved(state, action, *self._matrices(state, time))
+
+    def rollout(
+        self, state: Tensor, actions: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """States `[…, T+1, S]`, by one operation for each step; see `Rolling`."""
+        self._check(state, actions)
+        lead, horizon, size = state.shape[:-1], actions.shape[-2], self.state_dim
+        count = lead.numel()
+        like = state.unsqueeze(-2).expand(*lead, horizon, size)
+        by_state, by_action, bias = self._matrices(like, time)
+        drive = times_each(actions, by_action.mT) + bias
+        # One step after the other in memory, as in `functional.rollout`.
+        pushes = drive.reshape(count, horizon, size).transpose(0, 1).contiguous()
+        states = [state.reshape(count, size)]
+        if by_state.ndim == 2:
+            matrix = by_state.mT
+            for push in pushes.unbind(0):
+                states.append(torch.addmm(push, states[-1], matrix))
+        else:
+            each = by_state.mT.expand(*lead, horizon, size, size)
+            each = each.reshape(count, horizon, size, size)
+            for push, matrix in zip(pushes.unbind(0), each.unbind(1), strict=True):
+                row = torch.bmm(states[-1].unsqueeze(1), matrix)
+                states.append(row.squeeze(1) + push)
+        together = torch.stack(states)
+        return together.view(horizon + 1, *lead, size).movedim(0, -2)
 
     def linearize(
         self, state: Tensor, action: Tensor, time: Tensor | None = None

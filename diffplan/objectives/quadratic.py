@@ -99,12 +99,18 @@ class QuadraticCost(StageObjective):
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
         """Return the cost `[…]` of a step, or `[…, steps]` at the steps `time`."""
-        point = torch.cat((action, state), -1)
-        return _value(point, *self._running(point, time))
+        state_cost, action_cost, cross, by_state, by_action = self._blocks(state, time)
+        cost = _value(state, state_cost, by_state)
+        cost = cost + _value(action, action_cost, by_action)
+        if cross is None:
+            return cost
+        return cost + (times_each(action, cross) * state).sum(-1)
 
     def terminal_cost(self, state: Tensor) -> Tensor:
         """Return the cost `[…]` of the last state."""
-        return _value(state, *self._final(state))
+        hessian = _last(self.final_cost, self.state_cost, state, own=2)
+        linear = _last(self.final_linear, self.state_linear, state, own=1)
+        return _value(state, hessian, linear)
 
     def quadratize(
         self, states: Tensor, actions: Tensor
@@ -119,9 +125,9 @@ class QuadraticCost(StageObjective):
         running = _form(points, *self._running(points, time))
         return *running, *_form(last, *self._final(last))
 
-    def _running(self, like: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Hessian and slope at zero by (u, x) of some steps."""
-        state_cost, action_cost, cross, by_state, by_action = (
+    def _blocks(self, like: Tensor, time: Tensor | None) -> list[Tensor | None]:
+        """Q, R, N, q and r of some steps."""
+        return [
             at_steps(name, getattr(self, name), time, like, self.per_problem[name] - 1)
             for name in (
                 "state_cost",
@@ -130,7 +136,12 @@ class QuadraticCost(StageObjective):
                 "state_linear",
                 "action_linear",
             )
-        )
+        ]
+
+    def _running(self, like: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Hessian and slope at zero by (u, x) of some steps."""
+        blocks = self._blocks(like, time)
+        state_cost, action_cost, cross, by_state, by_action = blocks
         assert state_cost is not None  # both are required
         assert action_cost is not None
         size, width = state_cost.shape[-1], action_cost.shape[-1]
@@ -201,8 +212,13 @@ def _symmetric(hessian: Tensor, linear: Tensor, like: Tensor) -> tuple[Tensor, T
     return torch.lerp(hessian, hessian.mT, 0.5), linear
 
 
-def _value(point: Tensor, hessian: Tensor, linear: Tensor) -> Tensor:
-    return ((times_each(0.5 * point, hessian) + linear) * point).sum(-1)
+def _value(point: Tensor, hessian: Tensor | None, linear: Tensor | None) -> Tensor:
+    """½ z'H z + h'z, whether or not H is symmetric."""
+    assert hessian is not None  # Q and R are required
+    slope = times_each(0.5 * point, hessian.to(point.dtype))
+    if linear is not None:
+        slope = slope + linear.to(point.dtype)
+    return (slope * point).sum(-1)
 
 
 def _form(point: Tensor, hessian: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,18 @@ class NoiseSource(nn.Module):
             return None
         return standard_normal(request.keys, shape, request.state)
 
+    def draws(self, request: PlanRequest, generator: torch.Generator | None) -> bool:
+        """Return whether a plan needs keys: not where nothing is drawn from them.
+
+        Args:
+            request: As it was given.
+            generator: What was given beside it; it advances in any case.
+        """
+        given = generator is not None or request.keys is not None
+        own = type(self).noise_from_keys is not NoiseSource.noise_from_keys
+        random = own or request.problem.is_random
+        return given or random or self.noise_shape(request) is not None
+
     def with_noise(self, request: PlanRequest) -> PlanRequest:
         """Return a request with its noise, drawn unless it is there already."""
         if request.noise is not None:

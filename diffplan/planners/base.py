@@ -232,7 +232,7 @@ class Planner(CompilableCore, ABC):
         problem = problem.for_batch(lead)
         if start is not None:
             start = start.to(state)
-        if noise is None:
+        if noise is None and self.draws(given, generator):
             keys = noise_keys(state, start, generator, given.keys)
         if len(lead) != 1:
             batch = lead.numel()

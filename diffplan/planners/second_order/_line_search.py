@@ -218,6 +218,8 @@ def _tried(
 
 
 def _filled(sizes: tuple[float, ...], like: Tensor) -> Tensor:
+    if like.device.type == "cpu":
+        return like.new_tensor(sizes)
     # On the device: a copy from the host would be waited for.
     return torch.stack([like.new_full((), size) for size in sizes])
 
