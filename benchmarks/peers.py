@@ -4,6 +4,9 @@
                                [--batches 1 64] [--horizons 20 50] [--states 3 10]
                                [--rounds 5] [--quick]
 
+Convex layers are compared on smaller problems with more actions besides, one at a time,
+which is what a controller solves.
+
 Each peer runs in a virtual environment of its own (`nox -s bench` fills them), each
 contender in a process of its own on one thread. The two take turns, and medians are
 compared; each peer gets a results file. A contender must also say what it found: the
@@ -43,7 +46,8 @@ class Case:
         problem: "linear" or "pendulums".
         batch: B.
         horizon: T.
-        state: S; one action per three state numbers, and one pendulum.
+        state: S; one pendulum per three numbers.
+        actions: A, of the linear problem; a pendulum has one.
         iterations: Of the planner, at most.
         limit: Largest absolute action, or None.
         backward: Whether a gradient through the plan is part of the time.
@@ -64,6 +68,7 @@ class Case:
     batch: int
     horizon: int
     state: int
+    actions: int
     iterations: int
     limit: float | None = 1.0
     backward: bool = False
@@ -96,7 +101,7 @@ def cases(
 ) -> Iterator[Case]:
     """Yield every comparison, grouped by peer."""
     sizes = [
-        {"batch": batch, "horizon": horizon, "state": state}
+        {"batch": batch, "horizon": horizon, "state": state, "actions": state // 3}
         for state in states
         for horizon in horizons
         for batch in batches
@@ -118,9 +123,11 @@ def cases(
         yield from sampling(Case("mppi", "MPPI", "linear", iterations=1, **size))
     for size in sizes:
         yield from sampling(Case("torchrl", "CEM", "linear", iterations=5, **size))
-    for size in sizes:
+    for size in (*control_sizes(sizes), *sizes):
         convex = Case("cvxpylayers", "ILQR", "linear", **SECOND_ORDER, **size)
         yield from (convex, replace(convex, backward=True))
+        if size["batch"] == 1 and size["horizon"] <= 20:
+            yield replace(convex, compiled=True)
     for size in sizes:
         free = Case(
             "theseus",
@@ -133,6 +140,14 @@ def cases(
             **{**size, "state": whole(size["state"])},
         )
         yield from (free, replace(free, backward=True))
+
+
+def control_sizes(sizes: list[dict[str, int]]) -> Iterator[dict[str, int]]:
+    """Yield sizes of linear control, one problem at a time."""
+    if len(sizes) > 1:  # not for a quick look
+        for state, actions in ((3, 2), (5, 2), (8, 4)):
+            for horizon in (10, 20, 40):
+                yield dict(batch=1, horizon=horizon, state=state, actions=actions)
 
 
 def sampling(linear: Case) -> Iterator[Case]:
@@ -204,9 +219,9 @@ def run(
 
 
 HEADER = (
-    "| planner | peer | problem | S | T | B | ours ms | peer ms | peer / ours "
+    "| planner | peer | problem | S | A | T | B | ours ms | peer ms | peer / ours "
     "| our cost | peer's cost | our slope | peer's slope |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -215,7 +230,7 @@ def row(record: dict[str, Any]) -> str:
     case, ours, peer = record["case"], record["ours"], record.get("peer", {})
     left = (
         f"| {case['planner']} | {case['peer']} | {record['kind']} | {case['state']} "
-        f"| {case['horizon']} | {case['batch']} "
+        f"| {case['actions']} | {case['horizon']} | {case['batch']} "
     )
     for name, found in (("ours", ours), ("peer", peer)):
         if "error" in found:

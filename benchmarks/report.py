@@ -102,7 +102,9 @@ def peers(results: Results) -> list[str]:
     rows = []
     for record in results["comparisons"]:
         case, ours, peer = record["case"], record["ours"], record.get("peer", {})
-        sizes = (case["state"], case["horizon"], case["batch"])
+        # Older files do not say that there was one action per three numbers.
+        actions = case.get("actions", case["state"] // 3)
+        sizes = (case["state"], actions, case["horizon"], case["batch"])
         if "ratio" not in record:
             error = ours.get("error") or peer.get("error")
             rows.append((case["planner"], record["kind"], *sizes, error, *[""] * 5))
@@ -119,7 +121,8 @@ def peers(results: Results) -> list[str]:
                 f"{ours['slope']:.0e} / {peer['slope']:.0e}",
             )
         )
-    header = ("planner", "problem", "S", "T", "B", "ours, ms", "peer, ms", "ratio")
+    sizes = ("S", "A", "T", "B")
+    header = ("planner", "problem", *sizes, "ours, ms", "peer, ms", "ratio")
     versions = ", ".join(f"{name} {v}" for name, v in results["versions"].items())
     return [
         f"Peer: {versions}. Costs and slopes: ours / peer's.",

@@ -21,6 +21,7 @@ class Linear(nn.Module):
 
     def __init__(self, size: int, width: int, dtype: torch.dtype) -> None:
         super().__init__()
+        self.width = width
         generator = torch.Generator().manual_seed(size)
         drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
         drawn = drawn / torch.linalg.eigvals(drawn).abs().max()
@@ -51,7 +52,7 @@ class Pendulums(nn.Module):
 
     def __init__(self, count: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.count = count
+        self.count = self.width = count
         self.gravity = nn.Parameter(torch.tensor(9.81, dtype=dtype))
         self.gain = nn.Parameter(torch.tensor(6.0, dtype=dtype))
         spring = -2.0 * torch.eye(count, dtype=dtype)
@@ -119,7 +120,7 @@ class Problem:
     """One problem and its start states.
 
     Attributes:
-        dynamics: `(state, action) → next_state`, with `jacobians`.
+        dynamics: A module `(state, action) → next_state`, with `jacobians` and `width`.
         goal: `[S]`.
         weight: w `[S]`.
         effort: Weight of the actions.
@@ -128,7 +129,7 @@ class Problem:
         horizon: T.
     """
 
-    dynamics: nn.Module
+    dynamics: Any
     goal: Tensor
     weight: Tensor
     effort: float
@@ -144,7 +145,7 @@ class Problem:
     @property
     def width(self) -> int:
         """A."""
-        return self.size // 3
+        return self.dynamics.width
 
     def running_cost(self, state: Tensor, action: Tensor) -> Tensor:
         """Return the cost `[…]` of one step."""
@@ -180,7 +181,7 @@ def build(case: dict[str, Any]) -> Problem:
 
     Args:
         case: With "problem" ("linear" or "pendulums"), "state", "batch", "horizon",
-            "limit" and "dtype".
+            "limit" and "dtype"; for a linear one also "actions".
     """
     dtype = getattr(torch, case["dtype"])
     batch, size = case["batch"], case["state"]
@@ -189,7 +190,7 @@ def build(case: dict[str, Any]) -> Problem:
     drawn = torch.rand(batch, size, generator=generator, dtype=torch.float64)
     drawn = (2 * drawn - 1).to(dtype)
     if case["problem"] == "linear":
-        dynamics: nn.Module = Linear(size, width, dtype)
+        dynamics: Any = Linear(size, case["actions"], dtype)
         goal, weight, state = torch.zeros(size), torch.ones(size), 2 * drawn
     else:
         dynamics = Pendulums(width, dtype)

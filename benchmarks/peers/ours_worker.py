@@ -124,7 +124,10 @@ def prepare(problem: Problem, case: dict[str, Any]) -> Contender:
     bound = torch.full((problem.width,), limit, dtype=problem.state.dtype)
     dynamics: Any = problem.dynamics
     sampling = case["planner"] in ("CEM", "MPPI")
-    if case["jacobians"] == "analytic" and not sampling:
+    if case["problem"] == "linear" and not sampling:
+        matrices = dynamics.state_matrix, dynamics.action_matrix
+        dynamics = dp.models.LinearDynamics(*matrices)
+    elif case["jacobians"] == "analytic" and not sampling:
         dynamics = WithJacobians(problem.dynamics)
     objective: Any = OnArrival(problem) if sampling else quadratic(problem)
     planning = dp.PlanningProblem(dynamics, objective, dp.Box(-bound, bound))
