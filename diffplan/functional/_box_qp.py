@@ -154,13 +154,13 @@ def active_set(
     """
     point = start
     slope = torch.baddbmm(linear.unsqueeze(1), point.unsqueeze(1), hessian).squeeze(1)
-    free = _is_free(point, slope, low, high)
+    free = is_free(point, slope, low, high)
     for _ in range(iterations):
         row = free.unsqueeze(-1)
         newton = torch.where(row, -slope.unsqueeze(-1), 0.0)
         step = solve_free(hessian, newton, row)[0].squeeze(-1)
         point, slope = _lowest_along(point, step, hessian, slope, low, high)
-        free = _is_free(point, slope, low, high)
+        free = is_free(point, slope, low, high)
     return point, free
 
 
@@ -241,7 +241,7 @@ class _SolveFree(_SolveFreeReverse):
         return _solve_with(hessian, by_rhs - moved, free, ok, root)
 
 
-def _is_free(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def is_free(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Return where no bound holds a variable against the descent."""
     return torch.where(slope > 0, point > low, (point < high) | (slope == 0))
 

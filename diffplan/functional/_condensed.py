@@ -15,14 +15,16 @@ References:
     control problems" (condensing); Bertsekas 1982, see `_box_qp`.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffplan.functional._box_qp import active_set, solve_free
+from diffplan.functional._box_qp import active_set, is_free, solve_free
 from diffplan.functional._chain import flatten_batch, zero_unless
 from diffplan.functional._derivatives import is_followed
+from diffplan.functional._lqr_kkt import Vectors
 from diffplan.functional.box_lqr import IncrementalLQR
 
 _ROUNDS = 8
@@ -49,20 +51,53 @@ class CondensedStep(NamedTuple):
     ok: Tensor
 
 
+class _Program(NamedTuple):
+    """A quadratic program in a box: Hessian `[B, n, n]`, and rows `[B, 1, n]`."""
+
+    hessian: Tensor
+    gradient: Tensor
+    low: Tensor
+    high: Tensor
+
+
 class _Point(NamedTuple):
-    """Where some actions are held; rows `[B, 1, T·A]`.
+    """Where some actions are held.
 
     Attributes:
-        moves: Inside the limits.
-        free: Which of them no limit holds.
+        moves: Inside the limits, `[B, 1, n]`.
+        free: Which of them no limit holds, `[B, 1, n]` bool.
         ok: Whether the Hessian is positive definite in the free ones, `[B]` bool.
-        solved: Whether the moves are known to be the minimum.
     """
 
     moves: Tensor
     free: Tensor
-    ok: Tensor | None = None
-    solved: bool = False
+    ok: Tensor
+
+
+class Condensed(NamedTuple):
+    """A linear-quadratic problem without its states; n = T·A columns, one per action.
+
+    Attributes:
+        hessian: Of the cost by all actions, `[B, n, n]`.
+        states: How x_1 … x_T answer to an action, `[B, T, S, n]`.
+        costates: How the costates λ_0 … λ_T answer, `[B, T+1, S, n]`.
+    """
+
+    hessian: Tensor
+    states: Tensor
+    costates: Tensor
+
+    def slope(self, vectors: Vectors) -> Tensor:
+        """Return the derivative of the cost by the actions at zero, `[B, n, 1]`.
+
+        Args:
+            vectors: Linear costs, offsets and the given state, of any size.
+        """
+        q, r, offset, start = vectors
+        inflow = torch.cat((start.unsqueeze(1), offset), 1)
+        by_state = _column(q[:, 1:]).mT @ self.states.flatten(1, 2)
+        by_offset = _column(inflow).mT @ self.costates.flatten(1, 2)
+        return _column(r) + (by_state + by_offset).mT
 
 
 def condensed_step(
@@ -71,6 +106,7 @@ def condensed_step(
     high: Tensor,
     damping: Tensor,
     *,
+    slope: Tensor | None = None,
     look: bool = False,
 ) -> CondensedStep:
     """Minimise a linear-quadratic problem over actions in a box.
@@ -82,23 +118,25 @@ def condensed_step(
         low: Lower bounds of the increments, at most zero, `[…, T, A]`.
         high: Upper bounds, at least zero, `[…, T, A]`.
         damping: Twice the weight of ‖du‖² in the cost of a step, `[…]`.
+        slope: Derivative of the cost by the actions, `[…, T, A]`, where it is known.
         look: Whether numbers may be looked at from the host, to stop when the held
             actions are known.
     """
-    batch, lead = damping.shape, damping.dim()
+    batch, lead, shape = damping.shape, damping.dim(), low.shape
     problem = IncrementalLQR(*(flatten_batch(part, lead) for part in problem))
-    shape = low.shape
-    low, high = (
-        flatten_batch(part, lead).flatten(1).unsqueeze(1) for part in (low, high)
+    if slope is None:
+        slope = problem.slope(problem.costates())
+    low, high, gradient = (
+        flatten_batch(row, lead).flatten(1).unsqueeze(1) for row in (low, high, slope)
     )
-    hessian, gradient = condensed(problem)
     amount = flatten_batch(damping, lead)[:, None].expand(-1, low.shape[-1])
-    hessian = hessian + torch.diag_embed(amount)
+    hessian = condensed(problem).hessian + torch.diag_embed(amount)
+    program = _Program(hessian, gradient, low, high)
     with torch.no_grad():
-        found = _free(hessian, gradient, low, high, look=look)
+        found, solved = _free(_Program(*(part.detach() for part in program)), look=look)
     moves, ok = found.moves, found.ok
-    if ok is None or not found.solved or is_followed(hessian, gradient, low, high):
-        moves, ok = _solved(hessian, gradient, low, high, found)
+    if not solved or is_followed(*program):
+        moves, ok = _solved(program, found)
     change = moves.detach()
     sloped = torch.baddbmm(gradient.detach(), change, hessian.detach(), alpha=0.5)
     decrease = -(change * sloped).sum((1, 2))
@@ -109,93 +147,129 @@ def condensed_step(
     )
 
 
-def condensed(problem: IncrementalLQR) -> tuple[Tensor, Tensor]:
-    """Return Hessian `[B, T·A, T·A]` and gradient `[B, 1, T·A]` of the cost by actions.
+def condensed(problem: IncrementalLQR) -> Condensed:
+    """Eliminate the states, by two recursions: there and, for the costates, back.
 
-    Columns answer to one action each, from the first step to the last by the states X,
-    and back by their costates W; the last column of W is that of the gradient. That
-    costs T products where X'Q X would cost T².
+    T products of S rows each; X'Q X itself would take T² of them.
 
     Args:
-        problem: With one leading dimension.
+        problem: With one leading dimension; matrices that are one for all elements,
+            expanded, are eliminated once.
     """
-    by_action, by_state = problem.action_jacobian, problem.state_jacobian
+    by_action, by_state, form = problem[:3]
+    end, count = problem.end_hessian, len(by_action)
+    if all(part.stride(0) == 0 for part in (by_action, by_state, form, end)):
+        by_action, by_state, form, end = (
+            part[:1] for part in (by_action, by_state, form, end)
+        )
     size, width = by_action.shape[2:]
-    of_action, of_state = problem.hessian.split_with_sizes((width, size), 2)
+    of_action, of_state = form.split_with_sizes((width, size), 2)
     cross = of_action[..., width:]
     # What each action does at its own step: to the state after, the costate, its slope
     own = torch.cat((by_action, cross.mT, of_action[..., :width]), 2)
     own = torch.diag_embed(own.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(3)
     enters, pushes, bends = own.split_with_sizes((size, size, width), 2)
-    state, before = enters[:, 0], []
-    for entering, matrix in zip(
-        enters.unbind(1)[1:], by_state.unbind(1)[1:], strict=True
-    ):
-        before.append(state)
-        state = torch.baddbmm(entering, matrix, state)
-    states = torch.stack((torch.zeros_like(state), *before), 1)
-    inflow = torch.cat(
-        (
-            pushes + of_state[..., width:] @ states,
-            problem.gradient[..., width:].unsqueeze(-1),
-        ),
-        -1,
-    )
-    end = problem.end_hessian @ state
-    costate = torch.cat((end, problem.end_gradient.unsqueeze(-1)), -1)
-    costates = [costate]
-    backwards = zip(inflow.unbind(1)[:0:-1], by_state.mT.unbind(1)[:0:-1], strict=True)
+    states = [torch.zeros_like(enters[:, 0])]
+    for entering, matrix in zip(enters.unbind(1), by_state.unbind(1), strict=True):
+        states.append(torch.baddbmm(entering, matrix, states[-1]))
+    state = torch.stack(states, 1)
+    inflow = pushes + of_state[..., width:] @ state[:, :-1]
+    costates = [end @ states[-1]]
+    backwards = zip(inflow.unbind(1)[::-1], by_state.mT.unbind(1)[::-1], strict=True)
     for row, matrix in backwards:
         costates.append(torch.baddbmm(row, matrix, costates[-1]))
-    both = by_action.mT @ torch.stack(costates[::-1], 1)
-    hessian = both[..., :-1] + bends + cross @ states
-    gradient = both[..., -1] + problem.gradient[..., :width]
-    return hessian.flatten(1, 2), gradient.flatten(1).unsqueeze(1)
+    costate = torch.stack(costates[::-1], 1)
+    hessian = bends + by_action.mT @ costate[:, 1:] + cross @ state[:, :-1]
+    found = Condensed(hessian.flatten(1, 2), state[:, 1:], costate)
+    return Condensed(*(part.expand(count, *part.shape[1:]) for part in found))
 
 
-def _free(
-    hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, *, look: bool
-) -> _Point:
-    """Find which actions are free at the minimum."""
-    given = (hessian.detach(), gradient.detach(), low.detach(), high.detach())
+@dataclass(frozen=True)
+class CondensedFactor:
+    """A problem without its states, to solve with several right-hand sides.
+
+    Attributes:
+        problem: The problem, without history.
+        free: Which actions may move, `[B, n, 1]` bool.
+    """
+
+    problem: Condensed
+    free: Tensor
+
+    def solve(self, vectors: Vectors) -> tuple[Tensor, Tensor]:
+        """Return the actions `[B, T, A]`, and whether there are any, `[B]` bool.
+
+        Differentiable in the vectors. Actions that are not free are minus their linear
+        cost.
+
+        Args:
+            vectors: Linear costs, offsets and the given state.
+        """
+        slope = self.problem.slope(vectors)
+        wanted = torch.where(self.free, slope, _column(vectors.action_linear))
+        found, ok = solve_free(self.problem.hessian, -wanted, self.free)
+        return zero_unless(ok, found).view_as(vectors.action_linear), ok
+
+
+def _column(vectors: Tensor) -> Tensor:
+    """Return `[B, T, A]` as `[B, T·A, 1]`."""
+    return vectors.flatten(1).unsqueeze(-1)
+
+
+def _free(program: _Program, *, look: bool) -> tuple[_Point, bool]:
+    """Return a point with the actions that are free at the minimum, and if it is it."""
+    gradient, low, high = program[1:]
     nowhere = torch.zeros_like(gradient)
-    if look:
-        movable = given[2] < given[3]
-        found = _Point(nowhere.clamp(*given[2:]), movable)
-        for _ in range(_ROUNDS):
-            after = _exchanged(*given, found)
-            # the others would be freed in vain each time
-            after = after._replace(free=after.free & movable)
-            if torch.equal(found.free, after.free):
-                return after._replace(solved=True)
-            found = after
-    rows = [row.squeeze(1) for row in (*given[1:], nowhere)]
-    moves, free = active_set(given[0], rows[0], rows[1], rows[2], rows[3], _ROUNDS)
-    return _Point(moves.unsqueeze(1), free.unsqueeze(1))
+    start = is_free(nowhere, gradient, low, high)
+    now = found = _Point(nowhere, start, start[:, 0, 0])
+    rows, given, movable = None, program, low < high
+    for _ in range(_ROUNDS if look else 0):
+        after = _exchanged(given, now)
+        # the others would be freed in vain each time
+        after = after._replace(free=after.free & movable)
+        found = after if rows is None else _put(found, rows, after)
+        changed = (after.free != now.free).flatten(1).any(1)
+        if not bool(changed.any()):
+            return found, True
+        now = after
+        if len(changed) > 1 and not bool(changed.all()):  # the others are done
+            kept = changed.nonzero().squeeze(1)
+            rows = kept if rows is None else rows[kept]
+            given, now = _Program(*(p[kept] for p in given)), _picked(now, kept)
+            movable = movable[kept]
+    slope, least, most, begin = (p.squeeze(1) for p in (*program[1:], nowhere))
+    moves, free = active_set(program.hessian, slope, least, most, begin, _ROUNDS)
+    return found._replace(moves=moves.unsqueeze(1), free=free.unsqueeze(1)), False
 
 
-def _exchanged(
-    hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, now: _Point
-) -> _Point:
+def _picked(point: _Point, rows: Tensor) -> _Point:
+    return _Point(*(part[rows] for part in point))
+
+
+def _put(point: _Point, rows: Tensor, new: _Point) -> _Point:
+    pairs = zip(point, new, strict=True)
+    return _Point(*(old.index_copy(0, rows, part) for old, part in pairs))
+
+
+def _exchanged(program: _Program, now: _Point) -> _Point:
     """Solve with some actions free, the others held where they are; choose them anew.
 
     The primal-dual active set method (Hintermüller, Ito and Kunisch 2002): one solve a
     round, a few rounds as a rule, and the optimum where nothing changes any more. It
     can cycle, which projected Newton cannot.
     """
-    free = now.free
-    held = torch.where(free, 0.0, now.moves)
-    moves, ok = _solved_for(hessian, gradient, held, free)
+    hessian, gradient, low, high = program
+    held = torch.where(now.free, 0.0, now.moves)
+    moves, ok = _solved_for(hessian, gradient, held, now.free)
     slope = torch.baddbmm(gradient, moves, hessian)
     inside = torch.clamp(moves, low, high)
     pushed = torch.where(moves <= low, slope >= 0, slope <= 0)
-    return _Point(inside, torch.where(free, inside == moves, ~pushed), ok)
+    return _Point(inside, torch.where(now.free, inside == moves, ~pushed), ok)
 
 
-def _solved(
-    hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, found: _Point
-) -> tuple[Tensor, Tensor]:
+def _solved(program: _Program, found: _Point) -> tuple[Tensor, Tensor]:
     """Return the moves with the graph of everything, and where there are such."""
+    hessian, gradient, low, high = program
     # All that is held is at one of its limits, which may be the same.
     held = torch.where(found.moves <= low, low, high)
     held = torch.where(found.free, 0.0, held)

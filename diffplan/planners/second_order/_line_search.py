@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffplan.functional._isolation import select_rows
+from diffplan.functional.box_lqr import IncrementalLQR
 from diffplan.planners._evaluation import worst_if_failed
 from diffplan.planners._progress import ROUNDING, no_worse
 from diffplan.problem import Box, PlanningProblem
@@ -30,6 +31,22 @@ class Nominal(NamedTuple):
     states: Tensor
     actions: Tensor
     cost: Tensor
+
+
+class Expanded(NamedTuple):
+    """The problem about a trajectory.
+
+    Attributes:
+        model: Its expansion.
+        finite: Whether that is finite, `[…]` bool; see `quadratic_model`.
+        slope: Derivative of the cost by the actions, `[…, T, A]`, without a graph.
+        norm: Of the part of it that the bounds leave, `[…]`.
+    """
+
+    model: IncrementalLQR
+    finite: Tensor
+    slope: Tensor
+    norm: Tensor
 
 
 class PolicyStep(NamedTuple):

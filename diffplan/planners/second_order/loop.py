@@ -18,7 +18,7 @@ constant; the actions between them carry the gradient.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
 from diffplan.planners.second_order._line_search import (
     Chosen,
+    Expanded,
     Nominal,
     PolicyStep,
     cheaper,
@@ -254,7 +255,7 @@ class SecondOrderShooting(Planner):
         self,
         problem: PlanningProblem,
         nominal: Nominal,
-        expanded: "_Expanded | None",
+        expanded: Expanded | None,
         ok: Tensor,
         damping: Tensor,
         traces: Traces,
@@ -275,7 +276,7 @@ class SecondOrderShooting(Planner):
                 solution = replace(solution, actions=nominal.actions)
         return solution, nominal.cost
 
-    def _expand(self, problem: PlanningProblem, nominal: Nominal) -> "_Expanded":
+    def _expand(self, problem: PlanningProblem, nominal: Nominal) -> Expanded:
         model, finite = quadratic_model(
             problem,
             nominal.states,
@@ -285,13 +286,13 @@ class SecondOrderShooting(Planner):
         with torch.no_grad():
             slope = model.slope(model.costates())
         norm = gradient_norm(problem.action_space, nominal, slope)
-        return _Expanded(model, finite, torch.where(finite, norm, torch.inf))
+        return Expanded(model, finite, slope, torch.where(finite, norm, torch.inf))
 
     def _step(
         self,
         problem: PlanningProblem,
         nominal: Nominal,
-        expanded: "_Expanded",
+        expanded: Expanded,
         damping: Tensor,
         wanted: Tensor | None = None,
     ) -> PolicyStep:
@@ -300,7 +301,9 @@ class SecondOrderShooting(Planner):
         if self._is_condensed(low):
             solve, look = self.program or condensed_step, look and not self.program
             # What is expanded at first and not later would be compiled twice.
-            found = solve(model, low, high, damping.contiguous(), look=look)
+            slope = None if torch.is_grad_enabled() else expanded.slope
+            limits = (low, high, damping.contiguous())
+            found = solve(model, *limits, slope=slope, look=look)
             ok = found.ok & expanded.finite
             return PolicyStep(found.moves, None, found.decrease, ok, self.max_step)
         law = limited_sweep(
@@ -384,17 +387,3 @@ class SecondOrderShooting(Planner):
             diagnostics={key: value.detach() for key, value in diagnostics.items()},
             memory={"damping": damping.detach()[..., None, None]},
         )
-
-
-class _Expanded(NamedTuple):
-    """The problem about a trajectory.
-
-    Attributes:
-        model: Its expansion.
-        finite: Whether that is finite, `[…]` bool; see `quadratic_model`.
-        norm: Of the gradient that the bounds leave, `[…]`.
-    """
-
-    model: IncrementalLQR
-    finite: Tensor
-    norm: Tensor
