@@ -270,12 +270,21 @@ class CheckedModel:
         It is looked for on the object behind the dynamics, see `model_behind`. A
         Jacobian that was handed over as `linearize` comes first.
         """
-        if self._behind[0] is not self.dynamics:
-            self._behind = (self.dynamics, model_behind(self.dynamics))
-        owner = self._behind[1]
+        owner = self._owner()
         if capability is Linearizable and self.given_jacobian is not None:
             owner = self.given_jacobian
         return owner if knows(owner, capability) else None
+
+    @property
+    def is_affine(self) -> bool:
+        """Return whether the dynamics say that their second derivatives are zero."""
+        return getattr(self._owner(), "is_affine", False) is True
+
+    def _owner(self) -> object:
+        """Return the object whose capabilities are those of the dynamics."""
+        if self._behind[0] is not self.dynamics:
+            self._behind = (self.dynamics, model_behind(self.dynamics))
+        return self._behind[1]
 
     def capabilities(self) -> dict[str, bool]:
         """Return which capabilities are known, by the names of their methods.

@@ -179,22 +179,33 @@ def solve_free(
         of H is positive definite, `[B]`. Where it is not, the solution means nothing
         and has no gradient.
     """
+    root, ok = factor_free(hessian, free)
+    if not is_followed(hessian, rhs):
+        return cholesky_solve(rhs, root), ok
+    if free is None:
+        free = torch.ones_like(rhs[..., :1], dtype=torch.bool)
+    return solve_with(hessian, rhs, free, ok, root), ok
+
+
+def factor_free(hessian: Tensor, free: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factor of H in the free variables, and where there is one.
+
+    Args:
+        hessian: Symmetric, `[B, A, A]`.
+        free: `[B, A, 1]` bool; None if all are.
+    """
     matrix = hessian.detach()
     if free is not None:
         eye = torch.eye(free.shape[-2], dtype=hessian.dtype, device=hessian.device)
         matrix = torch.where(free & free.mT, matrix, eye)
     root, failed = torch.linalg.cholesky_ex(matrix)
-    ok = failed == 0
-    if not is_followed(hessian, rhs):
-        return cholesky_solve(rhs, root), ok
-    if free is None:
-        free = torch.ones_like(rhs[..., :1], dtype=torch.bool)
-    return _solve_with(hessian, rhs, free, ok, root), ok
+    return root, failed == 0
 
 
-def _solve_with(
+def solve_with(
     hessian: Tensor, rhs: Tensor, free: Tensor, ok: Tensor, root: Tensor
 ) -> Tensor:
+    """Solve as `solve_free` does, with a factor; zero where it is not ok."""
     arguments = (hessian, rhs, free, ok, root)
     if not is_followed(hessian, rhs):
         return _SolveFreeReverse.forward(*arguments)
@@ -223,7 +234,7 @@ class _SolveFreeReverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         hessian, _, free, ok, root, solution = ctx.saved_tensors
-        adjoint = _solve_with(hessian, cotangents[0], free, ok, root)
+        adjoint = solve_with(hessian, cotangents[0], free, ok, root)
         by_hessian = None
         if ctx.needs_input_grad[0]:
             by_hessian = torch.where(free & free.mT, -(adjoint @ solution.mT), 0.0)
@@ -238,7 +249,7 @@ class _SolveFree(_SolveFreeReverse):
         hessian, rhs, free, ok, root, solution = ctx.saved_tensors
         by_hessian, by_rhs = or_zero(tangents[:2], (hessian, rhs))
         moved = torch.where(free & free.mT, by_hessian, 0.0) @ solution
-        return _solve_with(hessian, by_rhs - moved, free, ok, root)
+        return solve_with(hessian, by_rhs - moved, free, ok, root)
 
 
 def is_free(point: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -15,13 +15,18 @@ References:
     control problems" (condensing); Bertsekas 1982, see `_box_qp`.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffplan.functional._box_qp import active_set, is_free, solve_free
+from diffplan.functional._box_qp import (
+    active_set,
+    factor_free,
+    is_free,
+    solve_free,
+    solve_with,
+)
 from diffplan.functional._chain import flatten_batch, zero_unless
 from diffplan.functional._derivatives import is_followed
 from diffplan.functional._lqr_kkt import Vectors
@@ -32,7 +37,7 @@ _ROUNDS = 8
 the next iteration goes on from there."""
 
 
-SMALL = 24
+SMALL = 160
 """Largest T · A for which this is no slower than a sweep at batch 64 on a CPU."""
 
 
@@ -123,9 +128,9 @@ def condensed_step(
             actions are known.
     """
     batch, lead, shape = damping.shape, damping.dim(), low.shape
-    problem = IncrementalLQR(*(flatten_batch(part, lead) for part in problem))
     if slope is None:
         slope = problem.slope(problem.costates())
+    problem = IncrementalLQR(*(flatten_batch(part, lead) for part in problem))
     low, high, gradient = (
         flatten_batch(row, lead).flatten(1).unsqueeze(1) for row in (low, high, slope)
     )
@@ -184,20 +189,29 @@ def condensed(problem: IncrementalLQR) -> Condensed:
     return Condensed(*(part.expand(count, *part.shape[1:]) for part in found))
 
 
-@dataclass(frozen=True)
 class CondensedFactor:
     """A problem without its states, to solve with several right-hand sides.
 
-    Attributes:
+    Args:
         problem: The problem, without history.
-        free: Which actions may move, `[B, n, 1]` bool.
+        free: Which actions may move, `[B, T·A]` bool.
     """
 
-    problem: Condensed
-    free: Tensor
+    def __init__(self, problem: IncrementalLQR, free: Tensor) -> None:
+        self.problem, self.free = condensed(problem), free.unsqueeze(-1)
+        self.factor = factor_free(self.problem.hessian, self.free)
+
+    def inverse(self, rhs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return H⁻¹ rhs `[B, T·A, 1]` in the free actions, rhs in the others.
+
+        And where that exists, `[B]` bool; it is zero elsewhere.
+        """
+        root, ok = self.factor
+        found = solve_with(self.problem.hessian, rhs, self.free, ok, root)
+        return found, ok & torch.isfinite(found.detach().sum((1, 2)))
 
     def solve(self, vectors: Vectors) -> tuple[Tensor, Tensor]:
-        """Return the actions `[B, T, A]`, and whether there are any, `[B]` bool.
+        """Return the best actions `[B, T, A]`, and where there are such, `[B]` bool.
 
         Differentiable in the vectors. Actions that are not free are minus their linear
         cost.
@@ -205,14 +219,14 @@ class CondensedFactor:
         Args:
             vectors: Linear costs, offsets and the given state.
         """
-        slope = self.problem.slope(vectors)
-        wanted = torch.where(self.free, slope, _column(vectors.action_linear))
-        found, ok = solve_free(self.problem.hessian, -wanted, self.free)
-        return zero_unless(ok, found).view_as(vectors.action_linear), ok
+        linear = vectors.action_linear
+        slope = torch.where(self.free, self.problem.slope(vectors), _column(linear))
+        found, ok = self.inverse(-slope)
+        return zero_unless(ok, found).reshape(linear.shape), ok
 
 
 def _column(vectors: Tensor) -> Tensor:
-    """Return `[B, T, A]` as `[B, T·A, 1]`."""
+    """Return `[B, T, A]` as columns `[B, T·A, 1]`."""
     return vectors.flatten(1).unsqueeze(-1)
 
 

@@ -21,10 +21,21 @@ class AnalyticDynamics(nn.Module, ABC):
     Attributes:
         state_dim: Size S of the state.
         action_dim: Size A of an action.
+        is_affine: Whether the Jacobian is the same for all states and actions.
     """
 
     state_dim: int
     action_dim: int
+    is_affine: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Forget what is not true of a subclass that takes other steps."""
+        super().__init_subclass__(**arguments)
+        own = vars(cls)
+        if own.keys() & {"step", "forward"}:
+            cls.is_affine = own.get("is_affine", False)
+            if "rollout" not in own and hasattr(cls, "rollout"):
+                setattr(cls, "rollout", None)  # noqa: B010 - it has no such attribute
 
     @abstractmethod
     def step(self, state: Tensor, action: Tensor) -> Tensor:
@@ -83,6 +94,7 @@ class LinearDynamics(AnalyticDynamics):
         "action_matrix": 3,
         "bias": 2,
     }
+    is_affine: ClassVar[bool] = True
     state_matrix: Tensor
     action_matrix: Tensor
     bias: Tensor
@@ -121,12 +133,6 @@ class LinearDynamics(AnalyticDynamics):
             )
         self.only_horizon = steps.pop() if steps else None
         self.takes_time = self.only_horizon is not None
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        """Forget the rollout where a subclass takes other steps."""
-        super().__init_subclass__(**arguments)
-        if vars(cls).keys() & {"step", "forward"} and "rollout" not in vars(cls):
-            cls.rollout = None  # type: ignore[assignment,method-assign]
 
     def forward(
         self, state: Tensor, action: Tensor, time: Tensor | None = None

@@ -6,6 +6,8 @@ exact Jacobian. Physical constants are tensors: an `nn.Parameter` is learned, an
 else is a buffer.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ class PointMass(AnalyticDynamics):
         damping: Viscous friction, kg/s.
     """
 
+    is_affine: ClassVar[bool] = True
     mass: Tensor
     damping: Tensor
 

@@ -29,9 +29,11 @@ import torch
 from torch import Tensor
 
 from diffplan.functional._chain import times
+from diffplan.functional._condensed import SMALL, CondensedFactor
 from diffplan.functional._conjugate_gradients import LinearSolution
 from diffplan.functional._derivatives import constants, is_followed
 from diffplan.functional._lqr_kkt import Vectors
+from diffplan.functional.box_lqr import IncrementalLQR
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.functional.lqr import LQRFactor, LQRProblem, lqr_factorize
 from diffplan.gradients import Implicit
@@ -111,11 +113,15 @@ class ActionCost:
             depends += residual
             if is_followed(self.low, self.high):
                 moves = self._moves(point.actions, free)
-                residual = _moved(residual, blocks, moves, free)
+                residual = _moved(residual, blocks.unpacked(), moves, free)
             else:
                 residual = residual._replace(
                     action_linear=residual.action_linear * free
                 )
+            if isinstance(factor, CondensedFactor):
+                actions, found_ok = factor.solve(residual)
+                actions = point.actions + (actions - actions.detach())
+                return actions, tuple(depends), ok & found_ok
             found = factor.solve(*residual)
             ok = ok & found.ok
             steps = (found.states, found.actions, found.costates)
@@ -138,29 +144,37 @@ class Expansion:
 
     Attributes:
         point: The rollout with its costates, constants.
-        blocks: Of the regulator, before any action is held.
+        blocks: Of the regulator's increments, before any action is held.
         gradient: ∇F `[B, T·A]`.
         free: `[B, T·A]`.
-        factor: Of the regulator with only the free actions.
+        factor: Of the regulator with only the free actions; without the states where
+            actions are few, and nobody asks for more than actions.
     """
 
     def __init__(self, cost: ActionCost, actions: Tensor) -> None:
         problem, state = cost.problem, cost.state.detach()
         states = problem.rollout(state, actions)
-        blocks, _ = quadratic_model(problem, states, actions, gauss_newton=False)
-        costates = blocks.costates()
+        model, _ = quadratic_model(problem, states, actions, gauss_newton=False)
+        costates = model.costates()
         self.problem = problem
         self.point = Extremal(states, actions, costates)
-        self.gradient = blocks.slope(costates).flatten(1)
+        self.gradient = model.slope(costates).flatten(1)
         self.free = free_variables(
             actions.flatten(1), self.gradient, cost.low, cost.high
         )
-        self.blocks = _with_dynamics(blocks.unpacked(), problem, self.point)
-        self.factor = _held(self.blocks, self.free.view(actions.shape))
+        self.blocks = _with_dynamics(model, problem, self.point)
+        self.factor: LQRFactor | CondensedFactor
+        if cost.strategy.order == 1 and self.free.shape[1] <= SMALL:
+            self.factor = CondensedFactor(self.blocks, self.free > 0)
+        else:
+            self.factor = _held(self.blocks, self.free.view(actions.shape))
 
     def solve(self, rhs: Tensor) -> LinearSolution:
-        """Solve with the exact Hessian, one sweep over the horizon; see `Local`."""
+        """Solve with the exact Hessian; see `Local`."""
         with constants():
+            if isinstance(self.factor, CondensedFactor):
+                column, ok = self.factor.inverse((rhs * self.free).unsqueeze(-1))
+                return LinearSolution(column.squeeze(-1), ok, ok, 1)
             states, actions = self.point.states, self.point.actions
             zeros = torch.zeros_like(states)
             linear = -(rhs * self.free).view(actions.shape)
@@ -206,17 +220,19 @@ def _moved(
     )
 
 
-def _blocks(problem: PlanningProblem, point: Extremal) -> LQRProblem:
+def _blocks(problem: PlanningProblem, point: Extremal) -> IncrementalLQR:
     """Return the blocks at a point with a graph, themselves with a graph."""
     states, actions, _ = point
     model, _ = quadratic_model(problem, states, actions, gauss_newton=False)
-    return _with_dynamics(model.unpacked(), problem, point)
+    return _with_dynamics(model, problem, point)
 
 
 def _with_dynamics(
-    model: LQRProblem, problem: PlanningProblem, point: Extremal
-) -> LQRProblem:
-    """Add the second derivatives of λ'f to the blocks of the costs."""
+    model: IncrementalLQR, problem: PlanningProblem, point: Extremal
+) -> IncrementalLQR:
+    """Add the second derivatives of λ'f to those of the costs."""
+    if problem.is_affine:
+        return model
     width = point.actions.shape[-1]
 
     def pushed(points: Tensor) -> Tensor:
@@ -226,17 +242,12 @@ def _with_dynamics(
 
     points = torch.cat((point.actions, point.states[:, :-1]), -1)
     _, (bend,) = batched_jacobian(torch.func.grad(pushed), points)
-    of_action, of_state = bend.split((width, bend.shape[-1] - width), -2)
-    running = model.state_cost[:, :-1] + of_state[..., width:]
-    return model._replace(
-        state_cost=torch.cat((running, model.state_cost[:, -1:]), 1),
-        action_cost=model.action_cost + of_action[..., :width],
-        cross_cost=model.cross_cost + of_action[..., width:],
-    )
+    return model._replace(hessian=model.hessian + bend)
 
 
-def _held(blocks: LQRProblem, free: Tensor) -> LQRFactor:
+def _held(model: IncrementalLQR, free: Tensor) -> LQRFactor:
     """Factor the blocks; actions that are not free answer to nothing."""
+    blocks = model.unpacked()
     if bool(free.all()):
         return lqr_factorize(blocks)
     rows, columns = free.unsqueeze(-1), free.unsqueeze(-2)
