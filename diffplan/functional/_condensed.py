@@ -37,8 +37,22 @@ _ROUNDS = 8
 the next iteration goes on from there."""
 
 
-SMALL = 160
-"""Largest T · A for which this is no slower than a sweep at batch 64 on a CPU."""
+_FEW = 24
+"""Largest T · A for which this is no slower than a sweep at batch 64 on a CPU, where
+each element has matrices of its own for each step."""
+
+_FEW_OF_AFFINE = 160
+"""The same for affine dynamics, whose first program is the whole problem."""
+
+
+def is_short(count: int, *, affine: bool) -> bool:
+    """Return whether so many actions, T · A, are better off without the states.
+
+    Args:
+        count: Of one problem: what a batch would gain must not change its plans.
+        affine: Whether the dynamics say that they are affine.
+    """
+    return count <= (_FEW_OF_AFFINE if affine else _FEW)
 
 
 class CondensedStep(NamedTuple):

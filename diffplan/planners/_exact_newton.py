@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from diffplan.functional._chain import times
-from diffplan.functional._condensed import SMALL, CondensedFactor
+from diffplan.functional._condensed import CondensedFactor, is_short
 from diffplan.functional._conjugate_gradients import LinearSolution
 from diffplan.functional._derivatives import constants, is_followed
 from diffplan.functional._lqr_kkt import Vectors
@@ -164,7 +164,8 @@ class Expansion:
         )
         self.blocks = _with_dynamics(model, problem, self.point)
         self.factor: LQRFactor | CondensedFactor
-        if cost.strategy.order == 1 and self.free.shape[1] <= SMALL:
+        short = is_short(self.free.shape[1], affine=problem.is_affine)
+        if cost.strategy.order == 1 and short:
             self.factor = CondensedFactor(self.blocks, self.free > 0)
         else:
             self.factor = _held(self.blocks, self.free.view(actions.shape))

@@ -84,10 +84,11 @@ class ILQR(SecondOrderShooting):
         form: How the model of an iteration is minimised. "sweep" goes backwards over
             the steps, linear in T; its law has feedback. "condensed" eliminates the
             states: one quadratic program in all T · A actions, solved exactly, without
-            feedback. At batch 1 that is several times faster up to T · A = 160, at
-            batch 64 up to about 24. "auto" is condensed up to there, whatever the
-            batch, for a plan does not depend on its batch; and a sweep with `feedback`.
-            The optima are the same.
+            feedback. "auto" is condensed where that is no slower in a batch of 64, and
+            several times faster at batch 1: up to T · A = 160 for dynamics that say
+            that they are affine (`is_affine`, as `LinearDynamics`), whose first program
+            is the whole problem, else up to 24. It does not ask for the batch, on which
+            no plan depends; and is a sweep with `feedback`. The optima are the same.
         gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:

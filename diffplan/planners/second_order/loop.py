@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffplan._checks import require_choice, require_count, require_positive
 from diffplan.errors import ArgumentError
-from diffplan.functional._condensed import SMALL, CondensedStep, condensed_step
+from diffplan.functional._condensed import CondensedStep, condensed_step, is_short
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._isolation import (
     finite_rows,
@@ -298,7 +298,7 @@ class SecondOrderShooting(Planner):
     ) -> PolicyStep:
         low, high = increments(problem, nominal, self.max_step)
         look, model = self.may_look(low), expanded.model
-        if self._is_condensed(low):
+        if self._is_condensed(problem, low):
             solve, look = self.program or condensed_step, look and not self.program
             # What is expanded at first and not later would be compiled twice.
             slope = None if torch.is_grad_enabled() else expanded.slope
@@ -313,9 +313,9 @@ class SecondOrderShooting(Planner):
         ok = step.ok & expanded.finite
         return step._replace(ok=ok, max_step=self.max_step)
 
-    def _is_condensed(self, actions: Tensor) -> bool:
-        small = actions.shape[-2:].numel() <= SMALL
-        if self.feedback or not small:
+    def _is_condensed(self, problem: PlanningProblem, actions: Tensor) -> bool:
+        count, affine = actions.shape[-2:].numel(), problem.is_affine
+        if self.feedback or not is_short(count, affine=affine):
             return self.form == "condensed"
         return self.form != "sweep"
 
