@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from diffplan._checks import require_shape, require_tensor
 from diffplan._problem_data import at_steps, times_each
@@ -188,6 +189,8 @@ class LinearDynamics(AnalyticDynamics):
     def _moved(
         self, state: Tensor, action: Tensor, a: Tensor, b: Tensor, c: Tensor
     ) -> Tensor:
+        if a.ndim == b.ndim == 2 and c.ndim == 1:
+            return linear(state, a) + linear(action, b, c)
         return times_each(state, a.mT) + times_each(action, b.mT) + c
 
     def _matrices(self, state: Tensor, time: Tensor | None) -> list[Tensor]:
