@@ -5,12 +5,18 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from diffplan.functional._condensed import condensed, condensed_step
+from diffplan.functional._condensed import (
+    CondensedFactor,
+    condensed,
+    condensed_step,
+)
+from diffplan.functional._lqr_kkt import Vectors
 from diffplan.functional.box_lqr import (
     IncrementalLQR,
     limited_rollout,
     limited_sweep,
 )
+from diffplan.functional.lqr import lqr_factorize
 
 T, S, A = 5, 3, 2
 
@@ -159,3 +165,49 @@ def test_an_element_that_fails_harms_no_other() -> None:
     torch.testing.assert_close(found.moves[0], expected.moves[0])
     assert bool((found.moves[1:] == 0).all())
     assert bool((found.decrease[1:] == 0).all())
+
+
+def test_its_factor_is_that_of_the_regulator() -> None:
+    """Also with actions that are held: they answer to nothing but their linear cost."""
+    problem = regulator(batch=3)
+    free = torch.ones(3, T * A, dtype=torch.bool)
+    free[1, 2:5] = False
+    generator = torch.Generator().manual_seed(4)
+    sizes = ((T + 1, S), (T, A), (T, S), (S,))
+    given = [torch.randn(3, *s, generator=generator).double() for s in sizes]
+    # in the regulator a held action has no effect and a curvature of one
+    rows = free.view(3, T, A).double()
+    model = problem.unpacked()
+    model = model._replace(
+        action_cost=rows[..., None] * model.action_cost * rows[..., None, :]
+        + torch.diag_embed(1 - rows),
+        cross_cost=rows[..., None] * model.cross_cost,
+        action_jacobian=model.action_jacobian * rows[..., None, :],
+    )
+    factor, expected = CondensedFactor(problem, free), lqr_factorize(model)
+
+    def actions(*vectors: Tensor) -> Tensor:
+        found, ok = factor.solve(Vectors(*vectors))
+        assert bool(ok.all())
+        return found
+
+    torch.testing.assert_close(actions(*given), expected.solve(*given).actions)
+    leaves = [part.requires_grad_() for part in given]
+    assert torch.autograd.gradcheck(actions, leaves)
+
+
+def test_matrices_that_are_one_for_all_are_eliminated_once() -> None:
+    problem = regulator(batch=1)
+    matrices = (problem.action_jacobian, problem.state_jacobian, problem.hessian)
+    shared = regulator(batch=4)._replace(
+        action_jacobian=matrices[0].expand(4, -1, -1, -1),
+        state_jacobian=matrices[1].expand(4, -1, -1, -1),
+        hessian=matrices[2].expand(4, -1, -1, -1),
+        end_hessian=problem.end_hessian.expand(4, -1, -1),
+    )
+    each = IncrementalLQR(*(part.clone() for part in shared))
+    high, damping = limits(0.3, batch=4), torch.full((4,), 1e-3).double()
+    found = condensed_step(shared, -high, high, damping, look=True)
+    expected = condensed_step(each, -high, high, damping, look=True)
+    torch.testing.assert_close(found.moves, expected.moves)
+    assert condensed(shared).hessian.stride(0) == 0

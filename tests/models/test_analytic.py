@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
+from diffplan.capabilities import Rolling, knows
 from diffplan.errors import ArgumentError, ShapeError
+from diffplan.functional import rollout
 from diffplan.models import Cartpole, LinearDynamics, Pendulum, PointMass
 from diffplan.models.analytic import AnalyticDynamics
-from diffplan.problem import Linearizable
+from diffplan.problem import Box, Linearizable, PlanningProblem
 
 DOUBLE = torch.float64
 
@@ -176,3 +179,88 @@ def test_cartpole_without_a_direction_has_finite_derivatives() -> None:
     torch.testing.assert_close(by_state, rows, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(following[:, 2], torch.tensor([1.0, 1.0, 0.0]))
     assert (by_state[0, 2:4, 2:4] == 0).all()
+
+
+def drawn(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return 0.5 * torch.randn(*shape, generator=generator, dtype=DOUBLE)
+
+
+LINEAR = {
+    "one for all": lambda: LinearDynamics(drawn(3, 3), drawn(3, 2), drawn(3)),
+    "each step": lambda: LinearDynamics(drawn(4, 3, 3), drawn(3, 2), drawn(4, 3)),
+    "other actions": lambda: LinearDynamics(drawn(3, 3), drawn(4, 3, 2)),
+    "each problem": lambda: LinearDynamics(drawn(5, 1, 3, 3), drawn(5, 1, 3, 2)),
+    "both": lambda: LinearDynamics(drawn(5, 4, 3, 3), drawn(5, 4, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("lead", [(5,), (5, 2), (5, 2, 3)])
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_rollout_is_one_of_steps(name: str, lead: tuple[int, ...]) -> None:
+    system = LINEAR[name]()
+    problem = PlanningProblem(
+        system, lambda x, u: x.sum((-1, -2)), Box([-1.0] * 2, [1.0] * 2)
+    )
+    state, actions = drawn(*lead, 3), drawn(*lead, 4, 2)
+    times = torch.arange(4) if system.takes_time else None
+    states = problem.rollout(state, actions)
+    expected = rollout(problem.step, state, actions, times=times)
+    torch.testing.assert_close(states, expected)
+    # With a segment, the steps themselves.
+    torch.testing.assert_close(problem.rollout(state, actions, 2), expected)
+
+
+def test_a_linear_rollout_is_differentiable() -> None:
+    system = LINEAR["one for all"]()
+    leaves = [
+        drawn(2, 3),
+        drawn(2, 4, 2),
+        system.state_matrix,
+        system.action_matrix,
+        system.bias,
+    ]
+
+    def states(state: Tensor, actions: Tensor, *matrices: Tensor) -> Tensor:
+        return LinearDynamics(*matrices).rollout(state, actions)
+
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    assert torch.autograd.gradcheck(states, leaves)
+
+
+def test_other_steps_have_another_rollout() -> None:
+    class Bent(LinearDynamics):
+        def step(
+            self, state: Tensor, action: Tensor, time: Tensor | None = None
+        ) -> Tensor:
+            return super().step(state, action, time).sin()
+
+    class Named(LinearDynamics):
+        """Takes the same steps."""
+
+    for kind, known in ((Bent, False), (Named, True)):
+        system = kind(drawn(3, 3), drawn(3, 2))
+        assert knows(system, Rolling) is known
+        assert system.is_affine is known
+        problem = PlanningProblem(
+            system, lambda x, u: x[..., 0, 0], Box([-1.0] * 2, [1.0] * 2)
+        )
+        assert problem.is_affine is known
+        state, actions = drawn(2, 3), drawn(2, 4, 2)
+        expected = rollout(system, state, actions)
+        torch.testing.assert_close(problem.rollout(state, actions), expected)
+
+
+@pytest.mark.parametrize("factory", SYSTEMS)
+def test_what_says_it_is_affine_has_no_second_derivatives(factory: type) -> None:
+    system: AnalyticDynamics = factory().double()
+    point = 0.3 + drawn(system.state_dim + system.action_dim).abs()
+
+    def jacobian(z: Tensor) -> Tensor:
+        step = torch.func.jacrev(
+            lambda z: system.step(z[: system.state_dim], z[system.state_dim :])
+        )
+        return step(z)
+
+    bend = torch.func.jacfwd(jacobian)(point)
+    assert system.is_affine == bool((bend == 0).all())
