@@ -37,6 +37,8 @@ from diffplan.errors import (
 )
 
 Term = Callable[..., Tensor]
+Forms = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Hessian and gradient of the cost of a step by (u, x), and of the end by x."""
 
 
 def _checked(term: Term) -> Term:

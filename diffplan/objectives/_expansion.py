@@ -19,11 +19,8 @@ from diffplan.errors import TensorTypeError
 from diffplan.functional._chain import times
 from diffplan.functional._lqr_kkt import unexpanded
 from diffplan.functional.linearize import batched_jacobian
-from diffplan.objectives._base import ResidualObjective, StageObjective
+from diffplan.objectives._base import Forms, ResidualObjective, StageObjective
 from diffplan.problem import Objective
-
-Forms = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Hessian and gradient of the cost of a step by (u, x), and of the end by x."""
 
 
 def expand(

@@ -20,7 +20,12 @@ from diffplan._user_functions import require_result
 from diffplan.capabilities import Linearizable, Part
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
-from diffplan.objectives._base import ResidualObjective, StageObjective, no_residual
+from diffplan.objectives._base import (
+    Forms,
+    ResidualObjective,
+    StageObjective,
+    no_residual,
+)
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.problem import Objective, PlanningProblem
 
@@ -67,9 +72,7 @@ class ActionChange(ResidualObjective):
         root = self._weight(state, action).sqrt()
         return root * (action - state[..., -action.shape[-1] :])
 
-    def quadratize(
-        self, states: Tensor, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
         before, last = states[..., :-1, :], states[..., -1, :]
         width, size = actions.shape[-1], states.shape[-1]

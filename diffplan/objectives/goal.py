@@ -10,9 +10,7 @@ from torch.nn.functional import pad
 from diffplan._checks import require_at_least, require_finite, require_tensor
 from diffplan._problem_data import aligned
 from diffplan.errors import ShapeError
-from diffplan.objectives._base import ResidualObjective, no_residual
-
-Forms = tuple[Tensor, Tensor, Tensor, Tensor]
+from diffplan.objectives._base import Forms, ResidualObjective, no_residual
 
 
 class GoalDistance(ResidualObjective):

@@ -10,7 +10,7 @@ from diffplan._checks import require_finite, require_shape, require_tensor
 from diffplan._problem_data import aligned, at_steps, times_each
 from diffplan._segments import step_numbers
 from diffplan.errors import ShapeError
-from diffplan.objectives._base import StageObjective
+from diffplan.objectives._base import Forms, StageObjective
 
 
 class QuadraticCost(StageObjective):
@@ -112,9 +112,7 @@ class QuadraticCost(StageObjective):
         linear = _last(self.final_linear, self.state_linear, state, own=1)
         return _value(state, hessian, linear)
 
-    def quadratize(
-        self, states: Tensor, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
         points = torch.cat((actions, states[..., :-1, :]), -1)
         last = states[..., -1, :]
