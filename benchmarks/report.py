@@ -13,6 +13,7 @@ from typing import Any
 
 from _gpu_table import gpu, table
 from _loop_table import control_loop
+from _scaling_table import scaling
 
 RESULTS = Path(__file__).parent / "results"
 Results = dict[str, Any]
@@ -316,6 +317,11 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         "each plan warm-started by the one before; one thread. The cost is that of "
         "what happened.",
         control_loop,
+    ),
+    "scaling": (
+        "How batched planning with gradient grows",
+        "One size changed at a time from B = 64, N = 40, nx = 8, nu = 4.",
+        scaling,
     ),
     "memory": ("Memory of gradients", "To an RSSM of the paper's size.", memory),
     "bf16": (
