@@ -14,7 +14,8 @@ by the implicit-function theorem.
 Beside each time stands the error of the gradient against central differences of plans
 solved anew, along one random direction of the parameters. Peak memory is that of all
 tensors alive together (`_peak_memory.py`). Sizes above one whose forward and backward
-took longer than the budget are left out, and said so.
+took longer than the budget are left out, and said so, as are condensed plans of more
+actions than `ILQR` would ever condense by itself.
 """
 
 import argparse
@@ -36,6 +37,8 @@ RESULTS = Path(__file__).parent / "results"
 FLOAT = torch.float64
 LIMIT = 0.5
 METHODS = ("ILQR, sweep", "ILQR, condensed", "LQR layer")
+DENSE = 160
+"""Actions of a plan up to which `form="auto"` eliminates the states."""
 DIFFERENCE = 1e-5
 """The step of central differences: rounding and curvature weigh about the same."""
 
@@ -220,18 +223,25 @@ def exponent(records: list[dict[str, Any]], name: str, key: str) -> float | None
 
 
 def sweep(
-    method: str, name: str, values: list[int], budget: float
+    method: str,
+    name: str,
+    values: list[int],
+    budget: float,
+    known: dict[Size, dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Measure a method over one size; what would take too long is left out."""
+    """Measure a method over one size, save for what is known or would take long."""
     records: list[dict[str, Any]] = []
     spent = 0.0
     for value in sorted(values):
         size = replace(Size(), **{name: value})
-        if spent > budget:
-            records.append({**asdict(size), "left_out": "the one before took too long"})
+        dense = method == "ILQR, condensed" and size.horizon * size.actions > DENSE
+        if dense or spent > budget:
+            told = f"over {DENSE} actions" if dense else "the one before took too long"
+            records.append({**asdict(size), "left_out": told})
             continue
         try:
-            record = measure(method, size, budget)
+            # The size in the middle belongs to all three sweeps.
+            record = known[size] = known.get(size) or measure(method, size, budget)
         except (RuntimeError, dp.errors.DiffplanError) as error:
             told = str(error).splitlines()[0]
             records.append({**asdict(size), "left_out": told})
@@ -278,8 +288,9 @@ def main() -> None:
     }
     for method in METHODS:
         found: dict[str, Any] = {}
+        known: dict[Size, dict[str, Any]] = {}
         for name, values in sizes.items():
-            records = sweep(method, name, values, arguments.budget)
+            records = sweep(method, name, values, arguments.budget, known)
             found[name] = {
                 "records": records,
                 "exponents": {
