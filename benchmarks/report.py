@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from _gpu_table import gpu, table
+from _loop_table import control_loop
+from _scaling_table import scaling
 
 RESULTS = Path(__file__).parent / "results"
 Results = dict[str, Any]
@@ -312,6 +314,18 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "peers_torchrl": ("Against TorchRL's CEM", "", peers),
     "peers_cvxpylayers": ("Against cvxpylayers", "", peers),
     "peers_theseus": ("Against Theseus", "", peers),
+    "control_loop": (
+        "In a control loop of 50 Hz",
+        "Swing-ups of a pendulum and a cartpole and a point mass, one second ahead, "
+        "each plan warm-started by the one before; one thread. The cost is that of "
+        "what happened.",
+        control_loop,
+    ),
+    "scaling": (
+        "How batched planning with gradient grows",
+        "One size changed at a time from B = 64, N = 40, nx = 8, nu = 4.",
+        scaling,
+    ),
     "memory": ("Memory of gradients", "To an RSSM of the paper's size.", memory),
     "bf16": (
         "bfloat16 rollouts",
