@@ -15,6 +15,8 @@ from diffplan._checks import require_positive
 from diffplan.errors import ArgumentError
 from diffplan.models._linear import AnalyticDynamics, Linearization
 
+_Pair = tuple[Tensor, Tensor]
+
 
 class PointMass(AnalyticDynamics):
     """A mass in `dimensions` directions, pushed by a force: the double integrator.
@@ -120,11 +122,31 @@ class Pendulum(AnalyticDynamics):
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """One semi-implicit Euler step."""
         self._check(state, action)
-        angle, velocity = state.unbind(dim=-1)
-        fall = 1.5 * self.gravity / self.length * angle.sin()
-        push = 3 / (self.mass * self.length**2) * action[..., 0]
-        velocity = velocity + self.time_step * (fall + push)
-        return torch.stack([angle + self.time_step * velocity, velocity], dim=-1)
+        fall, push = self._kicks(action)
+        return torch.stack(self._after(*state.unbind(-1), push, fall), -1)
+
+    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
+        """States `[…, T+1, S]`; what does not change is computed once."""
+        self._check(state, actions)
+        fall, pushes = self._kicks(actions)
+        angle, velocity = state.unbind(-1)
+        told = [angle, velocity]
+        for push in pushes.unbind(-1):
+            angle, velocity = self._after(angle, velocity, push, fall)
+            told += angle, velocity
+        return torch.stack(told, -1).unflatten(-1, (-1, self.state_dim))
+
+    def _kicks(self, action: Tensor) -> _Pair:
+        """What a step adds to the velocity: by sin θ, and by the torque, `[…]`."""
+        dt = self.time_step
+        fall = dt * 1.5 * self.gravity / self.length
+        return fall, 3 * dt / (self.mass * self.length**2) * action[..., 0]
+
+    def _after(
+        self, angle: Tensor, velocity: Tensor, push: Tensor, fall: Tensor
+    ) -> _Pair:
+        velocity = velocity + push + fall * angle.sin()
+        return torch.add(angle, velocity, alpha=self.time_step), velocity
 
     def linearize(self, state: Tensor, action: Tensor) -> Linearization:
         """Only sin θ is not linear."""
@@ -186,23 +208,64 @@ class Cartpole(AnalyticDynamics):
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """One explicit Euler step."""
         self._check(state, action)
-        place, speed, cos, sin, spin = state.unbind(dim=-1)
-        total = self.cart_mass + self.pole_mass
-        lever = self.pole_mass * self.half_length
-        push, turn, _ = self._forces(state, action)
-        acceleration = push - lever * turn * cos / total
-        dt = self.time_step
+        place, speed, cos, sin, spin = state.unbind(-1)
         unit_cos, unit_sin, _ = _direction(cos, sin)
-        angle = torch.atan2(unit_sin, unit_cos) + dt * spin
-        return torch.stack(
-            [
-                place + dt * speed,
-                speed + dt * acceleration,
-                angle.cos(),
-                angle.sin(),
-                spin + dt * turn,
-            ],
-            dim=-1,
+        parts = (place, speed, torch.atan2(unit_sin, unit_cos), spin)
+        moved = self._after(parts, cos, sin, self._push(action), self._constants())
+        place, speed, angle, spin = moved
+        return torch.stack((place, speed, angle.cos(), angle.sin(), spin), -1)
+
+    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
+        """States `[…, T+1, S]`; the angle is kept, and what does not change."""
+        self._check(state, actions)
+        place, speed, cos, sin, spin = told = list(state.unbind(-1))
+        unit_cos, unit_sin, _ = _direction(cos, sin)
+        parts = (place, speed, torch.atan2(unit_sin, unit_cos), spin)
+        constants = self._constants()
+        for push in self._push(actions).unbind(-1):
+            parts = self._after(parts, cos, sin, push, constants)
+            place, speed, angle, spin = parts
+            cos, sin = angle.cos(), angle.sin()
+            told += place, speed, cos, sin, spin
+        return torch.stack(told, -1).unflatten(-1, (-1, self.state_dim))
+
+    def _push(self, action: Tensor) -> Tensor:
+        """Acceleration of the whole by the force alone, m/s²."""
+        force = action[..., 0].clamp(-self.force_limit, self.force_limit)
+        return force / (self.cart_mass + self.pole_mass)
+
+    def _constants(self) -> _Pair:
+        """The pole's lever by its share of the mass, and its inertia upright; m."""
+        share = self.pole_mass / (self.cart_mass + self.pole_mass)
+        return share * self.half_length, 4 / 3 * self.half_length
+
+    def _forces(
+        self, cos: Tensor, sin: Tensor, spin: Tensor, push: Tensor, constants: _Pair
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Push on the whole (m/s²), angular acceleration (rad/s²), inertia (m)."""
+        lever, upright = constants
+        push = push + lever * (spin * spin * sin)
+        inertia = upright - lever * (cos * cos)
+        return push, (self.gravity * sin - cos * push) / inertia, inertia
+
+    def _after(
+        self,
+        parts: tuple[Tensor, ...],
+        cos: Tensor,
+        sin: Tensor,
+        push: Tensor,
+        constants: _Pair,
+    ) -> tuple[Tensor, ...]:
+        """Place, speed, angle and spin after a step."""
+        place, speed, angle, spin = parts
+        push, turn, _ = self._forces(cos, sin, spin, push, constants)
+        acceleration = push - constants[0] * (turn * cos)
+        dt = self.time_step
+        return (
+            torch.add(place, speed, alpha=dt),
+            torch.add(speed, acceleration, alpha=dt),
+            torch.add(angle, spin, alpha=dt),
+            torch.add(spin, turn, alpha=dt),
         )
 
     def linearize(self, state: Tensor, action: Tensor) -> Linearization:
@@ -230,16 +293,6 @@ class Cartpole(AnalyticDynamics):
         by_force = [[zero], [dt * d_acceleration[3]], [zero], [zero], [dt * d_turn[3]]]
         return following, by_state, _matrix(by_force)
 
-    def _forces(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Push on the whole (m/s²), angular acceleration (rad/s²), inertia (m)."""
-        _, _, cos, sin, spin = state.unbind(dim=-1)
-        force = action[..., 0].clamp(-self.force_limit, self.force_limit)
-        total = self.cart_mass + self.pole_mass
-        lever = self.pole_mass * self.half_length
-        push = (force + lever * spin**2 * sin) / total
-        inertia = self.half_length * (4 / 3 - self.pole_mass * cos**2 / total)
-        return push, (self.gravity * sin - cos * push) / inertia, inertia
-
     def _derivatives(
         self, state: Tensor, action: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -247,7 +300,8 @@ class Cartpole(AnalyticDynamics):
         _, _, cos, sin, spin = state.unbind(dim=-1)
         total = self.cart_mass + self.pole_mass
         lever = self.pole_mass * self.half_length
-        push, turn, inertia = self._forces(state, action)
+        parts = (cos, sin, spin, self._push(action), self._constants())
+        push, turn, inertia = self._forces(*parts)
         inside = (action[..., 0].abs() <= self.force_limit).to(state.dtype)
         zero = torch.zeros_like(cos)
         d_push = [
