@@ -228,6 +228,28 @@ def test_a_linear_rollout_is_differentiable() -> None:
     assert torch.autograd.gradcheck(states, leaves)
 
 
+PLANTS = {
+    "pendulum": lambda: Pendulum(length=torch.tensor(0.7, dtype=DOUBLE)),
+    "cartpole": lambda: Cartpole(half_length=torch.tensor(0.6, dtype=DOUBLE)),
+}
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_plants_rollout_is_one_of_steps(name: str) -> None:
+    """Also where the first state's direction is not on the unit circle."""
+    plant = PLANTS[name]()
+    leaves = [drawn(5, 3, plant.state_dim), 4 * drawn(5, 3, 6, plant.action_dim)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    states, expected = plant.rollout(*leaves), rollout(plant.step, *leaves)
+    torch.testing.assert_close(states, expected, rtol=1e-12, atol=1e-12)
+    weights = drawn(*states.shape)
+    found, wanted = (
+        torch.autograd.grad((weights * told).sum(), leaves)
+        for told in (states, expected)
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_other_steps_have_another_rollout() -> None:
     class Bent(LinearDynamics):
         def step(
