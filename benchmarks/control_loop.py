@@ -127,12 +127,12 @@ def ours(planner: str, **options: Any) -> Contender:
 
 
 CONTENDERS = (
-    ours("ILQR", iterations=1),
-    ours("ILQR", iterations=1, compiled=True),
+    ours("ILQR", iterations=1, form="condensed"),
+    ours("ILQR", iterations=1, form="condensed", compiled=True),
     ours("ILQR", iterations=1, form="sweep"),
-    ours("ILQR", iterations=3),
-    ours("ShootingGN", iterations=1),
-    ours("ShootingGN", iterations=3),
+    ours("ILQR", iterations=3, form="condensed"),
+    ours("ShootingGN", iterations=1, form="condensed"),
+    ours("ShootingGN", iterations=3, form="condensed"),
     ours("LatCo", iterations=10),
     ours("MPPI", num_samples=256, iterations=1, initial_std=2.0, fixed_std=True),
     ours("CEM", num_samples=128, num_elites=12, iterations=3, initial_std=2.0),
