@@ -13,6 +13,7 @@ from typing import Any
 
 from _gpu_table import gpu, table
 from _loop_table import control_loop
+from _precision_tables import bf16, training_time
 from _scaling_table import scaling
 
 RESULTS = Path(__file__).parent / "results"
@@ -156,36 +157,6 @@ def memory(results: Results) -> list[str]:
     return [*table(header, rows), "", f"Peak memory grows like {slopes}."]
 
 
-def bf16(results: Results) -> list[str]:
-    """What bfloat16 rollouts cost in quality, and gain in time."""
-    rows = []
-    for name, found in results.items():
-        if name == "training_loss":
-            continue
-        error, seconds = found["gradient_error"], found["median_seconds"]
-        rows.append(
-            (
-                name,
-                f"{found['share_of_gain_lost_mean']:.2%}",
-                f"{found['share_of_gain_lost_worst']:.2%}",
-                f"{found['action_rms_difference']:.3f}",
-                "–" if error is None else f"{error:.1%}",
-                f"{seconds['float32'] / seconds['bfloat16']:.2f}",
-            )
-        )
-    return table(
-        (
-            "planner",
-            "lost, mean",
-            "lost, worst",
-            "actions differ by (rms)",
-            "gradient off by",
-            "speed-up",
-        ),
-        rows,
-    )
-
-
 def plan_times(results: Results) -> list[str]:
     """Seconds of a plan with the paper's counts."""
     rows = [
@@ -327,6 +298,12 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
         scaling,
     ),
     "memory": ("Memory of gradients", "To an RSSM of the paper's size.", memory),
+    "training_time": (
+        "An update of a world model on a CPU",
+        "Share: of bare convolutions and matrix products, with their derivatives, in "
+        "float32.",
+        training_time,
+    ),
     "bf16": (
         "bfloat16 rollouts",
         "An RSSM of the paper's size, trained for a short time; plans are judged by "
