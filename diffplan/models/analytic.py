@@ -16,6 +16,7 @@ from diffplan.errors import ArgumentError
 from diffplan.models._linear import AnalyticDynamics, Linearization
 
 _Pair = tuple[Tensor, Tensor]
+_Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class PointMass(AnalyticDynamics):
@@ -123,7 +124,8 @@ class Pendulum(AnalyticDynamics):
         """One semi-implicit Euler step."""
         self._check(state, action)
         fall, push = self._kicks(action)
-        return torch.stack(self._after(*state.unbind(-1), push, fall), -1)
+        angle, velocity = state.unbind(-1)
+        return torch.stack(self._after(angle, velocity, push, fall), -1)
 
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
         """States `[…, T+1, S]`; what does not change is computed once."""
@@ -250,12 +252,12 @@ class Cartpole(AnalyticDynamics):
 
     def _after(
         self,
-        parts: tuple[Tensor, ...],
+        parts: _Parts,
         cos: Tensor,
         sin: Tensor,
         push: Tensor,
         constants: _Pair,
-    ) -> tuple[Tensor, ...]:
+    ) -> _Parts:
         """Place, speed, angle and spin after a step."""
         place, speed, angle, spin = parts
         push, turn, _ = self._forces(cos, sin, spin, push, constants)
