@@ -30,18 +30,22 @@ def require_tensor(name: str, value: object) -> Tensor:
         TensorTypeError: `value` is no tensor, or holds integers or complex numbers.
     """
     if not isinstance(value, Tensor):
-        hint = ""
-        if hasattr(value, "__array__") or isinstance(value, list | tuple):
-            hint = ": convert it, torch.as_tensor(value, dtype=torch.float32)"
-        raise TensorTypeError(
-            f"{name}: expected a floating-point torch.Tensor, got "
-            f"{type(value).__name__}{hint}"
-        )
+        raise _no_tensor(name, value)
     if not value.is_floating_point():
         raise TensorTypeError(
             f"{name}: expected a floating-point torch.Tensor, got dtype {value.dtype}"
         )
     return value
+
+
+def _no_tensor(name: str, value: object) -> TensorTypeError:
+    hint = ""
+    if hasattr(value, "__array__") or isinstance(value, list | tuple):
+        hint = ": convert it, torch.as_tensor(value, dtype=torch.float32)"
+    return TensorTypeError(
+        f"{name}: expected a floating-point torch.Tensor, got "
+        f"{type(value).__name__}{hint}"
+    )
 
 
 def require_precision(name: str, value: Tensor) -> Tensor:
@@ -88,8 +92,11 @@ def require_shape(
         why: What fixes the expected sizes ("must equal action_space.dim").
 
     Raises:
+        TensorTypeError: it is no tensor.
         ShapeError: the dimensions are too few or differ.
     """
+    if not isinstance(value, Tensor):
+        raise _no_tensor(name, value)
     given = list(value.shape)[-len(trailing) :] if trailing else []
     fits = len(given) == len(trailing) and all(
         want in (-1, got) for want, got in zip(trailing, given, strict=True)

@@ -259,8 +259,9 @@ class RSSM(WorldModel):
             NonFiniteError: NaN or infinity in the observation.
         """
         feature = self._advance(state, action)
-        validate = validate and not is_traced(observation)
-        self.observations.check(observation, finite=validate)
+        self.observations.check(observation, finite=False)
+        if validate and not is_traced(observation):
+            self.observations.check(observation, finite=True)
         require_leading("observation", observation, self.observation_shape, state)
         if noise is not None:
             self._check_noise(noise, state)
