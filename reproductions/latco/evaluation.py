@@ -66,7 +66,7 @@ class TrialConfig:
 def small(run: str = CHEETAH) -> TrialConfig:
     """Return the evaluation of a run of preset `cpu`."""
     trained = small_run(run)
-    return TrialConfig(trained, restarted(trained.planner))
+    return TrialConfig(trained, restarted(trained.planner), starts=4)
 
 
 def smoke(run: str = CHEETAH) -> TrialConfig:

@@ -262,7 +262,9 @@ def test_reward_head_is_judged_near_changes() -> None:
     actions = np.zeros((100, 1), np.float32)
     buffer.add(Episode(observations, actions, reward))
     buffer.add(Episode(0 * observations, actions, 0 * reward))
-    judged = comparison_model.judge_reward_head(OneStepLate(), buffer, margin=5)
+    model = OneStepLate()
+    states = comparison_model.filtered_states(model, buffer.episodes)
+    judged = comparison_model.judge_reward_head(model, buffer, states, margin=5)
     assert judged["changes"] == 3
     assert judged["steps"] == 200
     assert judged["accuracy"] == pytest.approx(197 / 200)
