@@ -24,8 +24,7 @@ from reproductions.latco.evaluation import (
     RESULTS,
     difference,
 )
-
-DEVIATIONS = "7, 8, 9, 10, 14"
+from reproductions.latco.report import deviations
 
 READING = """\
 Each run's last model, or its best with `keep_best`, acts without exploration noise from
@@ -96,6 +95,7 @@ def report(results: Results) -> Section | None:
     if not lines:
         return None
     bases = {(x.task, x.planner): x for x in lines if x.setting == AS_TRAINED}
+    kind = "paper" if results.preset == "paper" else "online"
     table, head = [], []
     for line in lines:
         score, base = line.score(), bases.get((line.task, line.planner))
@@ -127,7 +127,7 @@ def report(results: Results) -> Section | None:
                 interval.rstrip("]").replace(", ", " … ") or "one episode",
                 "–",
                 results.preset,
-                DEVIATIONS,
+                f"{deviations(kind, line.task)}, 14",
             ]
         )
     columns = ["task", "trained with", "setting", "score [95 %]", "n"]

@@ -75,7 +75,8 @@ PAPER = Paper(
         Experiment(
             name="online",
             title="(b) Learning online",
-            about="LatCo collects its own data on cheetah-run, from state vectors",
+            about="LatCo collects its own data on cheetah-run, from state vectors; or "
+            "another run, a task with a planner",
             presets={"cpu": small_run, "smoke": smoke_cheetah},
             units=online.units,
             report=report.online,
