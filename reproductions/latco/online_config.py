@@ -48,6 +48,8 @@ SHAPED = tuple(f"{online.DENSE}{task}" for task in METAWORLD if task not in HYBR
 ALL_TASKS = (*TASKS, *SHAPED)
 RUNS = tuple(f"{task}/{planner}" for task in ALL_TASKS for planner in PLANNERS)
 CHEETAH = "cheetah-run/latco"
+SMALL_ITERATIONS = {"latco": 100, "cem": 10, "mppi": 10, "gd": 250}
+"""On Meta-World from vectors; the DeepMind control suite has cheetah's at most."""
 
 PREFILL_STEPS = 5000
 EVALUATION_STEPS = 10_000
@@ -197,13 +199,13 @@ def small_run(run: str = CHEETAH) -> OnlineRun:
         return small
     task, _, planner = choose("run", run, RUNS).partition("/")
     paper, training = paper_run(task, planner), small.training
-    iterations = {"cem": 10, "mppi": 10}.get(planner, paper.planner.iterations)
+    iterations = SMALL_ITERATIONS[planner]
     if task in DM_CONTROL:
         iterations = min(iterations, small.planner.iterations)
     else:
         training = replace(
             training,
-            rounds=30,
+            rounds=20,
             seed_episodes=10,
             updates_per_round=100,
             action_repeat=paper.training.action_repeat,
@@ -214,9 +216,7 @@ def small_run(run: str = CHEETAH) -> OnlineRun:
         task=paper.task,
         offline_episodes=paper.offline_episodes,
         model=_for_rewards(small.model, task),
-        planner=replace(
-            paper.planner, engine="theseus", iterations=iterations, num_samples=1000
-        ),
+        planner=replace(paper.planner, iterations=iterations, num_samples=1000),
         training=training,
     )
 
