@@ -535,8 +535,15 @@ def test_table_3_stands_beside_the_papers(tmp_path: Path) -> None:
     finished(runs, "latco_first_order", 0, [0, 0, 0, 0, 0, 0], **more)
     finished(runs, "dual_gd", 0, [1, 1, 1, 1, 1, 0], **more)
     finished(runs, "latco_no_belief", 0, [1, 0, 0, 0, 0, 0], **more)
+    head = {"accuracy": 0.99, "accuracy_near_changes": 0.9, "changes": 7, "steps": 600}
+    path = runs / "seed_0" / "model_no_belief" / "reward_head.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(head))
     section = ablations_report.write(results_of(runs, output))
     found = json.loads((output / "ablations.json").read_text())["planners"]
+    assert "seed 0: 0.9900 of 600 held-out steps; 0.900 of those" in section.text
+    path.unlink()  # What is published is kept.
+    assert ablations_report.write(results_of(runs, output)).text == section.text
     assert found["latco"]["decisions_per_second"] == pytest.approx(4.0)
     assert found["latco_first_order"]["latco_less"] == 1.0
     assert found["latco_first_order"]["verdict"] == "held"
