@@ -127,7 +127,7 @@ def report(results: Results) -> Section | None:
                 interval.rstrip("]").replace(", ", " … ") or "one episode",
                 "–",
                 results.preset,
-                f"{deviations(kind, line.task)}, 14",
+                deviations(kind, line.task, ", 14"),
             ]
         )
     columns = ["task", "trained with", "setting", "score [95 %]", "n"]

@@ -127,6 +127,6 @@ def _online_row(
     )
 
 
-def deviations(kind: str, task: str) -> str:
+def deviations(kind: str, task: str, more: str = "") -> str:
     """Return the numbers of the deviations of an online run's task."""
-    return DEVIATIONS[kind] + (DENSE_REWARD if f"/{DENSE}" in task else "")
+    return DEVIATIONS[kind] + more + (DENSE_REWARD if f"/{DENSE}" in task else "")
