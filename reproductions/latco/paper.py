@@ -85,8 +85,8 @@ PAPER = Paper(
         Experiment(
             name=evaluation.EXPERIMENT,
             title="(h) Trained runs with other planner settings (Table 2)",
-            about="the model of an online run, planned with as in its training and with "
-            "other settings, from the same starts",
+            about="the model of an online run, planned with as in its training and "
+            "with other settings, from the same starts",
             presets={
                 "cpu": evaluation.small,
                 "smoke": evaluation.smoke,
