@@ -126,7 +126,7 @@ def paper(root: Path) -> Paper:
         presets={"paper": lambda task="a": Model(len(task))},
         units=models,
         report=report,
-        axes={"task": Axis(("a", "bb"), needed=True)},
+        axes={"task": Axis(("a", "bb"), needed=("paper",))},
     )
     return Paper(folder, (model, score, late))
 

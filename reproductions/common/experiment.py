@@ -31,11 +31,11 @@ class Axis:
 
     Attributes:
         choices: All values.
-        needed: Whether values must be named before anything is run.
+        needed: Presets in which values must be named before anything is run.
     """
 
     choices: tuple[str, ...]
-    needed: bool = False
+    needed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class Paper:
         stages = self.stages(preset, selection)
         for each in self._at(preset):
             for name, axis in each.axes.items() if each.name in stages else ():
-                if axis.needed and name not in selection.axes:
+                if preset in axis.needed and name not in selection.axes:
                     return (
                         f"{name}: expected {name}=NAME with preset={preset}, whose "
                         f"runs take days; some of {', '.join(axis.choices)}"

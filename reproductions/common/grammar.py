@@ -88,7 +88,8 @@ def help_text(paper: Paper) -> str:
     lines += _paragraph("seed", "training seeds, any numbers")
     for each in paper.experiments:
         for name, axis in each.axes.items():
-            needed = ", must be named" if axis.needed else ""
+            presets = ", ".join(axis.needed)
+            needed = f", must be named with preset={presets}" if presets else ""
             about = f"(stage {each.name}{needed}) {' '.join(axis.choices)}"
             lines += _paragraph(name, about)
     example = paper.experiments[0].name

@@ -1,17 +1,17 @@
 """What a task gives away: episodes of random actions and of none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import diffplan.envs
 from diffplan.agents import UniformAgent
 from diffplan.envs.vector import VectorEnv
+from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from reproductions.common import ledger
-from reproductions.common.online import OnlineRun, action_box, still
+from reproductions.common.online import OnlineRun, action_box, make_task, still
 from reproductions.common.provenance import Records, mark
 from reproductions.common.runs import folders
 from reproductions.common.statistics import Estimate, mean
@@ -47,32 +47,34 @@ def measure(task: str, action_repeat: int, episodes: int, directory: Path) -> No
     """Play episodes of random actions and of none; write `idle.csv`.
 
     Args:
-        task: Of `diffplan.envs.make`.
+        task: See `make_task`.
         action_repeat: Simulated steps of an action.
         episodes: How many of each, from the same states.
         directory: Of the unit.
     """
-    make = partial(
-        diffplan.envs.make, task, observation="state", action_repeat=action_repeat
-    )
+    make = partial(make_task, task, observation="state", action_repeat=action_repeat)
     seeds = [derive_seed(0, "test", i, bits=SIMULATOR_BITS) for i in range(episodes)]
     rows = []
     with VectorEnv([make] * episodes) as environments:
         box = action_box(environments.single_action_space)
         for name, agent in {"random": UniformAgent(box), "still": still(box)}.items():
             played = run_episodes(agent, environments, seeds, agent_seed=0)
-            rows += [
-                {
-                    "planner": name,
-                    "episode": index,
-                    "outcome": "" if e.succeeded is None else int(e.succeeded),
-                    "episode_return": e.episode_return,
-                    "initial_distance": e.initial_info.get("distance", ""),
-                    "solved_at_start": e.initial_info.get("success", ""),
-                }
-                for index, e in enumerate(played)
-            ]
+            rows += [{"planner": name, **row} for row in episode_rows(played)]
     write_csv(directory / FILE, rows)
+
+
+def episode_rows(episodes: Sequence[Episode]) -> list[dict[str, object]]:
+    """Return what the ledger says of episodes from numbered starts."""
+    return [
+        {
+            "episode": index,
+            "outcome": "" if e.succeeded is None else int(e.succeeded),
+            "episode_return": e.episode_return,
+            "initial_distance": e.initial_info.get("distance", ""),
+            "solved_at_start": e.initial_info.get("success", ""),
+        }
+        for index, e in enumerate(episodes)
+    ]
 
 
 def entries(runs: Path, experiment: str) -> Iterator[dict[str, object]]:

@@ -28,6 +28,9 @@ from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, global_seeds
 from reproductions.common.settings import Settings
 from reproductions.common.stopwatch import Stopwatch
 
+DENSE = "dense-"
+"""Begins the name of a Meta-World task with a dense reward."""
+
 
 def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """Return the device of that name; of auto CUDA, where there is one."""
@@ -68,7 +71,7 @@ class OnlineRun(Acting):
     """One online run: an agent collects, its model learns, and is measured.
 
     Attributes:
-        task: A task of `diffplan.envs.make`.
+        task: See `make_task`.
         observation: state or pixels.
         render_preset: How images are drawn: faithful, with shadows, reflections and
             smooth edges, or fast, without.
@@ -93,9 +96,22 @@ class OnlineRun(Acting):
         return VectorEnv(factories, num_workers=self.num_workers)
 
 
+def make_task(task: str, **settings: Any) -> SimulatorEnv:
+    """Make an environment of a task's name alone, its reward included.
+
+    Args:
+        task: Of `diffplan.envs.make`; `metaworld/dense-reach` is `metaworld/reach` with
+            Meta-World's own reward, and so are the others.
+        **settings: Of `diffplan.envs.make`.
+    """
+    if f"/{DENSE}" in task:
+        task, settings = task.replace(f"/{DENSE}", "/"), {"reward": "dense", **settings}
+    return diffplan.envs.make(task, **settings)
+
+
 def make_environment(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
     """Make an environment whose images are timed."""
-    env = diffplan.envs.make(
+    env = make_task(
         run.task,
         observation=run.observation,
         render_preset=run.render_preset,

@@ -13,9 +13,12 @@ from reproductions.latco import paper_numbers
 from reproductions.latco.comparison_report import differences, head_line
 from reproductions.latco.comparison_result import (
     ABLATIONS,
+    MODEL_NO_BELIEF,
     Result,
     entries,
     gathered,
+    heads,
+    reward_heads,
     title,
 )
 
@@ -51,8 +54,9 @@ def write(results: Results) -> Section | None:
         return None
     gaps = {other.name: gap for _, other, gap in differences(found)}
     numbers = {each.name: _numbers(each, gaps.get(each.name)) for each in found}
-    content = json.dumps({"task": found[0].task, "planners": numbers}, indent=2)
-    write_text(results.output / SUMMARY, content + "\n")
+    models = heads(results.runs, results.output / SUMMARY, MODEL_NO_BELIEF)
+    summary = {"task": found[0].task, "planners": numbers, "models": models}
+    write_text(results.output / SUMMARY, json.dumps(summary, indent=2) + "\n")
     task = title(found[0].task)
     rows = [
         head_line(
@@ -64,7 +68,10 @@ def write(results: Results) -> Section | None:
         )
         for each in found
     ]
-    return Section(_text(found, gaps), rows, f"(d) Ablations (Table 3): {task}")
+    text = _text(found, gaps)
+    if models:
+        text += f"\n### Models without a deterministic latent\n\n{reward_heads(models)}"
+    return Section(text, rows, f"(d) Ablations (Table 3): {task}")
 
 
 def paper_number(planner: str) -> str | None:

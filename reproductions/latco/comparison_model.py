@@ -24,7 +24,7 @@ ACTION_DIM = 4
 CPU = torch.device("cpu")
 AHEAD = (1, 5, 10, 20, 30)
 """Steps after which predictions are judged."""
-WEIGHTS = "model.pt"
+WEIGHTS, HEAD = "model.pt", "reward_head.json"
 
 
 def train(
@@ -36,19 +36,20 @@ def train(
     seed: int,
     setup: Setup = STATE_VECTORS,
 ) -> None:
-    """Fit the RSSM; write `WEIGHTS` and `reward_head.json`. Resumes by itself."""
+    """Fit the RSSM; write `WEIGHTS` and `HEAD`. Resumes by itself."""
     buffer, validation = (ReplayBuffer.load(data_directory / part) for part in PARTS)
     device = resolve_device(setup.device)
     rssm = fit(
         *(directory, buffer, validation, model, training, seed, ACTION_DIM),
         device=device,
     )
-    judged = judge_reward_head(rssm, validation) | {
-        "open_loop": judge_open_loop(rssm, validation),
+    states = filtered_states(rssm, validation.episodes)
+    judged = judge_reward_head(rssm, validation, states) | {
+        "open_loop": judge_open_loop(rssm, validation, states),
         "parameters": sum(weights.numel() for weights in rssm.parameters()),
         "episodes": len(buffer),
     }
-    write_text(directory / "reward_head.json", json.dumps(judged, indent=2) + "\n")
+    write_text(directory / HEAD, json.dumps(judged, indent=2) + "\n")
     rssm.save(directory / WEIGHTS)
 
 
@@ -90,7 +91,7 @@ def fit(
 
 @torch.no_grad()
 def judge_reward_head(
-    model: RSSM, buffer: ReplayBuffer, margin: int = 5
+    model: RSSM, buffer: ReplayBuffer, states: Tensor, margin: int = 5
 ) -> dict[str, float]:
     """Return how well filtered states tell reward 0 from 1 in held-out episodes.
 
@@ -98,9 +99,8 @@ def judge_reward_head(
     the change from 0 to 1, so the steps within `margin` of a change are counted apart.
     """
     right, near, changes = [], [], 0
-    for episode in buffer.episodes:
-        (states,) = filtered_states(model, [episode])
-        said = model.reward(states[1:]).cpu() > 0.5
+    predicted = model.reward(states[:, 1:]).cpu() > 0.5
+    for episode, said in zip(buffer.episodes, predicted, strict=True):
         true = torch.from_numpy(episode.rewards) > 0.5
         change = torch.nonzero(true[1:] != true[:-1]).flatten() + 1
         changes += len(change)
@@ -121,7 +121,7 @@ def judge_reward_head(
 
 @torch.no_grad()
 def judge_open_loop(
-    model: RSSM, buffer: ReplayBuffer, every: int = 15, seen: int = 5
+    model: RSSM, buffer: ReplayBuffer, states: Tensor, every: int = 15, seen: int = 5
 ) -> dict[str, dict[str, float]]:
     """Return how well predictions hold that see actions alone, by steps ahead.
 
@@ -131,7 +131,6 @@ def judge_open_loop(
     begin where reward 0 is seen, after `seen` steps and every `every` steps.
     """
     episodes = buffer.episodes
-    states = filtered_states(model, episodes)
     actions, rewards, observations = (
         torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
         for name in ("actions", "rewards", "observations")

@@ -22,6 +22,8 @@ from reproductions.latco.comparison_result import (
     Result,
     entries,
     gathered,
+    heads,
+    reward_heads,
 )
 
 SUMMARY = "comparison.json"
@@ -83,7 +85,7 @@ def write(results: Results) -> tuple[dict[str, Any], str]:
     found = gathered(ledger.read(output, EXPERIMENT), results.records)
     if not found:
         return {}, ""
-    summary = summarise(found, _heads(directory, output))
+    summary = summarise(found, heads(directory, output / SUMMARY, "model"))
     write_text(output / SUMMARY, json.dumps(summary, indent=2) + "\n")
     save_figure(distance_figure(found), output / "comparison_distance.png")
     traces = [read_csv(path) for path in sorted(directory.glob("seed_*/trace/*.csv"))]
@@ -126,16 +128,6 @@ def summarise(found: Sequence[Result], heads: Mapping[str, Any]) -> dict[str, An
             for latco, other, gap in differences(found)
         },
         "models": dict(heads),
-    }
-
-
-def _heads(directory: Path, output: Path) -> dict[str, Any]:
-    """Return how well models know the reward, those of published models too."""
-    path = output / SUMMARY
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return before.get("models", {}) | {
-        path.parent.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(directory.glob("seed_*/model/reward_head.json"))
     }
 
 
@@ -214,7 +206,7 @@ def section(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
         paired_section(found),
         _deviations(found, summary),
     ]
-    return "\n".join([*parts, _reward_heads(summary["models"])])
+    return "\n".join([*parts, reward_heads(summary["models"])])
 
 
 def table(found: Sequence[Result]) -> str:
@@ -381,13 +373,3 @@ def _line(result: Result) -> list[str]:
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def _reward_heads(models: Mapping[str, Any]) -> str:
-    lines = [
-        f"- {name.replace('_', ' ')}: {head['accuracy']:.4f} of {head['steps']} "
-        f"held-out steps; {head['accuracy_near_changes']:.3f} of those within 5 steps "
-        f"of one of {head['changes']} changes."
-        for name, head in models.items()
-    ]
-    return "Reward head, 0 told from 1:\n\n" + "\n".join(lines) + "\n"

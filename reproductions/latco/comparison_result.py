@@ -21,6 +21,7 @@ from reproductions.common.statistics import (
 )
 from reproductions.common.tables import read_csv
 from reproductions.latco.comparison_config import ComparisonConfig
+from reproductions.latco.comparison_model import HEAD
 from reproductions.latco.comparison_planners import counted, evaluations, words
 
 EXPERIMENT, ABLATIONS = "comparison", "ablations"
@@ -209,6 +210,32 @@ def title(task: str) -> str:
         'sparse button-press'
     """
     return f"sparse {task.rpartition('/')[2]}"
+
+
+def heads(directory: Path, summary: Path, model: str) -> dict[str, Any]:
+    """Return how well models know the reward, those of published models too.
+
+    Args:
+        directory: Of the runs.
+        summary: JSON of the published ones; it need not exist.
+        model: Name of the units.
+    """
+    text = summary.read_text(encoding="utf-8") if summary.exists() else "{}"
+    return json.loads(text).get("models", {}) | {
+        path.parent.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(directory.glob(f"seed_*/{model}/{HEAD}"))
+    }
+
+
+def reward_heads(models: Mapping[str, Any]) -> str:
+    """Return in words how well models tell reward 0 from 1."""
+    lines = [
+        f"- {name.replace('_', ' ')}: {head['accuracy']:.4f} of {head['steps']} "
+        f"held-out steps; {head['accuracy_near_changes']:.3f} of those within 5 steps "
+        f"of one of {head['changes']} changes."
+        for name, head in models.items()
+    ]
+    return "Reward head, 0 told from 1:\n\n" + "\n".join(lines) + "\n"
 
 
 def _settings(record: Mapping[str, Any]) -> Settings:

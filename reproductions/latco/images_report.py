@@ -100,7 +100,8 @@ def _judged(models: Mapping[str, Any]) -> str:
         seen = (judged["accuracy"], judged["accuracy_near_changes"])
         name = name.replace("_", " ")
         rows.append([name, "seen", *(f"{100 * v:.1f} %" for v in seen), "–", "–"])
-        for ahead, each in judged["open_loop"].items():
+        for ahead in sorted(judged["open_loop"], key=int):  # JSON sorts them as texts
+            each = judged["open_loop"][ahead]
             told, recall = each["reward_accuracy"], each["recall"]
             shares = [f"{100 * told:.1f} %", "–", f"{100 * recall:.0f} %"]
             rows.append([name, ahead, *shares, f"{each['error']:.2f}"])

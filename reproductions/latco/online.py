@@ -22,7 +22,7 @@ from reproductions.common.stages import Unit
 from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import behaviour, play
-from reproductions.latco.online_config import OnlineRun
+from reproductions.latco.online_config import CHEETAH, OnlineRun
 
 MINIMUM_EPISODES = 10
 """Fewest that the mix of stage (a) allows."""
@@ -34,34 +34,29 @@ def units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[Unit]:
     Args:
         run: The settings.
         seeds: Each a run of its own.
-        directory: Receives `seed_<n>` and `idle`.
+        directory: Named as the experiment; receives `<task>/<planner>/seed_<n>` and
+            `<task>/idle`. What stage (b) does by default lies in it at once.
     """
+    task, experiment = run.task.partition("/")[2], directory.name
+    places = [f"{name_of(run)}/seed_{seed}" for seed in seeds]
+    by_default = experiment == "online" and task == CHEETAH.partition("/")[0]
+    if by_default and name_of(run) == CHEETAH:
+        places = [f"seed_{seed}" for seed in seeds]
     runs = [
         Unit(
-            f"online/seed_{seed}",
-            partial(train, run=run, seed=seed, directory=directory / f"seed_{seed}"),
-            directory / f"seed_{seed}",
+            f"{experiment}/{place}",
+            partial(train, run=run, seed=seed, directory=directory / place),
+            directory / place,
         )
-        for seed in seeds
+        for seed, place in zip(seeds, places, strict=True)
     ]
-    return [*runs, idle.unit("online", run, directory)]
+    home = directory if by_default else directory / task
+    return [*runs, idle.unit(experiment, run, home)]
 
 
-def paper_units(run: OnlineRun, seeds: Sequence[int], directory: Path) -> list[Unit]:
-    """Return the runs of a task and a planner with the paper's protocol."""
-    task = run.task.partition("/")[2]
-    name = f"{task}/{run.planner.name}"
-    runs = [
-        Unit(
-            f"paper/{name}/seed_{seed}",
-            partial(
-                train, run=run, seed=seed, directory=directory / name / f"seed_{seed}"
-            ),
-            directory / name / f"seed_{seed}",
-        )
-        for seed in seeds
-    ]
-    return [*runs, idle.unit("paper", run, directory / task)]
+def name_of(run: OnlineRun) -> str:
+    """Return task and planner, as in `RUNS`."""
+    return f"{run.task.partition('/')[2]}/{run.planner.name}"
 
 
 def train(run: OnlineRun, seed: int, directory: Path) -> None:

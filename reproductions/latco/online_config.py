@@ -19,6 +19,7 @@ from reproductions.latco.comparison_planners import (
     LATCO,
     PATH_INTEGRAL,
 )
+from reproductions.latco.dense import DenseRSSM
 
 _BUILT = {
     "latco": (LATCO, ("num_starts", "engine")),
@@ -42,6 +43,13 @@ DM_CONTROL = ("reacher-easy", "cheetah-run", "quadruped-walk")
 TASKS = (*METAWORLD, *DM_CONTROL)
 HYBRID = ("thermos", "hammer")
 """Tasks that begin with offline data, with an action repeat of 2."""
+SHAPED = tuple(f"{online.DENSE}{task}" for task in METAWORLD if task not in HYBRID)
+"""Tasks of Fig. 10, with Meta-World's own reward."""
+ALL_TASKS = (*TASKS, *SHAPED)
+RUNS = tuple(f"{task}/{planner}" for task in ALL_TASKS for planner in PLANNERS)
+CHEETAH = "cheetah-run/latco"
+SMALL_ITERATIONS = {"latco": 100, "cem": 10, "mppi": 10, "gd": 250}
+"""On Meta-World from vectors; the DeepMind control suite has cheetah's at most."""
 
 PREFILL_STEPS = 5000
 EVALUATION_STEPS = 10_000
@@ -177,22 +185,59 @@ def small_cheetah() -> OnlineRun:
     )
 
 
-def smoke_cheetah() -> OnlineRun:
-    """Return a run of seconds that learns nothing."""
-    run = small_cheetah()
+def small_run(run: str = CHEETAH) -> OnlineRun:
+    """Return stage (b) with a task and a planner, from vectors, in minutes on a core.
+
+    Args:
+        run: `task/planner`, of `RUNS`.
+
+    Raises:
+        UnknownNameError: lists close matches.
+    """
+    small = small_cheetah()
+    if run == CHEETAH:
+        return small
+    task, _, planner = choose("run", run, RUNS).partition("/")
+    paper, training = paper_run(task, planner), small.training
+    iterations = SMALL_ITERATIONS[planner]
+    if task in DM_CONTROL:
+        iterations = min(iterations, small.planner.iterations)
+    else:
+        training = replace(
+            training,
+            rounds=20,
+            seed_episodes=10,
+            updates_per_round=100,
+            action_repeat=paper.training.action_repeat,
+            evaluate_every=10,
+        )
     return replace(
-        run,
+        small,
+        task=paper.task,
+        offline_episodes=paper.offline_episodes,
+        model=_for_rewards(small.model, task),
+        planner=replace(paper.planner, iterations=iterations, num_samples=1000),
+        training=training,
+    )
+
+
+def smoke_cheetah(run: str = CHEETAH) -> OnlineRun:
+    """Return a run of seconds that learns nothing; cheetah's, or `task/planner`."""
+    small = small_run(run)
+    return replace(
+        small,
         scale_episodes=1,
-        model=run.model.replaced(state_size=8, belief_size=16, hidden_size=32),
-        planner=replace(run.planner, iterations=3),
+        offline_episodes=min(small.offline_episodes, 10),
+        model=small.model.replaced(state_size=8, belief_size=16, hidden_size=32),
+        planner=replace(small.planner, iterations=3),
         training=replace(
-            run.training,
+            small.training,
             rounds=2,
             seed_episodes=1,
             pretrain_updates=2,
             updates_per_round=2,
             batch_size=4,
-            sequence_length=10,
+            sequence_length=7,  # of Meta-World's 8 decisions
             action_repeat=20,
             evaluate_every=1,
             evaluation_episodes=1,
@@ -204,27 +249,37 @@ def paper_run(task: str = "reach", planner: str = "latco") -> OnlineRun:
     """Return the paper's protocol: online, from pixels, the released schedule.
 
     Args:
-        task: A task of the paper: `TASKS`.
+        task: A task of the paper: `ALL_TASKS`.
         planner: A planner of the paper: `PLANNERS`.
 
     Raises:
         UnknownNameError: lists close matches.
     """
     choose("planner", planner, PLANNERS)
-    suite = "metaworld" if choose("task", task, TASKS) in METAWORLD else "dm_control"
+    choose("task", task, ALL_TASKS)
+    suite = "dm_control" if task in DM_CONTROL else "metaworld"
     return OnlineRun(
         task=f"{suite}/{task}",
         observation="pixels",
         render_preset="faithful",
         # The released offline sets cannot be had: scripted episodes stand in.
         offline_episodes=200 if task in HYBRID else 0,
+        model=_for_rewards(PAPER_MODEL, task),
         planner=_paper_planner(task, planner),
         training=_paper_training(task),
     )
 
 
+def _for_rewards(model: Settings, task: str) -> Settings:
+    """Return the model of a task: with a dense reward it normalises this."""
+    if task not in SHAPED:
+        return model
+    return Settings(DenseRSSM, **model, reward_momentum=0.99)
+
+
 def _paper_planner(task: str, planner: str) -> PlannerConfig:
     """Return horizons of section 5.1 and budgets of the appendix and the release."""
+    task = task.removeprefix(online.DENSE)
     if task in DM_CONTROL:
         budget = PlannerConfig(planner, 12, 6, tolerance=1e-2, num_samples=1000)
         iterations = {"latco": 100, "cem": 10, "mppi": 10, "gd": 100}
@@ -253,5 +308,5 @@ def _paper_training(task: str) -> OnlineConfig:
         skip_last_step=True,
         action_repeat=repeat,
         evaluate_every=round(EVALUATION_STEPS / length),
-        checkpoint_every=10 if task in METAWORLD else 2,
+        checkpoint_every=2 if task in DM_CONTROL else 10,
     )

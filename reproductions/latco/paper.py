@@ -11,6 +11,8 @@ from reproductions.common.units import Unit
 from reproductions.latco import (
     ablations_report,
     comparison,
+    evaluation,
+    evaluation_report,
     figures,
     figures_report,
     images,
@@ -24,10 +26,11 @@ from reproductions.latco import (
 from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.lottery_config import LotteryConfig
 from reproductions.latco.online_config import (
+    ALL_TASKS,
     PLANNERS,
-    TASKS,
+    RUNS,
     paper_run,
-    small_cheetah,
+    small_run,
     smoke_cheetah,
 )
 from reproductions.latco.pixels import PixelsConfig
@@ -72,10 +75,26 @@ PAPER = Paper(
         Experiment(
             name="online",
             title="(b) Learning online",
-            about="LatCo collects its own data on cheetah-run, from state vectors",
-            presets={"cpu": small_cheetah, "smoke": smoke_cheetah},
+            about="LatCo collects its own data on cheetah-run, from state vectors; or "
+            "another run, a task with a planner",
+            presets={"cpu": small_run, "smoke": smoke_cheetah},
             units=online.units,
             report=report.online,
+            axes={"run": Axis(RUNS)},
+        ),
+        Experiment(
+            name=evaluation.EXPERIMENT,
+            title="(h) Trained runs with other planner settings (Table 2)",
+            about="the model of an online run, planned with as in its training and "
+            "with other settings, from the same starts",
+            presets={
+                "cpu": evaluation.small,
+                "smoke": evaluation.smoke,
+                "paper": evaluation.paper,
+            },
+            units=evaluation.units,
+            report=evaluation_report.report,
+            axes={"run": Axis(RUNS, needed=("paper",))},
         ),
         Experiment(
             name="pixels",
@@ -120,9 +139,12 @@ PAPER = Paper(
             title="Learning online, from images",
             about="each task with each planner, a run for each seed",
             presets={"paper": paper_run},
-            units=online.paper_units,
+            units=online.units,
             report=report.paper,
-            axes={"task": Axis(TASKS, needed=True), "planner": Axis(PLANNERS)},
+            axes={
+                "task": Axis(ALL_TASKS, needed=("paper",)),
+                "planner": Axis(PLANNERS),
+            },
         ),
     ),
     columns=online_report.COLUMNS,

@@ -5,6 +5,7 @@ from typing import Any
 
 from reproductions.common import online_report
 from reproductions.common.experiment import Results, Section
+from reproductions.common.online import DENSE
 from reproductions.common.tables import picture
 from reproductions.latco import (
     comparison_report,
@@ -24,6 +25,8 @@ DEVIATIONS = {
 """Numbers of the list in `reproductions/latco/README.md`."""
 FAST_IMAGES = ", 11"
 """Added where images were drawn without shadows."""
+DENSE_REWARD = ", 15"
+"""Added where the reward is dense."""
 
 _READING = """\
 "Ours" is a mean over training seeds with Student's interval (with one seed: Wilson's,
@@ -120,5 +123,10 @@ def _online_row(
         paper_numbers.load()["planners"][row.planner],
         known.text() if known else "–",
         preset,
-        DEVIATIONS[kind] + (FAST_IMAGES if row.fast_images else ""),
+        deviations(kind, row.task) + (FAST_IMAGES if row.fast_images else ""),
     )
+
+
+def deviations(kind: str, task: str, more: str = "") -> str:
+    """Return the numbers of the deviations of an online run's task."""
+    return DEVIATIONS[kind] + more + (DENSE_REWARD if f"/{DENSE}" in task else "")

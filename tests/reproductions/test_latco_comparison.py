@@ -262,7 +262,9 @@ def test_reward_head_is_judged_near_changes() -> None:
     actions = np.zeros((100, 1), np.float32)
     buffer.add(Episode(observations, actions, reward))
     buffer.add(Episode(0 * observations, actions, 0 * reward))
-    judged = comparison_model.judge_reward_head(OneStepLate(), buffer, margin=5)
+    model = OneStepLate()
+    states = comparison_model.filtered_states(model, buffer.episodes)
+    judged = comparison_model.judge_reward_head(model, buffer, states, margin=5)
     assert judged["changes"] == 3
     assert judged["steps"] == 200
     assert judged["accuracy"] == pytest.approx(197 / 200)
@@ -533,8 +535,15 @@ def test_table_3_stands_beside_the_papers(tmp_path: Path) -> None:
     finished(runs, "latco_first_order", 0, [0, 0, 0, 0, 0, 0], **more)
     finished(runs, "dual_gd", 0, [1, 1, 1, 1, 1, 0], **more)
     finished(runs, "latco_no_belief", 0, [1, 0, 0, 0, 0, 0], **more)
+    head = {"accuracy": 0.99, "accuracy_near_changes": 0.9, "changes": 7, "steps": 600}
+    path = runs / "seed_0" / "model_no_belief" / "reward_head.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(head))
     section = ablations_report.write(results_of(runs, output))
     found = json.loads((output / "ablations.json").read_text())["planners"]
+    assert "seed 0: 0.9900 of 600 held-out steps; 0.900 of those" in section.text
+    path.unlink()  # What is published is kept.
+    assert ablations_report.write(results_of(runs, output)).text == section.text
     assert found["latco"]["decisions_per_second"] == pytest.approx(4.0)
     assert found["latco_first_order"]["latco_less"] == 1.0
     assert found["latco_first_order"]["verdict"] == "held"
