@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from diffplan.training._run_record import hardware, package_versions, source_version
+from diffplan._outside import source_version
+from diffplan.training._run_record import hardware, package_versions
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:

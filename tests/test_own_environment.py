@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 def suite(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the file a suite, and a probe of OpenGL a failure."""
     monkeypatch.setitem(envs._SUITES, "line", ("line_env", "LineEnv"))
-    monkeypatch.setattr(rendering, "_backend_works", lambda name: pytest.fail("probed"))
+    monkeypatch.setattr(rendering, "backend_fault", lambda name: pytest.fail("probed"))
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.delitem(sys.modules, "mujoco", raising=False)
 

@@ -12,7 +12,6 @@ the default settings by 0.2 at most.
 import atexit
 import importlib.util
 import os
-import subprocess
 import sys
 import weakref
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._outside import ask
 from diffplan.errors import MissingDependencyError, UnknownNameError
 
 _PROBE = """
@@ -29,14 +29,16 @@ model = mujoco.MjModel.from_xml_string(
 )
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
-renderer = mujoco.Renderer(model, 16, 16)
+renderer = mujoco.Renderer(model, 64, 64)
 renderer.update_scene(data)
 visible = renderer.render().max() > 0
 renderer.close()
-raise SystemExit(0 if visible else 1)
+raise SystemExit(0 if visible else "the image is black")
 """
+BACKENDS = ("egl", "osmesa")  # of Linux without a screen, the faster one first
+SWITCHED_OFF = ("disable", "disabled", "off", "false", "0")  # MuJoCo's words
 _PROBE_SECONDS = 60  # A cold disk may need several; a hanging driver must not block.
-_APT_LINES = (
+APT_LINES = (
     "apt-get install libegl1 libgl1-mesa-dri libopengl0   (EGL, preferred), or\n"
     "  apt-get install libosmesa6   (OSMesa)"
 )
@@ -105,25 +107,19 @@ def select_backend() -> str:
     too_late = "mujoco" in sys.modules
     if chosen or too_late or not sys.platform.startswith("linux"):
         return chosen
-    working = (name for name in ("egl", "osmesa") if _backend_works(name))
+    working = (name for name in BACKENDS if not backend_fault(name))
     os.environ["MUJOCO_GL"] = next(working, "disable")
     return os.environ["MUJOCO_GL"]
 
 
-def _backend_works(name: str) -> bool:
-    """Draw a sphere in a child process, which a broken driver may abort freely."""
-    environment = {**os.environ, "MUJOCO_GL": name}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env=environment,
-            capture_output=True,
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+def backend_fault(name: str) -> str:
+    """Draw a sphere in a child process, which a broken driver may abort freely.
+
+    Returns:
+        What went wrong, in one line; "" if a sphere was seen.
+    """
+    answer = ask(sys.executable, "-c", _PROBE, seconds=_PROBE_SECONDS, MUJOCO_GL=name)
+    return "" if answer.good else answer.text
 
 
 def require_images() -> None:
@@ -135,11 +131,11 @@ def require_images() -> None:
     if not sys.platform.startswith("linux"):
         return
     backend = os.environ.get("MUJOCO_GL", "")
-    if backend in ("disable", "disabled", "off", "false", "0"):
+    if backend in SWITCHED_OFF:
         raise MissingDependencyError(
             f"images need a GL backend, but MUJOCO_GL={backend}: no working EGL or "
             "OSMesa was found, or it was switched off. Install one of\n"
-            f"  {_APT_LINES}\nand unset MUJOCO_GL, or use observation='state'"
+            f"  {APT_LINES}\nand unset MUJOCO_GL, or use observation='state'"
         )
     if not backend:
         raise MissingDependencyError(

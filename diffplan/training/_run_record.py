@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from diffplan._files import reading
+from diffplan._outside import source_version
 from diffplan.training._files import read_json, write_json
 
 PACKAGES = (
@@ -108,31 +108,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def source_version() -> dict[str, Any]:
-    """Return the git commit of this source tree and whether files were changed."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return done.stdout.strip()
-
-    try:
-        # A package installed inside some other repository is not its source.
-        git("ls-files", "--error-unmatch", __file__)
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
 
 
 def hardware() -> dict[str, Any]:

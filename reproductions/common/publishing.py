@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from diffplan._outside import source_version
 from diffplan.errors import ArgumentError
-from diffplan.training._run_record import source_version
 from reproductions.common.runs import FINISHED, Found
 from reproductions.common.units import Unit, difference, fingerprint
 

@@ -13,11 +13,8 @@ from multiprocessing import parent_process
 from types import FrameType
 from typing import Any
 
-from diffplan.training._run_record import (
-    hardware,
-    package_versions,
-    source_version,
-)
+from diffplan._outside import source_version
+from diffplan.training._run_record import hardware, package_versions
 from reproductions.common.lock import exclusive
 from reproductions.common.units import (
     DONE,

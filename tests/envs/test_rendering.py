@@ -88,14 +88,16 @@ def test_backends_are_probed_in_order(
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delitem(sys.modules, "mujoco", raising=False)
-    monkeypatch.setattr(rendering, "_backend_works", working.__contains__)
+    monkeypatch.setattr(
+        rendering, "backend_fault", lambda name: "" if name in working else "no library"
+    )
     monkeypatch.setenv("MUJOCO_GL", "")
     assert rendering.select_backend() == chosen
     assert os.environ["MUJOCO_GL"] == chosen
 
 
 def test_a_probe_of_nonsense_fails() -> None:
-    assert not rendering._backend_works("nonsense")
+    assert "nonsense" in rendering.backend_fault("nonsense")
 
 
 @pytest.mark.parametrize("backend", ["disable", ""])

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from diffplan._outside import source_version
 from diffplan.training import Progress, RunLogger, RunRecord, read_metrics
-from diffplan.training._run_record import package_versions, plain, source_version
+from diffplan.training._run_record import package_versions, plain
 
 
 def test_rows_keep_all_digits(tmp_path: Path) -> None:
