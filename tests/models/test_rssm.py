@@ -322,9 +322,9 @@ def test_borders_name_the_argument(image_model: RSSM) -> None:
     with pytest.raises(ShapeError, match=r"observation.*3, 64, 64"):
         image_model.observe(*pair(image_model), torch.zeros(64, 64, 3))
     # The suite's checks of annotations come first where they are on.
-    with pytest.raises(TypeError, match=r"(?s)observation.*ndarray"):
+    with pytest.raises(TypeError, match="observation"):
         model.observe(state, action, torch.zeros(3, 5).numpy())
-    with pytest.raises(TypeError, match=r"(?s)action.*ndarray"):
+    with pytest.raises(TypeError, match="action"):
         model.step(state, action.numpy())
     with pytest.raises(TensorTypeError, match=r"observation.*int64"):
         image_model.observe(
