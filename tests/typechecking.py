@@ -16,9 +16,10 @@ _jaxtyped = jaxtyping.jaxtyped
 def install() -> None:
     """Check types and shapes of every call into diffplan; must precede its import.
 
-    jaxtyping opens a record of sizes for each call of each function, which made calls
-    of planners three times as long. Nine calls of ten are of functions without shapes:
-    their types are checked without one.
+    jaxtyping opens a record of sizes for each call of each function. Nine calls of ten
+    are of functions without shapes: their types are checked without one. Functions
+    inside of functions are not checked, which would compile checks at each definition.
+    Together this made calls of planners three times as long.
     """
     jaxtyping.jaxtyped = _checked  # what the hook writes above functions
     jaxtyping.install_import_hook("diffplan", "typechecking.check")
@@ -28,6 +29,8 @@ def _checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
     with_shapes = _jaxtyped(typechecker=typechecker)
 
     def decorate(what: Any) -> Any:
+        if "<locals>" in getattr(what, "__qualname__", ""):
+            return what
         notes = getattr(what, "__annotations__", {}).values()
         plain = callable(what) and not isinstance(what, type)
         if plain and not any(_may_have_shapes(note) for note in notes):
