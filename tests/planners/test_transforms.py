@@ -71,7 +71,8 @@ def test_solve_compiles_into_one_graph(case: PlannerCase, backend: str) -> None:
     problem, state = double_integrator(), states_of(2)
     high = torch.tensor([[0.1, 0.7], [0.5, 0.2]], dtype=torch.float64).unsqueeze(-1)
     problem.action_space = dp.Box(-high.flip(1), high)
-    planner = case.build(horizon=2, iterations=2)
+    # Variants of a planner share its loop.
+    planner = case.build(horizon=2, iterations=1 if "-" in case.name else 2)
     noise = planner.draw_noise(problem, state)
     compiled = torch.compile(planner.solve, fullgraph=True, backend=backend)
     expected = planner.solve(PlanRequest(problem, state, noise))
