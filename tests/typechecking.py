@@ -8,7 +8,7 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 
 # As type checkers have it: an int is welcome where a float is expected.
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 
 _jaxtyped = jaxtyping.jaxtyped
 
