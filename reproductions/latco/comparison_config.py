@@ -293,7 +293,7 @@ class ComparisonConfig:
         few = CROSS_ENTROPY.replaced(num_samples=20, num_elites=4, iterations=2)
         model = MODEL.replaced(state_size=8, belief_size=16, hidden_size=32)
         return cls(
-            planners=("latco", "latco_native", "gd_many", "cem", "grad_mpc", "random"),
+            planners=("latco", "latco_native", "gd_many", "cem", "random"),
             data=DataConfig(episodes=5, validation_episodes=5),
             model=model,
             model_no_belief=model.replaced(belief_size=0),
@@ -338,8 +338,9 @@ class ComparisonConfig:
     @classmethod
     def smoke_ablations(cls) -> "ComparisonConfig":
         """Return the same so small that no result counts."""
-        small, others = cls.smoke(), ("latco_no_relaxation", "latco_no_constraints")
-        planners = tuple(name for name in ABLATIONS if name not in others)
+        others = ("latco_no_belief", "latco_duals", "latco_first_order")
+        planners = ("latco", *others, "image_collocation", "ilqr", "dual_gd")
+        small = cls.smoke()
         return replace(small, planners=planners, latco=small.latco_native)
 
     @classmethod
