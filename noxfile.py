@@ -65,7 +65,7 @@ def tests_portable(session: nox.Session, threads: str) -> None:
     """Run the numeric tests with the plainest kernels, on one thread and on two.
 
     What they demand must hold on every processor: another one takes other kernels,
-    which sum in another order. The shape checks are on. CI runs all default tests so.
+    which sum in another order. The shape checks are on. CI runs most default tests so.
     """
     python = shared_environment(session)
     named = any(argument.startswith("tests") for argument in session.posargs)
@@ -216,8 +216,8 @@ def run_tests(
 ) -> None:
     """Run the selected tests on two processes; arguments after `--` win.
 
-    Without the shape checks, which make calls of planners three times as long and which
-    torch.compile cannot see through: `tests_portable` has them.
+    Without the shape checks, which take time and which torch.compile cannot see
+    through: `tests_portable` has them.
     """
     arguments = ("-n", "2", "-m", selection, *session.posargs)  # the last -m counts
     judge(session, pytest(session, python, *arguments, env=WITHOUT_CHECKS))

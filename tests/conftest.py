@@ -12,9 +12,9 @@ SHAPE_CHECKS = os.environ.get("DIFFPLAN_TYPECHECK", "1") != "0"
 if SHAPE_CHECKS:
     # Checks types and shapes of every call into diffplan; must precede its import.
     # torch.compile cannot see through it: tests marked `compiled` run without it.
-    from jaxtyping import install_import_hook
+    import typechecking
 
-    install_import_hook("diffplan", "typechecking.check")
+    typechecking.install()
 
 if importlib.util.find_spec("mujoco"):
     # MuJoCo reads its OpenGL backend once, while a test file imports it.

@@ -69,7 +69,6 @@ def _filtered(white: Tensor, gains: tuple[float, ...]) -> Tensor:
     return total.movedim(0, 1)
 
 
-@torch.compiler.assume_constant_result
 def _gains(steps: int, exponent: float) -> tuple[float, ...]:
     """Return the filter's symmetric answer to a pulse, after 0 … T // 2 steps.
 
@@ -81,9 +80,14 @@ def _gains(steps: int, exponent: float) -> tuple[float, ...]:
     gain = [f ** (-exponent / 2) for f in indices]
     # White noise has equal power at all T frequencies, and the variance of the answer
     # is their mean power; dividing by its root makes that one exactly.
-    scale = steps * math.sqrt(math.fsum(g * g for g in gain) / steps)
+    scale = steps * math.sqrt(math.fsum([g * g for g in gain]) / steps)
     waves = [math.cos(2 * math.pi * turn / steps) for turn in range(steps)]
     return tuple(
-        math.fsum(g * waves[f * lag % steps] for f, g in enumerate(gain)) / scale
+        math.fsum([g * waves[f * lag % steps] for f, g in enumerate(gain)]) / scale
         for lag in range(steps // 2 + 1)
     )
+
+
+# What torch.compiler.assume_constant_result sets: that would import the compiler here,
+# which doubles the time that importing diffplan takes.
+_gains._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from scipy import stats
 
 from diffplan.errors import ArgumentError
 
@@ -81,6 +80,8 @@ def proportion(successes: int, trials: int) -> Estimate:
             f"proportion: expected 0 … trials of at least 1, got {successes} of "
             f"{trials}"
         )
+    from scipy import stats  # takes longer than all else that a unit imports
+
     interval = stats.binomtest(successes, trials).proportion_ci(method="wilson")
     return Estimate(successes / trials, interval.low, interval.high, trials)
 
@@ -101,6 +102,8 @@ def mean(values: Sequence[float]) -> Estimate:
     centre = math.fsum(values) / count
     if count == 1:
         return Estimate(centre, math.nan, math.nan, 1)
+    from scipy import stats
+
     half = stats.t.ppf(0.975, count - 1) * stats.sem(values)
     return Estimate(centre, centre - half, centre + half, count)
 
@@ -127,6 +130,8 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     centre, count = float(np.mean(first) - np.mean(second)), len(first) + len(second)
     if np.ptp(first) == np.ptp(second) == 0:  # SciPy would divide zero by zero
         return Estimate(centre, centre, centre, count)
+    from scipy import stats
+
     test = stats.ttest_ind(first, second, equal_var=False)
     interval = test.confidence_interval(0.95)
     return Estimate(centre, interval.low, interval.high, count)

@@ -62,8 +62,8 @@ class DataConfig:
     detour: tuple[int, int] = (20, 80)
 
     def __post_init__(self) -> None:
-        require_at_least("episodes", self.episodes, 10)
-        require_at_least("validation_episodes", self.validation_episodes, 10)
+        require_at_least("episodes", self.episodes, 5)
+        require_at_least("validation_episodes", self.validation_episodes, 5)
 
 
 @dataclass(frozen=True)
@@ -285,11 +285,16 @@ class ComparisonConfig:
 
     @classmethod
     def smoke(cls) -> "ComparisonConfig":
-        """Return settings so small that every unit takes seconds; no result counts."""
+        """Return settings so small that every unit takes seconds; no result counts.
+
+        Most of these seconds are the start of a process: of planners that other stages
+        run too, or that differ in a number, one is here.
+        """
         few = CROSS_ENTROPY.replaced(num_samples=20, num_elites=4, iterations=2)
         model = MODEL.replaced(state_size=8, belief_size=16, hidden_size=32)
         return cls(
-            data=DataConfig(episodes=10, validation_episodes=10),
+            planners=("latco", "latco_native", "gd_many", "cem", "random"),
+            data=DataConfig(episodes=5, validation_episodes=5),
             model=model,
             model_no_belief=model.replaced(belief_size=0),
             training=replace(
@@ -333,8 +338,10 @@ class ComparisonConfig:
     @classmethod
     def smoke_ablations(cls) -> "ComparisonConfig":
         """Return the same so small that no result counts."""
+        others = ("latco_no_belief", "latco_duals", "latco_first_order")
+        planners = ("latco", *others, "image_collocation", "ilqr", "dual_gd")
         small = cls.smoke()
-        return replace(small, planners=ABLATIONS, latco=small.latco_native)
+        return replace(small, planners=planners, latco=small.latco_native)
 
     @classmethod
     def followed(cls) -> "ComparisonConfig":

@@ -142,6 +142,7 @@ class LotteryConfig:
         """Return settings so small that every unit takes seconds; no result counts."""
         few = GAUSSIAN_LATCO.replaced(iterations=2, num_samples=4)
         return cls(
+            planners=("gaussian", "latco", "cem", "random"),
             episodes=10,
             validation_episodes=4,
             rollouts=4,

@@ -92,7 +92,7 @@ class PixelsConfig:
         return replace(
             config,
             starts=1,
-            data=replace(config.data, episodes=10),
+            data=replace(config.data, episodes=5),
             model=config.model.replaced(image_depth=4, embedding_size=128),
             training=replace(
                 config.training, updates=4, batch_size=2, updates_per_round=2

@@ -130,21 +130,6 @@ def test_bounds_map_over_problems(case: PlannerCase) -> None:
         torch.testing.assert_close(mapped[index], alone)
 
 
-@pytest.mark.compiled
-@each_planner_that(lambda case: case.compiled)
-def test_bounds_of_each_step_compile(case: PlannerCase) -> None:
-    problem, state = double_integrator(), states_of(2)
-    low, high = (side[:, :2] for side in (LOW, HIGH))
-    planner = case.build(horizon=2, iterations=1)
-    request = dp.planners.PlanRequest(
-        within(problem, low, high), state, planner.draw_noise(problem, state)
-    )
-    compiled = torch.compile(planner.solve, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(
-        compiled(request).actions, planner.solve(request).actions
-    )
-
-
 def test_bounds_line_up_with_candidates_and_steps() -> None:
     problem = within(double_integrator(), LOW, HIGH)
     for between in ((), (3,), (3, 4)):

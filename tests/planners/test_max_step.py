@@ -120,7 +120,7 @@ def test_what_is_no_length_is_refused(name: str, reach: float) -> None:
 @each
 def test_limited_steps_compile(name: str) -> None:
     problem, state = double_integrator(limit=0.6), states_of(2)
-    planner = BUILD[name](2, iterations=2, max_step=REACH)
+    planner = BUILD[name](2, iterations=1, max_step=REACH)
     noise = planner.draw_noise(problem, state)
     request = dp.planners.PlanRequest(problem, state, noise)
     solve = torch.compile(planner.solve, fullgraph=True, backend="aot_eager")
