@@ -31,6 +31,7 @@ from diffplan.functional._rollout import rollout
 from diffplan.functional.linearize import linearize_dynamics
 
 CapabilityT = TypeVar("CapabilityT")
+ModelT = TypeVar("ModelT", bound="CheckedModel")
 
 ANY_LEAD = (
     "dynamics take any leading dimensions; a model that needs 2-D input does so by "
@@ -119,7 +120,7 @@ class CheckedModel:
         for _, parameter in self.named_parameters():
             yield parameter
 
-    def to(self, *args: Any, **kwargs: Any) -> "CheckedModel":
+    def to(self: ModelT, *args: Any, **kwargs: Any) -> ModelT:
         """Move dynamics and objective as `nn.Module.to` does, in place; return self.
 
         Bounds and constraints need no moving: they follow the state of each plan.
