@@ -170,6 +170,29 @@ def test_import_diffplan_loads_no_optional_package() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_rooms_that_need_more_are_imported_when_they_are_asked_for() -> None:
+    code = """
+import sys
+sys.modules["numpy"] = None  # whoever imports it is told that it is missing
+import diffplan as dp
+print({"agents", "envs", "training"} <= set(dir(dp)), "diffplan.envs" in sys.modules)
+print(dp.agents.Agent.__name__, dp.envs.make.__name__)
+try:
+    dp.training
+except AttributeError as error:
+    print(error)
+print(hasattr(dp, "nothing"), {"gymnasium", "mujoco"} & set(sys.modules))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "True False",
+        "Agent make",
+        "diffplan.training needs numpy: pip install diffplan[suite]",
+        "False set()",
+    ]
+
+
 def allowed(name: str, here: str, room: str) -> bool:
     if within(name, "diffplan"):
         inside = name.removeprefix("diffplan").removeprefix(".").removeprefix("_")

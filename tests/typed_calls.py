@@ -26,7 +26,12 @@ reveal_type(pendulum(state, plan.action))  # Tensor
 reveal_type(objective(plan.states, plan.actions))  # Tensor
 reveal_type(dp.models.Critic(2)(state))  # Tensor
 reveal_type(planner.gradient)  # GradientStrategy
+reveal_type(dp.envs.list_tasks()[0])  # str
+reveal_type(dp.training.constant(3))  # float
+noisy = dp.agents.GaussianNoise(0.1)
+reveal_type(noisy)  # GaussianNoise
 
 typo = plan.actoins  # error
 swapped = planner(state, problem)  # error
+unknown = dp.agent  # error
 later = planner(problem, state, warmstart=plan)  # error
