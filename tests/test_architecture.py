@@ -14,7 +14,7 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FI
 
 # Underscores are left out: `diffplan._files` is the room "files".
 CORE = (
-    *("border", "capabilities", "checked_model", "constraints"),
+    *("border", "capabilities", "checked_model", "constraints", "one_line"),
     *("gradients", "plan", "problem", "segments", "user_functions"),
 )
 MATHS = (*CORE, "functional")
@@ -27,14 +27,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "checks": (),
     "files": (),
+    "one_line": (),
     "gradients": ("functional",),
-    "plan": (),
+    "plan": ("one_line",),
     "user_functions": (),
     "segments": (),
     "constraints": ("functional", "problem_data", "segments", "user_functions"),
     "capabilities": (),
     "border": ("constraints", "segments"),
-    "checked_model": ("capabilities", "functional", "segments", "user_functions"),
+    "checked_model": (
+        *("capabilities", "functional", "one_line", "segments"),
+        "user_functions",
+    ),
     "problem_data": (),
     "problem": (
         *("constraints", "functional"),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffplan._border import full_precision
 from diffplan._checks import is_traced
+from diffplan._one_line import one_line
 from diffplan.functional._derivatives import constants
 from diffplan.functional._isolation import guarded_copy
 from diffplan.functional._rollout import inside_transform
@@ -97,6 +98,7 @@ class Planner(CompilableCore, ABC):
     horizon: int
     gradient: GradientStrategy
     _constant_by_default: bool = False
+    __repr__ = one_line  # that of `nn.Module` draws a tree
 
     def forward(
         self,
