@@ -3,6 +3,7 @@
 import html
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 
 from torch import Tensor
 
@@ -14,13 +15,23 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def brief(value: object) -> str:
-    """Return the `repr` of a value if it is short, or else the name of its class."""
+    """Return the `repr` of a value if it is short, or else the name of its class.
+
+    Of a dataclass with a long one, what is not as by default.
+    """
     if isinstance(value, Tensor):
         known = value.numel() == 1 and readable(value)
         return f"{value.item():.4g}" if known else f"Tensor{list(value.shape)}"
     text = repr(value)
-    short = len(text) <= _BRIEF and "\n" not in text and " at 0x" not in text
-    return text if short else describe(value)
+    if len(text) <= _BRIEF and "\n" not in text and " at 0x" not in text:
+        return text
+    if not is_dataclass(value) or isinstance(value, type):
+        return describe(value)
+    own = {
+        each.name: (getattr(value, each.name), each.default) for each in fields(value)
+    }
+    told = {name: brief(now) for name, (now, default) in own.items() if now != default}
+    return listed(type(value).__name__, told)
 
 
 def listed(name: str, told: Mapping[str, str]) -> str:

@@ -36,6 +36,11 @@ def test_a_planner_shows_what_is_not_as_by_default() -> None:
     assert repr(dp.CEM(7, num_samples=300, iterations=2, initial_std=0.5)) == (
         "CEM(horizon=7, iterations=2, initial_std=0.5, gradient=Detach())"
     )
+    implicit = dp.Implicit(on_failure="zero")
+    assert repr(dp.ILQR(7, gradient=dp.Implicit())) == (
+        "ILQR(horizon=7, gradient=Implicit())"
+    )
+    assert "gradient=Implicit(on_failure='zero')" in repr(dp.ILQR(7, gradient=implicit))
     learned = torch.nn.Parameter(torch.tensor(0.25))
     assert "temperature=0.25" in repr(dp.DCEM(7, temperature=learned))
     assert "initial_std=Tensor[2]" in repr(dp.CEM(7, initial_std=torch.ones(2)))
