@@ -278,7 +278,7 @@ def interpreter(session: nox.Session) -> tuple[str, str]:
         if path := installed(version):
             return path, version
     return session.error(
-        f"diffplan needs Python {' or '.join(SUPPORTED)}, and this is {running}. "
+        f"the simulators need Python {' or '.join(SUPPORTED)}, and this is {running}. "
         f"Let uv bring one: uvx --python 3.12 nox -s {session.name}"
     )
 
