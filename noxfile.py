@@ -22,6 +22,9 @@ from nox.command import CommandFailed
 
 ROOT = Path(__file__).parent
 SUPPORTED = ("3.12", "3.11")
+# The simulators end at 3.12; the rest runs wherever torch does.
+CORE = ("3.11", "3.12", "3.13", "3.14")
+CORE_TOOLS = "pytest pytest-timeout pytest-xdist beartype hypothesis gymnasium scipy"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 THESEUS = ("theseus-ai", "torchlie", "torchkin")
 THESEUS_NEEDS = (
@@ -40,6 +43,7 @@ PLAINEST_KERNELS = {
 NUMERIC_TESTS = (
     *("tests/functional", "tests/solvers", "tests/planners", "tests/models"),
     *("tests/objectives", "tests/test_constraints.py", "tests/test_stochastic.py"),
+    *("tests/test_plan.py", "tests/test_one_line.py", "tests/test_problem.py"),
 )
 WHEEL_CHECK = """
 import torch, diffplan as dp
@@ -90,6 +94,18 @@ def tests_all(session: nox.Session) -> None:
     python = own_python(session)
     fill(session, python, Path(session.virtualenv.location))
     run_tests(session, python)
+
+
+@nox.session(python=list(CORE), default=False)
+def tests_core(session: nox.Session) -> None:
+    """Run the tests of the core, which needs no simulator, on each installed Python."""
+    python = own_python(session)
+    install_torch(session, python)
+    # Without constraints.txt: what it pins may be older than a Python is.
+    session.install("--quiet", "-e", ".", *CORE_TOOLS.split())
+    chosen = session.posargs or NUMERIC_TESTS
+    selection = ("-n", "2", "-m", f"{DEFAULT_TESTS} and not compiled")
+    judge(session, pytest(session, python, *selection, *chosen, env=WITHOUT_CHECKS))
 
 
 @nox.session(venv_backend="none", default=False)
@@ -190,17 +206,26 @@ for folder in sorted(each.parent for each in ROOT.glob("reproductions/*/paper.to
 
 
 @nox.session(default=False)
-def wheel(session: nox.Session) -> None:
-    """Build the wheel and import it outside of the source tree, without extras."""
-    python, folder = own_python(session), Path(session.create_tmp())
-    shutil.rmtree(folder / "dist", ignore_errors=True)
-    run(session, python, "-m", "pip", "wheel", "--no-deps", "-w", f"{folder}/dist", ".")
-    (built,) = (folder / "dist").glob("*.whl")
-    install_torch(session, python)
-    install(session, python, "--force-reinstall", "--no-deps", str(built))
-    install(session, python, str(built))
-    session.chdir(folder)
-    run(session, python, "-c", WHEEL_CHECK)
+def package(session: nox.Session) -> None:
+    """Build wheel and sdist, check both, use both in empty environments.
+
+    Outside of the tree, on the oldest and on the newest Python that is found.
+    """
+    shutil.rmtree(dist := ROOT / "dist", ignore_errors=True)
+    session.install("-c", "constraints.txt", "build", "check-wheel-contents", "twine")
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    session.run("twine", "check", "--strict", f"{dist}/*")
+    session.run("check-wheel-contents", str(dist))
+    found, folder = list(filter(None, map(installed, CORE))), session.create_tmp()
+    for base in dict.fromkeys((found[0], found[-1])):
+        python = f"{folder}/empty/{PYTHON}"
+        create = ("-m", "virtualenv", "--no-periodic-update", "--clear", "--python")
+        run(session, sys.executable, *create, base, f"{folder}/empty")
+        install_torch(session, python)
+        for file in (*dist.glob("*.whl"), *dist.glob("*.tar.gz")):
+            install(session, python, str(file))  # with what it depends on
+            install(session, python, "--force-reinstall", "--no-deps", str(file))
+            run(session, python, "-I", "-c", WHEEL_CHECK)
 
 
 # Installing
@@ -250,14 +275,20 @@ def interpreter(session: nox.Session) -> tuple[str, str]:
     if running in SUPPORTED:
         return sys.executable, running
     for version in SUPPORTED:
-        path = shutil.which(f"python{version}")
-        # A version manager's shim can be on the path and still refuse to run.
-        if path and subprocess.run([path, "-V"], capture_output=True).returncode == 0:
+        if path := installed(version):
             return path, version
     return session.error(
-        f"diffplan needs Python {' or '.join(SUPPORTED)}, and this is {running}. "
+        f"the simulators need Python {' or '.join(SUPPORTED)}, and this is {running}. "
         f"Let uv bring one: uvx --python 3.12 nox -s {session.name}"
     )
+
+
+def installed(version: str) -> str | None:
+    """Return the interpreter of a version, if there is one."""
+    path = shutil.which(f"python{version}")
+    # A version manager's shim can be on the path and still refuse to run.
+    works = path and subprocess.run([path, "-V"], capture_output=True).returncode == 0
+    return path if works else None
 
 
 def shared_environment(session: nox.Session, *extras: str) -> str:

@@ -4,6 +4,9 @@ Planners take a problem, not a model; a planning state is one tensor; the plan i
 record.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from diffplan import (
     constraints,
     errors,
@@ -49,11 +52,14 @@ from diffplan.problem import (
     PlanningProblem,
     Predictable,
 )
-from diffplan.stochastic import CVaR, Mean, StochasticProblem
+from diffplan.stochastic import CVaR, Mean, RiskMeasure, StochasticProblem
+
+if TYPE_CHECKING:
+    from diffplan import agents as agents
+    from diffplan import envs as envs
+    from diffplan import training as training
 
 __version__ = "0.1.0"
-
-from diffplan.stochastic import RiskMeasure
 
 __all__ = [
     "CEM",
@@ -99,3 +105,19 @@ __all__ = [
     "solvers",
     "testing",
 ]
+
+if not TYPE_CHECKING:  # with it, each misspelt name would be right to them
+    # Imported when they are asked for: environments and training need more than torch.
+    _LAZY = ("agents", "envs", "training")
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'diffplan' has no attribute {name!r}")
+        try:
+            return importlib.import_module(f"diffplan.{name}")
+        except errors.MissingDependencyError as error:
+            # `help`, `hasattr` and editors ask for whatever `dir` lists.
+            raise AttributeError(str(error)) from error
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LAZY})

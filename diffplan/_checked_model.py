@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from diffplan._checks import describe
+from diffplan._one_line import brief, listed
 from diffplan._segments import at, step_numbers, takes_time
 from diffplan._user_functions import call, require_result
 from diffplan.capabilities import (
@@ -31,6 +32,9 @@ from diffplan.functional._rollout import rollout
 from diffplan.functional.linearize import linearize_dynamics
 
 CapabilityT = TypeVar("CapabilityT")
+ModelT = TypeVar("ModelT", bound="CheckedModel")
+
+_SHOWN = ("action_space", "action_constraints", "state_constraints", "num_particles")
 
 ANY_LEAD = (
     "dynamics take any leading dimensions; a model that needs 2-D input does so by "
@@ -91,6 +95,17 @@ class CheckedModel:
                 f"do, got {describe(jacobian.linearize)} without it"
             )
 
+    def __repr__(self) -> str:
+        own = vars(self)
+        told = {"dynamics": describe(own.get("model", self.dynamics))}
+        told["objective"] = describe(self.objective)
+        for name in _SHOWN:
+            value = own.get(name, ())
+            several = isinstance(value, tuple)
+            text = ", ".join(map(describe, value)) if several else brief(value)
+            told |= {name: f"[{text}]" if several else text} if text else {}
+        return listed(type(self).__name__, told)
+
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules behind "dynamics" and "objective", where they are modules.
 
@@ -119,7 +134,7 @@ class CheckedModel:
         for _, parameter in self.named_parameters():
             yield parameter
 
-    def to(self, *args: Any, **kwargs: Any) -> "CheckedModel":
+    def to(self: ModelT, *args: Any, **kwargs: Any) -> ModelT:
         """Move dynamics and objective as `nn.Module.to` does, in place; return self.
 
         Bounds and constraints need no moving: they follow the state of each plan.

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffplan._checks import require_count, require_tensor
+from diffplan._one_line import notebook, readable, summary
 from diffplan.errors import BatchIndexError, ShapeError, TensorTypeError
 
 
@@ -132,19 +134,31 @@ class Plan:
 
     def explain(self) -> str:
         """Say in words how each group of batch elements ended, and what to do."""
-        status = self.status.reshape(-1)
-        total = status.numel()
-        lines = []
-        for code in Status:
-            count = int((status == int(code)).sum())
-            if count:
-                lines.append(f"{count} of {total} plans {_EXPLANATIONS[code]}.")
+        total = self.status.numel()
+        lines = [
+            f"{count} of {total} plans {_EXPLANATIONS[code]}."
+            for code, count in self._ended().items()
+        ]
         if self.discarded is not None and bool(self.discarded.any()):
             lines.append(
                 f"{int(self.discarded.sum())} candidates left the contest, for a cost "
                 "or a gradient that was not finite: see `plan.discarded`."
             )
         return "\n".join(lines)
+
+    def _ended(self) -> dict[Status, int]:
+        """Return how many batch elements ended how."""
+        status = self.status.reshape(-1).tolist()
+        return {code: status.count(code) for code in Status if code in status}
+
+    def __repr__(self) -> str:
+        known = self._ended().items() if readable(self.status) else ()
+        ended = ", ".join(f"{count} {code.name}" for code, count in known)
+        return summary(self.actions, self.states, self.cost, ended)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return notebook(repr(self), self.explain(), self.actions)
 
     def shifted(
         self, steps: int = 1, *, detach: bool = True, fill: Tensor | None = None
@@ -244,20 +258,53 @@ class Plan:
         """Return the same numbers without a graph."""
         return self.map(Tensor.detach)
 
-    def to(self, like: Tensor) -> "Plan":
-        """Return this plan in the dtype and on the device of `like`.
+    def to(self, like: Tensor | torch.device | torch.dtype | str) -> "Plan":
+        """Return this plan on another device, in another dtype, or as `like` in both.
 
         Integers, such as the status or what is counted in the memory, stay integers;
         actions and states do not.
+
+        Args:
+            like: A tensor, a device (also as a string) or a dtype of real numbers.
+
+        Raises:
+            TensorTypeError: it is none of these.
         """
+        place: Tensor | torch.device | str
+        if isinstance(like, torch.dtype):
+            if not like.is_floating_point:
+                raise TensorTypeError(f"like: expected real numbers, got {like}")
+            place = self.cost.device
+        elif isinstance(like, Tensor | torch.device | str):
+            place = like.device if isinstance(like, Tensor) else like
+        else:
+            kinds = "a tensor, a device or a dtype"
+            raise TensorTypeError(f"like: expected {kinds}, got {type(like).__name__}")
 
         def convert(value: Tensor) -> Tensor:
-            return value.to(like if value.is_floating_point() else like.device)
+            return value.to(like if value.is_floating_point() else place)
 
         moved = self.map(convert)
         return replace(
             moved, actions=moved.actions.to(like), states=moved.states.to(like)
         )
+
+    def cpu(self) -> "Plan":
+        """Return this plan on the CPU."""
+        return self.to("cpu")
+
+    def numpy(self) -> dict[str, Any]:
+        """Return all tensors as NumPy arrays without a graph, such as for `np.savez`.
+
+        By the names of the attributes; entries of `diagnostics` and `memory` are called
+        "diagnostics.cost" and so on.
+        """
+        arrays: dict[str, Any] = {}
+        for name, value in vars(self.detach().cpu()).items():
+            entries = value if isinstance(value, dict) else {}
+            arrays |= {f"{name}.{key}": each.numpy() for key, each in entries.items()}
+            arrays |= {} if isinstance(value, dict) else {name: value.numpy()}
+        return arrays
 
     def __getitem__(self, index: object) -> "Plan":
         """Index the batch dimensions of every tensor, and no other dimension.

@@ -14,7 +14,7 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FI
 
 # Underscores are left out: `diffplan._files` is the room "files".
 CORE = (
-    *("border", "capabilities", "checked_model", "constraints"),
+    *("border", "capabilities", "checked_model", "constraints", "one_line"),
     *("gradients", "plan", "problem", "segments", "user_functions"),
 )
 MATHS = (*CORE, "functional")
@@ -28,14 +28,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "checks": (),
     "files": (),
     "outside": (),
+    "one_line": (),
     "gradients": ("functional",),
-    "plan": (),
+    "plan": ("one_line",),
     "user_functions": (),
     "segments": (),
     "constraints": ("functional", "problem_data", "segments", "user_functions"),
     "capabilities": (),
     "border": ("constraints", "segments"),
-    "checked_model": ("capabilities", "functional", "segments", "user_functions"),
+    "checked_model": (
+        *("capabilities", "functional", "one_line", "segments"),
+        "user_functions",
+    ),
     "problem_data": (),
     "problem": (
         *("constraints", "functional"),
@@ -172,6 +176,29 @@ def test_import_diffplan_loads_no_optional_package() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_rooms_that_need_more_are_imported_when_they_are_asked_for() -> None:
+    code = """
+import sys
+sys.modules["numpy"] = None  # whoever imports it is told that it is missing
+import diffplan as dp
+print({"agents", "envs", "training"} <= set(dir(dp)), "diffplan.envs" in sys.modules)
+print(dp.agents.Agent.__name__, dp.envs.make.__name__)
+try:
+    dp.training
+except AttributeError as error:
+    print(error)
+print(hasattr(dp, "nothing"), {"gymnasium", "mujoco"} & set(sys.modules))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "True False",
+        "Agent make",
+        "diffplan.training needs numpy: pip install diffplan[suite]",
+        "False set()",
+    ]
 
 
 def allowed(name: str, here: str, room: str) -> bool:

@@ -67,7 +67,8 @@ def _load_suite() -> Any:
         from dm_control import suite
     except ImportError as error:
         raise MissingDependencyError(
-            "dm_control tasks need dm_control: pip install diffplan[suite]"
+            "dm_control tasks need dm_control: pip install diffplan[suite], on Python "
+            "3.11 or 3.12"
         ) from error
     except AttributeError as error:
         # What PyOpenGL raises where MUJOCO_GL names a library that is not installed.

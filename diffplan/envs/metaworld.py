@@ -41,7 +41,8 @@ def _load_simulations() -> dict[str, Any]:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ImportError as error:
         raise MissingDependencyError(
-            "metaworld tasks need metaworld 3.0: pip install diffplan[suite]"
+            "metaworld tasks need metaworld 3.0: pip install diffplan[suite], on "
+            "Python 3.11 or 3.12"
         ) from error
     except AttributeError as error:
         # What PyOpenGL raises where MUJOCO_GL names a library that is not installed.

@@ -47,7 +47,8 @@ class ScriptedExpert:
             from metaworld.policies import ENV_POLICY_MAP
         except ImportError as error:
             raise MissingDependencyError(
-                "scripted experts need metaworld 3.0: pip install diffplan[suite]"
+                "scripted experts need metaworld 3.0: pip install diffplan[suite], on "
+                "Python 3.11 or 3.12"
             ) from error
         self._policy = ENV_POLICY_MAP[v3_name]()
         # Meta-World's pusher grips while it descends; LatCo's start has the fingers

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,10 @@ class AnalyticDynamics(nn.Module, ABC):
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Same as `step`."""
         return self.step(state, action)
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(self, state: Tensor, action: Tensor) -> Tensor: ...
 
     def _hold(self, name: str, value: Tensor | float) -> None:
         """Keep a constant: a parameter if it is one, else a buffer."""
@@ -140,6 +144,12 @@ class LinearDynamics(AnalyticDynamics):
     ) -> Tensor:
         """Same as `step`."""
         return self.step(state, action, time)
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(
+            self, state: Tensor, action: Tensor, time: Tensor | None = None
+        ) -> Tensor: ...
 
     def step(self, state: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
         """A x + B u + c, of the steps `time` `[steps]` for states `[…, steps, S]`."""

@@ -1,7 +1,7 @@
 """An actor and a critic on a planning state, as Dreamer has them."""
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,10 @@ class Actor(nn.Module):
         best = torch.take_along_dim(tried, chosen, dim=-2).squeeze(-2)
         return self._inside(best)
 
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(self, state: Tensor) -> Tensor: ...  # noqa: D102
+
     def sample(self, state: Tensor, noise: Tensor) -> Tensor:
         """Return sampled actions `[…, A]`, differentiable in weights and state.
 
@@ -169,6 +173,10 @@ class Critic(nn.Module):
         """Return the value `[…]` of states `[…, S]`."""
         require_shape("state", state, [self.state_dim], "must equal state_dim")
         return self.network(state).squeeze(-1)
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(self, state: Tensor) -> Tensor: ...  # noqa: D102
 
 
 def _network(

@@ -9,6 +9,7 @@ capability, see `WorldModel`. The whole latent structure of a model lives in one
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -199,6 +200,10 @@ class WorldModel(nn.Module, ABC):
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Return `step(state, action)`, so that a model is a dynamics."""
         return self.step(state, action)
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(self, state: Tensor, action: Tensor) -> Tensor: ...  # noqa: D102
 
     def initial_state(self, batch_shape: tuple[int, ...] = ()) -> Tensor:
         """Return the state before the first observation: zeros `[*batch_shape, S]`."""

@@ -23,7 +23,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -177,6 +177,14 @@ class StageObjective(nn.Module, ABC):
         self._check_horizon(actions.shape[-2])
         cost = self.segment_cost(states[..., :-1, :], actions, 0)
         return cost + self.end_cost(states[..., -1, :], actions.shape[-2])
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(
+            self,
+            states: Float[Tensor, "*batch steps S"],
+            actions: Float[Tensor, "*batch T A"],
+        ) -> Float[Tensor, "*batch"]: ...
 
     def timed_term(self, name: str, time: Tensor | None) -> Term:
         """Return a term that is told the time, if it takes it.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,10 @@ class Ensemble(nn.Module):
             _checked(head, state.shape[:-1], state, *action) for head in self.heads
         ]
         return self.combine(torch.stack(values, dim=-1))
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(self, state: Tensor, *action: Tensor) -> Tensor: ...  # noqa: D102
 
 
 class Disagreement(ResidualObjective):

@@ -6,6 +6,7 @@ and an action is received for taking it: r(x_0, u_0) … r(x_{T-1}, u_{T-1}).
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -159,6 +160,14 @@ class TerminatingReturn(nn.Module):
         if self.value is not None:
             total = total + weight[..., -1] * _checked(self.value, states[..., -1, :])
         return -total
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(  # noqa: D102
+            self,
+            states: Float[Tensor, "*batch steps S"],
+            actions: Float[Tensor, "*batch T A"],
+        ) -> Float[Tensor, "*batch"]: ...
 
 
 def _checked(function: _Reward, *given: Tensor) -> Tensor:

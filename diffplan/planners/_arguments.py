@@ -1,7 +1,9 @@
 """The arguments of a planner: a problem, and an earlier plan of the same problems."""
 
+import copy
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from diffplan._checks import is_traced, require_finite, require_shape, require_tensor
@@ -136,3 +138,31 @@ def require_callback(callback: Any, state: Tensor, compiled: bool) -> None:
             "planner.compile(), torch.compile or torch.func: a graph calls no "
             "function of yours; plan.diagnostics has the traces there"
         )
+
+
+def moved_to(problem: PlanningProblem, state: Tensor) -> PlanningProblem:
+    """Return the problem with its box in the dtype and on the device of a state.
+
+    Once per plan: a box on the host would be copied, and waited for, at each use.
+
+    Args:
+        problem: What is planned.
+        state: `[…, S]`.
+    """
+    box = problem.action_space.to(state)
+    if box is problem.action_space:
+        return problem
+    moved = copy.copy(problem)
+    moved.action_space = box
+    return moved
+
+
+def flattened(value: Tensor, lead: torch.Size) -> Tensor:
+    """Return a tensor with one dimension in the place of the leading ones.
+
+    Args:
+        value: `[*lead, …]`, or with ones there, where problems share it.
+        lead: The leading dimensions of the state.
+    """
+    count = value.shape[: len(lead)].numel()
+    return value.reshape(count, *value.shape[len(lead) :])

@@ -6,18 +6,18 @@ bounds, and the states and cost of the answer. A concrete planner defines `solve
 sees one batch dimension and is pure: same arguments, same answer.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffplan._border import full_precision
 from diffplan._checks import is_traced
+from diffplan._one_line import one_line
 from diffplan.functional._derivatives import constants
 from diffplan.functional._isolation import guarded_copy
 from diffplan.functional._rollout import inside_transform
@@ -30,6 +30,8 @@ from diffplan.gradients import (
 )
 from diffplan.plan import Plan
 from diffplan.planners._arguments import (
+    flattened,
+    moved_to,
     refuse_categories,
     require_callback,
     require_kinds,
@@ -80,9 +82,6 @@ class Planner(CompilableCore, ABC):
     that asks the model about actions outside of the box on its way `leaves_bounds`. One
     that plans choices (`dp.Categorical`) declares `plans_categories`. One that offers
     to save memory sets `checkpoint`.
-
-    References:
-        The signature follows "a problem at call time, a record as the answer".
     """
 
     supported_gradients: ClassVar[Mapping[type[GradientStrategy], Derivatives]] = {
@@ -99,6 +98,7 @@ class Planner(CompilableCore, ABC):
     horizon: int
     gradient: GradientStrategy
     _constant_by_default: bool = False
+    __repr__ = one_line  # that of `nn.Module` draws a tree
 
     def forward(
         self,
@@ -161,12 +161,27 @@ class Planner(CompilableCore, ABC):
         if not is_traced(state):
             self._check_graph(problem, state)
         with full_precision(state):
-            request = replace(request, problem=_moved(request.problem, request.state))
+            request = replace(request, problem=moved_to(request.problem, request.state))
             plan = self._run(request)
         lead = state.shape[:-1]
         if len(lead) != 1:
             plan = plan.map(lambda value: value.reshape(lead + value.shape[1:]))
         return counted(plan, warm_start)
+
+    if TYPE_CHECKING:  # that of `nn.Module` returns Any
+
+        def __call__(  # noqa: D102
+            self,
+            problem: PlanningProblem,
+            state: Tensor,
+            *,
+            warm_start: Plan | None = None,
+            generator: torch.Generator | None = None,
+            keys: Tensor | None = None,
+            noise: Tensor | None = None,
+            evaluate: bool = True,
+            callback: Callback | None = None,
+        ) -> Plan: ...
 
     def draw_noise(
         self,
@@ -239,8 +254,8 @@ class Planner(CompilableCore, ABC):
             state = state.reshape(batch, state.shape[-1])
             keys = None if keys is None else keys.reshape(batch)
             if start is not None:
-                start = start.map(lambda value: _flattened(value, lead))
-            noise = None if noise is None else _flattened(noise, lead)
+                start = start.map(lambda value: flattened(value, lead))
+            noise = None if noise is None else flattened(noise, lead)
         return PlanRequest(problem, state, noise, start, given.evaluate, keys)
 
     def _plan(self, request: PlanRequest) -> Plan:
@@ -261,7 +276,7 @@ class Planner(CompilableCore, ABC):
         if isinstance(self.gradient, Implicit):
             refuse_inference_mode(type(self).__name__)
         state = request.state
-        request = replace(request, problem=_moved(request.problem, state))
+        request = replace(request, problem=moved_to(request.problem, state))
         graphed = guarded_copy(request.problem, state)
         untracked = isinstance(self.gradient, Detach | Implicit)
         with constants() if untracked else nullcontext():
@@ -383,18 +398,3 @@ class Planner(CompilableCore, ABC):
         if graph and self._constant_by_default and state.requires_grad:
             self._constant_by_default = False
             tell_of_constants(type(self).__name__)
-
-
-def _moved(problem: PlanningProblem, state: Tensor) -> PlanningProblem:
-    # Once per plan: a box on the host would be copied, and waited for, at each use.
-    box = problem.action_space.to(state)
-    if box is problem.action_space:
-        return problem
-    moved = copy.copy(problem)
-    moved.action_space = box
-    return moved
-
-
-def _flattened(value: Tensor, lead: torch.Size) -> Tensor:
-    count = value.shape[: len(lead)].numel()  # one, where problems share their noise
-    return value.reshape(count, *value.shape[len(lead) :])

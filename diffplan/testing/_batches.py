@@ -52,9 +52,9 @@ def check_seeds(planner: Planner, problem: PlanningProblem, state: Tensor) -> No
         planner(problem, state, keys=keys[1:])
     # TypeError, for type checks at run time may come before ours.
     with refusal(TypeError, "generator", "a number as the generator"):
-        planner(problem, state, generator=0)
+        planner(problem, state, generator=0)  # type: ignore[arg-type]
     with refusal(TypeError, "warm_start", "a tensor as the warm start"):
-        planner(problem, state, warm_start=state)
+        planner(problem, state, warm_start=state)  # type: ignore[arg-type]
 
 
 def check_loop(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:

@@ -39,7 +39,7 @@ def check_callback(planner: Planner, problem: PlanningProblem, state: Tensor) ->
             compiled(problem, state, callback=seen.append)
     # TypeError, for type checks at run time may come before ours.
     with refusal(TypeError, "callback", "a callback that cannot be called"):
-        planner(problem, state, callback=3)
+        planner(problem, state, callback=3)  # type: ignore[arg-type]
 
 
 def _check_iterate(
