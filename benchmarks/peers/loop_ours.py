@@ -86,6 +86,7 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
             torch.tensor(state, dtype=FLOAT),
             warm_start=None if plan is None else plan.shifted(),
             generator=generator,
+            evaluate=kind is dp.LatCo,  # which begins at the states of the last plan
         )
         return plan.action.tolist()
 

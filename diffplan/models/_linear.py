@@ -54,6 +54,10 @@ class AnalyticDynamics(nn.Module, ABC):
 
         def __call__(self, state: Tensor, action: Tensor) -> Tensor: ...
 
+    def _as(self, like: Tensor, *names: str) -> list[Tensor]:
+        """Return constants in the dtype of states: products of theirs are as exact."""
+        return [getattr(self, name).to(like.dtype) for name in names]
+
     def _hold(self, name: str, value: Tensor | float) -> None:
         """Keep a constant: a parameter if it is one, else a buffer."""
         if isinstance(value, nn.Parameter):

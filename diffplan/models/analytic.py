@@ -16,6 +16,7 @@ from diffplan.errors import ArgumentError
 from diffplan.models._linear import AnalyticDynamics, Linearization
 
 _Pair = tuple[Tensor, Tensor]
+_Levers = tuple[Tensor, Tensor, Tensor]
 _Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -140,9 +141,10 @@ class Pendulum(AnalyticDynamics):
 
     def _kicks(self, action: Tensor) -> _Pair:
         """What a step adds to the velocity: by sin θ, and by the torque, `[…]`."""
+        gravity, mass, length = self._as(action, "gravity", "mass", "length")
         dt = self.time_step
-        fall = dt * 1.5 * self.gravity / self.length
-        return fall, 3 * dt / (self.mass * self.length**2) * action[..., 0]
+        fall = dt * 1.5 * gravity / length
+        return fall, 3 * dt / (mass * length**2) * action[..., 0]
 
     def _after(
         self, angle: Tensor, velocity: Tensor, push: Tensor, fall: Tensor
@@ -213,7 +215,7 @@ class Cartpole(AnalyticDynamics):
         place, speed, cos, sin, spin = state.unbind(-1)
         unit_cos, unit_sin, _ = _direction(cos, sin)
         parts = (place, speed, torch.atan2(unit_sin, unit_cos), spin)
-        moved = self._after(parts, cos, sin, self._push(action), self._constants())
+        moved = self._after(parts, cos, sin, self._push(action), self._levers(action))
         place, speed, angle, spin = moved
         return torch.stack((place, speed, angle.cos(), angle.sin(), spin), -1)
 
@@ -223,9 +225,9 @@ class Cartpole(AnalyticDynamics):
         place, speed, cos, sin, spin = told = list(state.unbind(-1))
         unit_cos, unit_sin, _ = _direction(cos, sin)
         parts = (place, speed, torch.atan2(unit_sin, unit_cos), spin)
-        constants = self._constants()
+        levers = self._levers(actions)
         for push in self._push(actions).unbind(-1):
-            parts = self._after(parts, cos, sin, push, constants)
+            parts = self._after(parts, cos, sin, push, levers)
             place, speed, angle, spin = parts
             cos, sin = angle.cos(), angle.sin()
             told += place, speed, cos, sin, spin
@@ -234,21 +236,25 @@ class Cartpole(AnalyticDynamics):
     def _push(self, action: Tensor) -> Tensor:
         """Acceleration of the whole by the force alone, m/s²."""
         force = action[..., 0].clamp(-self.force_limit, self.force_limit)
-        return force / (self.cart_mass + self.pole_mass)
+        cart, pole = self._as(action, "cart_mass", "pole_mass")
+        return force / (cart + pole)
 
-    def _constants(self) -> _Pair:
-        """The pole's lever by its share of the mass, and its inertia upright; m."""
-        share = self.pole_mass / (self.cart_mass + self.pole_mass)
-        return share * self.half_length, 4 / 3 * self.half_length
+    def _levers(self, like: Tensor) -> _Levers:
+        """The pole's lever by its share of the mass, its inertia upright; gravity."""
+        names = ("cart_mass", "pole_mass", "half_length", "gravity")
+        cart, pole, half, gravity = self._as(like, *names)
+        return pole / (cart + pole) * half, 4 / 3 * half, gravity
 
     def _forces(
-        self, cos: Tensor, sin: Tensor, spin: Tensor, push: Tensor, constants: _Pair
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Push on the whole (m/s²), angular acceleration (rad/s²), inertia (m)."""
-        lever, upright = constants
-        push = push + lever * (spin * spin * sin)
-        inertia = upright - lever * (cos * cos)
-        return push, (self.gravity * sin - cos * push) / inertia, inertia
+        self, cos: Tensor, sin: Tensor, spin: Tensor, push: Tensor, levers: _Levers
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Push on the whole, angular acceleration, inertia, and the lever's cos θ."""
+        lever, upright, gravity = levers
+        across = lever * cos
+        push = torch.addcmul(push, lever * spin, spin * sin)
+        inertia = torch.addcmul(upright, across, cos, value=-1)
+        turn = torch.addcmul(gravity * sin, cos, push, value=-1) / inertia
+        return push, turn, inertia, across
 
     def _after(
         self,
@@ -256,12 +262,12 @@ class Cartpole(AnalyticDynamics):
         cos: Tensor,
         sin: Tensor,
         push: Tensor,
-        constants: _Pair,
+        levers: _Levers,
     ) -> _Parts:
         """Place, speed, angle and spin after a step."""
         place, speed, angle, spin = parts
-        push, turn, _ = self._forces(cos, sin, spin, push, constants)
-        acceleration = push - constants[0] * (turn * cos)
+        push, turn, _, across = self._forces(cos, sin, spin, push, levers)
+        acceleration = torch.addcmul(push, turn, across, value=-1)
         dt = self.time_step
         return (
             torch.add(place, speed, alpha=dt),
@@ -302,8 +308,8 @@ class Cartpole(AnalyticDynamics):
         _, _, cos, sin, spin = state.unbind(dim=-1)
         total = self.cart_mass + self.pole_mass
         lever = self.pole_mass * self.half_length
-        parts = (cos, sin, spin, self._push(action), self._constants())
-        push, turn, inertia = self._forces(*parts)
+        parts = (cos, sin, spin, self._push(action), self._levers(action))
+        push, turn, inertia, _ = self._forces(*parts)
         inside = (action[..., 0].abs() <= self.force_limit).to(state.dtype)
         zero = torch.zeros_like(cos)
         d_push = [
