@@ -124,27 +124,27 @@ class Pendulum(AnalyticDynamics):
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """One semi-implicit Euler step."""
         self._check(state, action)
-        fall, push = self._kicks(action)
+        fall, gain = self._gains(state)
         angle, velocity = state.unbind(-1)
+        push = gain * action[..., 0]
         return torch.stack(self._after(angle, velocity, push, fall), -1)
 
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
         """States `[…, T+1, S]`; what does not change is computed once."""
         self._check(state, actions)
-        fall, pushes = self._kicks(actions)
+        fall, gain = self._gains(state)
         angle, velocity = state.unbind(-1)
         told = [angle, velocity]
-        for push in pushes.unbind(-1):
+        for push in (gain * actions[..., 0]).unbind(-1):
             angle, velocity = self._after(angle, velocity, push, fall)
             told += angle, velocity
         return torch.stack(told, -1).unflatten(-1, (-1, self.state_dim))
 
-    def _kicks(self, action: Tensor) -> _Pair:
-        """What a step adds to the velocity: by sin θ, and by the torque, `[…]`."""
-        gravity, mass, length = self._as(action, "gravity", "mass", "length")
+    def _gains(self, like: Tensor) -> _Pair:
+        """What a step adds to the velocity: for each of sin θ, and of the torque."""
+        gravity, mass, length = self._as(like, "gravity", "mass", "length")
         dt = self.time_step
-        fall = dt * 1.5 * gravity / length
-        return fall, 3 * dt / (mass * length**2) * action[..., 0]
+        return dt * 1.5 * gravity / length, 3 * dt / (mass * length**2)
 
     def _after(
         self, angle: Tensor, velocity: Tensor, push: Tensor, fall: Tensor
@@ -156,11 +156,11 @@ class Pendulum(AnalyticDynamics):
         """Only sin θ is not linear."""
         following = self.step(state, action)
         dt = self.time_step
-        angle = state[..., 0]
-        by_angle = dt * 1.5 * self.gravity / self.length * angle.cos()
+        fall, per_torque = self._gains(state)
+        by_angle = fall * state[..., 0].cos()
         one = torch.ones_like(by_angle)
         by_state = _matrix([[1 + dt * by_angle, dt * one], [by_angle, one]])
-        gain = dt * 3 / (self.mass * self.length**2) * one
+        gain = per_torque * one
         return following, by_state, _matrix([[dt * gain], [gain]])
 
 
@@ -213,8 +213,7 @@ class Cartpole(AnalyticDynamics):
         """One explicit Euler step."""
         self._check(state, action)
         place, speed, cos, sin, spin = state.unbind(-1)
-        unit_cos, unit_sin, _ = _direction(cos, sin)
-        parts = (place, speed, torch.atan2(unit_sin, unit_cos), spin)
+        parts = (place, speed, _angle(cos, sin), spin)
         moved = self._after(parts, cos, sin, self._push(action), self._levers(action))
         place, speed, angle, spin = moved
         return torch.stack((place, speed, angle.cos(), angle.sin(), spin), -1)
@@ -223,8 +222,7 @@ class Cartpole(AnalyticDynamics):
         """States `[…, T+1, S]`; the angle is kept, and what does not change."""
         self._check(state, actions)
         place, speed, cos, sin, spin = told = list(state.unbind(-1))
-        unit_cos, unit_sin, _ = _direction(cos, sin)
-        parts = (place, speed, torch.atan2(unit_sin, unit_cos), spin)
+        parts = (place, speed, _angle(cos, sin), spin)
         levers = self._levers(actions)
         for push in self._push(actions).unbind(-1):
             parts = self._after(parts, cos, sin, push, levers)
@@ -333,6 +331,11 @@ class Cartpole(AnalyticDynamics):
 def _matrix(rows: list[list[Tensor]]) -> Tensor:
     """Matrix `[…, R, C]` from R rows of C entries `[…]`."""
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _angle(cos: Tensor, sin: Tensor) -> Tensor:
+    unit_cos, unit_sin, _ = _direction(cos, sin)
+    return torch.atan2(unit_sin, unit_cos)
 
 
 def _direction(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -314,6 +314,13 @@ def no_residual(state: Tensor) -> Tensor:
     return state[..., :0]
 
 
+def no_end(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Hessian and gradient of an end without a cost, for `[…, T+1, S]`."""
+    last = states[..., -1, :]
+    none = last.new_zeros(last.shape[-1:] * 2)
+    return none.expand(*last.shape, -1), last.new_zeros(last.shape)
+
+
 def check_trajectory(states: Tensor, actions: Tensor) -> None:
     """Check that states `[…, T+1, S]` and actions `[…, T, A]` belong together.
 

@@ -24,6 +24,7 @@ from diffplan.objectives._base import (
     Forms,
     ResidualObjective,
     StageObjective,
+    no_end,
     no_residual,
 )
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
@@ -74,7 +75,7 @@ class ActionChange(ResidualObjective):
 
     def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
-        before, last = states[..., :-1, :], states[..., -1, :]
+        before = states[..., :-1, :]
         width, size = actions.shape[-1], states.shape[-1]
         weight = self._weight(before, actions)
         eye = torch.eye(width, dtype=states.dtype, device=states.device)
@@ -85,8 +86,7 @@ class ActionChange(ResidualObjective):
         return (
             hessian.expand(*actions.shape[:-1], -1, -1),
             slope @ jacobian,
-            last.new_zeros(size, size).expand(*last.shape, -1),
-            torch.zeros_like(last),
+            *no_end(states),
         )
 
     def _weight(self, state: Tensor, action: Tensor) -> Tensor:

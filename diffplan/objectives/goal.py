@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from diffplan._checks import require_at_least, require_finite, require_tensor
 from diffplan._problem_data import aligned
 from diffplan.errors import ShapeError
-from diffplan.objectives._base import Forms, ResidualObjective, no_residual
+from diffplan.objectives._base import Forms, ResidualObjective, no_end, no_residual
 
 
 class GoalDistance(ResidualObjective):
@@ -194,14 +194,13 @@ class ActionPenalty(ResidualObjective):
 
     def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
-        last, size = states[..., -1, :], states.shape[-1]
+        size = states.shape[-1]
         eye = torch.eye(actions.shape[-1], dtype=states.dtype, device=states.device)
         hessian = pad(self.weight * eye, (0, size, 0, size))
         return (
             hessian.expand(*actions.shape[:-1], -1, -1),
             pad(self.weight * actions, (0, size)),
-            last.new_zeros(size, size).expand(*last.shape, -1),
-            torch.zeros_like(last),
+            *no_end(states),
         )
 
     def terminal_residual(self, state: Tensor) -> Tensor:
