@@ -1,10 +1,6 @@
 """The table of planners in a control loop, beside peers."""
 
-from typing import Any
-
-from _gpu_table import table
-
-Results = dict[str, Any]
+from _gpu_table import Results, table
 
 
 def control_loop(results: Results) -> list[str]:

@@ -1,10 +1,6 @@
 """Tables of what precision gains and costs, in planning and in training."""
 
-from typing import Any
-
-from _gpu_table import table
-
-Results = dict[str, Any]
+from _gpu_table import Results, table
 
 
 def training_time(results: Results) -> list[str]:

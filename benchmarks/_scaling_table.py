@@ -1,10 +1,6 @@
 """The table of how batched planning with gradient grows."""
 
-from typing import Any
-
-from _gpu_table import table
-
-Results = dict[str, Any]
+from _gpu_table import Results, table
 
 
 def scaling(results: Results) -> list[str]:

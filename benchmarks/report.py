@@ -9,15 +9,13 @@ Reads `benchmarks/results/*.json`, as the other scripts here wrote them, and wri
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from _gpu_table import gpu, table
+from _gpu_table import Results, gpu, table
 from _loop_table import control_loop
 from _precision_tables import bf16, training_time
 from _scaling_table import scaling
 
 RESULTS = Path(__file__).parent / "results"
-Results = dict[str, Any]
 
 
 def source(content: Results) -> str:

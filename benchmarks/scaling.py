@@ -32,13 +32,12 @@ from _peak_memory import PeakMemory
 from torch import Tensor, nn
 
 import diffplan as dp
+from diffplan.functional._condensed import is_short
 
 RESULTS = Path(__file__).parent / "results"
 FLOAT = torch.float64
 LIMIT = 0.5
 METHODS = ("ILQR, sweep", "ILQR, condensed", "LQR layer")
-DENSE = 160
-"""Actions of a plan up to which `form="auto"` eliminates the states."""
 DIFFERENCE = 1e-5
 """The step of central differences: rounding and curvature weigh about the same."""
 
@@ -234,9 +233,10 @@ def sweep(
     spent = 0.0
     for value in sorted(values):
         size = replace(Size(), **{name: value})
-        dense = method == "ILQR, condensed" and size.horizon * size.actions > DENSE
+        short = is_short(size.horizon * size.actions, affine=True)
+        dense = method == "ILQR, condensed" and not short
         if dense or spent > budget:
-            told = f"over {DENSE} actions" if dense else "the one before took too long"
+            told = "too many actions" if dense else "the one before took too long"
             records.append({**asdict(size), "left_out": told})
             continue
         try:

@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from diffplan.models import RSSM
 from diffplan.models.base import SequenceBatch
 from diffplan.training import ModelTrainer, OptimizerConfig
+from reproductions.latco.comparison_config import small_rssm
 
 RESULTS = Path(__file__).parent / "results"
 ACTIONS = 4
@@ -66,19 +67,9 @@ def of_images(frames: int) -> tuple[RSSM, SequenceBatch]:
 
 def of_vectors() -> tuple[RSSM, SequenceBatch]:
     """Return the model of the CPU presets, and their batches."""
-    model = RSSM(
-        observation_shape=(39,),
-        action_dim=ACTIONS,
-        belief_size=64,
-        state_size=30,
-        hidden_size=128,
-        embedding_size=128,
-        vector_layers=1,
-        vector_hidden=128,
-        reward_layers=3,
-        reward_hidden=128,
-    )
-    return model, _batch(torch.randn(32, 33, 39))
+    observations = torch.randn(32, 33, 39)
+    model = small_rssm(observations.flatten(0, 1), ACTIONS)
+    return model, _batch(observations)
 
 
 def _batch(observations: torch.Tensor) -> SequenceBatch:
