@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from diffplan._cli import DONE, FAILED, INTERRUPTED, WRONG
 from diffplan.errors import ArgumentError, DiffplanError, FileError
 from reproductions.common import ledger, publishing, results, runs
 from reproductions.common.config import describe
@@ -23,7 +24,6 @@ from reproductions.common.progress import show_status
 from reproductions.common.provenance import published
 from reproductions.common.stages import Outcome, Unit, run_units
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 64, 130
 RUN, REPORT, STATUS, PUBLISH = "run", "report", "status", "publish"
 WORDS = (RUN, REPORT, STATUS, PUBLISH)
 

@@ -1,7 +1,7 @@
 """Numbers with their uncertainty. Every interval is a 95 % confidence interval."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -106,6 +106,19 @@ def mean(values: Sequence[float]) -> Estimate:
 
     half = stats.t.ppf(0.975, count - 1) * stats.sem(values)
     return Estimate(centre, centre - half, centre + half, count)
+
+
+def over_seeds(seeds: Iterable[Sequence[float]], *, shares: bool) -> Estimate:
+    """Return the mean over training seeds; of one seed alone, over its episodes.
+
+    Args:
+        seeds: Numbers of the episodes of each.
+        shares: Whether these are 0 or 1, of which one seed has a rate.
+    """
+    first, *more = seeds
+    if more:
+        return mean([math.fsum(each) / len(each) for each in (first, *more)])
+    return proportion(int(sum(first)), len(first)) if shares else mean(first)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:

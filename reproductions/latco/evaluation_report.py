@@ -11,8 +11,8 @@ from reproductions.common.runs import folders
 from reproductions.common.statistics import (
     Estimate,
     mean,
+    over_seeds,
     paired_outcomes,
-    proportion,
 )
 from reproductions.common.tables import markdown_table, read_csv
 from reproductions.common.units import read_record
@@ -82,10 +82,7 @@ class Line:
         seeds: dict[int, list[float]] = {}
         for (seed, _), value in self.outcomes.items():
             seeds.setdefault(seed, []).append(value)
-        first, *more = seeds.values()
-        if more:
-            return mean([sum(each) / len(each) for each in seeds.values()])
-        return proportion(int(sum(first)), len(first)) if self.success else mean(first)
+        return over_seeds(seeds.values(), shares=self.success)
 
 
 def report(results: Results) -> Section | None:

@@ -12,8 +12,7 @@ from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
 from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.provenance import LEGEND, mark
-from reproductions.common.statistics import Estimate, paired_outcomes, proportion
-from reproductions.common.statistics import mean as over_seeds
+from reproductions.common.statistics import Estimate, over_seeds, paired_outcomes
 from reproductions.common.tables import markdown_table, picture, read_csv, write_text
 from reproductions.common.units import DONE
 from reproductions.latco import paper_numbers
@@ -161,13 +160,8 @@ def _of(rows: Rows, number: Callable[[Mapping[str, str]], float]) -> Estimate:
     seeds: dict[str, list[float]] = {}
     for row in rows:
         seeds.setdefault(row["seed"], []).append(number(row))
-    if len(seeds) == 1:
-        (values,) = seeds.values()
-        shares = set(values) <= {0.0, 1.0}
-        return (
-            proportion(int(sum(values)), len(values)) if shares else over_seeds(values)
-        )
-    return over_seeds([float(np.mean(values)) for values in seeds.values()])
+    shares = all(set(values) <= {0.0, 1.0} for values in seeds.values())
+    return over_seeds(seeds.values(), shares=shares)
 
 
 def _numbers(rows: Rows) -> dict[str, Any]:
