@@ -50,6 +50,7 @@ import torch, diffplan as dp
 box = dp.Box([-1.0], [1.0])
 problem = dp.PlanningProblem(torch.add, dp.objectives.GoalDistance(torch.zeros(1)), box)
 print(dp.__file__, dp.CEM(horizon=3)(problem, torch.ones(1)).action)
+print([dp.models.load(name).state_dim for name in dp.models.available()])
 """
 
 nox.needs_version = ">=2025.2"
@@ -307,7 +308,7 @@ def fill(
     session: nox.Session, python: str, folder: Path, extras: Sequence[str] = ()
 ) -> None:
     """Install diffplan, simulators, tools and Theseus, unless that is done."""
-    wanted = ",".join(("suite", "cvx", "ray", "slurm", "dev", *extras))
+    wanted = ",".join(("suite", "cvx", "minari", "ray", "slurm", "dev", *extras))
     sources = ("pyproject.toml", "constraints.txt", "noxfile.py")
     content = b"".join((ROOT / name).read_bytes() for name in sources)
     digest = hashlib.sha256(content + str(ROOT).encode()).hexdigest()

@@ -24,6 +24,10 @@ import torch
 from diffplan.errors import FileError
 
 _SEAL = re.compile(rb"\ndiffplan ([\w./-]{1,64}) sha256 ([0-9a-f]{64})\n\Z")
+DAMAGED = (
+    "it is damaged: content and checksum differ; take it from a copy, or delete it and "
+    "write it again"
+)
 _LONGEST_SEAL = 160
 _LONGEST_REASON = 300
 
@@ -115,31 +119,21 @@ def read_sealed(
             something else.
     """
     with reading(path, expected):
-        if not path.is_file():
-            raise ValueError(
-                "it is no regular file" if path.exists() else "there is no such file"
-            )
-        size = path.stat().st_size
+        size = size_in_memory(path)
         with path.open("rb") as file:
             # The end first: a file that is none of ours is not read into memory.
             file.seek(max(0, size - _LONGEST_SEAL))
             end = _SEAL.search(file.read(_LONGEST_SEAL))
             if end is None:
                 raise ValueError(
-                    "it is empty"
-                    if size == 0
-                    else "the seal at its end is missing: it was cut short, damaged, "
+                    "the seal at its end is missing: it was cut short, damaged, "
                     "or not written by this version of diffplan"
                 )
-            _require_memory(size)
             file.seek(0)
             content = file.read(size - len(end[0]))
         checksum = _checksum(content, end[1])
         if checksum.encode() != end[2]:
-            raise ValueError(
-                "it is damaged: content and checksum differ; take it from a copy, or "
-                "delete it and write it again"
-            )
+            raise ValueError(DAMAGED)
         if end[1].decode() not in (kind, *older):
             raise ValueError(f"it is a {end[1].decode()}, not a {kind}")
     return content, checksum
@@ -213,11 +207,23 @@ def _checksum(content: bytes, kind: bytes) -> str:
     return digest.hexdigest()
 
 
-def _require_memory(size: int) -> None:
-    """Raise if a file of `size` bytes cannot fit into this machine's memory."""
+def size_in_memory(path: Path) -> int:
+    """Return how many bytes a file has, if this machine can hold them.
+
+    Raises:
+        ValueError: it cannot, or there is no file, or nothing in it.
+    """
+    if not path.is_file():
+        raise ValueError(
+            "it is no regular file" if path.exists() else "there is no such file"
+        )
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError("it is empty")
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not known on this system
-        return
+        return size
     if size > memory:
         raise ValueError(f"it has {size} bytes, the machine's memory {memory}")
+    return size

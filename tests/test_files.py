@@ -1,8 +1,11 @@
 """What is read from a file is what was written, or an error that names the file."""
 
+import hashlib
 import io
+import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from diffplan._files import seal, seal_tensors
 from diffplan.errors import FileError
@@ -42,8 +47,8 @@ def write_model(folder: Path) -> Path:
         reward_hidden=2,
         vector_hidden=2,
     )
-    model.save(folder / "model.pt")
-    return folder / "model.pt"
+    model.save(folder / "model.safetensors")
+    return folder / "model.safetensors"
 
 
 def write_episode(folder: Path) -> Path:
@@ -64,7 +69,7 @@ def read_checkpoint(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file: how it is written and read, and its name in a seal."""
+    """One kind of file: how it is written and read, and its name in a seal, if any."""
 
     write: Callable[[Path], Path]
     read: Callable[[Path], Any]
@@ -72,7 +77,7 @@ class Kind:
 
 
 KINDS = {
-    "model": Kind(write_model, RSSM.load, "diffplan.models.RSSM/2"),
+    "model": Kind(write_model, RSSM.load, "safetensors"),
     "episode": Kind(write_episode, load_episode, "diffplan.episode/2"),
     "checkpoint": Kind(write_checkpoint, read_checkpoint, "diffplan.checkpoint/2/3"),
 }
@@ -189,7 +194,8 @@ def test_a_file_of_another_kind_says_what_it_is(kind: Kind, tmp_path: Path) -> N
         if other is not kind:
             data = other.write(tmp_path / "other").read_bytes()
             words = f"{other.name}, not a {kind.name}"
-            match = None if kind.read is read_checkpoint else words
+            told = kind.read is load_episode and other.write is write_checkpoint
+            match = words if told else None
             refused(kind, path, data, match)
 
 
@@ -228,7 +234,6 @@ def test_no_code_is_run(kind: Kind, tmp_path: Path) -> None:
         pickle.dumps(Evil()),
         objects.getvalue(),
         seal_tensors(Evil(), "any")[0],
-        seal_tensors({"config": Evil(), "weights": {}}, "any")[0],
     ):
         refused(kind, path, content)
         refused(kind, path, seal(content, kind.name)[0])
@@ -238,27 +243,54 @@ def test_no_code_is_run(kind: Kind, tmp_path: Path) -> None:
 # What is particular to one kind
 
 
-def altered(tmp_path: Path, **changes: Any) -> None:
-    """Expect that a model with other content is refused, seal and all."""
+def with_checksum(data: bytes) -> bytes:
+    """Return a file of safetensors with the checksum that it should have."""
+    zeros = re.sub(rb'"sha256":"[^"]*"', b'"sha256":"' + b"0" * 64 + b'"', data)
+    right = hashlib.sha256(zeros).hexdigest().encode()
+    return zeros.replace(b'"sha256":"' + b"0" * 64, b'"sha256":"' + right)
+
+
+def altered(tmp_path: Path, match: str, **changes: Any) -> None:
+    """Expect that a model with other content is refused, checksum and all."""
     path = write_model(tmp_path)
-    content = torch.load(path, weights_only=True)
-    config = {**content["config"], **changes.get("config", {})}
-    weights = {**content["weights"], **changes.get("weights", {})}
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    arguments = {**json.loads(metadata["arguments"]), **changes.get("config", {})}
+    metadata |= {"arguments": json.dumps(arguments), **changes.get("metadata", {})}
+    weights = {**load_file(path), **changes.get("weights", {})}
     for name in changes.get("without", ()):
         del weights[name]
-    content = {"config": config, "weights": weights}
-    data, _ = seal_tensors(content, KINDS["model"].name)
-    refused(KINDS["model"], path, data, changes.get("match"))
+    data = with_checksum(changes.get("data", lambda x: x)(save(weights, metadata)))
+    refused(KINDS["model"], path, data, match)
 
 
 def test_a_model_must_have_the_sizes_that_its_file_claims(tmp_path: Path) -> None:
     # Were it made before its weights are looked at: 12 terabytes.
-    altered(tmp_path, config={"belief_size": 10**6}, match="size mismatch")
-    altered(tmp_path, config={"belief_size": -1}, match="belief_size")
-    altered(tmp_path, config={"colour": "red"}, match="colour")
-    altered(tmp_path, weights={"observations.mean": torch.zeros(3)}, match="mean")
-    altered(tmp_path, without=["observations.mean"], match=r"Missing key.*mean")
-    altered(tmp_path, weights={"new": torch.zeros(3)}, match=r"Unexpected key.*new")
+    altered(tmp_path, "size mismatch", config={"belief_size": 10**6})
+    altered(tmp_path, "reward_layers is 1000000000", config={"reward_layers": 10**9})
+    altered(tmp_path, "belief_size", config={"belief_size": -1})
+    altered(tmp_path, "colour", config={"colour": "red"})
+    altered(tmp_path, "mean", weights={"observations.mean": torch.zeros(3)})
+    altered(tmp_path, r"Missing key.*mean", without=["observations.mean"])
+    altered(tmp_path, r"Unexpected key.*new", weights={"new": torch.zeros(3)})
+    altered(tmp_path, "it is a Critic, not a RSSM", metadata={"kind": "Critic"})
+    altered(tmp_path, "it is a model/9", metadata={"diffplan": "model/9"})
+
+
+def test_the_numbers_of_a_model_are_where_its_header_says(tmp_path: Path) -> None:
+    altered(tmp_path, "belong to no tensor", data=lambda data: data + bytes(8))
+    # Twice the same numbers, which would take twice the memory.
+    altered(tmp_path, "is not where", data=moved)
+    altered(tmp_path, "they are not there", data=lambda data: data[:-4])
+
+
+def moved(data: bytes) -> bytes:
+    """Return a file two of whose tensors, of two numbers each, are in one place."""
+    places = re.findall(rb'"shape":\[2\],"data_offsets":\[(\d+),(\d+)\]', data)
+    (first, second), (third, fourth) = places[:2]
+    found = b'"data_offsets":[' + third + b"," + fourth + b"]"
+    other = b'"data_offsets":[' + first + b"," + second + b"]"
+    return data.replace(found, other.ljust(len(found)), 1)
 
 
 def test_loading_a_model_leaves_the_random_state_alone(tmp_path: Path) -> None:
@@ -271,8 +303,11 @@ def test_loading_a_model_leaves_the_random_state_alone(tmp_path: Path) -> None:
 
 
 def test_other_programs_still_open_our_files(tmp_path: Path) -> None:
-    model = torch.load(write_model(tmp_path), weights_only=True)
-    assert set(model) == {"config", "weights"}
+    path = write_model(tmp_path)
+    weights = RSSM.load(path).state_dict()
+    read = load_file(path)
+    assert read.keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in read.items())
     checkpoint = torch.load(write_checkpoint(tmp_path), weights_only=True)
     assert torch.equal(checkpoint["weights"], WEIGHTS)
     with np.load(write_episode(tmp_path)) as episode:

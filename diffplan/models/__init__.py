@@ -1,4 +1,4 @@
-"""World models: the learned RSSM, and known systems; an actor and a critic."""
+"""World models: the learned RSSM, known systems, and trained models by name."""
 
 from diffplan.models._linear import AnalyticDynamics, LinearDynamics
 from diffplan.models.actor_critic import Actor, Critic
@@ -9,6 +9,7 @@ from diffplan.models.analytic import (
 )
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.models.rssm import RSSM
+from diffplan.models.sharing import available, card, load, save
 
 __all__ = [
     "RSSM",
@@ -22,4 +23,8 @@ __all__ = [
     "PointMass",
     "SequenceBatch",
     "WorldModel",
+    "available",
+    "card",
+    "load",
+    "save",
 ]

@@ -1,7 +1,7 @@
 """An actor and a critic on a planning state, as Dreamer has them."""
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,15 @@ class Actor(nn.Module):
         box = require_bounded("action_space", as_box("action_space", action_space))
         require_choice("mode", mode, _Mode)
         self.mode: _Mode = mode
+        self.config: dict[str, Any] = {
+            "state_dim": state_dim,
+            "action_space": {"low": box.low.tolist(), "high": box.high.tolist()},
+            "hidden_size": hidden_size,
+            "layers": layers,
+            "activation": activation,
+            "initial_std": initial_std,
+            "mode": mode,
+        }
         self.action_dim = box.dim
         weight = torch.get_default_dtype()
         self.register_buffer("center", box.center.to(weight))
@@ -166,6 +175,12 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         self.state_dim = require_count("state_dim", state_dim)
+        self.config: dict[str, Any] = {
+            "state_dim": state_dim,
+            "hidden_size": hidden_size,
+            "layers": layers,
+            "activation": activation,
+        }
         self.network = _network(state_dim, 1, hidden_size, layers, activation)
         self.apply(initialize_like_keras)
 

@@ -13,17 +13,14 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from diffplan._checks import is_traced, require_leading, require_shape
-from diffplan._files import load_tensors, reading, save_tensors
 from diffplan.models._initialization import initialize_like_keras
 from diffplan.models._losses import floored_kl, gaussian_kl, unit_gaussian_nll
+from diffplan.models._model_file import read_model, write_model
 from diffplan.models._networks import MLP
 from diffplan.models._observations import MINIMUM_OBSERVATION_STD, observation_model
 from diffplan.models._rssm_config import check_rssm_config
 from diffplan.models._transition import latent_transition
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
-
-_KIND = "diffplan.models.RSSM/2"
-_EXPECTED = "a model of RSSM.save"
 
 
 class RSSM(WorldModel):
@@ -324,27 +321,20 @@ class RSSM(WorldModel):
         return LossRecord(total, {name: v.detach() for name, v in metrics.items()})
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write configuration, weights and normaliser to `path`, with a checksum."""
-        content = {"config": self.config, "weights": self.state_dict()}
-        save_tensors(Path(path), _KIND, content)
+        """Write configuration, weights and normaliser to `path`; see `models.save`."""
+        write_model(self, Path(path), {})
 
     @classmethod
     def load(
         cls, path: str | PathLike[str], device: torch.device | str = "cpu"
     ) -> "RSSM":
-        """Model written by `save`; reads tensors and plain values only.
+        """Model of this class that `save` wrote, ready to be trained on.
 
         Raises:
             FileError: the file is missing, damaged or holds something else.
         """
-        path = Path(path)
-        content = load_tensors(path, _KIND, _EXPECTED, device)
-        with reading(path, _EXPECTED):
-            # Without memory and without random numbers until the weights are known.
-            with torch.device("meta"):
-                model = cls(**content["config"])
-            model.load_state_dict(content["weights"], assign=True)
-            return model
+        model: RSSM = read_model(Path(path), {cls.__name__: cls})
+        return model.to(device)
 
     def _advance(self, state: Tensor, action: Tensor) -> Tensor:
         self._check_pair(state, action)
