@@ -16,6 +16,7 @@ from diffplan.training.checkpoint import Checkpoints, CheckpointWarning
 from diffplan.training.dreamer import Dreamer, DreamerConfig
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.logging import Progress, RunLogger, read_metrics
+from diffplan.training.minari import export_minari, import_minari
 from diffplan.training.model_trainer import (
     ModelTrainer,
     OptimizerConfig,
@@ -81,9 +82,11 @@ __all__ = [
     "derive_seed",
     "episode_path",
     "evaluate",
+    "export_minari",
     "film_strip",
     "global_seeds",
     "hold_then_decay",
+    "import_minari",
     "load_episode",
     "make_generator",
     "read_metrics",
