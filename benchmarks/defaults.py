@@ -2,11 +2,11 @@
 
     python benchmarks/defaults.py [--repeats 3] [--sizes small batch large] [--quick]
 
-A planner that is a layer is first tried with its defaults. Each plans through a network,
-and the plan's actions (or its cost, where actions carry no gradient) are differentiated
-to the network. Processor time, so that what else runs here counts little; the memory is
-that of all tensors alive together, counted operation by operation, and so the same on
-every machine.
+A planner that is a layer is first tried with its defaults. Each plans through a
+network, and the plan's actions (or its cost, where actions carry no gradient) are
+differentiated to the network. Processor time, so that what else runs here counts
+little; the memory is that of all tensors alive together, counted operation by
+operation, and so the same on every machine.
 """
 
 import argparse

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from _costs_table import defaults
 from _gpu_table import Results, gpu, table
 from _loop_table import control_loop
 from _precision_tables import bf16, training_time
@@ -52,38 +53,6 @@ def gaussian_latco(results: Results) -> list[str]:
         for name, milliseconds in found["median_ms"].items()
     ]
     return table(("model", "planner", "ms", "times LatCo"), rows)
-
-
-def defaults(results: Results) -> list[str]:
-    """What a plan and its gradient take, at three sizes."""
-    sizes = results["sizes"]
-    first = next(iter(sizes.values()))["planners"]
-    rows = []
-    for planner, told in first.items():
-        cells = [_cost(found["planners"][planner]) for found in sizes.values()]
-        rows.append((planner, f"`{told['strategy']}`", *cells))
-    about = "; ".join(
-        f"{name}: B = {size['batch']}, T = {size['horizon']}, S = {size['state']}, "
-        f"A = {size['action']}, {size['units']} units"
-        for name, size in ((name, found["size"]) for name, found in sizes.items())
-    )
-    loads = f"{results['load_before']:.1f} before and {results['load_after']:.1f} after"
-    return [
-        "<!-- costs -->",
-        "Milliseconds of a processor, and MiB: of a plan → of a plan with its gradient.",
-        "",
-        *table(("planner", "gradient", *sizes), rows),
-        "",
-        f"{about}. Load of the machine: {loads}.",
-        "<!-- end of costs -->",
-    ]
-
-
-def _cost(found: Results) -> str:
-    plan, gradient = found["plan"], found["gradient"]
-    times = [f"{1e3 * each['median_seconds']:,.0f}" for each in (plan, gradient)]
-    sizes = [f"{each['peak_bytes'] / 2**20:,.1f}" for each in (plan, gradient)]
-    return f"{' → '.join(times)} ms, {' → '.join(sizes)} MiB"
 
 
 def lml(results: Results) -> list[str]:
