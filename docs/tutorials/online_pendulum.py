@@ -82,15 +82,14 @@ agent = PlanningAgent(model, planner, objective, box, replan_every=2)
 environments = VectorEnv([lambda: gymnasium.make("Pendulum-v1")] * 2)
 
 config = OnlineConfig(
-    rounds=6,
-    seed_episodes=4,
+    rounds=8,
+    seed_episodes=2,
     episodes_per_round=2,
-    pretrain_updates=300,
-    updates_per_round=200,
+    pretrain_updates=10,
+    updates_per_round=40,
     batch_size=64,
     sequence_length=5,
-    evaluate_every=1,
-    evaluation_episodes=2,
+    evaluate_every=0,
     videos=False,
     optimizer=OptimizerConfig(learning_rate=2e-3),
 )
@@ -99,19 +98,19 @@ trainer = OnlineTrainer(model, agent, environments, config, seed=0, directory=di
 trainer.run(quiet=True, tensorboard=False)
 
 # %%
-# A run can be killed at any moment and goes on with the same call. What it measured
-# lies in its folder.
+# The first two episodes are random; from then on the planner acts. A run can be killed
+# at any moment and goes on with the same call. What it measured lies in its folder.
 
 rows = [
     row
     for row in read_metrics(directory / "metrics.csv")
-    if row["name"] == "test/return"
+    if row["name"] == "collect/return"
 ]
 steps = [int(row["environment_step"]) for row in rows]
 returns = [float(row["value"]) for row in rows]
 figure, axes = plt.subplots(figsize=(6, 3))
 axes.plot(steps, returns, marker="o")
-axes.set(xlabel="steps in the environment", ylabel="return of an episode")
+axes.set(xlabel="steps in the environment", ylabel="return of two episodes, mean")
 figure.tight_layout()
 
 # %%
