@@ -24,7 +24,9 @@ ROOT = Path(__file__).parent
 SUPPORTED = ("3.12", "3.11")
 # The simulators end at 3.12; the rest runs wherever torch does.
 CORE = ("3.11", "3.12", "3.13", "3.14")
-CORE_TOOLS = "pytest pytest-timeout pytest-xdist beartype hypothesis gymnasium scipy"
+CORE_TOOLS = (
+    "pytest pytest-timeout pytest-xdist beartype hypothesis gymnasium safetensors scipy"
+)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 THESEUS = ("theseus-ai", "torchlie", "torchkin")
 THESEUS_NEEDS = (
