@@ -74,9 +74,13 @@ class SecondOrderShooting(Planner):
     Attributes:
         iterations: Steps.
         step_sizes: Fractions of a step that are tried, the largest first.
-        tolerance, early_exit, max_step, feedback, form: See `ILQR`.
-        stage, program: A step of the backward sweep, and the quadratic program in its
-            place, once `compile` was called.
+        tolerance: See `ILQR`.
+        early_exit: See `ILQR`.
+        max_step: See `ILQR`.
+        feedback: See `ILQR`.
+        form: See `ILQR`.
+        stage: A step of the backward sweep, once `compile` was called; else None.
+        program: The quadratic program in its place; likewise.
     """
 
     needs_derivatives = True
