@@ -60,7 +60,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training": (*MATHS, *BASES, "agents", "envs", "files", "outside"),
     "adapters": (*MATHS, *BASES, "agents", "envs"),
     "testing": (*MATHS, *BASES),
-    "cli": ("", "envs", "outside"),  # "": what `import diffplan` gives its users
+    # "": what `import diffplan` gives its users
+    "runs": (
+        *("", *MATHS, *BASES, "planners", "models"),
+        *("agents", "envs", "files", "training"),
+    ),
+    "cli": ("", "agents", "envs", "outside", "runs", "training"),
     "main": ("cli",),
 }
 
@@ -69,8 +74,8 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "theseus": ("solvers._theseus_import",),
     "cvxpy": ("constraints.polytope",),
     "cvxpylayers": ("constraints.polytope",),
-    "numpy": ("envs", "training", "adapters"),
-    "gymnasium": ("envs", "adapters.gymnasium"),
+    "numpy": ("envs", "training", "adapters", "_runs"),
+    "gymnasium": ("envs", "adapters.gymnasium", "_runs"),
     "mujoco": ("envs",),
     "dm_control": ("envs.dm_control",),
     "dm_env": ("envs.dm_control",),

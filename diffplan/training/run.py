@@ -11,12 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, NonFiniteError
+from diffplan.training._description import changes
 from diffplan.training._run_record import RunRecord, plain
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import Progress, RunLogger
-
-_LATER = ("agent", "seed_agent")
-"""Settings that checkpoints of earlier versions do not hold."""
 
 
 @runtime_checkable
@@ -134,7 +132,7 @@ def _resume(
     with reading(path, expected):
         saved, state = dict(content["settings"]), content["job"]
         metrics = content.get("metrics")
-    changed = _changes(saved, settings, extensible)
+    changed = changes(saved, settings, extensible)
     if changed:
         described = ", ".join(changed)
         raise ArgumentError(
@@ -145,23 +143,3 @@ def _resume(
     with reading(path, expected):
         job.load_state_dict(state)
     return first, metrics
-
-
-def _changes(
-    saved: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    extensible: tuple[str, ...],
-    path: str = "",
-) -> list[str]:
-    """Return each setting that is another one now, in words."""
-    found = []
-    for name in sorted({*saved, *settings}):
-        before, now = saved.get(name), settings.get(name)
-        later = name in _LATER and name not in saved and not path
-        if before == now or later or (name in extensible and not path):
-            continue
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += _changes(before, now, (), f"{path}{name}.")
-        else:
-            found.append(f"{path}{name} was {before!r}, now {now!r}")
-    return found
