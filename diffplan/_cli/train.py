@@ -19,6 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--directory", type=Path, metavar="RUN", help="receives the run")
     add("--seed", type=int, default=0, help="of weights, episodes and planning; 0")
     add("--settings", action="store_true", help="list all settings and stop")
+    trackers = ("wandb", "trackio")
+    add("--tracker", choices=trackers, default="", help="told the metrics too")
     add("--quiet", action="store_true", help="show no progress")
 
 
@@ -35,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
         return DONE
     if options.directory is None:
         raise ArgumentError("--directory: expected the folder of the run, got none")
-    train(made, options.seed, options.directory, quiet=options.quiet)
+    more = {"tracker": options.tracker, "quiet": options.quiet}
+    train(made, options.seed, options.directory, **more)
     say(f"{options.directory}: {made.training.rounds} rounds of {made.task} are done")
     return DONE

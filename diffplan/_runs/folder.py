@@ -23,6 +23,7 @@ from diffplan.errors import ArgumentError, FileError
 from diffplan.models.rssm import RSSM
 from diffplan.problem import Box
 from diffplan.training.checkpoint import Checkpoints
+from diffplan.training.logging import Tracker
 
 _OF_PLANS = (
     *("planner", "horizon", "execute", "warm_start"),
@@ -31,13 +32,16 @@ _OF_PLANS = (
 """What may be another with a trained model."""
 
 
-def train(run: TaskRun, seed: int, directory: Path, **options: Any) -> None:
+def train(
+    run: TaskRun, seed: int, directory: Path, *, tracker: str = "", **options: Any
+) -> None:
     """Train to the end, from the folder's last checkpoint if there is one.
 
     Args:
         run: The settings, which the folder then holds.
         seed: Of weights, episodes, planning and sampling.
         directory: Of the run.
+        tracker: wandb or trackio, which is told the metrics too.
         **options: Of `OnlineTrainer.run`.
 
     Raises:
@@ -59,7 +63,11 @@ def train(run: TaskRun, seed: int, directory: Path, **options: Any) -> None:
             directory=directory,
             watches=watches,
         )
-        trainer.run(**options)
+        writers = []
+        if tracker:
+            about = {"config": run.content(), "name": directory.name}
+            writers.append(Tracker(tracker, project="diffplan", **about))
+        trainer.run(writers=writers, **options)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def _settings(kind: Callable[..., Planner], **values: Any) -> Settings:
 
 
 PLANNERS = {
-    "cem": _settings(CEM, num_samples=200, num_elites=20, iterations=5),
+    "cem": _settings(CEM, num_samples=100, num_elites=10, iterations=3),
     "dcem": _settings(DCEM),
     "first_order_latco": _settings(FirstOrderLatCo),
     "gaussian_latco": _settings(GaussianLatCo),
@@ -97,7 +97,7 @@ class TaskRun(OnlineRun):
     model: Settings = _MODEL
     training: OnlineConfig = field(
         default_factory=lambda: OnlineConfig(
-            rounds=20,
+            rounds=10,
             seed_episodes=6,
             episodes_per_round=2,
             pretrain_updates=300,

@@ -5,7 +5,7 @@ after a checkpoint the run can be killed at any moment, and the next start repea
 came after that checkpoint, with the same numbers, bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from diffplan.errors import ArgumentError, NonFiniteError
 from diffplan.training._description import changes
 from diffplan.training._run_record import RunRecord, plain
 from diffplan.training.checkpoint import Checkpoints
-from diffplan.training.logging import Progress, RunLogger
+from diffplan.training.logging import MetricWriter, Progress, RunLogger
 
 
 @runtime_checkable
@@ -46,6 +46,7 @@ def run_rounds(
     extensible: tuple[str, ...] = (),
     tensorboard: bool = True,
     quiet: bool = False,
+    writers: Sequence[MetricWriter] = (),
 ) -> None:
     """Play the rounds of a job that are still to be played.
 
@@ -63,6 +64,7 @@ def run_rounds(
         extensible: Names of settings that may differ when a run goes on.
         tensorboard: Whether to write TensorBoard events.
         quiet: Whether to show no progress.
+        writers: Of metrics, beside these files; they are closed at the end.
 
     Raises:
         ArgumentError: the folder holds a run with other settings.
@@ -75,7 +77,13 @@ def run_rounds(
     first, metrics_before = _resume(job, checkpoints, settings, extensible)
     record = RunRecord(directory, config, seed)
     record.begin(first)
-    logger = RunLogger(directory, first, tensorboard=tensorboard, rows=metrics_before)
+    logger = RunLogger(
+        directory,
+        first,
+        tensorboard=tensorboard,
+        rows=metrics_before,
+        writers=writers,
+    )
     status = "interrupted"
     try:
         with Progress(rounds, quiet=quiet) as progress:
