@@ -33,7 +33,12 @@ _OF_PLANS = (
 
 
 def train(
-    run: TaskRun, seed: int, directory: Path, *, tracker: str = "", **options: Any
+    run: TaskRun,
+    seed: int,
+    directory: Path,
+    *,
+    tracker: str = "",
+    **options: Any,
 ) -> None:
     """Train to the end, from the folder's last checkpoint if there is one.
 

@@ -50,12 +50,9 @@ def _of_gymnasium(
             f"{task!r}: {error}"
         ) from error
     actions = env.action_space
-    if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
-        raise ArgumentError(
-            f"task: expected actions in a box [A], {task} has {actions}"
-        )
-    if not actions.is_bounded():
-        raise ArgumentError(f"task: expected actions with bounds, {task} has {actions}")
+    boxed = isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
+    if not boxed or not actions.is_bounded():
+        raise ArgumentError(f"task: expected a bounded box [A], {task} has {actions}")
     # Models are float32; many tasks of Gymnasium tell float64, and some a dictionary.
     seen = DtypeObservation(FlattenObservation(env), np.float32)
     scaled = RescaleAction(seen, np.float32(-1), np.float32(1))

@@ -19,8 +19,9 @@ from diffplan.errors import ArgumentError, DiffplanError, MissingDependencyError
 from diffplan.models.base import WorldModel
 from diffplan.training.seeding import derive_seed
 
-_SAMPLES = {
-    "num_samples": (16, 1024),
+_FEWEST_SAMPLES = 16
+_SAMPLES: dict[str, tuple[float, float]] = {
+    "num_samples": (_FEWEST_SAMPLES, 1024),
     "elites": (0.05, 0.5),
     "noise_exponent": (0.0, 3.0),
 }
@@ -84,7 +85,7 @@ class Counter:
     """Counts the evaluations of a model from now on.
 
     Args:
-        model: Its class becomes one that counts; methods stay bound to it.
+        model: Its class becomes one that counts, for agents that are made afterwards.
     """
 
     def __init__(self, model: WorldModel) -> None:
@@ -167,7 +168,7 @@ def _tried(
     trial: Any, *, loaded: LoadedRun, planner: str, tuning: Tuning, counter: Counter
 ) -> float:
     """Return the mean return of the settings that a trial suggests."""
-    words = _suggested(trial, planner, loaded.run.execute)
+    words = _suggested(trial, planner, loaded.run.execute, tuning.budget)
     iterations = _affordable(loaded, words, tuning.budget, counter)
     words.append(f"planner.iterations={iterations}")
     trial.set_user_attr("words", words)
@@ -175,16 +176,22 @@ def _tried(
     return tried.evaluation.mean_return
 
 
-def _suggested(trial: Any, planner: str, shortest: int) -> list[str]:
+def _suggested(trial: Any, planner: str, shortest: int, budget: int) -> list[str]:
+    """Return words for what a trial suggests, of which the budget pays iterations."""
+    least, most = max(_HORIZON[0], shortest), budget // (2 * _FEWEST_SAMPLES)
+    longest = max(least, min(_HORIZON[1], most))
+    horizon = trial.suggest_int("horizon", least, longest)
     values: dict[str, float] = {}
     for name, (low, high) in _SPACES[planner].items():
         logarithmic = name not in _LINEAR
-        suggest = trial.suggest_int if isinstance(low, int) else trial.suggest_float
-        values[name] = suggest(name, low, high, log=logarithmic)
+        if isinstance(low, int):
+            high = min(high, max(low, budget // (2 * horizon)))
+            values[name] = trial.suggest_int(name, low, high, log=logarithmic)
+        else:
+            values[name] = trial.suggest_float(name, low, high, log=logarithmic)
     if "elites" in values:
         share = values.pop("elites")
         values["num_elites"] = max(2, round(share * values["num_samples"]))
-    horizon = trial.suggest_int("horizon", max(_HORIZON[0], shortest), _HORIZON[1])
     settings = [f"planner.{name}={value}" for name, value in values.items()]
     return [f"planner={planner}", f"horizon={horizon}", *settings]
 

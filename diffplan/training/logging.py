@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from diffplan._files import reading, write_atomically
 from diffplan.errors import MissingDependencyError, UnknownNameError
@@ -174,7 +174,7 @@ class Tracker:
         >>> trainer.run(writers=[tracker])  # doctest: +SKIP
     """
 
-    def __init__(self, package: Literal["wandb", "trackio"], **settings: Any) -> None:
+    def __init__(self, package: str, **settings: Any) -> None:
         if package not in ("wandb", "trackio"):
             raise UnknownNameError(f"package: expected wandb or trackio, got {package}")
         try:
