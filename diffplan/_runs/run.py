@@ -107,6 +107,7 @@ class TaskRun(OnlineRun):
             action_repeat=2,
             evaluate_every=5,
             evaluation_episodes=4,
+            keep_best=True,
             optimizer=OptimizerConfig(learning_rate=1e-3),
         )
     )

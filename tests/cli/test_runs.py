@@ -1,6 +1,8 @@
 """`diffplan train | evaluate | report | tune`, on a run of seconds."""
 
 import csv
+import re
+import shlex
 import shutil
 import sys
 import types
@@ -289,8 +291,8 @@ def test_evaluations_of_a_model_are_counted(run: Path) -> None:
         before = counter.count
         agent.planner(agent.problem, state)
         found.append(counter.count - before)
-    # Of one more refit: problems, the samples and their mean, actions of each.
-    assert found[1] - found[0] == 2 * (7 + 1) * 3
+    # Of one more refit: problems, samples, actions of each.
+    assert found[1] - found[0] == 2 * 7 * 3
 
 
 # Trackers
@@ -354,6 +356,32 @@ def test_trackio_is_told_the_metrics(
     tracker.write(0, 100, {"test/return": 1.5})
     tracker.close()
     assert any((tmp_path / "trackio").rglob("*.db"))
+
+
+SMALL = {
+    "train": [*TINY, "--quiet"],
+    "evaluate": ["--episodes", "1"],
+    "report": [],
+    "tune": [*("--trials", "1", "--episodes", "1"), *("--held-out", "1")],
+}
+
+
+def test_the_commands_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    page = Path(__file__).parents[2] / "docs" / "command_line.md"
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^diffplan (.*)$", page.read_text(), re.MULTILINE)
+    seen = set()
+    for line in lines:
+        word, *given = shlex.split(line)
+        # As the page has them, after what makes them small.
+        task = given[:1] if word == "train" else given
+        more = given[1:] if word == "train" else []
+        assert command(word, *task, *SMALL[word], *more) == 0, line
+        seen.add(word)
+    assert seen == set(SMALL)
 
 
 def test_the_defaults_are_settings_of_online_training() -> None:
