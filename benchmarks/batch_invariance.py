@@ -18,12 +18,12 @@ import torch
 from _measuring import settings, write_results
 
 import diffplan.envs
+from diffplan._runs.online import action_box
 from diffplan.models.rssm import RSSM
 from diffplan.problem import PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import derive_seed
-from reproductions.common.online import action_box
 from reproductions.latco.comparison import (
     make_agent,
     objective_of,

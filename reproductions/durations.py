@@ -9,11 +9,11 @@ not what this script writes.
 import re
 from pathlib import Path
 
+from diffplan._runs.tables import markdown_table
 from reproductions.common.engines import WORKERS
 from reproductions.common.experiment import Paper, Selection, papers
 from reproductions.common.provenance import published
 from reproductions.common.schedule import schedule
-from reproductions.common.tables import markdown_table
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"

@@ -60,7 +60,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training": (*MATHS, *BASES, "agents", "envs", "files", "outside"),
     "adapters": (*MATHS, *BASES, "agents", "envs"),
     "testing": (*MATHS, *BASES),
-    "cli": ("", "envs", "outside"),  # "": what `import diffplan` gives its users
+    # "": what `import diffplan` gives its users
+    "runs": (
+        *("", *MATHS, *BASES, "planners", "models"),
+        *("agents", "envs", "files", "training"),
+    ),
+    "cli": ("", "agents", "envs", "outside", "runs", "training"),
     "main": ("cli",),
 }
 
@@ -69,16 +74,21 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "theseus": ("solvers._theseus_import",),
     "cvxpy": ("constraints.polytope",),
     "cvxpylayers": ("constraints.polytope",),
-    "numpy": ("envs", "training", "adapters"),
-    "gymnasium": ("envs", "adapters.gymnasium", "training.minari"),
+    "numpy": ("envs", "training", "adapters", "_runs"),
+    "gymnasium": ("envs", "adapters.gymnasium", "training.minari", "_runs"),
     "minari": ("training.minari",),
     "mujoco": ("envs",),
     "dm_control": ("envs.dm_control",),
     "dm_env": ("envs.dm_control",),
     "metaworld": ("envs",),
+    "matplotlib": ("_runs.figures",),
+    "scipy": ("_runs.estimates",),
+    "optuna": ("_runs.tuning",),
+    "wandb": ("training.logging",),
+    "trackio": ("training.logging",),
     "tensorboard": ("training.logging",),
     "torch.utils.tensorboard": ("training.logging",),
-    "imageio": ("training.video",),
+    "imageio": ("training.video", "_runs.figures"),
     "imageio_ffmpeg": ("training.video",),
     "rich": ("training.logging",),
     "triton": ("envs._rendering",),

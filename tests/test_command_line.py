@@ -77,8 +77,8 @@ def report() -> dict[str, doctor.Finding]:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ([], "WORD: expected one of doctor, got none"),
-        (["doctr"], "WORD: expected one of doctor, got doctr"),
+        ([], f"WORD: expected one of {', '.join(WORDS)}, got none"),
+        (["doctr"], f"WORD: expected one of {', '.join(WORDS)}, got doctr"),
         (["doctor", "--jso"], "unrecognized arguments: --jso"),
         (["--json", "doctor"], "unrecognized arguments: --json"),
     ],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from diffplan._runs.tables import markdown_table, read_csv, write_csv
 from reproductions.common import ledger
 from reproductions.common.experiment import (
     Axis,
@@ -16,7 +17,6 @@ from reproductions.common.experiment import (
 )
 from reproductions.common.provenance import known
 from reproductions.common.runs import folders
-from reproductions.common.tables import markdown_table, read_csv, write_csv
 from reproductions.common.units import Unit, fingerprints, read_record
 from reproductions.common.worker import write_done
 

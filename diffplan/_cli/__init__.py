@@ -14,10 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from diffplan.errors import ArgumentError, DiffplanError, FileError, UnknownNameError
+from diffplan.errors import (
+    ArgumentError,
+    DiffplanError,
+    FileError,
+    MissingDependencyError,
+    NonFiniteError,
+    UnknownNameError,
+    WorkerError,
+)
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 64, 130
 
+# Damaged files and numbers that diverge are arguments only to the library.
+_FAILURES = FileError, NonFiniteError, MissingDependencyError, WorkerError, OSError
 _ENDING = "exit status: 0 done, 1 something is wrong, 64 wrong arguments"
 
 
@@ -28,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(given)
     except (DiffplanError, OSError) as error:
         say(f"error: {error}", error=True)
-        # A damaged file is an argument only to the library.
-        return FAILED if isinstance(error, FileError | OSError) else WRONG
+        return FAILED if isinstance(error, _FAILURES) else WRONG
     except KeyboardInterrupt:
         say("interrupted", error=True)
         return INTERRUPTED
@@ -49,7 +58,7 @@ def _main(given: list[str]) -> int:
         parser = _parser(f"diffplan {word}", _help(words[word]))
         module = importlib.import_module(f"{__name__}.{word}")
         module.configure(parser)
-        return int(module.run(parser.parse_args(given[1:])))
+        return int(module.run(parser.parse_intermixed_args(given[1:])))
     if word.startswith("-"):
         lines = [f"  {name:<9}{_help(words[name]).splitlines()[0]}" for name in words]
         told = "\n".join(["words, each with a --help of its own:", *sorted(lines)])

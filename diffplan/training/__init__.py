@@ -15,7 +15,13 @@ from diffplan.training._run_record import RunRecord
 from diffplan.training.checkpoint import Checkpoints, CheckpointWarning
 from diffplan.training.dreamer import Dreamer, DreamerConfig
 from diffplan.training.evaluate import Evaluation, evaluate
-from diffplan.training.logging import Progress, RunLogger, read_metrics
+from diffplan.training.logging import (
+    MetricWriter,
+    Progress,
+    RunLogger,
+    Tracker,
+    read_metrics,
+)
 from diffplan.training.minari import export_minari, import_minari
 from diffplan.training.model_trainer import (
     ModelTrainer,
@@ -64,6 +70,7 @@ __all__ = [
     "Evaluation",
     "Experience",
     "Job",
+    "MetricWriter",
     "ModelTrainer",
     "OfflineConfig",
     "OfflineTrainer",
@@ -78,6 +85,7 @@ __all__ = [
     "RunLogger",
     "RunRecord",
     "Timers",
+    "Tracker",
     "constant",
     "derive_seed",
     "episode_path",

@@ -11,6 +11,8 @@ from diffplan.models.base import WorldModel
 from diffplan.problem import PlanningProblem
 
 _DEEPEST = 6
+_LATER = ("agent", "seed_agent")
+"""Settings that checkpoints of earlier versions do not hold."""
 _LEFT_OUT = object()
 _OF_PROBLEMS = ("num_particles", "risk", "action_constraints", "state_constraints")
 """Attributes that are settings of an agent's problem, where it has any."""
@@ -71,3 +73,30 @@ def _kept(values: Mapping[str, object], depth: int) -> dict[str, Any]:
         if not name.startswith("_")
     }
     return {name: each for name, each in pairs.items() if each is not _LEFT_OUT}
+
+
+def changes(
+    saved: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    extensible: tuple[str, ...],
+    path: str = "",
+) -> list[str]:
+    """Return each setting that is another one now, in words.
+
+    Args:
+        saved: As they were, nested.
+        settings: As they are now.
+        extensible: Those that may differ, by their path, such as "training.rounds".
+        path: Of the two, for the words.
+    """
+    found = []
+    for name in sorted({*saved, *settings}):
+        before, now = saved.get(name), settings.get(name)
+        later = name in _LATER and name not in saved and not path
+        if before == now or later or f"{path}{name}" in extensible:
+            continue
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += changes(before, now, extensible, f"{path}{name}.")
+        else:
+            found.append(f"{path}{name} was {before!r}, now {now!r}")
+    return found

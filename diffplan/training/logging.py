@@ -1,16 +1,19 @@
 """What a run leaves behind to read: `metrics.csv`, TensorBoard events, progress."""
 
 import csv
+import importlib
 import io
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from diffplan._files import reading, write_atomically
+from diffplan.errors import MissingDependencyError, UnknownNameError
 
 _COLUMNS = ("round", "environment_step", "name", "value")
 
@@ -32,6 +35,25 @@ class _Stream(Protocol):
         ...
 
 
+@runtime_checkable
+class MetricWriter(Protocol):
+    """Receives the metrics of each round: a tracker, or a function of yours.
+
+    A run that goes on repeats the rounds after its last checkpoint, with equal numbers;
+    a tracker is told them once more.
+    """
+
+    def write(
+        self, round_index: int, environment_step: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Take the metrics of one round, by name."""
+        ...
+
+    def close(self) -> None:
+        """End; there may have been an error."""
+        ...
+
+
 class RunLogger:
     """Writes metrics, one number per line, so that new names need no new columns.
 
@@ -48,6 +70,7 @@ class RunLogger:
         tensorboard: Whether to write events, if TensorBoard is installed.
         rows: The table as `text` returned it when the earlier rounds were complete;
             what the file has lost of them is written again. None trusts the file.
+        writers: Further ones, which are given the same but single episodes.
 
     Example:
         >>> logger = RunLogger("run", first_round=0)  # doctest: +SKIP
@@ -61,17 +84,15 @@ class RunLogger:
         *,
         tensorboard: bool = True,
         rows: str | None = None,
+        writers: Sequence[MetricWriter] = (),
     ) -> None:
         self.directory = Path(directory)
         self.path = self.directory / "metrics.csv"
         self._truncate(first_round, rows)
-        self._writer: Any = None
+        self._writers = list(writers)
         if tensorboard and find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(
-                str(self.directory / "tensorboard"), purge_step=first_round
-            )
+            events = self.directory / "tensorboard"
+            self._writers.append(_TensorBoard(events, first_round))
 
     def write(
         self, round_index: int, environment_step: int, metrics: Mapping[str, float]
@@ -90,15 +111,14 @@ class RunLogger:
                 table.writerow([round_index, environment_step, name, number])
             file.flush()
             os.fsync(file.fileno())
-        if self._writer is not None:
-            for name, value in _summary(metrics).items():
-                self._writer.add_scalar(name, value, round_index)
-            self._writer.flush()
+        for writer in self._writers:
+            writer.write(round_index, environment_step, _summary(metrics))
 
     def close(self) -> None:
-        """Close the TensorBoard events."""
-        if self._writer is not None:
-            self._writer.close()
+        """Close all writers, also where one fails to."""
+        with ExitStack() as stack:
+            for writer in self._writers:
+                stack.callback(writer.close)
 
     def text(self) -> str:
         """Return the whole table."""
@@ -116,6 +136,65 @@ class RunLogger:
         table.writeheader()
         table.writerows(kept)
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+
+
+class _TensorBoard:
+    """Writes TensorBoard events."""
+
+    def __init__(self, directory: Path, first_round: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._events = SummaryWriter(str(directory), purge_step=first_round)
+
+    def write(
+        self, round_index: int, environment_step: int, metrics: Mapping[str, float]
+    ) -> None:
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, round_index)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class Tracker:
+    """Writes metrics to Weights & Biases, or to trackio, which has the same functions.
+
+    Args:
+        package: "wandb" or "trackio".
+        **settings: Of its `init`, such as `project`, `name`, `config`, or, of wandb,
+            `mode="offline"`.
+
+    Raises:
+        UnknownNameError: it is another one.
+        MissingDependencyError: it is not installed.
+
+    Example:
+        >>> tracker = Tracker("wandb", project="pendulum")  # doctest: +SKIP
+        >>> trainer.run(writers=[tracker])  # doctest: +SKIP
+    """
+
+    def __init__(self, package: str, **settings: Any) -> None:
+        if package not in ("wandb", "trackio"):
+            raise UnknownNameError(f"package: expected wandb or trackio, got {package}")
+        try:
+            self._package = importlib.import_module(package)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{package} is not installed: pip install diffplan[{package}]"
+            ) from error
+        self._package.init(**settings)
+
+    def write(
+        self, round_index: int, environment_step: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Log the metrics of a round, with their environment step beside them."""
+        content = {**metrics, "environment_step": environment_step}
+        self._package.log(content, step=round_index)
+
+    def close(self) -> None:
+        """End the tracker's run."""
+        self._package.finish()
 
 
 def read_metrics(path: Path | str) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ from diffplan.training._interaction import Environments, Observer, run_episodes
 from diffplan.training._run_record import plain
 from diffplan.training._updates import Updates
 from diffplan.training.evaluate import Evaluation, evaluate
+from diffplan.training.logging import MetricWriter
 from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig
 from diffplan.training.recorder import EpisodeRecorder
 from diffplan.training.replay_buffer import ReplayBuffer
@@ -191,8 +192,20 @@ class OnlineTrainer:
         self._noise = make_generator(seed, "model noise", device=self.trainer.device)
         self._timers = Timers()
 
-    def run(self, *, tensorboard: bool = True, quiet: bool = False) -> None:
+    def run(
+        self,
+        *,
+        tensorboard: bool = True,
+        quiet: bool = False,
+        writers: Sequence[MetricWriter] = (),
+    ) -> None:
         """Train to the end, from the last checkpoint if there is one.
+
+        Args:
+            tensorboard: Whether to write TensorBoard events, if it is installed.
+            quiet: Whether to show no progress.
+            writers: Of metrics: a `Tracker`, or a callback of yours with `write` and
+                `close`; they are closed at the end.
 
         Raises:
             ArgumentError: the folder holds a run with another planner, exploration or
@@ -212,6 +225,7 @@ class OnlineTrainer:
             extensible=("rounds",),
             tensorboard=tensorboard,
             quiet=quiet,
+            writers=writers,
         )
 
     def play_round(self, index: int) -> tuple[int, dict[str, float]]:

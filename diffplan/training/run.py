@@ -5,18 +5,16 @@ after a checkpoint the run can be killed at any moment, and the next start repea
 came after that checkpoint, with the same numbers, bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, NonFiniteError
+from diffplan.training._description import changes
 from diffplan.training._run_record import RunRecord, plain
 from diffplan.training.checkpoint import Checkpoints
-from diffplan.training.logging import Progress, RunLogger
-
-_LATER = ("agent", "seed_agent")
-"""Settings that checkpoints of earlier versions do not hold."""
+from diffplan.training.logging import MetricWriter, Progress, RunLogger
 
 
 @runtime_checkable
@@ -48,6 +46,7 @@ def run_rounds(
     extensible: tuple[str, ...] = (),
     tensorboard: bool = True,
     quiet: bool = False,
+    writers: Sequence[MetricWriter] = (),
 ) -> None:
     """Play the rounds of a job that are still to be played.
 
@@ -65,6 +64,7 @@ def run_rounds(
         extensible: Names of settings that may differ when a run goes on.
         tensorboard: Whether to write TensorBoard events.
         quiet: Whether to show no progress.
+        writers: Of metrics, beside these files; they are closed at the end.
 
     Raises:
         ArgumentError: the folder holds a run with other settings.
@@ -77,7 +77,13 @@ def run_rounds(
     first, metrics_before = _resume(job, checkpoints, settings, extensible)
     record = RunRecord(directory, config, seed)
     record.begin(first)
-    logger = RunLogger(directory, first, tensorboard=tensorboard, rows=metrics_before)
+    logger = RunLogger(
+        directory,
+        first,
+        tensorboard=tensorboard,
+        rows=metrics_before,
+        writers=writers,
+    )
     status = "interrupted"
     try:
         with Progress(rounds, quiet=quiet) as progress:
@@ -134,7 +140,7 @@ def _resume(
     with reading(path, expected):
         saved, state = dict(content["settings"]), content["job"]
         metrics = content.get("metrics")
-    changed = _changes(saved, settings, extensible)
+    changed = changes(saved, settings, extensible)
     if changed:
         described = ", ".join(changed)
         raise ArgumentError(
@@ -145,23 +151,3 @@ def _resume(
     with reading(path, expected):
         job.load_state_dict(state)
     return first, metrics
-
-
-def _changes(
-    saved: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    extensible: tuple[str, ...],
-    path: str = "",
-) -> list[str]:
-    """Return each setting that is another one now, in words."""
-    found = []
-    for name in sorted({*saved, *settings}):
-        before, now = saved.get(name), settings.get(name)
-        later = name in _LATER and name not in saved and not path
-        if before == now or later or (name in extensible and not path):
-            continue
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += _changes(before, now, (), f"{path}{name}.")
-        else:
-            found.append(f"{path}{name} was {before!r}, now {now!r}")
-    return found

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from diffplan._cli import DONE, FAILED, INTERRUPTED, WRONG
+from diffplan._runs.config import describe
 from diffplan.errors import ArgumentError, DiffplanError, FileError
 from reproductions.common import ledger, publishing, results, runs
-from reproductions.common.config import describe
 from reproductions.common.engines import add_engine_options, engine_of
 from reproductions.common.experiment import Paper, Selection
 from reproductions.common.grammar import choice, help_text

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffplan._runs.config import apply_overrides, choose
 from diffplan.errors import ArgumentError
 from reproductions.common import paper_numbers
-from reproductions.common.config import apply_overrides, choose
 from reproductions.common.units import Unit
 
 PRESETS = {

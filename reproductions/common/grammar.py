@@ -8,8 +8,8 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 
+from diffplan._runs.config import choose
 from diffplan.errors import ArgumentError
-from reproductions.common.config import choose
 from reproductions.common.experiment import PRESETS, Experiment, Paper, Selection
 
 PRESET, STAGE, SEED = "preset", "stage", "seed"

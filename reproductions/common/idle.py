@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from diffplan._runs.online import OnlineRun, action_box, still
+from diffplan._runs.tables import read_csv, write_csv
+from diffplan._runs.tasks import make_task
 from diffplan.agents import UniformAgent
 from diffplan.envs.vector import VectorEnv
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from reproductions.common import ledger
-from reproductions.common.online import OnlineRun, action_box, make_task, still
 from reproductions.common.provenance import Records, mark
 from reproductions.common.runs import folders
 from reproductions.common.statistics import Estimate, mean
-from reproductions.common.tables import read_csv, write_csv
 from reproductions.common.units import Unit, read_record
 
 KIND = "idle"

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._runs.figures import COLOURS, draw_runs, new_figure, save_figure
+from diffplan._runs.tables import markdown_table, picture, write_text
 from reproductions.common import idle, ledger
 from reproductions.common.experiment import Results, Section
-from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
 from reproductions.common.online_runs import (
     COST_METRICS,
     KINDS,
@@ -24,7 +25,6 @@ from reproductions.common.online_runs import (
 )
 from reproductions.common.provenance import LEGEND, Records, mark
 from reproductions.common.statistics import Estimate, mean
-from reproductions.common.tables import markdown_table, picture, write_text
 
 COLUMNS = (
     "experiment",

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._runs.metrics import Rounds
 from reproductions.common import ledger
-from reproductions.common.metrics import Rounds
 from reproductions.common.runs import folders
 from reproductions.common.stages import SETTINGS
 from reproductions.common.units import INPUTS, read_json_or_none, read_record

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from diffplan._runs.tables import markdown_table, write_text
 from reproductions.common.experiment import Paper, Results
 from reproductions.common.provenance import RECORDS, known, summary, with_digests
-from reproductions.common.tables import markdown_table, write_text
 
 NO_MEANING = (
     "**The numbers on this page mean nothing:** this preset only tries whether "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproductions.common.tables import markdown_table
+from diffplan._runs.tables import markdown_table
 from reproductions.common.units import (
     DONE,
     ERROR,

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn.functional import elu
 
 from diffplan._files import write_atomically
+from diffplan._runs.tables import write_csv, write_text
 from diffplan.models.analytic import Cartpole
 from diffplan.objectives._base import StageObjective
 from diffplan.planners import CEM, LatentActions
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.seeding import make_generator
 from reproductions.common.stages import Unit
-from reproductions.common.tables import write_csv, write_text
 from reproductions.dcem.cartpole_config import (
     FORCE,
     HORIZON,

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_at_least, require_positive
+from diffplan._runs.config import choose
+from diffplan._runs.online import Acting
+from diffplan._runs.settings import Settings
 from diffplan.errors import ArgumentError
 from diffplan.models.rssm import RSSM
 from diffplan.planners import CEM, DCEM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
 from diffplan.training.ppo import PPOConfig
-from reproductions.common.config import choose
-from reproductions.common.online import Acting
-from reproductions.common.settings import Settings
 
 TASKS = ("cheetah-run", "walker-walk")
 PARTS = ("reward", "transition", "decoder")

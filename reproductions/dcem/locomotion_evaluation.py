@@ -4,6 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from diffplan._runs.online import action_box, planning_agent, still
+from diffplan._runs.settings import Settings
+from diffplan._runs.stopwatch import Stopwatch
+from diffplan._runs.tables import write_csv, write_text
 from diffplan.agents import UniformAgent
 from diffplan.agents._base import Agent
 from diffplan.envs.vector import VectorEnv
@@ -11,10 +15,6 @@ from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
-from reproductions.common.online import action_box, planning_agent, still
-from reproductions.common.settings import Settings
-from reproductions.common.stopwatch import Stopwatch
-from reproductions.common.tables import write_csv, write_text
 from reproductions.dcem.locomotion_config import EmbeddingSettings, Place
 from reproductions.dcem.locomotion_controller import ControllerAgent
 from reproductions.dcem.locomotion_world import (

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reproductions.common.figures import COLOURS, new_figure, save_figure
+from diffplan._runs.figures import COLOURS, new_figure, save_figure
 from reproductions.dcem import paper_numbers
 from reproductions.dcem.locomotion import IDLE, PHASES
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from diffplan._runs.online import action_box
 from diffplan.envs.vector import VectorEnv
 from diffplan.functional.returns import generalized_advantages
 from diffplan.models._networks import MLP
@@ -29,7 +30,6 @@ from diffplan.training.seeding import (
     make_generator,
 )
 from diffplan.training.timer import Timers
-from reproductions.common.online import action_box
 from reproductions.dcem.locomotion_config import (
     EmbeddingSettings,
     Place,

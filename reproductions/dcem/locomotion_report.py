@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from diffplan._runs.metrics import Rounds
+from diffplan._runs.tables import markdown_table, read_csv, write_csv
 from reproductions.common import ledger
-from reproductions.common.metrics import Rounds
 from reproductions.common.provenance import (
     LEGEND,
     Records,
 )
 from reproductions.common.statistics import mean
-from reproductions.common.tables import markdown_table, read_csv, write_csv
 from reproductions.dcem import paper_numbers
 from reproductions.dcem.locomotion import IDLE, PHASES
 from reproductions.dcem.locomotion_config import TASKS

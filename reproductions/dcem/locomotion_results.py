@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from diffplan._runs.metrics import Rounds
+from diffplan._runs.tables import read_csv
 from reproductions.common import ledger
-from reproductions.common.metrics import Rounds
 from reproductions.common.provenance import Records, mark_of, source_of
 from reproductions.common.stages import DONE, SETTINGS
-from reproductions.common.tables import read_csv
 from reproductions.dcem.locomotion import IDLE, PHASES
 from reproductions.dcem.locomotion_config import TASKS
 from reproductions.dcem.locomotion_evaluation import COST, RETURNS

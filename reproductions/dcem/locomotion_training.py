@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffplan.objectives.reward import NegativeReturn
-from diffplan.training._episode import Episode
-from diffplan.training.online import OnlineConfig
-from diffplan.training.replay_buffer import ReplayBuffer
-from diffplan.training.seeding import derive_seed
-from reproductions.common.online import (
+from diffplan._runs.online import (
     action_box,
     new_model,
     planning_agent,
     run_online,
 )
-from reproductions.common.settings import Settings
+from diffplan._runs.settings import Settings
+from diffplan.objectives.reward import NegativeReturn
+from diffplan.training._episode import Episode
+from diffplan.training.online import OnlineConfig
+from diffplan.training.replay_buffer import ReplayBuffer
+from diffplan.training.seeding import derive_seed
 from reproductions.dcem.locomotion_config import EmbeddingSettings, Place
 from reproductions.dcem.locomotion_controller import ControllerAgent, DecoderTraining
 from reproductions.dcem.locomotion_world import (

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from diffplan._files import write_atomically
+from diffplan._runs.tables import write_csv
 from diffplan.planners import DCEM, GradMPC
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.seeding import make_generator
 from reproductions.common.stages import Unit
-from reproductions.common.tables import write_csv
 from reproductions.dcem.ensemble import layers, network, parameter_count
 from reproductions.dcem.regression_config import (
     DOMAIN,

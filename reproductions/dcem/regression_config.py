@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from diffplan._checks import require_at_least
+from diffplan._runs.settings import Settings
 from diffplan.errors import ArgumentError
 from diffplan.planners import DCEM, GradMPC
-from reproductions.common.settings import Settings
 from reproductions.dcem.ensemble import OptimizerSettings
 from reproductions.dcem.training import require_schedule
 

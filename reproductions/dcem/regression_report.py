@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._runs.figures import COLOURS, draw_runs, new_figure, save_figure
+from diffplan._runs.metrics import Rounds
+from diffplan._runs.tables import markdown_table, read_csv, write_text
 from reproductions.common import ledger
-from reproductions.common.figures import COLOURS, draw_runs, new_figure, save_figure
-from reproductions.common.metrics import Rounds
 from reproductions.common.provenance import LEGEND, Records, mark, source_of
 from reproductions.common.statistics import Estimate, mean
-from reproductions.common.tables import markdown_table, read_csv, write_text
 from reproductions.dcem import paper_numbers
 from reproductions.dcem.regression_config import METHODS
 

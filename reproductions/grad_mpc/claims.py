@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from diffplan._runs.tables import markdown_table
 from reproductions.common.experiment import Results
 from reproductions.common.online_runs import Run, read
 from reproductions.common.provenance import LEGEND, mark
 from reproductions.common.statistics import Estimate, mean, paired_outcomes
-from reproductions.common.tables import markdown_table
 from reproductions.grad_mpc.report import FINAL_EPISODES, Outcome, outcomes
 from reproductions.grad_mpc.settings import SPARSE, TASKS
 

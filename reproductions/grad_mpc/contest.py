@@ -8,6 +8,10 @@ from typing import Any, Literal
 
 import torch
 
+from diffplan._runs.online import OnlineRun, action_box, still
+from diffplan._runs.settings import Settings
+from diffplan._runs.stopwatch import Stopwatch, planner_watch
+from diffplan._runs.tables import read_csv, write_csv
 from diffplan.agents import Agent, PlanningAgent, PolicyAgent, UniformAgent
 from diffplan.envs.vector import VectorEnv
 from diffplan.gradients import Detach
@@ -22,11 +26,7 @@ from diffplan.problem import Box, Objective
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from examples.planners.dream_mpc import cautious_return
-from reproductions.common.online import OnlineRun, action_box, still
-from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import Stopwatch, planner_watch
-from reproductions.common.tables import read_csv, write_csv
 from reproductions.grad_mpc.dreamer_settings import DreamerRun
 from reproductions.grad_mpc.online import MODEL, POLICY, Policy, load_policy
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
+from diffplan._runs.online import OnlineRun
+from diffplan._runs.settings import Settings
 from diffplan.models import Actor, Critic
 from diffplan.training.dreamer import DreamerConfig
-from reproductions.common.online import OnlineRun
-from reproductions.common.settings import Settings
 from reproductions.grad_mpc.settings import (
     ACTION_REPEAT,
     PAPER_TRAINING,

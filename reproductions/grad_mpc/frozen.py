@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from diffplan._runs.settings import Settings
 from reproductions.common import idle
-from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.grad_mpc import settings
 from reproductions.grad_mpc.contest import (

@@ -8,6 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from diffplan._runs.online import (
+    action_box,
+    new_model,
+    planning_agent,
+    run_online,
+)
+from diffplan._runs.stopwatch import Stopwatch
 from diffplan.agents import GaussianNoise, PolicyAgent
 from diffplan.models import Actor
 from diffplan.objectives.reward import NegativeReturn
@@ -15,14 +22,7 @@ from diffplan.problem import Box
 from diffplan.training.dreamer import Dreamer
 from diffplan.training.seeding import derive_seed, global_seeds
 from reproductions.common import idle
-from reproductions.common.online import (
-    action_box,
-    new_model,
-    planning_agent,
-    run_online,
-)
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import Stopwatch
 from reproductions.grad_mpc.dreamer_settings import DreamerRun
 from reproductions.grad_mpc.settings import PlanetConfig, PlanetRun
 

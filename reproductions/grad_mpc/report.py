@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from diffplan._runs.figures import COLOURS, new_figure, save_figure
+from diffplan._runs.tables import markdown_table, picture
 from reproductions.common import ledger, online_report, paper_numbers
 from reproductions.common.experiment import Results, Section
-from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.provenance import LEGEND, mark
 from reproductions.common.runs import folders
 from reproductions.common.statistics import Estimate, mean, paired_outcomes
-from reproductions.common.tables import markdown_table, picture
 from reproductions.common.units import read_record
 from reproductions.grad_mpc.contest import entries
 from reproductions.grad_mpc.settings import PLANNERS

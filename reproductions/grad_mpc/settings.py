@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from diffplan._runs.online import OnlineRun
+from diffplan._runs.settings import Settings
 from diffplan.envs.dm_control import GRAD_MPC_ACTION_REPEAT, PLANET_ACTION_REPEAT
 from diffplan.gradients import Detach
 from diffplan.models.rssm import RSSM
@@ -15,8 +17,6 @@ from diffplan.problem import PlanningProblem
 from diffplan.stochastic import StochasticProblem
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
-from reproductions.common.online import OnlineRun
-from reproductions.common.settings import Settings
 
 TASKS = (
     "cartpole-swingup",

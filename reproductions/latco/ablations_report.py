@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from diffplan._runs.tables import markdown_table, write_text
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
 from reproductions.common.provenance import LEGEND
 from reproductions.common.statistics import Estimate
-from reproductions.common.tables import markdown_table, write_text
 from reproductions.latco import paper_numbers
 from reproductions.latco.comparison_report import differences, head_line
 from reproductions.latco.comparison_result import (

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 import diffplan.envs
+from diffplan._runs.online import action_box, resolve_device
+from diffplan._runs.settings import Settings
+from diffplan._runs.stopwatch import Stopwatch, planner_watch
+from diffplan._runs.tables import write_csv
 from diffplan.agents import Agent, PlanningAgent
 from diffplan.errors import ArgumentError, DiffplanError
 from diffplan.models.base import WorldModel
@@ -27,11 +31,7 @@ from diffplan.problem import Box, PlanningProblem
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
-from reproductions.common.online import action_box, resolve_device
-from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import Stopwatch, planner_watch
-from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import (
     STATE_VECTORS,
     ComparisonConfig,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from diffplan._checks import require_at_least, require_positive
+from diffplan._runs.settings import Settings, choose
 from diffplan.models.rssm import RSSM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig
-from reproductions.common.settings import Settings, choose
 from reproductions.latco.comparison_planners import (
     CROSS_ENTROPY,
     CROSS_ENTROPY_COLOURED,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from reproductions.common.figures import COLOURS, new_figure
+from diffplan._runs.figures import COLOURS, new_figure
 from reproductions.common.statistics import proportion
 from reproductions.latco.comparison_result import IDLE, NAMES, Result, title
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffplan._runs.online import on_device, resolve_device
+from diffplan._runs.settings import Settings
+from diffplan._runs.tables import write_text
 from diffplan.models.rssm import RSSM
 from diffplan.training._episode import Episode
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import global_seeds
-from reproductions.common.online import on_device, resolve_device
-from reproductions.common.settings import Settings
-from reproductions.common.tables import write_text
 from reproductions.latco.comparison_config import STATE_VECTORS, DataConfig, Setup
 from reproductions.latco.data import PARTS
 

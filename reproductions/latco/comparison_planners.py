@@ -8,6 +8,8 @@ starts has as many as LatCo's wall-clock time per plan allows: the strongest bas
 import math
 from functools import partial
 
+from diffplan._runs.online import still
+from diffplan._runs.settings import Settings
 from diffplan.agents import UniformAgent
 from diffplan.gradients import Detach
 from diffplan.planners.collocation import (
@@ -22,8 +24,6 @@ from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
 from diffplan.planners.second_order import ILQR, ShootingGN
-from reproductions.common.online import still
-from reproductions.common.settings import Settings
 from reproductions.latco.dual_descent import DualDescent
 
 # As released: nothing but iterations and engine is ours to choose.

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._runs.figures import save_figure
+from diffplan._runs.tables import markdown_table, read_csv, write_text
 from reproductions.common import ledger
 from reproductions.common.experiment import Results
-from reproductions.common.figures import save_figure
 from reproductions.common.provenance import LEGEND, published
 from reproductions.common.statistics import Estimate, paired_outcomes
-from reproductions.common.tables import markdown_table, read_csv, write_text
 from reproductions.latco import paper_numbers
 from reproductions.latco.comparison_figures import distance_figure, optimization_figure
 from reproductions.latco.comparison_result import (

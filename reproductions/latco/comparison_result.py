@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._runs.settings import Settings
+from diffplan._runs.tables import read_csv
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
 from reproductions.common import ledger
 from reproductions.common.provenance import Records, mark
-from reproductions.common.settings import Settings
 from reproductions.common.stages import DONE
 from reproductions.common.statistics import (
     Estimate,
     mean,
     proportion,
 )
-from reproductions.common.tables import read_csv
 from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.comparison_model import HEAD
 from reproductions.latco.comparison_planners import counted, evaluations, words

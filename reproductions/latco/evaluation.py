@@ -13,15 +13,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from diffplan._checks import require_at_least
+from diffplan._runs.online import action_box, build_model, planning_agent
+from diffplan._runs.stopwatch import Stopwatch, planner_watch
+from diffplan._runs.tables import write_csv
 from diffplan.errors import FileError
 from diffplan.training._interaction import run_episodes
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from reproductions.common import idle
-from reproductions.common.online import action_box, build_model, planning_agent
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import Stopwatch, planner_watch
-from reproductions.common.tables import write_csv
 from reproductions.latco import online
 from reproductions.latco.online_config import (
     CHEETAH,

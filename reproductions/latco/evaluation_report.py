@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffplan._runs.tables import markdown_table, read_csv
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
 from reproductions.common.provenance import LEGEND, Records, mark
@@ -14,7 +15,6 @@ from reproductions.common.statistics import (
     over_seeds,
     paired_outcomes,
 )
-from reproductions.common.tables import markdown_table, read_csv
 from reproductions.common.units import read_record
 from reproductions.latco import paper_numbers
 from reproductions.latco.evaluation import (

@@ -15,11 +15,11 @@ from torch import Tensor
 import diffplan.envs
 from diffplan._checks import require_at_least
 from diffplan._files import write_atomically
+from diffplan._runs.settings import Settings
 from diffplan.models.base import WorldModel
 from diffplan.models.rssm import RSSM
 from diffplan.problem import PlanningProblem
 from diffplan.training.seeding import make_generator
-from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.latco.comparison import (
     model_units,

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from diffplan._files import write_atomically
+from diffplan._runs.figures import COLOURS, new_figure, save_figure
+from diffplan._runs.tables import markdown_table, picture
 from reproductions.common.experiment import Results, Section
-from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.provenance import LEGEND, Records, mark
 from reproductions.common.runs import folders
-from reproductions.common.tables import markdown_table, picture
 from reproductions.common.units import read_record
 from reproductions.latco.comparison_config import FOLLOWED
 from reproductions.latco.comparison_result import NAMES, REACHED

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from diffplan._runs.settings import Settings
 from diffplan.models.rssm import RSSM
-from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
 from reproductions.latco import comparison, pixels
 from reproductions.latco.comparison_config import ComparisonConfig, Setup

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._runs.figures import save_figure, save_picture
+from diffplan._runs.tables import markdown_table, picture, write_text
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
-from reproductions.common.figures import save_figure, save_picture
-from reproductions.common.tables import markdown_table, picture, write_text
 from reproductions.latco import comparison_report, pixels_report
 from reproductions.latco.comparison_figures import distance_figure
 from reproductions.latco.comparison_result import (

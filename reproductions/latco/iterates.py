@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 import diffplan.envs
+from diffplan._runs.online import action_box
 from diffplan.models.base import WorldModel
 from diffplan.plan import Plan
 from diffplan.planners import Iterate
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, PlanningProblem
-from reproductions.common.online import action_box
 
 
 @torch.no_grad()

@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 import diffplan.envs
+from diffplan._runs.online import action_box
+from diffplan._runs.settings import Settings
+from diffplan._runs.stopwatch import planner_watch
+from diffplan._runs.tables import write_csv, write_text
 from diffplan.envs.base import SimulatorEnv
 from diffplan.envs.lottery import GOALS, PAYOFFS
 from diffplan.models.rssm import RSSM
@@ -28,11 +32,7 @@ from diffplan.training.seeding import (
     derive_seed,
     make_generator,
 )
-from reproductions.common.online import action_box
-from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import planner_watch
-from reproductions.common.tables import write_csv, write_text
 from reproductions.latco.comparison import make_agent, of_seed, start_seeds
 from reproductions.latco.comparison_config import EvaluationConfig
 from reproductions.latco.comparison_model import filtered_states, fit

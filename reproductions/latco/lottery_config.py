@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from diffplan._checks import require_at_least
+from diffplan._runs.settings import Settings, choose
 from diffplan.models.rssm import RSSM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig
-from reproductions.common.settings import Settings, choose
 from reproductions.latco.comparison_config import EvaluationConfig
 from reproductions.latco.comparison_planners import (
     CROSS_ENTROPY,

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._runs.figures import COLOURS, new_figure, save_figure
+from diffplan._runs.tables import markdown_table, picture, read_csv, write_text
 from diffplan.envs.lottery import PAYOFFS, Payoff
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
-from reproductions.common.figures import COLOURS, new_figure, save_figure
 from reproductions.common.provenance import LEGEND, mark
 from reproductions.common.statistics import Estimate, over_seeds, paired_outcomes
-from reproductions.common.tables import markdown_table, picture, read_csv, write_text
 from reproductions.common.units import DONE
 from reproductions.latco import paper_numbers
 from reproductions.latco.lottery import EXPERIMENT

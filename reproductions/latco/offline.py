@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from diffplan._runs.tables import write_csv
 from diffplan.envs._rendering import select_backend
 from diffplan.training._episode import Episode
-from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import BEHAVIOURS, expert_number, expert_settings
 from reproductions.latco.online import offline_data, scripted_episodes

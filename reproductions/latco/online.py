@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.envs.base import SimulatorEnv
-from diffplan.training._episode import Episode
-from diffplan.training.seeding import derive_seed
-from reproductions.common import idle
-from reproductions.common.online import (
+from diffplan._runs.online import (
     action_box,
     make_environment,
     new_model,
     planning_agent,
     run_online,
 )
+from diffplan._runs.stopwatch import Stopwatch
+from diffplan.envs.base import SimulatorEnv
+from diffplan.training._episode import Episode
+from diffplan.training.seeding import derive_seed
+from reproductions.common import idle
 from reproductions.common.stages import Unit
-from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import behaviour, play
 from reproductions.latco.online_config import CHEETAH, OnlineRun

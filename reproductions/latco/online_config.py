@@ -4,15 +4,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from diffplan._checks import require_at_least
+from diffplan._runs import online
+from diffplan._runs.config import choose
+from diffplan._runs.settings import Settings
+from diffplan._runs.tasks import DENSE
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.planners.base import Planner
 from diffplan.problem import Objective
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
-from reproductions.common import online
-from reproductions.common.config import choose
-from reproductions.common.settings import Settings
 from reproductions.latco.comparison_planners import (
     CROSS_ENTROPY,
     DESCENT,
@@ -43,7 +44,7 @@ DM_CONTROL = ("reacher-easy", "cheetah-run", "quadruped-walk")
 TASKS = (*METAWORLD, *DM_CONTROL)
 HYBRID = ("thermos", "hammer")
 """Tasks that begin with offline data, with an action repeat of 2."""
-SHAPED = tuple(f"{online.DENSE}{task}" for task in METAWORLD if task not in HYBRID)
+SHAPED = tuple(f"{DENSE}{task}" for task in METAWORLD if task not in HYBRID)
 """Tasks of Fig. 10, with Meta-World's own reward."""
 ALL_TASKS = (*TASKS, *SHAPED)
 RUNS = tuple(f"{task}/{planner}" for task in ALL_TASKS for planner in PLANNERS)
@@ -279,7 +280,7 @@ def _for_rewards(model: Settings, task: str) -> Settings:
 
 def _paper_planner(task: str, planner: str) -> PlannerConfig:
     """Return horizons of section 5.1 and budgets of the appendix and the release."""
-    task = task.removeprefix(online.DENSE)
+    task = task.removeprefix(DENSE)
     if task in DM_CONTROL:
         budget = PlannerConfig(planner, 12, 6, tolerance=1e-2, num_samples=1000)
         iterations = {"latco": 100, "cem": 10, "mppi": 10, "gd": 100}

@@ -18,6 +18,9 @@ from torch import Tensor
 import diffplan.envs
 from diffplan._checks import require_at_least
 from diffplan._files import write_atomically
+from diffplan._runs.online import action_box, build_model
+from diffplan._runs.settings import Settings
+from diffplan._runs.tables import write_csv
 from diffplan.envs.base import SimulatorEnv
 from diffplan.models.rssm import RSSM
 from diffplan.problem import PlanningProblem
@@ -25,10 +28,7 @@ from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
-from reproductions.common.online import action_box, build_model
-from reproductions.common.settings import Settings
 from reproductions.common.stages import Unit
-from reproductions.common.tables import write_csv
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import complete
 from reproductions.latco.online import scripted_episode

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from diffplan._runs.figures import save_picture
+from diffplan._runs.tables import markdown_table, read_csv
 from diffplan.training.video import film_strip, side_by_side, write_video
 from reproductions.common import ledger
-from reproductions.common.figures import save_picture
-from reproductions.common.tables import markdown_table, read_csv
 from reproductions.common.units import read_record
 
 EXPERIMENT = "pixels"

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from diffplan._runs.tables import picture
+from diffplan._runs.tasks import DENSE
 from reproductions.common import online_report
 from reproductions.common.experiment import Results, Section
-from reproductions.common.online import DENSE
-from reproductions.common.tables import picture
 from reproductions.latco import (
     comparison_report,
     comparison_result,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from diffplan._runs.tables import read_csv, write_csv
 from reproductions.common.experiment import Axis, Experiment, Paper, Results, Section
 from reproductions.common.paper_numbers import load
-from reproductions.common.tables import read_csv, write_csv
 from reproductions.common.units import Unit
 
 HERE = Path(__file__).parent

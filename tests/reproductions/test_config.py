@@ -12,10 +12,10 @@ from typing import Any, Literal
 import pytest
 
 from diffplan._checks import require_positive
+from diffplan._runs.config import apply_overrides, describe, keys, resolved
+from diffplan._runs.settings import Settings
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.planners import CEM, LatCo
-from reproductions.common.config import apply_overrides, describe, keys, resolved
-from reproductions.common.settings import Settings
 from reproductions.latco import comparison
 from reproductions.latco.comparison_config import ComparisonConfig
 

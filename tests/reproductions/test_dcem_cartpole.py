@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan._runs.tables import write_csv
 from diffplan.errors import ArgumentError, FileError
 from diffplan.planners import CEM, DCEM
 from diffplan.training import Checkpoints, CheckpointWarning, RunLogger, read_metrics
 from reproductions.common.command import DONE, WRONG, Command
-from reproductions.common.tables import write_csv
 from reproductions.dcem import cartpole_report, paper_numbers
 from reproductions.dcem.cartpole import (
     EmbeddingEnsemble,

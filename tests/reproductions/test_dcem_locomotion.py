@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffplan._runs.online import build_model
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
@@ -16,7 +17,6 @@ from diffplan.planners import CEM, DCEM
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training import PPO, Experience, PPOConfig
-from reproductions.common.online import build_model
 from reproductions.dcem import locomotion, paper_numbers
 from reproductions.dcem.locomotion_config import (
     MODEL,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffplan._runs.online import build_model
 from diffplan.problem import Box
 from diffplan.training import read_metrics
 from diffplan.training.online import OnlineTrainer
-from reproductions.common.online import build_model
 from reproductions.common.provenance import gather
 from reproductions.dcem import locomotion, locomotion_report
 from reproductions.dcem.locomotion_policy import ControllerPolicy, PolicyTraining

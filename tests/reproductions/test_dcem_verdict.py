@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from toy_paper import results_of
 
+from diffplan._runs.tables import write_csv
 from reproductions import durations
 from reproductions.common import ledger
 from reproductions.common.experiment import Selection
 from reproductions.common.stages import Unit
 from reproductions.common.statistics import Estimate
-from reproductions.common.tables import write_csv
 from reproductions.dcem import verdict
 from reproductions.dcem.paper import PAPER
 

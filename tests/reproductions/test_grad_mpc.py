@@ -7,6 +7,7 @@ import torch
 from toy_paper import results_of
 
 from diffplan import Box, PlanningProblem, StochasticProblem
+from diffplan._runs.tables import read_csv
 from diffplan.agents import PlanningAgent
 from diffplan.models import Actor
 from diffplan.models.rssm import RSSM
@@ -17,7 +18,6 @@ from diffplan.planners.sampling.loop import Search
 from reproductions.common import ledger
 from reproductions.common.command import DONE, Command
 from reproductions.common.experiment import Selection
-from reproductions.common.tables import read_csv
 from reproductions.grad_mpc import (
     claims,
     contest,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_paper import results_of
 
+from diffplan._runs.online import build_model
 from diffplan.errors import UnknownNameError
 from diffplan.models.rssm import RSSM
 from diffplan.planners.collocation import LatCo
@@ -19,7 +20,6 @@ from reproductions.common import ledger, online_report
 from reproductions.common.command import DONE, WRONG, Command
 from reproductions.common.experiment import Selection
 from reproductions.common.grammar import choice
-from reproductions.common.online import build_model
 from reproductions.latco import paper_numbers, pixels_report
 from reproductions.latco.online import train
 from reproductions.latco.online_config import (

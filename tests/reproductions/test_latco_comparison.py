@@ -13,6 +13,9 @@ from torch import Tensor
 from toy_paper import results_of
 
 import diffplan as dp
+from diffplan._runs.config import apply_overrides
+from diffplan._runs.online import action_box
+from diffplan._runs.tables import read_csv, write_csv
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.planners import MethodOfMultipliers
@@ -21,12 +24,9 @@ from diffplan.training._interaction import run_episodes
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import global_seeds
 from reproductions.common import ledger
-from reproductions.common.config import apply_overrides
 from reproductions.common.experiment import Selection
-from reproductions.common.online import action_box
 from reproductions.common.page import write_page
 from reproductions.common.stages import DONE
-from reproductions.common.tables import read_csv, write_csv
 from reproductions.latco import (
     ablations_report,
     comparison,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from diffplan import envs
+from diffplan._runs.stopwatch import Stopwatch
 from diffplan.training._episode import Episode
 from reproductions.common.online_report import summarise
 from reproductions.common.online_runs import History, Run, entries
-from reproductions.common.stopwatch import Stopwatch
 from reproductions.latco import report
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import DETOUR_EVERY, expert_number, expert_settings

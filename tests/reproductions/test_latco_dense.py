@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan._runs.online import build_model
+from diffplan._runs.tasks import make_task
 from diffplan.errors import ArgumentError
 from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
 from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig
-from reproductions.common.online import build_model, make_task
 from reproductions.latco.dense import DenseRSSM
 from reproductions.latco.online_config import (
     CHEETAH,

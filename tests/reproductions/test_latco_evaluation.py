@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_paper import results_of
 
+from diffplan._runs.tables import read_csv, write_csv
 from diffplan.errors import FileError
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import read_metrics
@@ -17,7 +18,6 @@ from reproductions.common import ledger
 from reproductions.common.command import WRONG, Command
 from reproductions.common.experiment import Selection
 from reproductions.common.stages import DONE
-from reproductions.common.tables import read_csv, write_csv
 from reproductions.latco import evaluation, evaluation_report
 from reproductions.latco.evaluation import evaluate
 from reproductions.latco.online import train

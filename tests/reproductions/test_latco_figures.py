@@ -9,10 +9,10 @@ import torch
 from toy_paper import results_of
 
 import diffplan as dp
+from diffplan._runs.settings import Settings
 from diffplan.models.rssm import RSSM
 from diffplan.training.seeding import make_generator
 from reproductions.common.experiment import Selection
-from reproductions.common.settings import Settings
 from reproductions.common.units import DONE
 from reproductions.latco import figures, figures_report
 from reproductions.latco.comparison import start_seeds

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan._runs.metrics import Rounds
+from diffplan._runs.online import Acting, OnlineRun, action_box, on_device
+from diffplan._runs.stopwatch import Stopwatch
 from diffplan.errors import FileError
 from diffplan.training import OnlineConfig, OptimizerConfig, RunLogger
 from reproductions.common import idle, ledger, online_report, online_runs
-from reproductions.common.metrics import Rounds
-from reproductions.common.online import Acting, OnlineRun, action_box, on_device
 from reproductions.common.statistics import Estimate
-from reproductions.common.stopwatch import Stopwatch
 from reproductions.common.units import write_json
 
 

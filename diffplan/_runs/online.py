@@ -1,7 +1,7 @@
-"""One online run for every paper: an agent collects, its model learns, and is measured.
+"""One online run: an agent collects, its model learns, and is measured.
 
-What is played, with which model, planner and agent, the papers decide; devices, scales
-of observations, the agent that plans, the loop and its measurements are here.
+What is played, with which model, planner and agent, a paper or a user decides; devices,
+scales of observations, the agent that plans, the loop and its measurements are here.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,11 @@ from typing import Any, Literal, TypeVar
 import gymnasium
 import torch
 
-import diffplan.envs
 from diffplan._checks import require_at_least
+from diffplan._runs.settings import Settings
+from diffplan._runs.stopwatch import Stopwatch
+from diffplan._runs.tasks import make_task
 from diffplan.agents import Agent, GaussianNoise, PlanningAgent, UniformAgent
-from diffplan.envs.base import SimulatorEnv
 from diffplan.envs.vector import VectorEnv
 from diffplan.models.rssm import RSSM
 from diffplan.planners.base import Planner
@@ -25,11 +26,6 @@ from diffplan.training._interaction import run_episodes
 from diffplan.training.offline import OfflineConfig
 from diffplan.training.online import OnlineConfig, OnlineTrainer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, global_seeds
-from reproductions.common.settings import Settings
-from reproductions.common.stopwatch import Stopwatch
-
-DENSE = "dense-"
-"""Begins the name of a Meta-World task with a dense reward."""
 
 
 def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -96,20 +92,7 @@ class OnlineRun(Acting):
         return VectorEnv(factories, num_workers=self.num_workers)
 
 
-def make_task(task: str, **settings: Any) -> SimulatorEnv:
-    """Make an environment of a task's name alone, its reward included.
-
-    Args:
-        task: Of `diffplan.envs.make`; `metaworld/dense-reach` is `metaworld/reach` with
-            Meta-World's own reward, and so are the others.
-        **settings: Of `diffplan.envs.make`.
-    """
-    if f"/{DENSE}" in task:
-        task, settings = task.replace(f"/{DENSE}", "/"), {"reward": "dense", **settings}
-    return diffplan.envs.make(task, **settings)
-
-
-def make_environment(run: OnlineRun, rendering: Stopwatch) -> SimulatorEnv:
+def make_environment(run: OnlineRun, rendering: Stopwatch) -> gymnasium.Env:
     """Make an environment whose images are timed."""
     env = make_task(
         run.task,
@@ -176,17 +159,19 @@ def planning_agent(
     box: Box,
     acting: Acting,
     execute: int = 1,
+    warm_start: bool = False,
     **more: Any,
 ) -> PlanningAgent:
     """Return the agent that plans with a model.
 
     Args:
         model: Filters, and is planned with.
-        planner: Begins each plan afresh.
+        planner: Of its plans.
         objective: Of the plans.
         box: The actions that are allowed.
         acting: Gives noise and posterior.
         execute: Actions of a plan that are executed before the next one.
+        warm_start: Whether a plan begins with the one before.
         **more: Of `PlanningAgent`.
     """
     if acting.resolve_device().type == "cuda":
@@ -197,7 +182,7 @@ def planning_agent(
         objective,
         box,
         replan_every=execute,
-        warm_start=False,
+        warm_start=warm_start,
         exploration=GaussianNoise(acting.exploration),
         posterior=acting.posterior,
         **more,

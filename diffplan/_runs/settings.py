@@ -154,8 +154,9 @@ def _constructors(kind: type) -> Iterator[Callable[..., Any]]:
     """Yield a class's constructor, and those that it hands further arguments on to."""
     for base in kind.__mro__:
         if "__init__" in vars(base):
-            yield base.__init__
-            if not _hands_on(inspect.signature(base.__init__).parameters):
+            constructor = vars(base)["__init__"]
+            yield constructor
+            if not _hands_on(inspect.signature(constructor).parameters):
                 return
 
 

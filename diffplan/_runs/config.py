@@ -1,6 +1,6 @@
 """Settings by path, `training.batch_size=16`, on nested frozen records.
 
-A reproduction's settings are frozen dataclasses with defaults, and `Settings` of what
+Settings of a run are frozen dataclasses with defaults, and `Settings` of what
 the library builds. An override names a value by its path; it is read as the field or
 argument asks. Wrong names and values are refused before anything runs, with the closest
 names that exist.
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from diffplan._runs.settings import Settings, choose, parameters, parsed
 from diffplan.errors import ArgumentError, DiffplanError, UnknownNameError
 from diffplan.training._run_record import plain
-from reproductions.common.settings import Settings, choose, parameters, parsed
 
 __all__ = ["Settings", "apply_overrides", "choose", "describe", "keys", "resolved"]
 
@@ -147,7 +147,7 @@ def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) ->
         raise ArgumentError(
             f"override: {whole} is a group of settings; set one of {inner}"
         )
-    with_values = partial(dataclasses.replace, config)
+    with_values: Callable[..., Any] = partial(dataclasses.replace, config)
     hints = typing.get_type_hints(type(config))
     if isinstance(config, Settings):
         with_values = config.replaced

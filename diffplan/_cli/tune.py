@@ -1,0 +1,61 @@
+"""Tunes planners on the frozen model of a run, with an equal budget for each.
+
+planner=cem,mppi,latco names them. The budget counts evaluations of the model in one
+plan; iterations are what it pays for. The best settings are judged by episodes from
+starts that no trial has seen. Trials are kept in RUN/tune.log: the same command goes
+on from them. Exit status 1 says that some planner has no result. Needs Optuna.
+"""
+
+import argparse
+from pathlib import Path
+
+from diffplan._cli import DONE, FAILED, say
+
+_HELP = {
+    "budget": "evaluations of the model in a plan",
+    "trials": "settings that are tried of each planner",
+    "episodes": "in which each is tried",
+    "held_out": "episodes from other starts for the best ones",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("directory", type=Path, metavar="RUN", help="its folder")
+    parser.add_argument("planners", metavar="planner=NAME,NAME", help="what is tuned")
+    for name, told in _HELP.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, dest=name, type=int, metavar="N", help=told)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tune; return the exit status."""
+    from diffplan._checks import require_count
+    from diffplan._runs.config import choose
+    from diffplan._runs.evaluation import score_random, summary
+    from diffplan._runs.folder import load_run
+    from diffplan._runs.run import PLANNERS
+    from diffplan._runs.tables import markdown_table, write_csv
+    from diffplan._runs.tuning import Counter, Tuning, row, tune
+
+    names = options.planners.removeprefix("planner=").split(",")
+    names = [choose("planner", name, tuple(PLANNERS)) for name in names]
+    given = {name: getattr(options, name) for name in _HELP}
+    for name, value in given.items():
+        if value is not None:
+            require_count(f"--{name.replace('_', '-')}", value)
+    tuning = Tuning(**{k: v for k, v in given.items() if v is not None})
+    loaded = load_run(options.directory)
+    counter = Counter(loaded.model)
+    found = {name: tune(loaded, name, tuning, counter) for name in names}
+    rows = [row(name, each) for name, each in found.items() if each is not None]
+    output = options.directory / "tune.csv"
+    if rows:
+        write_csv(output, rows)
+        say(markdown_table(list(rows[0]), [list(each.values()) for each in rows]))
+    scores = [each.held_out for each in found.values() if each is not None]
+    say(summary([*scores, score_random(loaded, tuning.held_out, "held out")]))
+    failed = [name for name, each in found.items() if each is None]
+    for name in failed:
+        say(f"{name}: no trial gave a result", error=True)
+    return FAILED if failed else DONE

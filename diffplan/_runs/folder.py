@@ -1,0 +1,162 @@
+"""Runs on any task: trained from their settings, rebuilt from their folders."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from diffplan._files import reading
+from diffplan._runs.online import (
+    Acting,
+    Measured,
+    action_box,
+    build_model,
+    new_model,
+    on_device,
+)
+from diffplan._runs.run import TaskRun, configured, read_settings, save_settings
+from diffplan._runs.stopwatch import Stopwatch
+from diffplan.agents import PlanningAgent
+from diffplan.envs.vector import VectorEnv
+from diffplan.errors import ArgumentError, FileError
+from diffplan.models.rssm import RSSM
+from diffplan.problem import Box
+from diffplan.training.checkpoint import Checkpoints
+from diffplan.training.logging import Tracker
+
+_OF_PLANS = (
+    *("planner", "horizon", "execute", "warm_start"),
+    *(each.name for each in fields(Acting) if each.name != "scale_episodes"),
+)
+"""What may be another with a trained model."""
+
+
+def train(
+    run: TaskRun,
+    seed: int,
+    directory: Path,
+    *,
+    tracker: str = "",
+    **options: Any,
+) -> None:
+    """Train to the end, from the folder's last checkpoint if there is one.
+
+    Args:
+        run: The settings, which the folder then holds.
+        seed: Of weights, episodes, planning and sampling.
+        directory: Of the run.
+        tracker: wandb or trackio, which is told the metrics too.
+        **options: Of `OnlineTrainer.run`.
+
+    Raises:
+        ArgumentError: the folder holds a run with other settings.
+    """
+    rendering = Stopwatch()
+    with run.environments(rendering) as envs:
+        save_settings(run, seed, directory)
+        model = new_model(run.model, envs, run, seed)
+        box = action_box(envs.single_action_space, run.resolve_device())
+        agent = run.agent(model, box)
+        watches = {"rendering": rendering, "plan": Stopwatch().watch(agent.planner)}
+        trainer = Measured(
+            model,
+            agent,
+            envs,
+            on_device(run.training, run.resolve_device()),
+            seed=seed,
+            directory=directory,
+            watches=watches,
+        )
+        writers = []
+        if tracker:
+            about = {"config": run.content(), "name": directory.name}
+            writers.append(Tracker(tracker, project="diffplan", **about))
+        trainer.run(writers=writers, **options)
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run as its last checkpoint has it.
+
+    Attributes:
+        directory: Of the run.
+        run: Its settings.
+        seed: Of the run.
+        rounds: That were complete.
+        model: With its trained weights, of the best evaluation if
+            `training.keep_best`.
+        agent: Plans with the model.
+    """
+
+    directory: Path
+    run: TaskRun
+    seed: int
+    rounds: int
+    model: RSSM
+    agent: PlanningAgent
+
+    def environments(self, count: int | None = None) -> VectorEnv:
+        """Make environments of the task, `num_envs` by default; the caller closes."""
+        return self.run.environments(Stopwatch(), count)
+
+    def with_settings(self, words: Sequence[str]) -> "LoadedRun":
+        """Return this run with another agent; model and weights are the same.
+
+        Args:
+            words: Such as `planner=latco`, `planner.iterations=5`, `horizon=20`.
+
+        Raises:
+            ArgumentError: what was trained with cannot be another one.
+        """
+        return _with_settings(self, words, self.agent.action_space)
+
+
+def load_run(directory: Path | str, words: Sequence[str] = ()) -> LoadedRun:
+    """Rebuild what a run has learnt from its folder.
+
+    Args:
+        directory: That `diffplan train` wrote.
+        words: Other settings of planning: `planner=cem`, `planner.iterations=5`.
+
+    Raises:
+        FileError: there is no such run, or no checkpoint yet, or it is damaged.
+        ArgumentError: a word sets what belongs to the trained model.
+    """
+    directory = Path(directory)
+    run, seed = read_settings(directory)
+    found = Checkpoints(directory / "checkpoints").load_latest()
+    if found is None:
+        raise FileError(
+            f"directory: expected a checkpoint in {directory}, got none yet"
+        )
+    rounds, content = found
+    with run.environments(Stopwatch(), 1) as envs:
+        shape = envs.single_observation_space.shape
+        box = action_box(envs.single_action_space)
+    model = build_model(run.model, shape, box.dim, seed)
+    with reading(directory / "checkpoints", "a checkpoint of this run"):
+        job = content["job"]
+        # The best evaluation is kept where the settings ask for it.
+        best = job.get("best")
+        model.load_state_dict(best["model"] if best else job["trainer"]["model"])
+    model = model.eval().requires_grad_(False)
+    loaded = LoadedRun(directory, run, seed, rounds, model, run.agent(model, box))
+    return _with_settings(loaded, words, box)
+
+
+def _with_settings(loaded: LoadedRun, words: Sequence[str], box: Box) -> LoadedRun:
+    known = [each.name for each in fields(loaded.run)]
+    for word in words:
+        name = word.partition("=")[0].partition(".")[0]
+        if name not in _OF_PLANS and name in known:
+            close = difflib.get_close_matches(name, _OF_PLANS) or _OF_PLANS
+            raise ArgumentError(
+                f"{word}: {loaded.directory} was trained with its own {name}; expected "
+                f"settings of {', '.join(close)}"
+            )
+    run = configured(loaded.run, words)
+    device = run.resolve_device()
+    model = loaded.model.to(device)
+    moved = box.to(next(model.parameters()))
+    return replace(loaded, run=run, model=model, agent=run.agent(model, moved))

@@ -1,0 +1,59 @@
+"""Any task by its name: of a suite of `diffplan.envs`, or an id of Gymnasium."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import error as refused
+from gymnasium.wrappers import DtypeObservation, FlattenObservation, RescaleAction
+
+import diffplan.envs
+from diffplan.envs.wrappers import ActionRepeat
+from diffplan.errors import ArgumentError, MissingDependencyError, UnknownNameError
+
+DENSE = "dense-"
+"""Begins the name of a Meta-World task with a dense reward."""
+SUITES = ("dm_control", "lottery", "metaworld")
+
+
+def make_task(task: str, **settings: Any) -> gymnasium.Env:
+    """Make an environment of a task's name alone, its reward included.
+
+    Args:
+        task: Of `diffplan.envs.make`; `metaworld/dense-reach` is `metaworld/reach` with
+            Meta-World's own reward, and so are the others. Or an id of Gymnasium, such
+            as `Pendulum-v1`, seen as a vector, with actions scaled to [-1, 1].
+        **settings: Of `diffplan.envs.make`.
+    """
+    if task.partition("/")[0] not in SUITES:
+        return _of_gymnasium(task, **settings)
+    if f"/{DENSE}" in task:
+        task, settings = task.replace(f"/{DENSE}", "/"), {"reward": "dense", **settings}
+    return diffplan.envs.make(task, **settings)
+
+
+def _of_gymnasium(
+    task: str, *, observation: str = "state", action_repeat: int = 1, **_: Any
+) -> gymnasium.Env:
+    if observation != "state":
+        raise ArgumentError(
+            f"observation: expected state for {task}, a task of Gymnasium, got "
+            f"{observation}"
+        )
+    try:
+        env: gymnasium.Env = gymnasium.make(task)
+    except refused.DependencyNotInstalled as error:
+        raise MissingDependencyError(f"{task}: {error}") from error
+    except refused.Error as error:
+        raise UnknownNameError(
+            f"task: expected 'dm_control/…', 'metaworld/…' or an id of Gymnasium, got "
+            f"{task!r}: {error}"
+        ) from error
+    actions = env.action_space
+    boxed = isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
+    if not boxed or not actions.is_bounded():
+        raise ArgumentError(f"task: expected a bounded box [A], {task} has {actions}")
+    # Models are float32; many tasks of Gymnasium tell float64, and some a dictionary.
+    seen = DtypeObservation(FlattenObservation(env), np.float32)
+    scaled = RescaleAction(seen, np.float32(-1), np.float32(1))
+    return ActionRepeat(scaled, action_repeat) if action_repeat > 1 else scaled

@@ -1,0 +1,232 @@
+"""Settings of planners, searched for with Optuna on the frozen model of a run.
+
+Every planner may ask the model equally often in one plan. An evaluation is a state and
+an action at which `step` or `linearize` is asked, whether or not a gradient is taken
+there; iterations follow from the other settings: as many as the budget pays for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from diffplan._runs.evaluation import Score, score
+from diffplan._runs.folder import LoadedRun
+from diffplan._runs.stopwatch import planner_watch
+from diffplan.errors import ArgumentError, DiffplanError, MissingDependencyError
+from diffplan.models.base import WorldModel
+from diffplan.training.seeding import derive_seed
+
+_FEWEST_SAMPLES = 16
+_SAMPLES: dict[str, tuple[float, float]] = {
+    "num_samples": (_FEWEST_SAMPLES, 1024),
+    "elites": (0.05, 0.5),
+    "noise_exponent": (0.0, 3.0),
+}
+_DESCENT = {"num_starts": (1, 32), "step_size": (1e-3, 1.0)}
+_COLLOCATION = {"dynamics_tolerance": (1e-4, 1e-1)}
+_SPACES: dict[str, dict[str, tuple[float, float]]] = {
+    "cem": _SAMPLES,
+    "dcem": {**_SAMPLES, "temperature": (1e-2, 10.0)},
+    "first_order_latco": {**_COLLOCATION, "step_size": (1e-3, 1.0)},
+    "gaussian_latco": _COLLOCATION,
+    "grad_mpc": _DESCENT,
+    "ilqr": {"tolerance": (1e-6, 1e-2)},
+    "latco": {**_COLLOCATION, "damping": (1e-5, 1e-1)},
+    "mppi": {**_SAMPLES, "temperature": (1e-2, 10.0)},
+    "shooting_gd": _DESCENT,
+    "shooting_gn": {"num_starts": (1, 8)},
+}
+"""What is searched beside the horizon: whole numbers where the limits are."""
+
+_HORIZON = (3, 30)
+_LINEAR = ("elites", "noise_exponent")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How planners are tuned.
+
+    Attributes:
+        budget: Evaluations of the model in a plan.
+        trials: Settings that are tried of each planner.
+        episodes: That each is tried in, on the same starts.
+        held_out: Episodes on other starts, which judge the best settings.
+    """
+
+    budget: int = 5000
+    trials: int = 20
+    episodes: int = 4
+    held_out: int = 20
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best settings of a planner.
+
+    Attributes:
+        words: That set them, for `diffplan evaluate`.
+        trials: That gave a result.
+        tuned_return: Mean over the episodes that they were chosen by, hence too high.
+        evaluations: Of the model in a plan, counted on the held-out episodes.
+        held_out: What they get from other starts.
+    """
+
+    words: tuple[str, ...]
+    trials: int
+    tuned_return: float
+    evaluations: float
+    held_out: Score
+
+
+class Counter:
+    """Counts the evaluations of a model from now on.
+
+    Args:
+        model: Its class becomes one that counts, for agents that are made afterwards.
+    """
+
+    def __init__(self, model: WorldModel) -> None:
+        self.count = 0
+        counter, kind = self, type(model)
+
+        class Counted(kind):  # type: ignore[misc, valid-type]
+            def step(self, state: Any, action: Any) -> Any:
+                counter.count += action[..., 0].numel()
+                return super().step(state, action)
+
+            def linearize(self, state: Any, action: Any) -> Any:
+                counter.count += action[..., 0].numel()
+                return super().linearize(state, action)
+
+        model.__class__ = Counted
+
+
+def tune(
+    loaded: LoadedRun, planner: str, tuning: Tuning, counter: Counter
+) -> Tuned | None:
+    """Return the best settings of a planner; None if no trial gave a result.
+
+    Trials are kept in the run's folder: the same call goes on from them.
+
+    Args:
+        loaded: The run.
+        planner: Its name.
+        tuning: The budget, and how often.
+        counter: Of the run's model.
+
+    Raises:
+        MissingDependencyError: Optuna is not installed.
+    """
+    study = _study(loaded, planner, tuning)
+    done = [each for each in study.trials if each.state.is_finished()]
+    study.optimize(
+        partial(_tried, loaded=loaded, planner=planner, tuning=tuning, counter=counter),
+        n_trials=max(tuning.trials - len(done), 0),
+        catch=(DiffplanError, ArithmeticError),
+    )
+    known = [each for each in study.trials if each.value is not None]
+    if not known:
+        return None
+    best = study.best_trial
+    words = tuple(best.user_attrs["words"])
+    with_best = loaded.with_settings(words)
+    watch = planner_watch().watch(with_best.agent.planner)
+    before = counter.count
+    held_out = score(with_best, tuning.held_out, "held out")
+    evaluations = (counter.count - before) / watch.calls
+    return Tuned(words, len(known), best.value, evaluations, held_out)
+
+
+def _study(loaded: LoadedRun, planner: str, tuning: Tuning) -> Any:
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tuning needs optuna: pip install diffplan[tune]"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = loaded.directory / "tune.log"
+    name = f"{planner}, {tuning.budget} evaluations, {tuning.episodes} episodes, "
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(
+        storage=storage,
+        study_name=f"{name}{loaded.rounds} rounds",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    # A sampler that goes on must not repeat what it drew before.
+    seed = derive_seed(loaded.seed, "tuning", planner, len(study.trials), bits=32)
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    return study
+
+
+def _tried(
+    trial: Any, *, loaded: LoadedRun, planner: str, tuning: Tuning, counter: Counter
+) -> float:
+    """Return the mean return of the settings that a trial suggests."""
+    words = _suggested(trial, planner, loaded.run.execute, tuning.budget)
+    iterations = _affordable(loaded, words, tuning.budget, counter)
+    words.append(f"planner.iterations={iterations}")
+    trial.set_user_attr("words", words)
+    tried = score(loaded.with_settings(words), tuning.episodes, "tuning")
+    return tried.evaluation.mean_return
+
+
+def _suggested(trial: Any, planner: str, shortest: int, budget: int) -> list[str]:
+    """Return words for what a trial suggests, of which the budget pays iterations."""
+    least, most = max(_HORIZON[0], shortest), budget // (2 * _FEWEST_SAMPLES)
+    longest = max(least, min(_HORIZON[1], most))
+    horizon = trial.suggest_int("horizon", least, longest)
+    values: dict[str, float] = {}
+    for name, (low, high) in _SPACES[planner].items():
+        logarithmic = name not in _LINEAR
+        if isinstance(low, int):
+            high = min(high, max(low, budget // (2 * horizon)))
+            values[name] = trial.suggest_int(name, low, high, log=logarithmic)
+        else:
+            values[name] = trial.suggest_float(name, low, high, log=logarithmic)
+    if "elites" in values:
+        share = values.pop("elites")
+        values["num_elites"] = max(2, round(share * values["num_samples"]))
+    settings = [f"planner.{name}={value}" for name, value in values.items()]
+    return [f"planner={planner}", f"horizon={horizon}", *settings]
+
+
+def _affordable(
+    loaded: LoadedRun, words: Sequence[str], budget: int, counter: Counter
+) -> int:
+    """Return how many iterations the budget pays for, by what one and two cost."""
+    one, two = (_cost(loaded, words, number, counter) for number in (1, 2))
+    if one > budget:
+        raise ArgumentError(f"budget: expected {one} for one iteration, got {budget}")
+    return 1 + (budget - one) // max(two - one, 1)
+
+
+@torch.no_grad()
+def _cost(
+    loaded: LoadedRun, words: Sequence[str], iterations: int, counter: Counter
+) -> int:
+    agent = loaded.with_settings([*words, f"planner.iterations={iterations}"]).agent
+    state = loaded.model.initial_state((1,))
+    before = counter.count
+    agent.planner(agent.problem, state)
+    return counter.count - before
+
+
+def row(planner: str, tuned: Tuned) -> Mapping[str, Any]:
+    """Return a row of the table."""
+    held_out = tuned.held_out.mean()
+    return {
+        "planner": planner,
+        "trials": tuned.trials,
+        "evaluations per plan": round(tuned.evaluations),
+        "tuned return": tuned.tuned_return,
+        "held-out return": held_out.value,
+        "low": held_out.low,
+        "high": held_out.high,
+        "settings": " ".join(tuned.words),
+    }
