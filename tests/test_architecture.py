@@ -69,6 +69,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "main": ("cli",),
 }
 
+NEEDED = ("torch", "jaxtyping", "safetensors")
+"""Core dependencies."""
+
 # For each package that is not a core dependency, the only places that may import it.
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "theseus": ("solvers._theseus_import",),
@@ -224,7 +227,7 @@ def allowed(name: str, here: str, room: str) -> bool:
         if within(name, package):
             return any(within(here, place) for place in places)
     top = name.split(".")[0]
-    return top in ("torch", "jaxtyping") or top in sys.stdlib_module_names
+    return top in NEEDED or top in sys.stdlib_module_names
 
 
 def within(name: str, package: str) -> bool:

@@ -278,10 +278,10 @@ def test_a_model_must_have_the_sizes_that_its_file_claims(tmp_path: Path) -> Non
 
 
 def test_the_numbers_of_a_model_are_where_its_header_says(tmp_path: Path) -> None:
-    altered(tmp_path, "belong to no tensor", data=lambda data: data + bytes(8))
+    altered(tmp_path, "not fully covered", data=lambda data: data + bytes(8))
     # Twice the same numbers, which would take twice the memory.
-    altered(tmp_path, "is not where", data=moved)
-    altered(tmp_path, "they are not there", data=lambda data: data[:-4])
+    altered(tmp_path, "nvalid offset", data=moved)
+    altered(tmp_path, "not fully covered", data=lambda data: data[:-4])
 
 
 def moved(data: bytes) -> bytes:

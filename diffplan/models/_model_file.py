@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from diffplan._files import DAMAGED, reading, size_in_memory, write_atomically
 from diffplan.errors import ArgumentError
-from diffplan.models._safetensors import decode, encode
 
 _FORMAT = "model/1"
 _EXPECTED = "a model of diffplan.models"
@@ -58,7 +58,7 @@ def write_model(model: nn.Module, path: Path, card: Mapping[str, Any]) -> None:
         "card": _as_json("card", card),
         "sha256": _ZEROS.decode(),
     }
-    data = encode(model.state_dict(), metadata)
+    data = _encoded(model, metadata)
     place, _ = _checksum(data)
     data[place : place + 64] = _digest(data, place)
     write_atomically(path, lambda file: file.write(data))
@@ -109,13 +109,25 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         header = file.read(length) if length <= size - 8 else b""
         place, checksum = _checksum(header)
         file.seek(0)
-        data = bytearray(file.read())
+        data = file.read()
     if _digest(data, place + 8) != checksum:
         raise ValueError(DAMAGED)
-    tensors, told = decode(data)
+    told = json.loads(header)["__metadata__"]
     if told["diffplan"] != _FORMAT:
         raise ValueError(f"it is a {told['diffplan']}, not a {_FORMAT}")
-    return tensors, told
+    return load(data), told
+
+
+def _encoded(model: nn.Module, metadata: dict[str, str]) -> bytearray:
+    weights = model.state_dict()
+    try:
+        # Others, such as transposed ones, are refused.
+        dense = {name: value.contiguous() for name, value in weights.items()}
+        return bytearray(save(dense, metadata))
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ArgumentError(
+            f"model: expected weights that safetensors can hold, got {error}"
+        ) from error
 
 
 def _checksum(header: bytes | bytearray) -> tuple[int, bytes]:

@@ -72,8 +72,8 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="card"):
         save(models()["Critic"], path, card={"a": float("nan")})
     model = Doubled(2)
-    model.register_buffer("wrong", torch.zeros(2, dtype=torch.complex64))
-    with pytest.raises(ArgumentError, match=r"wrong of torch\.complex64"):
+    model.register_buffer("wrong", torch.zeros(2).to_sparse())
+    with pytest.raises(ArgumentError, match="model: expected weights that"):
         save(model, path)
     assert not path.exists()
 
