@@ -6,7 +6,7 @@ exact Jacobian. Physical constants are tensors: an `nn.Parameter` is learned, an
 else is a buffer.
 """
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from diffplan.models._linear import AnalyticDynamics, Linearization
 
 _Pair = tuple[Tensor, Tensor]
 _Levers = tuple[Tensor, Tensor, Tensor]
-_Parts = tuple[Tensor, Tensor, Tensor, Tensor]
+_Direction = tuple[Tensor, Tensor, Tensor]
 
 
 class PointMass(AnalyticDynamics):
@@ -164,6 +164,24 @@ class Pendulum(AnalyticDynamics):
         return following, by_state, _matrix([[dt * gain], [gain]])
 
 
+class _Forces(NamedTuple):
+    """What moves a cartpole.
+
+    Attributes:
+        push: Of force and pole on the whole, m/s².
+        turn: Angular acceleration of the pole.
+        acceleration: Of the cart.
+        inertia: What the pole resists with, metres.
+        across: The lever's share across the track, metres.
+    """
+
+    push: Tensor
+    turn: Tensor
+    acceleration: Tensor
+    inertia: Tensor
+    across: Tensor
+
+
 class Cartpole(AnalyticDynamics):
     """A pole hinged on a cart that a force pushes; angle zero is upright.
 
@@ -212,24 +230,31 @@ class Cartpole(AnalyticDynamics):
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """One explicit Euler step."""
         self._check(state, action)
-        place, speed, cos, sin, spin = state.unbind(-1)
-        parts = (place, speed, _angle(cos, sin), spin)
-        moved = self._after(parts, cos, sin, self._push(action), self._levers(action))
-        place, speed, angle, spin = moved
-        return torch.stack((place, speed, angle.cos(), angle.sin(), spin), -1)
+        cos, sin, spin = state[..., 2:].unbind(-1)
+        push, levers = self._push(action), self._levers(action)
+        forces = self._forces(cos, sin, spin, push, levers)
+        return self._after(state, _direction(cos, sin), forces)
 
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        """States `[…, T+1, S]`; the angle is kept, and what does not change."""
+        """States `[…, T+1, S]`; only the pole is followed from step to step."""
         self._check(state, actions)
-        place, speed, cos, sin, spin = told = list(state.unbind(-1))
-        parts = (place, speed, _angle(cos, sin), spin)
+        place, speed, cos, sin, spin = state.unbind(-1)
+        angle, dt = _angle(_direction(cos, sin)), self.time_step
         levers = self._levers(actions)
+        pole, cart, still = [cos, sin, spin], [], torch.zeros_like(speed)
         for push in self._push(actions).unbind(-1):
-            parts = self._after(parts, cos, sin, push, levers)
-            place, speed, angle, spin = parts
+            forces = self._forces(cos, sin, spin, push, levers)
+            cart.append(forces.acceleration)
+            angle = torch.add(angle, spin, alpha=dt)
+            spin = torch.add(spin, forces.turn, alpha=dt)
             cos, sin = angle.cos(), angle.sin()
-            told += place, speed, cos, sin, spin
-        return torch.stack(told, -1).unflatten(-1, (-1, self.state_dim))
+            pole += cos, sin, spin
+        speeds = torch.stack((still, *cart), -1).cumsum(-1)
+        speeds = torch.add(speed.unsqueeze(-1), speeds, alpha=dt)
+        places = torch.cat((still.unsqueeze(-1), speeds[..., :-1]), -1).cumsum(-1)
+        places = torch.add(place.unsqueeze(-1), places, alpha=dt)
+        turning = torch.stack(pole, -1).unflatten(-1, (-1, 3))
+        return torch.cat((torch.stack((places, speeds), -1), turning), -1)
 
     def _push(self, action: Tensor) -> Tensor:
         """Acceleration of the whole by the force alone, m/s²."""
@@ -245,44 +270,40 @@ class Cartpole(AnalyticDynamics):
 
     def _forces(
         self, cos: Tensor, sin: Tensor, spin: Tensor, push: Tensor, levers: _Levers
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Push on the whole, angular acceleration, inertia, and the lever's cos θ."""
+    ) -> _Forces:
         lever, upright, gravity = levers
         across = lever * cos
         push = torch.addcmul(push, lever * spin, spin * sin)
         inertia = torch.addcmul(upright, across, cos, value=-1)
         turn = torch.addcmul(gravity * sin, cos, push, value=-1) / inertia
-        return push, turn, inertia, across
-
-    def _after(
-        self,
-        parts: _Parts,
-        cos: Tensor,
-        sin: Tensor,
-        push: Tensor,
-        levers: _Levers,
-    ) -> _Parts:
-        """Place, speed, angle and spin after a step."""
-        place, speed, angle, spin = parts
-        push, turn, _, across = self._forces(cos, sin, spin, push, levers)
         acceleration = torch.addcmul(push, turn, across, value=-1)
+        return _Forces(push, turn, acceleration, inertia, across)
+
+    def _after(self, state: Tensor, direction: _Direction, forces: _Forces) -> Tensor:
+        """State after a step."""
+        place, speed, _, _, spin = state.unbind(-1)
         dt = self.time_step
-        return (
+        angle = torch.add(_angle(direction), spin, alpha=dt)
+        after = (
             torch.add(place, speed, alpha=dt),
-            torch.add(speed, acceleration, alpha=dt),
-            torch.add(angle, spin, alpha=dt),
-            torch.add(spin, turn, alpha=dt),
+            torch.add(speed, forces.acceleration, alpha=dt),
+            angle.cos(),
+            angle.sin(),
+            torch.add(spin, forces.turn, alpha=dt),
         )
+        return torch.stack(after, -1)
 
     def linearize(self, state: Tensor, action: Tensor) -> Linearization:
         """Derivatives of push, turn and acceleration, in that order."""
-        following = self.step(state, action)
-        cos, sin = state[..., 2], state[..., 3]
-        dt = self.time_step
-        d_turn, d_acceleration = self._derivatives(state, action)
+        self._check(state, action)
+        cos, sin, spin = state[..., 2:].unbind(-1)
+        dt, push, levers = self.time_step, self._push(action), self._levers(action)
+        forces = self._forces(cos, sin, spin, push, levers)
+        unit_cos, unit_sin, scale = direction = _direction(cos, sin)
+        following = self._after(state, direction, forces)
+        d_turn, d_acceleration = self._derivatives(state, action, forces, levers)
         one, zero = torch.ones_like(cos), torch.zeros_like(cos)
         # d atan2(sin, cos) = (cos d sin - sin d cos) / (sin² + cos²)
-        unit_cos, unit_sin, scale = _direction(cos, sin)
         per_length = scale / (unit_cos**2 + unit_sin**2)
         d_angle = [-unit_sin * per_length, unit_cos * per_length, dt * one]
         d_cos = [-following[..., 3] * d for d in d_angle]
@@ -300,31 +321,27 @@ class Cartpole(AnalyticDynamics):
         return following, by_state, _matrix(by_force)
 
     def _derivatives(
-        self, state: Tensor, action: Tensor
+        self, state: Tensor, action: Tensor, forces: _Forces, levers: _Levers
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Derivatives of angular and cart acceleration by cos, sin, spin, action."""
-        _, _, cos, sin, spin = state.unbind(dim=-1)
-        total = self.cart_mass + self.pole_mass
-        lever = self.pole_mass * self.half_length
-        parts = (cos, sin, spin, self._push(action), self._levers(action))
-        push, turn, inertia, _ = self._forces(*parts)
+        cos, sin, spin = state[..., 2:].unbind(-1)
+        lever, _, gravity = levers
+        cart, pole = self._as(action, "cart_mass", "pole_mass")
         inside = (action[..., 0].abs() <= self.force_limit).to(state.dtype)
-        zero = torch.zeros_like(cos)
         d_push = [
-            zero,
-            lever * spin**2 / total,
-            2 * lever * spin * sin / total,
-            inside / total,
+            torch.zeros_like(cos),
+            lever * spin**2,
+            2 * lever * spin * sin,
+            inside / (cart + pole),
         ]
-        d_inertia = -2 * lever * cos / total
-        d_turn = [-cos * d / inertia for d in d_push]
-        d_turn[0] = d_turn[0] - (push + turn * d_inertia) / inertia
-        d_turn[1] = d_turn[1] + self.gravity / inertia
-        share = lever * cos / total
+        d_turn = [-cos * d / forces.inertia for d in d_push]
+        by_inertia = 2 * forces.turn * forces.across
+        d_turn[0] = d_turn[0] - (forces.push - by_inertia) / forces.inertia
+        d_turn[1] = d_turn[1] + gravity / forces.inertia
         d_acceleration = [
-            d_p - share * d_t for d_p, d_t in zip(d_push, d_turn, strict=True)
+            d_p - forces.across * d_t for d_p, d_t in zip(d_push, d_turn, strict=True)
         ]
-        d_acceleration[0] = d_acceleration[0] - lever * turn / total
+        d_acceleration[0] = d_acceleration[0] - lever * forces.turn
         return d_turn, d_acceleration
 
 
@@ -333,12 +350,12 @@ def _matrix(rows: list[list[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def _angle(cos: Tensor, sin: Tensor) -> Tensor:
-    unit_cos, unit_sin, _ = _direction(cos, sin)
+def _angle(direction: _Direction) -> Tensor:
+    unit_cos, unit_sin, _ = direction
     return torch.atan2(unit_sin, unit_cos)
 
 
-def _direction(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _direction(cos: Tensor, sin: Tensor) -> _Direction:
     """Return (cos, sin) of about unit length, and what they were multiplied with.
 
     Angles and their derivatives do not depend on the length, whose square may leave the
