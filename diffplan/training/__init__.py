@@ -35,6 +35,12 @@ from diffplan.training.online import (
     OnlineConfig,
     OnlineTrainer,
 )
+from diffplan.training.plan_record import (
+    PlanRecord,
+    load_plan_record,
+    record_agent_plan,
+    record_plan,
+)
 from diffplan.training.ppo import (
     PPO,
     Experience,
@@ -77,6 +83,7 @@ __all__ = [
     "OnlineTrainer",
     "OptimizerConfig",
     "PPOConfig",
+    "PlanRecord",
     "Policy",
     "Progress",
     "ReplayBuffer",
@@ -93,8 +100,11 @@ __all__ = [
     "global_seeds",
     "hold_then_decay",
     "load_episode",
+    "load_plan_record",
     "make_generator",
     "read_metrics",
+    "record_agent_plan",
+    "record_plan",
     "run_episodes",
     "run_rounds",
     "save_episode",
