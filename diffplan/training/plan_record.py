@@ -155,12 +155,13 @@ def record_plan(
     record = PlanRecord(*(_numbers(each) for each in (states, *others)), repr(planner))
     if decode is None:
         return record
-    last, count = len(rows) - 1, min(len(rows), _MOST_STRIPS)
-    kept = torch.linspace(0, last, count, dtype=torch.float64).round().long()
+    last, most = len(rows) - 1, range(_MOST_STRIPS)
+    # The first iterations change most.
+    kept = sorted({0, *(round(last ** (i / most[-1])) for i in most if last)})
     # A state that failed has no picture.
-    pictures = decode(states[kept.to(states.device)]).float().nan_to_num()
+    pictures = decode(states[kept]).float().nan_to_num()
     images = np.stack([_to_frames(each) for each in pictures])
-    return replace(record, images=images, image_iterations=kept.numpy())
+    return replace(record, images=images, image_iterations=np.array(kept))
 
 
 @torch.no_grad()
