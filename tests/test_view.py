@@ -155,6 +155,38 @@ def test_the_page_is_served_to_this_machine_until_interrupted(run: Path) -> None
         assert served.wait(60) == 0
 
 
+def test_a_plan_of_a_trained_run_goes_to_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gymnasium")
+    folder = tmp_path / "run"
+    given = [
+        f"training.{name}"
+        for name in (
+            *("rounds=0", "seed_episodes=1", "pretrain_updates=1", "batch_size=2"),
+            *("sequence_length=5", "evaluate_every=0"),
+        )
+    ]
+    small = [*given, "scale_episodes=0", "model.belief_size=8", "model.state_size=4"]
+    train = ["train", "Pendulum-v1", *small, "--directory", str(folder), "--quiet"]
+    assert _cli.main(train) == 0
+    words = ["planner=latco", "planner.iterations=4", "horizon=6"]
+    assert _cli.main(["plan", str(folder), *words, "--seed", "3"]) == 0
+    path = folder / "plans" / "latco_3.npz"
+    assert str(path) in capsys.readouterr().out
+    record = load_plan_record(path)
+    assert record.states.shape == (5, 7, 12)
+    assert record.happened.shape == (7, 12)
+    # What both begin with is what the filter made of the first observation.
+    assert (record.happened[0] == record.states[:, 0]).all()
+    # Pendulum pays at most nothing.
+    assert (record.rewards < 0).all()
+    assert [each["name"] for each in shown(page(folder))["plans"]] == ["latco_3"]
+    assert _cli.main(["plan", str(folder), "--name", "../there"]) == 64
+    assert _cli.main(["plan", str(folder), "horizont=3"]) == 64
+    assert _cli.main(["plan", str(tmp_path)]) == 1
+
+
 # In a browser
 
 

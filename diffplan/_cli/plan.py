@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Plan, act and write; return the exit status."""
     from diffplan._checks import require_count
-    from diffplan._runs.run import load_run
+    from diffplan._runs.folder import load_run
     from diffplan.errors import ArgumentError
     from diffplan.training import record_agent_plan
 

@@ -70,7 +70,7 @@ class PlanRecord:
         wanted = {"cost": (count,), "violation": (count,)}
         wanted["states"] = (count, steps + 1, *self.states.shape[2:3])
         if self.images is not None:
-            kept = np.shape(self.image_iterations)
+            kept = getattr(self.image_iterations, "shape", ())
             wanted["images"] = (*kept, steps + 1, *self.images.shape[2:4], 3)
         if self.happened is not None:
             wanted["happened"] = (len(self.happened), *self.states.shape[2:3])
@@ -152,7 +152,8 @@ def record_plan(
     plan = planner(problem, state, generator=generator, callback=look)
     keep(plan.states, plan.actions, plan.cost)
     states, *others = (torch.stack(column) for column in zip(*rows, strict=True))
-    record = PlanRecord(*(_numbers(each) for each in (states, *others)), repr(planner))
+    actions, cost, violation = map(_numbers, others)
+    record = PlanRecord(_numbers(states), actions, cost, violation, repr(planner))
     if decode is None:
         return record
     last, most = len(rows) - 1, range(_MOST_STRIPS)

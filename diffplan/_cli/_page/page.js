@@ -118,7 +118,7 @@ function showCurves() {
   const names = Object.keys(data.metrics);
   if (!names.length) return;
   $("curves").hidden = false;
-  const wanted = [/return/, /success/, /train\/loss|\/loss$/, /./].flatMap((kind) =>
+  const wanted = [/^test\/(return|success)/, /(return|success|loss)$/, /./].flatMap((kind) =>
     names.flatMap((name, i) => (kind.test(name) && !name.startsWith("time/") ? [i] : [])));
   const tell = chips($("columns"), names, [...new Set(wanted)].slice(0, 3), (chosen) => {
     const axis = +$("against").value, rows = $("metrics");
