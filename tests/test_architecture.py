@@ -63,9 +63,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # "": what `import diffplan` gives its users
     "runs": (
         *("", *MATHS, *BASES, "planners", "models"),
-        *("agents", "envs", "files", "training"),
+        *("agents", "envs", "files", "training", "colours"),
     ),
-    "cli": ("", "agents", "envs", "outside", "runs", "training"),
+    "colours": (),
+    "cli": (
+        *("", "agents", "envs", "outside", "runs", "training"),
+        *("colours", "files"),
+    ),
     "main": ("cli",),
 }
 

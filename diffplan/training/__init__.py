@@ -36,6 +36,12 @@ from diffplan.training.online import (
     OnlineConfig,
     OnlineTrainer,
 )
+from diffplan.training.plan_record import (
+    PlanRecord,
+    load_plan_record,
+    record_agent_plan,
+    record_plan,
+)
 from diffplan.training.ppo import (
     PPO,
     Experience,
@@ -78,6 +84,7 @@ __all__ = [
     "OnlineTrainer",
     "OptimizerConfig",
     "PPOConfig",
+    "PlanRecord",
     "Policy",
     "Progress",
     "ReplayBuffer",
@@ -96,8 +103,11 @@ __all__ = [
     "hold_then_decay",
     "import_minari",
     "load_episode",
+    "load_plan_record",
     "make_generator",
     "read_metrics",
+    "record_agent_plan",
+    "record_plan",
     "run_episodes",
     "run_rounds",
     "save_episode",
