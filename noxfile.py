@@ -24,9 +24,7 @@ ROOT = Path(__file__).parent
 SUPPORTED = ("3.12", "3.11")
 # The simulators end at 3.12; the rest runs wherever torch does.
 CORE = ("3.11", "3.12", "3.13", "3.14")
-CORE_TOOLS = (
-    "pytest pytest-timeout pytest-xdist beartype hypothesis gymnasium safetensors scipy"
-)
+CORE_TOOLS = "pytest pytest-timeout pytest-xdist beartype hypothesis gymnasium scipy"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 THESEUS = ("theseus-ai", "torchlie", "torchkin")
 THESEUS_NEEDS = (
@@ -310,8 +308,7 @@ def fill(
     session: nox.Session, python: str, folder: Path, extras: Sequence[str] = ()
 ) -> None:
     """Install diffplan, simulators, tools and Theseus, unless that is done."""
-    extra = ("suite", "cvx", "minari", "ray", "slurm", "tune", "dev", *extras)
-    wanted = ",".join(extra)
+    wanted = ",".join((*"suite cvx minari ray slurm tune dev".split(), *extras))
     sources = ("pyproject.toml", "constraints.txt", "noxfile.py")
     content = b"".join((ROOT / name).read_bytes() for name in sources)
     digest = hashlib.sha256(content + str(ROOT).encode()).hexdigest()

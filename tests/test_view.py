@@ -1,8 +1,9 @@
 """`diffplan view` and `diffplan plan`: the page, in a browser that is clicked through.
 
-With `DIFFPLAN_SCREENSHOTS=FOLDER` the browser leaves the pictures of the docs there.
+With `DIFFPLAN_SCREENSHOTS=docs/pictures` the browser leaves the pictures of the docs.
 """
 
+import io
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from run_folder import ITERATIONS, write_run
 import diffplan as dp
 from diffplan import _cli
 from diffplan._cli._page import _some, page
-from diffplan._colours import PLANNERS
+from diffplan._colours import PLANNERS, planner_styles
 from diffplan.training import load_plan_record
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,23 @@ def test_every_planner_has_a_colour_of_its_own() -> None:
     assert len({shade for pair in PLANNERS.values() for shade in pair}) == 2 * len(
         PLANNERS
     )
+
+
+def test_planners_are_found_in_names_and_their_variants_told_apart() -> None:
+    styles = planner_styles(
+        *("LatCo", "latco_duals", "Grad-MPC", "PlaNet (CEM)", "dcem", "random"),
+        *("Shooting GD, many starts", "latco_first_order", "iLQR", "still"),
+    )
+    colours = [PLANNERS[name][0] for name in ("LatCo", "GradMPC", "CEM", "DCEM")]
+    latco, gradient, cem, dcem = colours
+    assert styles[:5] == [
+        *((latco, "-"), (latco, "--"), (gradient, "-"), (cem, "-"), (dcem, "-"))
+    ]
+    assert styles[6] == (PLANNERS["ShootingGD"][0], "-")
+    assert styles[7] == (latco, ":")
+    assert styles[8] == (PLANNERS["ILQR"][0], "-")
+    assert styles[5][0] == styles[9][0] not in colours
+    assert len(set(styles)) == len(styles)
 
 
 def test_videos_are_chosen_evenly_with_the_last() -> None:
@@ -258,9 +276,14 @@ def picture(opened: Page, name: str, selector: str) -> None:
     """Leave a picture of a section for the docs, where they are asked for."""
     folder = os.environ.get("DIFFPLAN_SCREENSHOTS")
     if folder:
+        from PIL import Image
+
         part = opened.find(selector)
-        opened.run("arguments[0].scrollIntoView()", part)
-        Path(folder, f"{name}.png").write_bytes(part.screenshot_as_png)
+        opened.run("document.activeElement.blur(); arguments[0].scrollIntoView()", part)
+        drawn = Image.open(io.BytesIO(part.screenshot_as_png)).convert("RGB")
+        # Median cut would lose a colour of thin lines.
+        small = drawn.quantize(160, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        small.save(Path(folder, f"{name}.png"), optimize=True)
 
 
 def choose_plan(opened: Page, name: str) -> None:
@@ -392,9 +415,12 @@ def test_it_fits_and_can_be_read(opened: Page, width: int, dark: bool) -> None:
         "const s = document.getElementById('iteration'); s.value = 5;"
         "s.dispatchEvent(new Event('input'))"
     )
-    name = f"view-{'phone' if width < 600 else 'desktop'}-{'dark' if dark else 'light'}"
-    picture(opened, f"{name}-plan", "#plan")
-    picture(opened, f"{name}-curves", "#curves")
+    scheme = "dark" if dark else "light"
+    if width > 600:
+        picture(opened, f"view-{scheme}", "#plan")
+        picture(opened, f"view-curves-{scheme}", "#curves")
+    else:
+        picture(opened, f"view-phone-{scheme}", "#plan")
 
 
 def test_nothing_went_wrong_in_the_browser(opened: Page) -> None:

@@ -59,6 +59,7 @@ def draw_runs(
     values: Sequence[np.ndarray],
     label: str,
     colour: str,
+    dashes: Any = "-",
 ) -> None:
     """Draw the curves of several seeds thinly and, where all have it, their mean.
 
@@ -68,6 +69,7 @@ def draw_runs(
         values: As many numbers as steps.
         label: In the legend, for the mean.
         colour: Of all of them.
+        dashes: Of the mean.
     """
     for seed_steps, seed_values in zip(steps, values, strict=True):
         axis.plot(seed_steps, seed_values, color=colour, alpha=0.35, linewidth=1)
@@ -76,7 +78,8 @@ def draw_runs(
         [float(v) for s, v in zip(seed_steps, seed_values, strict=True) if s in common]
         for seed_steps, seed_values in zip(steps, values, strict=True)
     ]
-    axis.plot(common, np.mean(rows, axis=0), color=colour, linewidth=2, label=label)
+    drawn = {"color": colour, "linestyle": dashes, "linewidth": 2, "label": label}
+    axis.plot(common, np.mean(rows, axis=0), **drawn)
 
 
 def save_picture(picture: np.ndarray, path: Path, scale: int = 1) -> None:

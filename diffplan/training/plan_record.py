@@ -40,8 +40,8 @@ class PlanRecord:
             last. Of a planner with several candidates the cheapest one.
         actions: `[I + 1, T, A]`.
         cost: `[I + 1]`, as the planner saw it; NaN where it failed.
-        violation: `[I + 1]`, the largest |x_{t+1} - f(x_t, u_t)|: collocation begins
-            with states that do not follow from each other.
+        violation: `[I + 1]`, the largest entry of `|x_{t+1} - f(x_t, u_t)|`:
+            collocation begins with states that do not follow from each other.
         planner: Its name and settings.
         images: uint8 `[K, T + 1, H, W, 3]`, the states of some iterations decoded; or
             None.

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffplan._runs.figures import COLOURS, draw_runs, new_figure, save_figure
+from diffplan._colours import planner_styles
+from diffplan._runs.figures import draw_runs, new_figure, save_figure
 from diffplan._runs.tables import markdown_table, picture, write_text
 from reproductions.common import idle, ledger
 from reproductions.common.experiment import Results, Section
@@ -241,14 +242,15 @@ def learning_figure(task: str, groups: dict[str, list[Run]]) -> Any:
     """Draw training and test scores against thousands of environment steps."""
     figure, axes = new_figure(columns=2, size=(4.4, 3.2))
     measure = next(iter(groups.values()))[0].measure
-    for colour, (planner, runs) in zip(COLOURS, groups.items(), strict=False):
+    styles = planner_styles(*groups)
+    for style, (planner, runs) in zip(styles, groups.items(), strict=True):
         for axis, prefix in zip(axes[0], KINDS, strict=True):
             series = [run.series(prefix) for run in runs]
             series = [binned(*pair) for pair in series if len(pair[0])]
             if series:
                 steps, values = zip(*series, strict=True)
                 thousands = [array / 1000 for array in steps]
-                draw_runs(axis, thousands, values, planner, colour)
+                draw_runs(axis, thousands, values, planner, *style)
         level = float(np.mean([run.score("collect", slice(0, 1)) for run in runs]))
     for axis in axes[0]:
         axis.axhline(level, color="black", linestyle=":", linewidth=1, label="random")

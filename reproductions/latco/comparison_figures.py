@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._colours import planner_styles
 from diffplan._runs.figures import COLOURS, new_figure
 from reproductions.common.statistics import proportion
 from reproductions.latco.comparison_result import IDLE, NAMES, Result, title
@@ -23,7 +24,8 @@ def distance_figure(results: Sequence[Result], seen: str = "state vectors") -> A
     """
     figure, axes = new_figure(size=(7.6, 4.0))
     axis, drawn = axes[0, 0], [item for item in results if item.name not in IDLE]
-    for index, result in enumerate(drawn):
+    styles = planner_styles(*(result.name for result in drawn))
+    for index, (result, (colour, dashes)) in enumerate(zip(drawn, styles, strict=True)):
         x = np.array([row["initial_distance"] for row in result.rows])
         y = np.array([row["outcome"] for row in result.rows])
         places, rates, errors = [], [], []
@@ -38,8 +40,8 @@ def distance_figure(results: Sequence[Result], seen: str = "state vectors") -> A
             places,
             rates,
             np.transpose(errors).clip(min=0.0),
-            color=COLOURS[index % len(COLOURS)],
-            linestyle="-" if index < len(COLOURS) else "--",
+            color=colour,
+            linestyle=dashes,
             linewidth=2.5 if result.name == "latco" else 1.2,
             marker="o",
             markersize=4,

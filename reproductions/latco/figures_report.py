@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._colours import planner_styles
 from diffplan._files import write_atomically
 from diffplan._runs.figures import COLOURS, new_figure, save_figure
 from diffplan._runs.tables import markdown_table, picture
@@ -142,12 +143,14 @@ def _draw_goal(axis: Any, goal: np.ndarray) -> None:
 def multiplier_figure(plans: Mapping[str, Mapping[int, Arrays]]) -> Any:
     """Draw λ, violation and reward over the iterations, as LatCo's Fig. 11."""
     figure, axes = new_figure(columns=len(TRACES), size=(3.4, 3.0))
-    for colour, (name, seeds) in zip(COLOURS, plans.items(), strict=False):
+    styles = planner_styles(*plans)
+    for (colour, dashes), (name, seeds) in zip(styles, plans.items(), strict=True):
         for axis, trace in zip(axes[0], TRACES, strict=True):
             low, middle, high = _percentiles(seeds, trace)
             steps = np.arange(1, len(middle) + 1)
             axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(steps, middle, color=colour, label=NAMES[name])
+            drawn = {"color": colour, "linestyle": dashes, "label": NAMES[name]}
+            axis.plot(steps, middle, **drawn)
     for axis, (trace, title) in zip(axes[0], TRACES.items(), strict=True):
         axis.set(xlabel="iteration", yscale="linear" if trace == "reward" else "log")
         axis.set_title(title, fontsize=9)
