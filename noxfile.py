@@ -308,7 +308,7 @@ def fill(
     session: nox.Session, python: str, folder: Path, extras: Sequence[str] = ()
 ) -> None:
     """Install diffplan, simulators, tools and Theseus, unless that is done."""
-    wanted = ",".join((*"suite cvx minari ray slurm tune dev".split(), *extras))
+    wanted = ",".join(("suite", "cvx", "ray", "slurm", "tune", "dev", *extras))
     sources = ("pyproject.toml", "constraints.txt", "noxfile.py")
     content = b"".join((ROOT / name).read_bytes() for name in sources)
     digest = hashlib.sha256(content + str(ROOT).encode()).hexdigest()

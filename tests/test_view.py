@@ -182,7 +182,7 @@ def test_a_plan_of_a_trained_run_goes_to_its_folder(
         f"training.{name}"
         for name in (
             *("rounds=0", "seed_episodes=1", "pretrain_updates=1", "batch_size=2"),
-            *("sequence_length=5", "evaluate_every=0"),
+            *("sequence_length=5", "keep_best=false", "evaluate_every=0"),
         )
     ]
     small = [*given, "scale_episodes=0", "model.belief_size=8", "model.state_size=4"]
