@@ -418,7 +418,6 @@ def test_it_fits_and_can_be_read(opened: Page, width: int, dark: bool) -> None:
     scheme = "dark" if dark else "light"
     if width > 600:
         picture(opened, f"view-{scheme}", "#plan")
-        picture(opened, f"view-curves-{scheme}", "#curves")
     else:
         picture(opened, f"view-phone-{scheme}", "#plan")
 
