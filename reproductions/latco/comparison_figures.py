@@ -24,7 +24,7 @@ def distance_figure(results: Sequence[Result], seen: str = "state vectors") -> A
     """
     figure, axes = new_figure(size=(7.6, 4.0))
     axis, drawn = axes[0, 0], [item for item in results if item.name not in IDLE]
-    styles = planner_styles(*(result.name for result in drawn))
+    styles = planner_styles(*(NAMES[result.name] for result in drawn))
     for index, (result, (colour, dashes)) in enumerate(zip(drawn, styles, strict=True)):
         x = np.array([row["initial_distance"] for row in result.rows])
         y = np.array([row["outcome"] for row in result.rows])
