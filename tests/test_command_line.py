@@ -139,6 +139,21 @@ def test_errors_become_exit_statuses(
 # What is asked for
 
 
+@pytest.mark.parametrize("absent", ["gymnasium", "numpy"])
+def test_a_word_names_what_it_lacks(absent: str) -> None:
+    code = (
+        f"import sys; sys.modules[{absent!r}] = None\n"
+        "from diffplan._cli import main\n"
+        "raise SystemExit(main(['train', 'Pendulum-v1', '--directory', 'run']))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        f"needs {absent}: pip install diffplan[suite]"
+    )
+
+
 def test_versions_fit_as_packaging_says() -> None:
     lines = [*ASKED, *(metadata.requires("diffplan") or ())]
     asked = {str(Requirement(line).specifier) for line in lines}

@@ -58,7 +58,15 @@ def _main(given: list[str]) -> int:
         parser = _parser(f"diffplan {word}", _help(words[word]))
         module = importlib.import_module(f"{__name__}.{word}")
         module.configure(parser)
-        return int(module.run(parser.parse_intermixed_args(given[1:])))
+        options = parser.parse_intermixed_args(given[1:])
+        try:
+            return int(module.run(options))
+        except ModuleNotFoundError as error:
+            if (error.name or "diffplan").partition(".")[0] == "diffplan":
+                raise
+            raise MissingDependencyError(
+                f"diffplan {word} needs {error.name}: pip install diffplan[suite]"
+            ) from error
     if word.startswith("-"):
         lines = [f"  {name:<9}{_help(words[name]).splitlines()[0]}" for name in words]
         told = "\n".join(["words, each with a --help of its own:", *sorted(lines)])
