@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,10 @@ def test_a_plan_alone_is_a_page(run: Path, tmp_path: Path) -> None:
 def test_the_page_is_served_to_this_machine_until_interrupted(run: Path) -> None:
     command = [sys.executable, "-m", "diffplan", "view", str(run), "--no-browser"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DIFFPLAN_TYPECHECK": "0"}
+    # In the background of a shell that gives it to nobody, Ctrl-C is ignored.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, text=True
+        command, env=env, stdout=subprocess.PIPE, text=True, preexec_fn=heard
     ) as served:
         try:
             address = served.stdout.readline().split()[0]
@@ -182,7 +185,7 @@ def test_a_plan_of_a_trained_run_goes_to_its_folder(
         f"training.{name}"
         for name in (
             *("rounds=0", "seed_episodes=1", "pretrain_updates=1", "batch_size=2"),
-            *("sequence_length=5", "keep_best=false", "evaluate_every=0"),
+            *("sequence_length=5", "evaluate_every=0", "keep_best=false"),
         )
     ]
     small = [*given, "scale_episodes=0", "model.belief_size=8", "model.state_size=4"]

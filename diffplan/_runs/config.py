@@ -48,11 +48,21 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         >>> apply_overrides(Wind(), ["speed=2"])
         Wind(speed=2.0)
     """
-    for text in overrides:
-        path, equals, value = text.partition("=")
-        if not equals or not path:
-            raise ArgumentError(f"override: expected key=value, got {text!r}")
-        config = _replaced(config, path.split("."), value, path, config)
+    waiting = list(overrides)
+    while waiting:
+        refused: dict[str, ArgumentError] = {}
+        for text in waiting:
+            path, equals, value = text.partition("=")
+            if not equals or not path:
+                raise ArgumentError(f"override: expected key=value, got {text!r}")
+            try:
+                config = _replaced(config, path.split("."), value, path, config)
+            except ArgumentError as error:
+                refused[text] = error
+        # One value may be allowed only beside another one that stands behind it.
+        if len(refused) == len(waiting):
+            raise next(iter(refused.values()))
+        waiting = list(refused)
     return config
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffplan._runs.online import build_model
+from diffplan.models import RSSM
 from diffplan.problem import Box
 from diffplan.training import read_metrics
 from diffplan.training.online import OnlineTrainer
@@ -78,28 +79,25 @@ def test_an_interrupted_phase_goes_on_bit_for_bit(
     assert rows(tmp_path) == rows(whole)
     for name in ("model.pt", "decoder.pt"):
         if (whole / name).exists():
-            pair = [
-                torch.load(folder / name, weights_only=True)
-                for folder in (whole, tmp_path)
-            ]
-            pair = [each.get("weights", each) for each in pair]
+            pair = [weights_of(folder / name) for folder in (whole, tmp_path)]
             for key, value in pair[0].items():
                 assert torch.equal(value, pair[1][key]), key
 
 
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a model, or of a decoder."""
+    if path.name == "model.pt":
+        return RSSM.load(path).state_dict()
+    return torch.load(path, weights_only=True)
+
+
 def test_phase_3_leaves_the_frozen_parts_as_phase_2_had_them(phases: Path) -> None:
     folder = phases / "cheetah-run" / "seed_0"
-    models = [
-        torch.load(folder / phase / "model.pt", weights_only=True)["weights"]
-        for phase in ("embedded", "policy")
-    ]
+    models = [weights_of(folder / p / "model.pt") for p in ("embedded", "policy")]
     for name, value in models[0].items():
         tuned = name.startswith("reward_head")
         assert torch.equal(value, models[1][name]) != tuned, name
-    decoders = [
-        torch.load(folder / phase / "decoder.pt", weights_only=True)
-        for phase in ("embedded", "policy")
-    ]
+    decoders = [weights_of(folder / p / "decoder.pt") for p in ("embedded", "policy")]
     for name, value in decoders[0].items():
         assert not torch.equal(value, decoders[1][name]), name
 
@@ -124,10 +122,10 @@ def test_what_phase_2_hands_on_is_what_was_evaluated_best(phases: Path) -> None:
     state = torch.load(last, weights_only=True)["job"]
     best = state["best"]
     assert best["mean_return"] == max(returns.values()) == returns[best["index"]]
-    weights = torch.load(folder / "model.pt", weights_only=True)["weights"]
+    weights = weights_of(folder / "model.pt")
     for name, value in weights.items():
         assert torch.equal(value, best["model"][name]), name
-    decoder = torch.load(folder / "decoder.pt", weights_only=True)
+    decoder = weights_of(folder / "decoder.pt")
     for name, value in decoder.items():
         assert torch.equal(value, best["auxiliary"]["decoder"][name]), name
 
