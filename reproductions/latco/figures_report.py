@@ -143,7 +143,7 @@ def _draw_goal(axis: Any, goal: np.ndarray) -> None:
 def multiplier_figure(plans: Mapping[str, Mapping[int, Arrays]]) -> Any:
     """Draw λ, violation and reward over the iterations, as LatCo's Fig. 11."""
     figure, axes = new_figure(columns=len(TRACES), size=(3.4, 3.0))
-    styles = planner_styles(*plans)
+    styles = planner_styles(*(NAMES[name] for name in plans))
     for (colour, dashes), (name, seeds) in zip(styles, plans.items(), strict=True):
         for axis, trace in zip(axes[0], TRACES, strict=True):
             low, middle, high = _percentiles(seeds, trace)
