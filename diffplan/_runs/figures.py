@@ -90,12 +90,21 @@ def save_picture(picture: np.ndarray, path: Path, scale: int = 1) -> None:
         path: Where.
         scale: Each pixel becomes `scale` by `scale` of them.
     """
+    content = as_png(picture.repeat(scale, axis=0).repeat(scale, axis=1))
+    write_atomically(path, lambda file: file.write(content))
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """Return an image, uint8 `[H, W, 3]`, as PNG.
+
+    Raises:
+        MissingDependencyError: imageio is not installed.
+    """
     try:
         import imageio.v3 as imageio
     except ImportError as error:
         raise MissingDependencyError(
             "pictures need imageio: pip install diffplan[suite]"
         ) from error
-    enlarged = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    content = imageio.imwrite("<bytes>", enlarged, extension=".png")
-    write_atomically(path, lambda file: file.write(content))
+    content: bytes = imageio.imwrite("<bytes>", picture, extension=".png")
+    return content

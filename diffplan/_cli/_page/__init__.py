@@ -7,8 +7,6 @@ import base64
 import html
 import json
 import math
-import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from diffplan._colours import OTHER, PLANNERS
+from diffplan._runs.figures import as_png
 from diffplan.errors import ArgumentError
 from diffplan.training import film_strip, load_plan_record, read_metrics
 from diffplan.training._files import read_json
@@ -176,19 +175,7 @@ def _number(value: float) -> float | None:
 
 def _strip(frames: Any, every: int) -> str:
     """Return a film strip as the address of a PNG."""
-    picture = film_strip([frames], every, gap=1)
-    height, width, _ = picture.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in picture)
-    parts = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
-        b"IDAT": zlib.compress(rows),
-        b"IEND": b"",
-    }
-    content = b"\x89PNG\r\n\x1a\n"
-    for name, data in parts.items():
-        check = zlib.crc32(name + data)
-        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
-    return _url("image/png", content)
+    return _url("image/png", as_png(film_strip([frames], every, gap=1)))
 
 
 def _url(kind: str, content: bytes) -> str:
