@@ -4,16 +4,14 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from diffplan._files import reading
 from diffplan._runs.online import (
     Acting,
-    Measured,
     action_box,
     build_model,
     new_model,
-    on_device,
+    run_online,
 )
 from diffplan._runs.run import TaskRun, configured, read_settings, save_settings
 from diffplan._runs.stopwatch import Stopwatch
@@ -38,7 +36,7 @@ def train(
     directory: Path,
     *,
     tracker: str = "",
-    **options: Any,
+    quiet: bool = False,
 ) -> None:
     """Train to the end, from the folder's last checkpoint if there is one.
 
@@ -47,7 +45,7 @@ def train(
         seed: Of weights, episodes, planning and sampling.
         directory: Of the run.
         tracker: wandb or trackio, which is told the metrics too.
-        **options: Of `OnlineTrainer.run`.
+        quiet: Whether to show no progress.
 
     Raises:
         ArgumentError: the folder holds a run with other settings.
@@ -59,20 +57,22 @@ def train(
         box = action_box(envs.single_action_space, run.resolve_device())
         agent = run.agent(model, box)
         watches = {"rendering": rendering, "plan": Stopwatch().watch(agent.planner)}
-        trainer = Measured(
-            model,
-            agent,
-            envs,
-            on_device(run.training, run.resolve_device()),
-            seed=seed,
-            directory=directory,
-            watches=watches,
-        )
         writers = []
         if tracker:
             about = {"config": run.content(), "name": directory.name}
             writers.append(Tracker(tracker, project="diffplan", **about))
-        trainer.run(writers=writers, **options)
+        run_online(
+            model,
+            agent,
+            envs,
+            run.training,
+            seed=seed,
+            directory=directory,
+            watches=watches,
+            tensorboard=True,
+            quiet=quiet,
+            writers=writers,
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ What is played, with which model, planner and agent, a paper or a user decides; 
 scales of observations, the agent that plans, the loop and its measurements are here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,21 @@ from diffplan.models.rssm import RSSM
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Objective
 from diffplan.training._interaction import run_episodes
+from diffplan.training.logging import MetricWriter
 from diffplan.training.offline import OfflineConfig
 from diffplan.training.online import OnlineConfig, OnlineTrainer
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, global_seeds
+
+SMALL_MODEL = {
+    "belief_size": 64,
+    "hidden_size": 128,
+    "embedding_size": 128,
+    "reward_hidden": 128,
+    "vector_hidden": 128,
+    "free_nats": 1.0,
+    "kl_scale": 0.1,
+}
+"""Of an `RSSM` that learns in minutes on a core, from state vectors."""
 
 
 def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -199,6 +211,8 @@ def run_online(
     directory: Path,
     watches: Mapping[str, Stopwatch] | None = None,
     tensorboard: bool = False,
+    quiet: bool = False,
+    writers: Sequence[MetricWriter] = (),
     **more: Any,
 ) -> None:
     """Train to the end, from the folder's checkpoint if there is one.
@@ -214,7 +228,9 @@ def run_online(
         seed: Of the run, see `OnlineTrainer`.
         directory: Of the run.
         watches: What is measured beside the trainer's own timers: see `Measured`.
-        tensorboard: Whether to write TensorBoard events.
+        tensorboard: See `OnlineTrainer.run`.
+        quiet: Likewise.
+        writers: Likewise.
         **more: Of `OnlineTrainer`.
     """
     trainer = Measured(
@@ -227,7 +243,7 @@ def run_online(
         watches=watches or {},
         **more,
     )
-    trainer.run(tensorboard=tensorboard)
+    trainer.run(tensorboard=tensorboard, quiet=quiet, writers=writers)
     if training.keep_best:
         trainer.load_best()
 

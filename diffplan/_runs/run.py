@@ -9,10 +9,7 @@ from typing import Any, Literal
 from diffplan._checks import require_count
 from diffplan._files import reading
 from diffplan._runs.config import apply_overrides, choose, resolved
-from diffplan._runs.online import (
-    OnlineRun,
-    planning_agent,
-)
+from diffplan._runs.online import SMALL_MODEL, OnlineRun, planning_agent
 from diffplan._runs.settings import Settings, parameters
 from diffplan._runs.tasks import SUITES
 from diffplan.agents import PlanningAgent
@@ -63,17 +60,7 @@ PLANNERS = {
 }
 """Planners by name, with what a run sets of each."""
 
-_MODEL = Settings(
-    RSSM,
-    belief_size=64,
-    hidden_size=128,
-    embedding_size=128,
-    reward_hidden=128,
-    vector_hidden=128,
-    free_nats=1.0,
-    kl_scale=0.1,
-)
-
+_MODEL = Settings(RSSM, **SMALL_MODEL)
 _OF_RESIDUALS = ("first_order_latco", "gaussian_latco", "latco", "shooting_gn")
 """They minimise softplus(-reward)² (LatCo), the others minus the sum of rewards."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from diffplan._runs import online
 from diffplan._runs.online import OnlineRun
 from diffplan._runs.settings import Settings
 from diffplan.envs.dm_control import GRAD_MPC_ACTION_REPEAT, PLANET_ACTION_REPEAT
@@ -72,16 +73,7 @@ PLANET_MODEL = Settings(
 )
 """PlaNet's model in PyTorch, with the numbers of Table 3."""
 
-SMALL_MODEL = PLANET_MODEL.replaced(
-    belief_size=64,
-    hidden_size=128,
-    embedding_size=128,
-    reward_hidden=128,
-    vector_hidden=128,
-    free_nats=1.0,
-    kl_scale=0.1,
-    reward_scale=20.0,
-)
+SMALL_MODEL = PLANET_MODEL.replaced(**online.SMALL_MODEL, reward_scale=20.0)
 """What learns in minutes on a core, from state vectors; as in LatCo's stage (b)."""
 
 

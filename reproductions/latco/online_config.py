@@ -157,16 +157,7 @@ def small_cheetah() -> OnlineRun:
         num_envs=2,
         posterior="mean",
         device="cpu",
-        model=PAPER_MODEL.replaced(
-            belief_size=64,
-            hidden_size=128,
-            embedding_size=128,
-            reward_hidden=128,
-            vector_hidden=128,
-            free_nats=1.0,
-            kl_scale=0.1,
-            reward_scale=20.0,
-        ),
+        model=PAPER_MODEL.replaced(**online.SMALL_MODEL, reward_scale=20.0),
         planner=PlannerConfig(
             horizon=12, execute=6, iterations=30, tolerance=1e-2, engine="theseus"
         ),
