@@ -2,7 +2,7 @@
 
     python benchmarks/compiling.py [--repeats 30] [--quick]
 
-`planner.compile()` compiles all of `solve`, of iLQR a step of its sweep;
+`planner.compile()` compiles all of `solve`, of iLQR and shooting GN a step of theirs;
 `problem.compile()` a rollout and its objective. The time of a plan includes what is
 never compiled (checks, noise, the record). The problems: a pendulum of three numbers,
 horizon 15, and an RSSM of 200 units for sensor values, horizon 12.
@@ -86,42 +86,45 @@ def latent_states(batch: int) -> Tensor:
     return torch.zeros(batch, 230)
 
 
+def planners() -> dict[str, dp.Planner]:
+    """Return what is compiled whole, or step by step, by name."""
+    quiet = {"gradient": dp.Detach()}
+    sampling = {"num_samples": 500, "iterations": 5}
+    return {
+        "MPPI, 1 iteration": dp.MPPI(HORIZON, num_samples=500, iterations=1, **quiet),
+        "CEM, 5 iterations": dp.CEM(HORIZON, num_elites=50, **sampling),
+        "DCEM, 5 iterations": dp.DCEM(HORIZON, num_elites=50, **sampling, **quiet),
+        "shooting GD, 2 iterations": dp.ShootingGD(HORIZON, iterations=2, **quiet),
+        "Grad-MPC, 5 iterations": dp.GradMPC(
+            HORIZON, num_starts=50, iterations=5, **quiet
+        ),
+        "iLQR, 10 iterations": dp.ILQR(HORIZON, iterations=10, **quiet),
+        "iLQR by its sweep, 10 iterations": dp.ILQR(
+            HORIZON, iterations=10, form="sweep", **quiet
+        ),
+        "shooting GN, 10 iterations": dp.ShootingGN(HORIZON, iterations=10, **quiet),
+        "LatCo, 1 iteration": dp.LatCo(HORIZON, iterations=1, **quiet),
+    }
+
+
 def cases() -> dict[str, Case]:
     """Return what is measured, by name."""
-    quiet = {"gradient": dp.Detach()}
-
-    def mppi() -> dp.Planner:
-        return dp.MPPI(HORIZON, num_samples=500, iterations=1, **quiet)
-
-    def cem() -> dp.Planner:
-        return dp.CEM(HORIZON, num_samples=500, num_elites=50, iterations=5)
-
-    def ilqr() -> dp.Planner:
-        return dp.ILQR(HORIZON, iterations=10, **quiet)
-
-    def latent() -> dp.Planner:
-        return dp.CEM(LATENT_HORIZON, num_samples=240, num_elites=24, iterations=5)
-
-    grad_mpc = dp.GradMPC(HORIZON, num_starts=50, iterations=5, **quiet)
     swing = {"problem": pendulum_problem, "state": pendulum_states}
     dream = {"problem": latent_problem, "state": latent_states}
-    return {
-        "MPPI, 1 iteration": Case(mppi(), 1, **swing),
-        "CEM, 5 iterations": Case(cem(), 1, **swing),
-        "Grad-MPC, 5 iterations": Case(grad_mpc, 1, **swing),
-        "iLQR, 10 iterations": Case(ilqr(), 1, **swing),
-        "MPPI, 1 iteration, batch 64": Case(mppi(), 64, **swing),
-        "CEM, 5 iterations, batch 64": Case(cem(), 64, **swing),
-        "iLQR, 10 iterations, batch 64": Case(ilqr(), 64, **swing),
-        "problem: CEM, 5 iterations": Case(cem(), 1, **swing, compiles="problem"),
-        "problem: CEM, 5 iterations, batch 64": Case(
-            cem(), 64, **swing, compiles="problem"
-        ),
-        "CEM on an RSSM, 5 iterations": Case(latent(), 1, **dream),
-        "problem: CEM on an RSSM, 5 iterations": Case(
-            latent(), 1, **dream, compiles="problem"
-        ),
-    }
+    found = {}
+    for batch in (1, 64):
+        size = f", batch {batch}" if batch > 1 else ""
+        for name, planner in planners().items():
+            found[name + size] = Case(planner, batch, **swing)
+        found[f"problem: CEM, 5 iterations{size}"] = Case(
+            planners()["CEM, 5 iterations"], batch, **swing, compiles="problem"
+        )
+    latent = dp.CEM(LATENT_HORIZON, num_samples=240, num_elites=24, iterations=5)
+    found["CEM on an RSSM, 5 iterations"] = Case(latent, 1, **dream)
+    found["problem: CEM on an RSSM, 5 iterations"] = Case(
+        latent, 1, **dream, compiles="problem"
+    )
+    return found
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
