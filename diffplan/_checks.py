@@ -4,6 +4,7 @@ All raise errors of `diffplan.errors`, which name the argument, what was expecte
 what was given.
 """
 
+import difflib
 import functools
 import math
 import operator
@@ -18,6 +19,7 @@ from diffplan.errors import (
     NonFiniteError,
     ShapeError,
     TensorTypeError,
+    UnknownNameError,
 )
 
 ItemT = TypeVar("ItemT")
@@ -194,6 +196,26 @@ def require_choice(name: str, value: object, choices: object) -> None:
     if value not in allowed:
         listed = ", ".join(map(repr, allowed))
         raise ArgumentError(f"{name}: expected one of {listed}, got {value!r}")
+
+
+def require_known(name: str, value: str, known: Iterable[str]) -> str:
+    """Return a name that exists, else raise.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+        known: All names that exist.
+
+    Raises:
+        UnknownNameError: lists close matches, or what exists if none is close.
+    """
+    names = list(known)
+    if value in names:
+        return value
+    close = difflib.get_close_matches(value, names, cutoff=0.5)
+    told = ", ".join(close or names[:20])
+    more = "" if close or len(names) <= 20 else f" … ({len(names)} names)"
+    raise UnknownNameError(f"{name}: there is no {value!r}; did you mean {told}{more}?")
 
 
 def require_at_least(name: str, value: float, minimum: float) -> float:

@@ -30,8 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Tune; return the exit status."""
-    from diffplan._checks import require_count
-    from diffplan._runs.config import choose
+    from diffplan._checks import require_count, require_known
     from diffplan._runs.evaluation import score_random, summary
     from diffplan._runs.folder import load_run
     from diffplan._runs.run import PLANNERS
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from diffplan._runs.tuning import Counter, Tuning, row, tune
 
     names = options.planners.removeprefix("planner=").split(",")
-    names = [choose("planner", name, tuple(PLANNERS)) for name in names]
+    names = [require_known("planner", name, tuple(PLANNERS)) for name in names]
     given = {name: getattr(options, name) for name in _HELP}
     for name, value in given.items():
         if value is not None:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from diffplan._runs.settings import Settings, choose, parameters, parsed
+from diffplan._runs.settings import Settings, parameters, parsed
 from diffplan.errors import ArgumentError, DiffplanError, UnknownNameError
 from diffplan.training._run_record import plain
 
-__all__ = ["Settings", "apply_overrides", "choose", "describe", "keys", "resolved"]
+__all__ = ["Settings", "apply_overrides", "describe", "keys", "resolved"]
 
 Config = TypeVar("Config")
 

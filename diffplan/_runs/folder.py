@@ -1,6 +1,5 @@
 """Runs on any task: trained from their settings, rebuilt from their folders."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -150,10 +149,9 @@ def _with_settings(loaded: LoadedRun, words: Sequence[str], box: Box) -> LoadedR
     for word in words:
         name = word.partition("=")[0].partition(".")[0]
         if name not in _OF_PLANS and name in known:
-            close = difflib.get_close_matches(name, _OF_PLANS) or _OF_PLANS
             raise ArgumentError(
                 f"{word}: {loaded.directory} was trained with its own {name}; expected "
-                f"settings of {', '.join(close)}"
+                f"settings of {', '.join(_OF_PLANS)}"
             )
     run = configured(loaded.run, words)
     device = run.resolve_device()

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from diffplan._checks import require_count
+from diffplan._checks import require_count, require_known
 from diffplan._files import reading
-from diffplan._runs.config import apply_overrides, choose, resolved
+from diffplan._runs.config import apply_overrides, resolved
 from diffplan._runs.online import SMALL_MODEL, OnlineRun, planning_agent
 from diffplan._runs.settings import Settings, parameters
 from diffplan._runs.tasks import SUITES
@@ -143,7 +143,7 @@ def configured(run: TaskRun, words: Sequence[str]) -> TaskRun:
     """
     named = [word for word in words if word.startswith("planner=")]
     for word in named:
-        name = choose("planner", word.removeprefix("planner="), tuple(PLANNERS))
+        name = require_known("planner", word.removeprefix("planner="), tuple(PLANNERS))
         run = replace(run, planner=PLANNERS[name])
     return apply_overrides(run, [word for word in words if word not in named])
 

@@ -5,15 +5,15 @@ took `engine=theseusx`), makes lists of tuples, its errors name no alternatives,
 entry `_target_` in each record would make every unit that is done another one.
 """
 
-import difflib
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from diffplan.errors import ArgumentError, UnknownNameError
+from diffplan._checks import require_known
+from diffplan.errors import ArgumentError
 
 BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 _PLAIN = (bool, int, float, str)
@@ -45,12 +45,7 @@ class Settings(Mapping[str, Any]):
     def __init__(self, target: Callable[..., Any], /, **values: Any) -> None:
         known = parameters(target)
         for name in values:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, cutoff=0.5) or known
-                raise UnknownNameError(
-                    f"{name}: {kind_of(target).__name__} has no such argument; did you "
-                    f"mean {', '.join(close)}?"
-                )
+            require_known(f"argument of {kind_of(target).__name__}", name, known)
         self.__dict__.update(target=target, _values=values)
 
     @classmethod
@@ -196,7 +191,7 @@ def parsed(name: str, text: str, hint: Any) -> Any:
         raise ArgumentError(f"{name}: expected to be set in Python, got {text!r}")
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
-        return choose(name, text, arguments)
+        return require_known(name, text, arguments)
     if typing.get_origin(kind) is tuple:
         parts = [part for part in text.strip("()[]").split(",") if part.strip()]
         kinds = (
@@ -209,22 +204,8 @@ def parsed(name: str, text: str, hint: Any) -> Any:
         pairs = zip(parts, kinds, strict=True)
         return tuple(parsed(name, part.strip(), each) for part, each in pairs)
     if kind is bool:
-        return BOOLEANS[choose(name, text.lower(), tuple(BOOLEANS))]
+        return BOOLEANS[require_known(name, text.lower(), tuple(BOOLEANS))]
     try:
         return int(text.replace("_", "")) if kind is int else kind(text)
     except ValueError:
         raise ArgumentError(f"{name}: expected {kind.__name__}, got {text!r}") from None
-
-
-def choose(name: str, value: str, allowed: Sequence[str]) -> str:
-    """Return `value` if it is one of `allowed`, else raise.
-
-    Raises:
-        UnknownNameError: lists close matches, or all names if none is close.
-    """
-    if value not in allowed:
-        close = difflib.get_close_matches(value, allowed, cutoff=0.5) or allowed
-        raise UnknownNameError(
-            f"{name}: there is no {value!r}; did you mean {', '.join(close)}?"
-        )
-    return value

@@ -7,13 +7,12 @@
 Simulators are imported when the first of their tasks is made.
 """
 
-import difflib
 import importlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from diffplan._checks import require_count
-from diffplan.errors import MissingDependencyError, UnknownNameError
+from diffplan._checks import require_count, require_known
+from diffplan.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from diffplan.envs.base import ImageLayout, SimulatorEnv
@@ -94,11 +93,7 @@ def make(
     """
     suite, _, name = task.partition("/")
     if suite not in _SUITES or not name:
-        close = difflib.get_close_matches(task, list_tasks(), cutoff=0.4)
-        raise UnknownNameError(
-            "task: expected 'dm_control/…', 'lottery/…' or 'metaworld/…', "
-            f"got {task!r}; close matches: {', '.join(close or list_tasks()[:3])}"
-        )
+        require_known("task", task, list_tasks())
     module, kind = _SUITES[suite]
     try:
         from gymnasium.envs.registration import EnvSpec

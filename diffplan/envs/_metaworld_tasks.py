@@ -10,14 +10,13 @@ the hand body. Lengths in metres, x right, y away from the robot, z up.
 """
 
 import abc
-import difflib
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from diffplan._checks import require_known
 from diffplan.envs._rendering import FreeCamera
-from diffplan.errors import UnknownNameError
 
 GENERAL_VIEW = FreeCamera(
     azimuth=25.0, elevation=-15.0, distance=2.6, lookat=(1.1, 1.1, -0.1)
@@ -371,9 +370,5 @@ def task_named(name: str) -> Any:
     """
     known = ALIASES.get(name, name)
     if known not in TASKS:
-        names = [*TASKS, *ALIASES]
-        close = difflib.get_close_matches(name, names) or names
-        raise UnknownNameError(
-            f"task: metaworld has no {name!r} here; close matches: {', '.join(close)}"
-        )
+        require_known("task: metaworld", name, [*TASKS, *ALIASES])
     return TASKS[known]

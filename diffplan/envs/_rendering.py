@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._checks import require_known
 from diffplan._outside import ask
-from diffplan.errors import MissingDependencyError, UnknownNameError
+from diffplan.errors import MissingDependencyError
 
 _PROBE = """
 import mujoco
@@ -167,10 +168,7 @@ class Renderer:
     def __init__(
         self, model: Any, size: int, camera: int | FreeCamera, preset: str = "fast"
     ) -> None:
-        if preset not in PRESETS:
-            raise UnknownNameError(
-                f"render_preset: expected one of {sorted(PRESETS)}, got {preset!r}"
-            )
+        require_known("render_preset", preset, PRESETS)
         require_images()
         import mujoco
 

@@ -6,7 +6,6 @@ from camera 0 (2 for quadruped), 1000 simulated steps per episode, actions resca
 [-1, 1] where the suite has bounds.
 """
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from diffplan._checks import require_known
 from diffplan.envs._rendering import close_first_at_exit
 from diffplan.envs.base import EnvOptions, box
 from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
 from diffplan.errors import (
     MissingDependencyError,
     NonFiniteError,
-    UnknownNameError,
 )
 
 __all__ = [
@@ -104,12 +103,7 @@ class DMControlEnv(MuJoCoEnv):
         prepare_mujoco(options)
         suite = _load_suite()
         domain, _, task = name.partition("-")
-        if (domain, task) not in suite.ALL_TASKS:
-            names = ["-".join(pair) for pair in suite.ALL_TASKS]
-            close = difflib.get_close_matches(name, names) or sorted(names)[:5]
-            raise UnknownNameError(
-                f"task: dm_control has no {name!r}; close matches: {', '.join(close)}"
-            )
+        require_known("task: dm_control", name, map("-".join, suite.ALL_TASKS))
         # Time limits are ours: the suite's own would end episodes after 1000 steps.
         self._suite_env = suite.load(
             domain, task, task_kwargs={"random": 0, "time_limit": float("inf")}

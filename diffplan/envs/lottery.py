@@ -5,13 +5,12 @@ Source: Rybkin et al., "Model-Based Reinforcement Learning via Latent-Space Coll
 point mass is integrated as MuJoCo would, without MuJoCo.
 """
 
-import difflib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffplan._checks import require_known
 from diffplan.envs.base import EnvOptions, SimulatorEnv, box
-from diffplan.errors import UnknownNameError
 
 __all__ = ["GOALS", "HIT_RADIUS", "PAYOFFS", "LotteryEnv", "Payoff"]
 
@@ -93,12 +92,7 @@ class LotteryEnv(SimulatorEnv):
     draws_images = True
 
     def __init__(self, name: str, options: EnvOptions) -> None:
-        if name not in PAYOFFS:
-            close = difflib.get_close_matches(name, PAYOFFS) or list(PAYOFFS)
-            raise UnknownNameError(
-                f"task: lottery has no {name!r}; close matches: {', '.join(close)}"
-            )
-        self.payoff = PAYOFFS[name]
+        self.payoff = PAYOFFS[require_known("task: lottery", name, PAYOFFS)]
         super().__init__(options, 6, box(-np.ones(2), np.ones(2)))
 
     def _begin(self) -> None:

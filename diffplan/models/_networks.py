@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffplan.errors import ArgumentError, UnknownNameError
+from diffplan._checks import require_known
+from diffplan.errors import ArgumentError
 
 IMAGE_SHAPE = (3, 64, 64)
 
@@ -64,11 +65,7 @@ def activation(name: str) -> Activation:
     Raises:
         UnknownNameError: lists the names that exist.
     """
-    if name not in ACTIVATIONS:
-        raise UnknownNameError(
-            f"activation: expected one of {sorted(ACTIVATIONS)}, got {name!r}"
-        )
-    return ACTIVATIONS[name]
+    return ACTIVATIONS[require_known("activation", name, ACTIVATIONS)]
 
 
 class MLP(nn.Module):

@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from diffplan._checks import require_known
 from diffplan._files import reading, write_atomically
-from diffplan.errors import MissingDependencyError, UnknownNameError
+from diffplan.errors import MissingDependencyError
 
 _COLUMNS = ("round", "environment_step", "name", "value")
 
@@ -175,8 +176,7 @@ class Tracker:
     """
 
     def __init__(self, package: str, **settings: Any) -> None:
-        if package not in ("wandb", "trackio"):
-            raise UnknownNameError(f"package: expected wandb or trackio, got {package}")
+        require_known("package", package, ("wandb", "trackio"))
         try:
             self._package = importlib.import_module(package)
         except ImportError as error:

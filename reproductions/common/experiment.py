@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffplan._runs.config import apply_overrides, choose
+from diffplan._checks import require_known
+from diffplan._runs.config import apply_overrides
 from diffplan.errors import ArgumentError
 from reproductions.common import paper_numbers
 from reproductions.common.units import Unit
@@ -169,7 +170,9 @@ class Paper:
         """
         chosen = selection or Selection()
         there = {each.name: each for each in self._at(preset)}
-        names = [choose("stage", name, [*there]) for name in chosen.stages or there]
+        names = [
+            require_known("stage", name, [*there]) for name in chosen.stages or there
+        ]
         fit = [name for name in names if chosen.axes.keys() <= there[name].axes.keys()]
         for name in names if chosen.stages is not None else ():
             if name not in fit:
@@ -203,7 +206,7 @@ class Paper:
         Raises:
             UnknownNameError: no such preset or setting; lists close matches.
         """
-        choose("preset", preset, self.presets)
+        require_known("preset", preset, self.presets)
         made = {
             each.name: each.presets[preset](
                 **{k: v for k, v in (cell or {}).items() if k in each.axes}

@@ -8,7 +8,7 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 
-from diffplan._runs.config import choose
+from diffplan._checks import require_known
 from diffplan.errors import ArgumentError
 from reproductions.common.experiment import PRESETS, Experiment, Paper, Selection
 
@@ -45,10 +45,10 @@ def choice(paper: Paper, options: argparse.Namespace) -> tuple[str, Selection]:
         else:
             chosen[key] = value
     preset = chosen.pop(PRESET, paper.presets[0])
-    preset = choose(f"--{PRESET}", preset, paper.presets)
+    preset = require_known(f"--{PRESET}", preset, paper.presets)
     axes = paper.axes(preset)
     values = {
-        choose("axis", key, [PRESET, STAGE, SEED, *axes]): _split(key, text)
+        require_known("axis", key, [PRESET, STAGE, SEED, *axes]): _split(key, text)
         for key, text in chosen.items()
     }
     stages, seeds = values.pop(STAGE, None), values.pop(SEED, None)
@@ -125,7 +125,7 @@ def _split(key: str, text: str) -> list[str]:
 def _value(axis: str, name: str, choices: Sequence[str]) -> str:
     """Return the value of that name, or the only one that begins with it."""
     fit = [each for each in choices if each.startswith(name)]
-    return fit[0] if len(fit) == 1 else choose(axis, name, choices)
+    return fit[0] if len(fit) == 1 else require_known(axis, name, choices)
 
 
 def _numbers(texts: Sequence[str]) -> list[int]:

@@ -7,8 +7,7 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_at_least, require_positive
-from diffplan._runs.config import choose
+from diffplan._checks import require_at_least, require_known, require_positive
 from diffplan._runs.online import Acting
 from diffplan._runs.settings import Settings
 from diffplan.errors import ArgumentError
@@ -160,7 +159,7 @@ class PolicySettings:
         if not self.tuned:
             raise ArgumentError(f"tuned: expected some of {PARTS}, got none")
         for name in self.tuned:
-            choose("tuned", name, PARTS)
+            require_known("tuned", name, PARTS)
 
 
 @dataclass(frozen=True)
@@ -285,7 +284,7 @@ class LocomotionConfig:
         require_at_least("models", self.models, 1)
         require_at_least("test_episodes", self.test_episodes, 1)
         for task in self.tasks:
-            choose("tasks", task, TASKS)
+            require_known("tasks", task, TASKS)
 
     def lengths(self, task: str) -> TaskSettings:
         """Return how long a task is trained."""

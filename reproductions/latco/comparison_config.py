@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from diffplan._checks import require_at_least, require_positive
-from diffplan._runs.settings import Settings, choose
+from diffplan._checks import require_at_least, require_known, require_positive
+from diffplan._runs.settings import Settings
 from diffplan.models.rssm import RSSM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig
@@ -280,7 +280,7 @@ class ComparisonConfig:
             for name, value in vars(self).items()
             if isinstance(value, Settings) and not name.startswith("model")
         ]
-        found: Settings = getattr(self, choose("planners", planner, known))
+        found: Settings = getattr(self, require_known("planners", planner, known))
         return found
 
     @classmethod

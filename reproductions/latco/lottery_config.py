@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from diffplan._checks import require_at_least
-from diffplan._runs.settings import Settings, choose
+from diffplan._checks import require_at_least, require_known
+from diffplan._runs.settings import Settings
 from diffplan.models.rssm import RSSM
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.offline import OfflineConfig
@@ -134,7 +134,7 @@ class LotteryConfig:
         """Return the settings of the planner with that name."""
         known = [k for k, v in vars(self).items() if isinstance(v, Settings)]
         known.remove("model")
-        found: Settings = getattr(self, choose("planners", planner, known))
+        found: Settings = getattr(self, require_known("planners", planner, known))
         return found
 
     @classmethod

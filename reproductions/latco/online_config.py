@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from diffplan._checks import require_at_least
+from diffplan._checks import require_at_least, require_known
 from diffplan._runs import online
-from diffplan._runs.config import choose
 from diffplan._runs.settings import Settings
 from diffplan._runs.tasks import DENSE
 from diffplan.models.rssm import RSSM
@@ -105,7 +104,7 @@ class PlannerConfig:
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        choose("planner", self.name, PLANNERS)
+        require_known("planner", self.name, PLANNERS)
 
     def build(self, model: RSSM) -> tuple[Planner, Objective]:
         """Return the planner and what it optimises on a model.
@@ -189,7 +188,7 @@ def small_run(run: str = CHEETAH) -> OnlineRun:
     small = small_cheetah()
     if run == CHEETAH:
         return small
-    task, _, planner = choose("run", run, RUNS).partition("/")
+    task, _, planner = require_known("run", run, RUNS).partition("/")
     paper, training = paper_run(task, planner), small.training
     iterations = SMALL_ITERATIONS[planner]
     if task in DM_CONTROL:
@@ -247,8 +246,8 @@ def paper_run(task: str = "reach", planner: str = "latco") -> OnlineRun:
     Raises:
         UnknownNameError: lists close matches.
     """
-    choose("planner", planner, PLANNERS)
-    choose("task", task, ALL_TASKS)
+    require_known("planner", planner, PLANNERS)
+    require_known("task", task, ALL_TASKS)
     suite = "dm_control" if task in DM_CONTROL else "metaworld"
     return OnlineRun(
         task=f"{suite}/{task}",

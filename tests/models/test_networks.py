@@ -50,7 +50,7 @@ def test_mlp_jacobian(
 def test_mlp_refuses_unfit_arguments() -> None:
     with pytest.raises(ArgumentError, match="activations: expected one name"):
         MLP([3, 4, 2], ["elu"])
-    with pytest.raises(UnknownNameError, match=r"\['elu', .*'eluu'"):
+    with pytest.raises(UnknownNameError, match="'eluu'; did you mean elu"):
         MLP([3, 4], ["eluu"])
 
 

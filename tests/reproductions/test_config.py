@@ -219,7 +219,7 @@ def test_mistakes_in_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         apply_overrides(Ship(), [text])
-    with pytest.raises(UnknownNameError, match="num_sample: CEM has no such argument"):
+    with pytest.raises(UnknownNameError, match="CEM: there is no 'num_sample'"):
         Settings(CEM, num_sample=3)
 
 
@@ -250,5 +250,5 @@ def test_settings_know_what_a_class_hands_on_to_its_base() -> None:
     planner = settings.build(4)
     assert (planner.num_samples, planner.scale, planner.horizon) == (20, 1.0, 4)
     assert "iterations" in settings.free()
-    with pytest.raises(UnknownNameError, match="num_sample: Wide has no such argument"):
+    with pytest.raises(UnknownNameError, match="Wide: there is no 'num_sample'"):
         Settings(Wide, num_sample=20)
