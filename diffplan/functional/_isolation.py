@@ -123,7 +123,9 @@ def replaced(values: tuple[Tensor, ...], ok: Tensor) -> tuple[Tensor, ...]:
         values: Each with the leading dimensions of `ok`.
         ok: `[…]` bool.
     """
-    first = ok.flatten().to(torch.uint8).argmax().reshape(1)
+    # Not uint8: of a mask that is known to be all true while compiling, Inductor's
+    # largest byte is at an index out of bounds (torch 2.13, 64 rows, AVX-512).
+    first = ok.flatten().to(torch.int32).argmax().reshape(1)
     spare = tuple(
         value.detach().flatten(0, ok.dim() - 1).index_select(0, first).squeeze(0)
         for value in values

@@ -203,7 +203,7 @@ def search(
             good = _enough(nominal, step, sizes, tried.cost)
         found = good.any(-1)
         index = torch.where(
-            found, good.to(torch.uint8).argmax(-1), tried.cost.argmin(-1)
+            found, good.to(torch.int32).argmax(-1), tried.cost.argmin(-1)
         )
         reached = _at(tried, index)
         moves = allowed & torch.isfinite(reached.cost)
