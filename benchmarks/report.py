@@ -287,10 +287,9 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Results], list[str]]]] = {
     "peers_mpc": ("Against mpc.pytorch", "", peers),
     "peers_mppi": ("Against pytorch_mppi", "", peers),
     "peers_torchrl": ("Against TorchRL's CEM", "", peers),
-    "peers_cvxpylayers": ("Against cvxpylayers", "", peers),
-    "batch_one/peers_cvxpylayers": (
-        "Against cvxpylayers, one problem at a time",
-        "Processor time of linear control with limits, as a controller solves it.",
+    "peers_cvxpylayers": (
+        "Against cvxpylayers",
+        "Linear control with limits; at batch 1 as a controller solves it.",
         peers,
     ),
     "peers_theseus": ("Against Theseus", "", peers),
