@@ -43,7 +43,7 @@ def write_results(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _command(),
         "config": dict(config),
         "threads": torch.get_num_threads(),
         "versions": package_versions(),
@@ -53,3 +53,14 @@ def write_results(
         "results": dict(results),
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _command() -> list[str]:
+    """Return how the script was called, without options that name a place here."""
+    words = [Path(sys.argv[0]).name]
+    for word in sys.argv[1:]:
+        if not Path(word).is_absolute():
+            words.append(word)
+        elif words[-1].startswith("--"):
+            words.pop()
+    return words
