@@ -265,3 +265,21 @@ def test_the_planners_that_descend_are_known() -> None:
         "FirstOrderLatCo",
     }
     assert not found & {"CEM", "DCEM", "MPPI"}
+
+
+@each_descent
+def test_a_finite_cost_is_known_though_nothing_has_a_derivative(
+    case: PlannerCase,
+) -> None:
+    # NaN beyond an action, and NaN as every derivative, as of a masked product.
+    plain, state = double_integrator(limit=0.6), states_of(3)
+
+    def dynamics(state: Tensor, action: Tensor) -> Tensor:
+        following = plain.dynamics(state, action)
+        return torch.where(action > 0.1, following * torch.nan, following)
+
+    problem = dp.PlanningProblem(dynamics, plain.objective, plain.action_space)
+    with torch.no_grad():
+        plan = case.build()(problem, state)
+        known = problem.cost(state, torch.zeros_like(plan.actions))
+    assert (plan.cost <= known).all()  # NaN is not

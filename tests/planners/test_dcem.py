@@ -109,6 +109,8 @@ def test_standardised_costs_do_not_depend_on_scale_and_offset() -> None:
     torch.testing.assert_close(
         planner.weigh(cost), planner.weigh(1e3 * cost - 50), rtol=1e-5, atol=0
     )
+    huge = planner.weigh(1e30 * cost.float())  # its square is infinite
+    torch.testing.assert_close(huge, planner.weigh(cost).float())
     raw = DCEM(1, num_samples=4, num_elites=2, standardize=False)
     torch.testing.assert_close(raw.weigh(cost), raw.weigh(cost - 50))
     expected = dp.functional.lml(-cost, 2) / 2

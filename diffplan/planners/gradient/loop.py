@@ -194,7 +194,9 @@ class GradientPlanner(Planner):
         seen = problem.redrawn(0, 0, tried.shape[1])
         gradient, cost = self._slopes(seen, start, tried)
         sound = finite_rows((gradient, cost), lead=2)
-        known = torch.where(sound, cost.detach(), torch.inf)
+        # Where none can descend the cheapest is the answer: see `Descent.in_contest`.
+        out = ~sound & sound.any(dim=1, keepdim=True)
+        known = worst_if_failed(cost.detach()).masked_fill(out, torch.inf)
         index = with_cheaper_last(known, afresh)
         replaced = sound.gather(1, index).sum(1) - sound[:, :-1].sum(1)
         whole = index[:, :, None, None].expand_as(candidates)

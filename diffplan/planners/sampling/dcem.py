@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan.functional._safe_math import safe_sqrt
+from diffplan.functional._safe_math import safe_norm
 from diffplan.functional.lml import lml
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import (
@@ -162,6 +162,6 @@ def _standardized(cost: Tensor) -> Tensor:
     known = torch.where(finite, cost, 0.0)
     mean = known.sum(-1, keepdim=True) / count.clamp_min(1)
     deviation = torch.where(finite, known - mean, 0.0)
-    variance = deviation.square().sum(-1, keepdim=True) / (count - 1).clamp_min(1)
-    standard = deviation / (safe_sqrt(variance) + _SPREAD_FLOOR)
+    spread = safe_norm(deviation) / (count - 1).clamp_min(1).sqrt()
+    standard = deviation / (spread + _SPREAD_FLOOR)
     return torch.where(finite, standard, cost)
