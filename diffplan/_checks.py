@@ -32,7 +32,7 @@ def require_tensor(name: str, value: object) -> Tensor:
         TensorTypeError: `value` is no tensor, or holds integers or complex numbers.
     """
     if not isinstance(value, Tensor):
-        raise _no_tensor(name, value)
+        raise no_tensor(name, value)
     if not value.is_floating_point():
         raise TensorTypeError(
             f"{name}: expected a floating-point torch.Tensor, got dtype {value.dtype}"
@@ -40,7 +40,8 @@ def require_tensor(name: str, value: object) -> Tensor:
     return value
 
 
-def _no_tensor(name: str, value: object) -> TensorTypeError:
+def no_tensor(name: str, value: object) -> TensorTypeError:
+    """Return the error about what should have been a tensor."""
     hint = ""
     if hasattr(value, "__array__") or isinstance(value, list | tuple):
         hint = ": convert it, torch.as_tensor(value, dtype=torch.float32)"
@@ -98,7 +99,7 @@ def require_shape(
         ShapeError: the dimensions are too few or differ.
     """
     if not isinstance(value, Tensor):
-        raise _no_tensor(name, value)
+        raise no_tensor(name, value)
     given = list(value.shape)[-len(trailing) :] if trailing else []
     fits = len(given) == len(trailing) and all(
         want in (-1, got) for want, got in zip(trailing, given, strict=True)
@@ -140,7 +141,8 @@ def sequence(name: str, values: Iterable[ItemT]) -> tuple[ItemT, ...]:
     Raises:
         TensorTypeError: there are none to read, such as one object without its tuple.
     """
-    if not isinstance(values, Iterable):
+    scalar = isinstance(values, Tensor) and values.ndim == 0
+    if scalar or not isinstance(values, Iterable):
         raise TensorTypeError(
             f"{name}: expected a sequence, such as ({describe(values)}(…),), got one "
             f"{type(values).__name__}"
@@ -193,7 +195,7 @@ def require_choice(name: str, value: object, choices: object) -> None:
         ArgumentError: it is none of them.
     """
     allowed = get_args(choices)
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         listed = ", ".join(map(repr, allowed))
         raise ArgumentError(f"{name}: expected one of {listed}, got {value!r}")
 
@@ -271,6 +273,16 @@ def _number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return math.nan
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is one real number; scalars of numpy and torch are."""
+    if isinstance(value, bool | type) or not hasattr(value, "__float__"):
+        return False
+    unordered = isinstance(value, Tensor) and (
+        value.is_complex() or value.dtype == torch.bool
+    )
+    return math.prod(getattr(value, "shape", ())) == 1 and not unordered
 
 
 def describe(value: object) -> str:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from diffplan._checks import require_count, require_positive
+from diffplan._kinds import check_public
 from diffplan.errors import ArgumentError
 from diffplan.functional._derivatives import constants
 
@@ -188,3 +189,6 @@ def tracked(
     if isinstance(gradient, Truncated) and iteration < iterations - gradient.iterations:
         return constants()
     return nullcontext()
+
+
+check_public(globals(), ("Implicit", "Truncated"))

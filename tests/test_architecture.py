@@ -26,6 +26,7 @@ BASES = ("models.base", "objectives", "planners.base", "planners.request")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "checks": (),
+    "kinds": (),
     "files": (),
     "outside": (),
     "one_line": (),
@@ -225,7 +226,7 @@ def allowed(name: str, here: str, room: str) -> bool:
         room = room.strip("_")
         if here == "__init__":
             return True
-        rooms = ("errors", *(() if room == "errors" else ("checks",)), *ROOMS[room])
+        rooms = ("errors", *(() if room == "errors" else ("checks", "kinds")), *ROOMS[room])
         return any(within(inside, other) for other in (room, *rooms))
     for package, places in OPTIONAL.items():
         if within(name, package):

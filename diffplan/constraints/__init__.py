@@ -1,5 +1,6 @@
 """Constraints of a planning problem: on actions, and on states along the plan."""
 
+from diffplan._kinds import check_public
 from diffplan.constraints._base import ActionConstraint
 from diffplan.constraints._box import Box
 from diffplan.constraints.categorical import Categorical
@@ -16,3 +17,5 @@ __all__ = [
     "Simplex",
     "StateConstraint",
 ]
+
+check_public(globals(), __all__)

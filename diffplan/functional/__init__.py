@@ -1,5 +1,6 @@
 """Pure tensor mathematics; imports torch alone."""
 
+from diffplan._kinds import check_public
 from diffplan.functional._box_qp import BoxQPSolution, box_qp
 from diffplan.functional._chain import ChainRightHandSide, ChainSolution, ChainSystem
 from diffplan.functional._projections import (
@@ -76,3 +77,5 @@ __all__ = [
     "standard_normal",
     "uniform",
 ]
+
+check_public(globals(), __all__)

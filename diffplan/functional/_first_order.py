@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_choice
-from diffplan.functional._safe_math import safe_sqrt
+from diffplan.functional._safe_math import safe_norm, safe_sqrt
 
 
 class Moments(NamedTuple):
@@ -105,7 +105,7 @@ def rule_of(optimizer: Optimizer | FirstOrderRule) -> FirstOrderRule:
     Raises:
         ArgumentError: there is no rule of that name.
     """
-    if not isinstance(optimizer, str):
+    if isinstance(optimizer, FirstOrderRule):
         return optimizer
     require_choice("optimizer", optimizer, Optimizer)
     return RULES[optimizer]
@@ -113,5 +113,4 @@ def rule_of(optimizer: Optimizer | FirstOrderRule) -> FirstOrderRule:
 
 def clip_norm(gradient: Tensor, maximum: float) -> Tensor:
     """Shorten gradients `[…, A]` whose norm exceeds `maximum` to that norm."""
-    norm = safe_sqrt(gradient.square().sum(dim=-1, keepdim=True))
-    return gradient * (maximum / norm.clamp_min(maximum))
+    return gradient * (maximum / safe_norm(gradient).clamp_min(maximum))

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from diffplan._checks import is_traced
@@ -113,7 +114,7 @@ def _drawn_seed(generator: torch.Generator, device: torch.device) -> Tensor:
         return seed.to(device, non_blocking=True)
 
 
-def fold(keys: Tensor, data: Tensor | int) -> Tensor:
+def fold(keys: Int[Tensor, "..."], data: Tensor | int) -> Tensor:
     """Return new keys, one for each pair of a key and a number.
 
     Streams of different numbers, or of different keys, are independent. The order
@@ -151,7 +152,9 @@ def wrapped(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
-def standard_normal(keys: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+def standard_normal(
+    keys: Int[Tensor, "..."], shape: tuple[int, ...], like: Tensor
+) -> Tensor:
     """Draw N(0, 1) numbers, for each key its own.
 
     What a key's stream begins with depends on the key and the number of entries of
@@ -191,7 +194,7 @@ def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return values.reshape((*keys.shape, size))
 
 
-def uniform(keys: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+def uniform(keys: Int[Tensor, "..."], shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Draw numbers that are uniform in [0, 1), for each key its own.
 
     Multiples of 2^-24, the same in float32 and float64. For the rest as

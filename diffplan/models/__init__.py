@@ -1,5 +1,6 @@
 """World models: the learned RSSM, known systems, and trained models by name."""
 
+from diffplan._kinds import check_public
 from diffplan.models._linear import AnalyticDynamics, LinearDynamics
 from diffplan.models.actor_critic import Actor, Critic
 from diffplan.models.analytic import (
@@ -28,3 +29,5 @@ __all__ = [
     "load",
     "save",
 ]
+
+check_public(globals(), __all__)

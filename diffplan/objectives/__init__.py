@@ -1,5 +1,6 @@
 """Objectives: what a plan costs."""
 
+from diffplan._kinds import check_public
 from diffplan.objectives._base import Quadratizable, ResidualObjective, StageObjective
 from diffplan.objectives._penalty import ConstraintMultipliers, ConstraintPenalty
 from diffplan.objectives.change import ActionChange, with_action_change
@@ -44,3 +45,5 @@ __all__ = [
     "minimum",
     "with_action_change",
 ]
+
+check_public(globals(), __all__)

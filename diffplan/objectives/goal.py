@@ -112,9 +112,10 @@ class Tracking(ResidualObjective):
     def __init__(self, reference: Tensor, weights: Tensor | None = None) -> None:
         super().__init__()
         require_finite("reference", require_tensor("reference", reference))
-        if reference.ndim < 2:
+        if reference.ndim < 2 or reference.numel() == 0:
             raise ShapeError(
-                f"reference: expected […, T+1, S], got {list(reference.shape)}"
+                "reference: expected […, T+1, S] with numbers in it, got "
+                f"{list(reference.shape)}"
             )
         steps = reference.shape[-2]
         if weights is None:

@@ -84,8 +84,9 @@ class QuadraticCost(StageObjective):
         final_linear: Tensor | None = None,
     ) -> None:
         super().__init__()
-        size = require_tensor("state_cost", state_cost).shape[-1]
-        width = require_tensor("action_cost", action_cost).shape[-1]
+        square = (-1, -1), "must be square"
+        size = require_shape("state_cost", state_cost, *square).shape[-1]
+        width = require_shape("action_cost", action_cost, *square).shape[-1]
         self._keep("state_cost", state_cost, size, size)
         self._keep("action_cost", action_cost, width, width)
         self._keep("cross_cost", cross_cost, width, size)

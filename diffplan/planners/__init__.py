@@ -1,5 +1,6 @@
 """Planners: `plan = planner(problem, state)`."""
 
+from diffplan._kinds import check_public
 from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners.base import Planner, PlanRequest, Solution
 from diffplan.planners.collocation import (
@@ -50,3 +51,7 @@ __all__ = [
     "candidate_costs",
     "follow",
 ]
+
+# Planners see to it themselves; records are built too often.
+_RULES = ("DualAscent", "FixedMultiplier", "LogarithmicRule", "MethodOfMultipliers")
+check_public(globals(), (*_RULES, "candidate_costs", "follow"))

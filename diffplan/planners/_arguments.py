@@ -25,13 +25,14 @@ Init = Literal["normal", "uniform"]
 
 
 def require_kinds(
-    problem: PlanningProblem, state: Tensor, warm_start: Plan | None
+    problem: PlanningProblem, state: Tensor, warm_start: Plan | None, evaluate: bool
 ) -> None:
-    """Check that a problem and a state are given, in this order, and a plan or None.
+    """Check that a problem and a state are given, in this order, and the options.
 
     Raises:
         TensorTypeError: the first is no problem, the second no tensor, or the third
-            something else.
+            neither a plan nor None.
+        ArgumentError: the last is neither True nor False.
     """
     if not isinstance(problem, PlanningProblem):
         swapped = isinstance(state, PlanningProblem)
@@ -45,6 +46,8 @@ def require_kinds(
             "warm_start: expected a diffplan.Plan, such as plan.shifted(), got "
             f"{type(warm_start).__name__}"
         )
+    if not isinstance(evaluate, bool):
+        raise ArgumentError(f"evaluate: expected True or False, got {evaluate!r}")
 
 
 def require_warm_start(

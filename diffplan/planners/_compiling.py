@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffplan._kinds import check_construction
 from diffplan.functional._isolation import may_look
 from diffplan.functional._rollout import inside_transform
 from diffplan.plan import Plan
@@ -26,6 +27,11 @@ class CompilableCore(NoiseSource, ABC):
     """
 
     _compiled: Callable[..., Plan] | None = None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Let every planner refuse options of another kind than it annotates."""
+        super().__init_subclass__(**arguments)
+        check_construction(cls)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile all between the checks at the border and the plan.

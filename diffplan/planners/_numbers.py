@@ -10,12 +10,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError
+from diffplan._checks import require_tensor
+from diffplan.errors import ArgumentError, ShapeError
 from diffplan.functional._safe_math import nan_unless_positive, require_learned
 
 
 def set_number(
-    module: nn.Module, name: str, value: float | Tensor | None, *, zero: bool = False
+    module: nn.Module,
+    name: str,
+    value: float | Tensor | None,
+    *,
+    zero: bool = False,
+    per_action: bool = False,
 ) -> None:
     """Set a positive number that may be learnable as `module.name`.
 
@@ -27,12 +33,20 @@ def set_number(
         name: Its name.
         value: The number; None stands for a default that is found later.
         zero: Whether it may be zero.
+        per_action: Whether it may be a vector, with a number for each action dimension.
 
     Raises:
         ArgumentError: a number is not positive (or NaN).
+        TensorTypeError: a tensor holds no floating-point numbers.
+        ShapeError: it holds several.
     """
+    if isinstance(value, Tensor):
+        require_tensor(name, value)
+        if value.numel() != 1 and not (per_action and value.ndim == 1):
+            expected = "one number or [A]" if per_action else "one number"
+            raise ShapeError(f"{name}: expected {expected}, got {list(value.shape)}")
     if value is not None:
-        given = torch.as_tensor(value)
+        given = value if isinstance(value, Tensor) else torch.tensor(float(value))
         if not bool(((given > 0) | ((given == 0) & zero)).all()):
             least = "at least 0" if zero else "above 0"
             raise ArgumentError(f"{name}: expected {least}, got {value}")

@@ -230,7 +230,7 @@ class Planner(CompilableCore, ABC):
     ) -> PlanRequest:
         """Check what a user has given, and make its leading dimensions one."""
         problem, state, start = given.problem, given.state, given.warm_start
-        require_kinds(problem, state, start)
+        require_kinds(problem, state, start, given.evaluate)
         problem.check_horizon(self.horizon)
         if not is_traced(state):
             self.refuse(problem)

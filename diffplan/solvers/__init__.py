@@ -3,6 +3,7 @@
 `theseus_chain` and `theseus_trajectory` are not imported here: they alone need Theseus.
 """
 
+from diffplan._kinds import check_public
 from diffplan.solvers._least_squares import AdaptiveDamping, FixedDamping
 from diffplan.solvers.blocks import (
     BlockCholeskySolver,
@@ -23,3 +24,5 @@ __all__ = [
     "RiccatiSolver",
     "ShortSteps",
 ]
+
+check_public(globals(), __all__)

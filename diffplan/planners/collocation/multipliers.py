@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_at_least, require_positive
+from diffplan._checks import require_at_least, require_positive, require_share
 from diffplan.errors import ArgumentError
 
 
@@ -42,7 +42,10 @@ class LogarithmicRule:
     Attributes:
         rate: α.
         offset: η, keeps the logarithm finite where the violation is zero.
-        base: Base of the logarithm.
+        base: Base of the logarithm, above 1.
+
+    Raises:
+        ArgumentError: a number is out of range.
 
     Example:
         >>> rule = LogarithmicRule.released()
@@ -53,6 +56,12 @@ class LogarithmicRule:
     rate: float = 0.1
     offset: float = 0.1
     base: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_at_least("rate", self.rate, 0.0)
+        require_at_least("offset", self.offset, 0.0)
+        if not self.base > 1:
+            raise ArgumentError(f"base: expected a number above 1, got {self.base}")
 
     @classmethod
     def released(cls) -> "LogarithmicRule":
@@ -79,13 +88,19 @@ class DualAscent:
     The "naive gradient ascent" that LatCo's section 4 compares with.
 
     Attributes:
-        rate: Step size.
+        rate: Step size, at least 0.
         slack: Whether the tolerance is taken off (the released code of LatCo's
             first-order ablations does not).
+
+    Raises:
+        ArgumentError: the rate is out of range.
     """
 
     rate: float = 1.0
     slack: bool = True
+
+    def __post_init__(self) -> None:
+        require_at_least("rate", self.rate, 0.0)
 
     def __call__(
         self, multiplier: Tensor, violation: Tensor, tolerance: float
@@ -153,7 +168,7 @@ class MethodOfMultipliers:
 
     def __post_init__(self) -> None:
         require_positive("share", self.share)
-        if not 0 < self.enough < 1:
+        if not 0 < require_share("enough", self.enough) < 1:
             raise ArgumentError(
                 f"enough: expected a number in (0, 1), got {self.enough}"
             )

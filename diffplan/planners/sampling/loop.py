@@ -34,7 +34,7 @@ from torch import Tensor
 
 from diffplan._checks import require_at_least, require_count
 from diffplan.constraints.categorical import Categorical
-from diffplan.errors import ArgumentError
+from diffplan.errors import ArgumentError, ShapeError
 from diffplan.functional._gaussian import weighted_mean, weighted_std
 from diffplan.functional._isolation import known_finite
 from diffplan.functional._random import fold, standard_normal
@@ -136,7 +136,7 @@ class SamplingPlanner(Planner):
         self.horizon = require_count("horizon", horizon)
         self.num_samples = require_count("num_samples", num_samples, 1)
         self.iterations = require_count("iterations", iterations, 0)
-        set_number(self, "initial_std", initial_std)
+        set_number(self, "initial_std", initial_std, per_action=True)
         self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0.0)
         if noise_exponent == float("inf"):
             raise ArgumentError("noise_exponent: expected a finite number, got inf")
@@ -348,6 +348,11 @@ class SamplingPlanner(Planner):
             std = problem.action_space.to(mean).scale
         elif isinstance(self.initial_std, Tensor):
             std = self.initial_std.to(mean)
+            if std.ndim > 0 and std.shape[-1] not in (1, mean.shape[-1]):
+                raise ShapeError(
+                    f"initial_std: expected [] or [{mean.shape[-1]}] for the action "
+                    f"space, got {list(std.shape)}"
+                )
         else:  # filled on the device: a copy from the host would be waited for
             std = mean.new_full((), self.initial_std)
         return std.expand(mean.shape)

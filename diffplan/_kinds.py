@@ -1,0 +1,188 @@
+"""Arguments of another kind are refused by name, before anything is computed.
+
+What kind an argument is of stands in its annotation: `checked` reads it once and puts a
+check around the function. What an annotation leaves open is left to the function.
+"""
+
+import functools
+import inspect
+import itertools
+import os
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType, NoneType, UnionType
+from typing import Any
+
+import torch
+from jaxtyping import AbstractArray
+from torch import Tensor
+
+from diffplan._checks import is_number, no_tensor
+from diffplan.errors import ArgumentError, TensorTypeError
+
+_Kind = tuple[str, Callable[[Any], bool]]
+"""What is expected, in words, and whether a value is that."""
+
+_OPEN: _Kind = ("", callable)
+"""Of annotations that are not about a kind: nothing is asked of their values."""
+
+
+def checked(function: FunctionType) -> Callable[..., Any]:
+    """Return a function that refuses arguments of another kind than is annotated.
+
+    Args:
+        function: Its annotations are bools, numbers, tensors, callables and classes,
+            or one of several of these; others are left alone.
+    """
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # of a stranger, with names that exist for type checkers only
+        return function
+    kinds, positions, rest = {}, [], ""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            rest = name
+        elif parameter.kind is not parameter.KEYWORD_ONLY:
+            positions.append(name)
+        if (kind := _kind(hints.get(name))) is not _OPEN:
+            kinds[name] = kind
+
+    @functools.wraps(function)
+    def with_checks(*args: Any, **named: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            places = itertools.chain(positions, itertools.repeat(rest))
+            for name, value in (*zip(places, args, strict=False), *named.items()):
+                if name in kinds and not kinds[name][1](value):
+                    raise _refusal(name, kinds[name][0], value)
+        return function(*args, **named)
+
+    return with_checks if kinds else function
+
+
+def check_public(namespace: dict[str, Any], names: Iterable[str]) -> None:
+    """Put checks around the functions and classes of a package that are public.
+
+    What is inside the package and beside it calls the functions as they are.
+
+    Args:
+        namespace: That of the package's `__init__`.
+        names: Its `__all__`.
+    """
+    for name in names:
+        value = namespace[name]
+        if isinstance(value, type):
+            check_construction(value)
+        elif isinstance(value, FunctionType):
+            namespace[name] = checked(value)
+            namespace[name].__module__ = namespace["__name__"]  # where pickle finds it
+
+
+def check_construction(cls: type) -> None:
+    """Put checks around the `__init__` that a class defines itself, if it does."""
+    own = vars(cls).get("__init__")
+    if isinstance(own, FunctionType):
+        cls.__init__ = checked(own)  # type: ignore[misc]
+
+
+def _refusal(name: str, expected: str, value: object) -> Exception:
+    message = f"{name}: expected {expected}, got "
+    if isinstance(value, Tensor):
+        return TensorTypeError(f"{message}{value.dtype} of shape {list(value.shape)}")
+    if expected.startswith(_TENSOR):
+        return no_tensor(name, value)
+    if isinstance(value, type):
+        return TensorTypeError(f"{message}the class {value.__name__}")
+    if isinstance(value, bool | int | float | complex | str | NoneType | list | tuple):
+        return ArgumentError(f"{message}{value!r}")
+    return TensorTypeError(message + type(value).__name__)
+
+
+_TENSOR = "a floating-point torch.Tensor"
+
+
+def _kind(hint: Any) -> _Kind:
+    """Read an annotation."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        kinds = [_kind(each) for each in inner]
+        words = " or ".join(words for words, _ in kinds)
+        union = words, lambda value: any(fits(value) for _, fits in kinds)
+        return _OPEN if _OPEN in kinds else union
+    if origin is Callable:
+        return "a callable", callable
+    if origin in (Sequence, tuple):
+        kinds = [_kind(each) for each in inner if each is not ...]
+        return _kind_of_several(kinds, origin is tuple and ... not in inner)
+    if origin is os.PathLike:
+        hint = origin
+    if not isinstance(hint, type) or hint in (Any, object):
+        return _OPEN
+    return _kind_of_class(hint)
+
+
+def _kind_of_several(kinds: list[_Kind], counted: bool) -> _Kind:
+    if _OPEN in kinds:
+        return _OPEN
+    how_many = f"{len(kinds)}" if counted else "a sequence"
+
+    def fit(value: object) -> bool:
+        if not isinstance(value, list | tuple):
+            return False
+        each = kinds if counted else kinds * len(value)
+        pairs = zip(each, value, strict=False)
+        return len(each) == len(value) and all(kind[1](item) for kind, item in pairs)
+
+    return f"{how_many}, each {kinds[0][0]}", fit
+
+
+def _kind_of_class(hint: type) -> _Kind:
+    if hint is bool:
+        return "True or False", _is_bool
+    if hint is int:
+        return "a whole number", _is_whole
+    if hint is float:
+        return "a number", is_number
+    if hint is NoneType:
+        return "None", lambda value: value is None
+    if hint is Tensor or issubclass(hint, AbstractArray):
+        return _kind_of_tensor(hint)
+    if getattr(hint, "_is_protocol", False) and not hasattr(hint, _RUNTIME):
+        return _OPEN
+    word = "string" if hint is str else hint.__name__
+    article = "an" if word[0] in "AEIOU" else "a"
+    return f"{article} {word}", lambda value: isinstance(value, hint)
+
+
+def _kind_of_tensor(hint: Any) -> _Kind:
+    """Read `Tensor`, or one of jaxtyping: then also dtype and number of dimensions."""
+    dtypes, sizes = getattr(hint, "dtypes", ()), getattr(hint, "dim_str", "...").split()
+    least = [size for size in sizes if size[0] not in "*."]
+    lead = ["…"] * (len(least) < len(sizes))
+    shape = f" [{', '.join(lead + least)}]" if least else ""
+
+    def fits(value: object) -> bool:
+        if not isinstance(value, Tensor) or value.is_complex():
+            return False
+        enough = value.ndim >= len(least) if lead else value.ndim == len(least)
+        return enough and (not dtypes or _dtype(value) in dtypes)
+
+    whole = dtypes and "float32" not in dtypes
+    return ("a torch.Tensor of whole numbers" if whole else _TENSOR) + shape, fits
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+_RUNTIME = "_is_runtime_protocol"
+
+
+def _is_whole(value: object) -> bool:
+    whole = hasattr(value, "__index__") and not isinstance(value, Tensor)
+    return whole and is_number(value)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool) or type(value).__name__ == "bool_"  # numpy's
