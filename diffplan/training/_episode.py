@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diffplan._checks import is_number
 from diffplan._files import open_archive, read_sealed, reading, seal, write_atomically
 from diffplan.errors import NonFiniteError, ShapeError, TensorTypeError
 
@@ -55,7 +56,15 @@ class Episode:
             if name != "success" or values is not None:
                 images = name == "observations"
                 object.__setattr__(self, name, _copy(name, values, images=images))
-        object.__setattr__(self, "initial_info", dict(self.initial_info))
+        info = dict(self.initial_info)
+        for key, value in info.items():
+            if not isinstance(value, bool | np.bool_) and not is_number(value):
+                raise TensorTypeError(
+                    f"initial_info: expected one number as {key!r}, got "
+                    f"{type(value).__name__}"
+                )
+            info[key] = float(value)
+        object.__setattr__(self, "initial_info", info)
         if not isinstance(self.terminated, bool | np.bool_):
             raise TensorTypeError(
                 f"terminated: expected a bool, got {type(self.terminated).__name__}"
