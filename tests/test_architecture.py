@@ -226,7 +226,11 @@ def allowed(name: str, here: str, room: str) -> bool:
         room = room.strip("_")
         if here == "__init__":
             return True
-        rooms = ("errors", *(() if room == "errors" else ("checks", "kinds")), *ROOMS[room])
+        rooms = (
+            "errors",
+            *(() if room == "errors" else ("checks", "kinds")),
+            *ROOMS[room],
+        )
         return any(within(inside, other) for other in (room, *rooms))
     for package, places in OPTIONAL.items():
         if within(name, package):

@@ -162,6 +162,6 @@ def _standardized(cost: Tensor) -> Tensor:
     known = torch.where(finite, cost, 0.0)
     mean = known.sum(-1, keepdim=True) / count.clamp_min(1)
     deviation = torch.where(finite, known - mean, 0.0)
-    spread = safe_norm(deviation) / (count - 1).clamp_min(1).sqrt()
+    spread = safe_norm(deviation) / (count - 1).clamp_min(1).to(cost.dtype).sqrt()
     standard = deviation / (spread + _SPREAD_FLOOR)
     return torch.where(finite, standard, cost)
