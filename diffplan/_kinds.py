@@ -34,20 +34,7 @@ def checked(function: FunctionType) -> Callable[..., Any]:
         function: Its annotations are bools, numbers, tensors, callables and classes,
             or one of several of these; others are left alone.
     """
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:  # of a stranger, with names that exist for type checkers only
-        return function
-    kinds, positions, rest = {}, [], ""
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            continue
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            rest = name
-        elif parameter.kind is not parameter.KEYWORD_ONLY:
-            positions.append(name)
-        if (kind := _kind(hints.get(name))) is not _OPEN:
-            kinds[name] = kind
+    kinds, positions, rest = _kinds_of(function)
 
     @functools.wraps(function)
     def with_checks(*args: Any, **named: Any) -> Any:
@@ -59,6 +46,25 @@ def checked(function: FunctionType) -> Callable[..., Any]:
         return function(*args, **named)
 
     return with_checks if kinds else function
+
+
+def _kinds_of(function: FunctionType) -> tuple[dict[str, _Kind], list[str], str]:
+    """Return kinds by name, the names of arguments in a row, and that of all others."""
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # of a stranger, with names that exist for type checkers only
+        return {}, [], ""
+    kinds, positions, rest = {}, [], ""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            rest = name
+        elif parameter.kind is not parameter.KEYWORD_ONLY:
+            positions.append(name)
+        if (kind := _kind(hints.get(name))) is not _OPEN:
+            kinds[name] = kind
+    return kinds, positions, rest
 
 
 def check_public(namespace: dict[str, Any], names: Iterable[str]) -> None:
