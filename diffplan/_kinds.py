@@ -134,7 +134,7 @@ def _kind_of_several(kinds: list[_Kind], counted: bool) -> _Kind:
     how_many = f"{len(kinds)}" if counted else "a sequence"
 
     def fit(value: object) -> bool:
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, Sequence) or isinstance(value, str):
             return False
         each = kinds if counted else kinds * len(value)
         pairs = zip(each, value, strict=False)
