@@ -25,7 +25,7 @@ from diffplan.planners.base import Planner
 from diffplan.problem import Box, Dynamics, Objective, PlanningProblem
 
 # Folded into the keys of a decision, one for each thing that is random about it.
-_POSTERIOR, _PLANNING, _EXPLORATION = range(3)
+POSTERIOR, PLANNING, EXPLORATION = range(3)
 
 
 class PlanningAgent(Filtering, nn.Module):
@@ -139,11 +139,11 @@ class PlanningAgent(Filtering, nn.Module):
             ShapeError: the batch sizes differ, or the model's state is not flat.
         """
         keys = agent_state.noise_keys()
-        state = self.filter(observation, agent_state, fold(keys, _POSTERIOR))
-        plan, age = self._renew(state, agent_state, fold(keys, _PLANNING))
+        state = self.filter(observation, agent_state, fold(keys, POSTERIOR))
+        plan, age = self._renew(state, agent_state, fold(keys, PLANNING))
         action = plan.actions[torch.arange(len(age), device=age.device), age]
         if explore and self.exploration is not None:
-            key = fold(keys, _EXPLORATION)
+            key = fold(keys, EXPLORATION)
             action = self.exploration(action, self.action_space, key)
         agent_state = replace(
             agent_state,
