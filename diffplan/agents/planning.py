@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._checks import describe
-from diffplan.agents._base import NO_PLAN, AgentState
+from diffplan.agents._base import (
+    EXPLORATION,
+    NO_PLAN,
+    PLANNING,
+    POSTERIOR,
+    AgentState,
+)
 from diffplan.agents._filtering import Filtering
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter
@@ -23,9 +29,6 @@ from diffplan.functional._random import fold
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Dynamics, Objective, PlanningProblem
-
-# Folded into the keys of a decision, one for each thing that is random about it.
-POSTERIOR, PLANNING, EXPLORATION = range(3)
 
 
 class PlanningAgent(Filtering, nn.Module):

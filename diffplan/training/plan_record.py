@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diffplan._checks import require_tensor
 from diffplan._files import read_sealed, reading, seal, write_atomically
-from diffplan.agents.planning import PLANNING, POSTERIOR, PlanningAgent
+from diffplan.agents._base import PLANNING, POSTERIOR
+from diffplan.agents.planning import PlanningAgent
 from diffplan.capabilities import Decoding, knows
 from diffplan.errors import ShapeError
 from diffplan.functional._random import fold

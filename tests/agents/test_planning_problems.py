@@ -11,7 +11,7 @@ from toy import BOX, LinearModel
 
 import diffplan as dp
 from diffplan.agents import PlanningAgent
-from diffplan.agents.planning import PLANNING
+from diffplan.agents._base import PLANNING
 from diffplan.constraints import Ball, StateConstraint
 from diffplan.errors import TensorTypeError, UnsupportedProblemError
 from diffplan.functional._random import fold
