@@ -28,7 +28,7 @@ from diffplan._runs.run import (
     save_settings,
 )
 from diffplan.errors import ArgumentError, FileError, UnknownNameError
-from diffplan.training import OnlineConfig, Tracker, derive_seed, read_metrics
+from diffplan.training import OnlineConfig, derive_seed, read_metrics
 
 pytest.importorskip("gymnasium")
 
@@ -357,26 +357,6 @@ def test_a_tracker_is_told_the_metrics(
         assert {(str(step), name): value for name, value in content.items()} == {
             key: value for key, value in table.items() if key[0] == str(step)
         }
-
-
-def test_a_tracker_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnknownNameError, match="expected wandb or trackio"):
-        Tracker("mlflow")
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"pip install .*\[wandb\]"):
-        Tracker("wandb")
-
-
-def test_trackio_is_told_the_metrics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pytest.importorskip("trackio")
-    tracker = Tracker("trackio", project="diffplan-test", embed=False)
-    tracker.write(0, 100, {"test/return": 1.5})
-    tracker.close()
-    assert any((tmp_path / "trackio").rglob("*.db"))
 
 
 SMALL = {
