@@ -131,7 +131,7 @@ def test_importing_training_loads_no_optional_package() -> None:
 
 
 def test_a_tracker_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnknownNameError, match="expected wandb or trackio"):
+    with pytest.raises(UnknownNameError, match="did you mean wandb, trackio"):
         Tracker("mlflow")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"pip install .*\[wandb\]"):
