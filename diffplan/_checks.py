@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffplan.errors import (
     ArgumentError,
+    MissingDependencyError,
     NonFiniteError,
     ShapeError,
     TensorTypeError,
@@ -23,6 +24,20 @@ from diffplan.errors import (
 )
 
 ItemT = TypeVar("ItemT")
+
+
+def missing(what: str, extra: str) -> MissingDependencyError:
+    """Return the error where a package of an extra is absent.
+
+    Args:
+        what: Needs which package: "videos need imageio".
+        extra: Of diffplan, which brings it.
+    """
+    # No registry has diffplan yet: the extra comes from where diffplan came from.
+    return MissingDependencyError(
+        f'{what}: pip install "PATH[{extra}]", where PATH is your checkout of diffplan '
+        "(a dot inside of it) or its wheel"
+    )
 
 
 def require_tensor(name: str, value: object) -> Tensor:

@@ -3,6 +3,10 @@
 import importlib.metadata
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 sys.path.insert(0, str(Path(__file__).parent))
 import paper_pages
@@ -19,7 +23,6 @@ release = importlib.metadata.version("diffplan")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
@@ -39,6 +42,7 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = "diffplan"
 
 # Docstrings put code between single backticks.
@@ -53,3 +57,15 @@ autodoc_mock_imports = ["tensordict", "torchrl"]  # see `nox -s tests_adapters`
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # else a dataclass's fields are described twice
+
+
+def write_formula(writer: Any, node: nodes.Element) -> None:
+    """Write a formula as MathML, which browsers draw without a network."""
+    writer.body.append(tex2mathml(node.astext(), isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
+
+
+def setup(app: Any) -> None:
+    """Tell Sphinx of what is defined here."""
+    both = (write_formula, None)
+    app.add_html_math_renderer("mathml", inline_renderers=both, block_renderers=both)

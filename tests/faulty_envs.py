@@ -1,6 +1,7 @@
 """Environments that fail in one chosen way, importable by worker processes."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -64,12 +65,18 @@ def _raise(error: Exception) -> None:
     raise error
 
 
+def _interrupt_the_parent() -> None:
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+
+
 FAULTS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "value error": lambda answer: _raise(ValueError("the motor is on fire")),
     "own error": lambda answer: _raise(SimulatorBrokeError("gearbox", 7)),
     "exit": lambda answer: sys.exit(3),
     "kill": lambda answer: os.kill(os.getpid(), 9),
     "sleep": lambda answer: time.sleep(60),
+    "interrupt": lambda answer: _interrupt_the_parent(),
     "shape": lambda answer: (answer[0][:1], *answer[1:]),
     "batch": lambda answer: (answer[0][None], *answer[1:]),
     "float64": lambda answer: (answer[0].astype(np.float64), *answer[1:]),

@@ -1,7 +1,10 @@
 """A run's folder as `OnlineTrainer` leaves it, made in a second."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,3 +74,9 @@ def write_run(folder: Path) -> None:
     films = [np.concatenate([latco.seen, latco.images[i]], axis=2) for i in (2, 11)]
     for index, film in zip((10, 29), films, strict=True):
         write_video(folder / "videos" / f"round_{index:06d}.mp4", film, fps=10)
+
+
+def shown(text: str) -> dict[str, Any]:
+    """What the page holds."""
+    (found,) = re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from diffplan._checks import missing
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "diffplan").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
@@ -215,7 +217,7 @@ print(hasattr(dp, "nothing"), {"gymnasium", "mujoco"} & set(sys.modules))
     assert done.stdout.splitlines() == [
         "True False",
         "Agent make",
-        "diffplan.training needs numpy: pip install diffplan[suite]",
+        str(missing("diffplan.training needs numpy", "suite")),
         "False set()",
     ]
 

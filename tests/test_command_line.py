@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 import diffplan
 from diffplan import _cli
+from diffplan._checks import missing
 from diffplan._cli import doctor
 from diffplan._cli._requirements import fits, requirements
 from diffplan._outside import Answer, ask
@@ -150,7 +151,7 @@ def test_a_word_names_what_it_lacks(absent: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
-        f"needs {absent}: pip install diffplan[suite]"
+        str(missing(f"needs {absent}", "suite"))
     )
 
 

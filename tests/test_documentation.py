@@ -116,3 +116,17 @@ def made_by(node: ast.stmt) -> list[str]:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
+
+
+OUTSIDE = [*ROOT.glob("*.md"), *ROOT.glob("reproductions/**/*.md")]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
+    """Those of the site itself Sphinx checks."""
+    for link in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if "://" in link:
+            assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", link), link
+        else:
+            assert (page.parent / link.partition("#")[0]).exists(), link

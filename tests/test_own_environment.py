@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("gymnasium", reason="pip install diffplan[suite]")
+pytest.importorskip("gymnasium", reason="pip install .[suite]")
 
 from gymnasium.utils.env_checker import check_env
 from line_env import LineEnv

@@ -1,10 +1,5 @@
-"""`diffplan view` and `diffplan plan`: the page, in a browser that is clicked through.
+"""`diffplan view` and `diffplan plan`: what the page holds, and how it is served."""
 
-With `DIFFPLAN_SCREENSHOTS=docs/pictures` the browser leaves the pictures of the docs.
-"""
-
-import io
-import json
 import os
 import re
 import shutil
@@ -13,14 +8,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from run_folder import ITERATIONS, write_run
+from run_folder import shown, write_run
 
 import diffplan as dp
 from diffplan import _cli
@@ -29,15 +22,6 @@ from diffplan._colours import PLANNERS, planner_styles
 from diffplan.training import load_plan_record
 
 ROOT = Path(__file__).parents[1]
-CHROME = [
-    shutil.which(each) for each in ("chromium", "chromium-browser", "google-chrome")
-]
-BROWSER, DRIVER = next(filter(None, CHROME), None), shutil.which("chromedriver")
-FLAGS = (
-    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-    *("disable-background-networking", "disable-component-update", "disable-sync"),
-    *("disable-dev-shm-usage", "hide-scrollbars"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +30,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "cartpole & <i>"
     write_run(folder)
     return folder
-
-
-def shown(text: str) -> dict[str, Any]:
-    """What the page holds."""
-    (found,) = re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)
-    return json.loads(found)
 
 
 def test_the_page_holds_the_run_and_nothing_of_it_is_markup(run: Path) -> None:
@@ -205,240 +183,4 @@ def test_a_plan_of_a_trained_run_goes_to_its_folder(
     assert [each["name"] for each in shown(page(folder))["plans"]] == ["latco_3"]
     assert _cli.main(["plan", str(folder), "--name", "../there"]) == 64
     assert _cli.main(["plan", str(folder), "horizont=3"]) == 64
-    assert _cli.main(["plan", str(tmp_path)]) == 1
-
-
-# In a browser
-
-
-class Page:
-    """A page in a browser."""
-
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
-
-    def look(self, width: int, *, dark: bool, height: int = 1000) -> None:
-        """Take a size and a scheme of colours."""
-        tell = self.driver.execute_cdp_cmd
-        size = {"width": width, "height": height, "deviceScaleFactor": 1}
-        tell("Emulation.setDeviceMetricsOverride", {**size, "mobile": width < 600})
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        tell("Emulation.setEmulatedMedia", {"features": [scheme]})
-
-    def run(self, script: str, *arguments: object) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def paths(self, selector: str) -> list[str]:
-        script = (
-            "return [...document.querySelectorAll(arguments[0])]"
-            ".map(each => each.getAttribute('d'))"
-        )
-        return list(self.run(script, f"{selector} path"))
-
-    def wait(self, script: str) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(self.driver, 60).until(
-            lambda driver: driver.execute_script(script)
-        )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    selenium = pytest.importorskip("selenium", reason="no selenium: the extra `dev`")
-    if not (BROWSER and DRIVER):
-        pytest.skip("no chromium and chromedriver: apt-get install chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    del selenium
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (*FLAGS, f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    yield Page(driver)
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
-def opened(browser: Page, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    assert _cli.main(["view", str(run), "--output", str(file)]) == 0
-    browser.look(1200, dark=False)
-    browser.driver.get(file.as_uri())
-    return browser
-
-
-def picture(opened: Page, name: str, selector: str) -> None:
-    """Leave a picture of a section for the docs, where they are asked for."""
-    folder = os.environ.get("DIFFPLAN_SCREENSHOTS")
-    if folder:
-        from PIL import Image
-
-        part = opened.find(selector)
-        opened.run("document.activeElement.blur(); arguments[0].scrollIntoView()", part)
-        drawn = Image.open(io.BytesIO(part.screenshot_as_png)).convert("RGB")
-        # Median cut would lose a colour of thin lines.
-        small = drawn.quantize(160, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        small.save(Path(folder, f"{name}.png"), optimize=True)
-
-
-def choose_plan(opened: Page, name: str) -> None:
-    from selenium.webdriver.support.ui import Select
-
-    Select(opened.find("#plans")).select_by_visible_text(name)
-
-
-def test_the_slider_goes_through_the_iterations(opened: Page) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    choose_plan(opened, "latco_0")
-    told = shown(opened.driver.page_source)
-    plan = next(each for each in told["plans"] if each["name"] == "latco_0")
-    slider, now = opened.find("#iteration"), opened.find("#now")
-    assert int(slider.get_attribute("max")) == ITERATIONS
-    first = opened.paths("#states"), opened.find("#strips img").get_attribute("src")
-    slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    assert now.text.startswith(f"iteration 3 of {ITERATIONS}")
-    cost, violation = (float(part.split()[1]) for part in now.text.split(" · ")[1:])
-    assert cost == pytest.approx(plan["cost"][3], rel=1e-2)
-    assert violation == pytest.approx(plan["violation"][3], rel=1e-2)
-    later = opened.paths("#states"), opened.find("#strips img").get_attribute("src")
-    assert later[0] != first[0]
-    assert later[1] != first[1]
-    # Of each state: now, the answer, what happened. The latter two stand still.
-    assert later[0][1::3] == first[0][1::3]
-    assert later[0][2::3] == first[0][2::3]
-    assert len(later[0]) == 3 * 5
-    assert all(path.count("L") == 30 for path in later[0])
-    slider.send_keys(Keys.END)
-    assert now.text.startswith("answer")
-    states = opened.paths("#states")
-    assert states[0::3] == states[1::3]
-    slider.send_keys(Keys.HOME)
-    opened.find("#play").click()
-    opened.wait(
-        "return document.getElementById('now').textContent.startsWith('answer')"
-    )
-    assert opened.find("#play").text == "Play"
-    captions = [
-        each.text
-        for each in opened.driver.find_elements("css selector", ".film figcaption")
-    ]
-    assert captions == [f"imagined, iteration {ITERATIONS}", "what happened"]
-
-
-def test_another_plan_has_its_own_iterations(opened: Page) -> None:
-    choose_plan(opened, "ilqr_0")
-    assert int(opened.find("#iteration").get_attribute("max")) == 8
-    assert opened.find("#planner").text.startswith("ILQR(")
-
-
-def test_columns_are_chosen_and_hovered(opened: Page) -> None:
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.support.ui import Select
-
-    def titles() -> list[str]:
-        found = opened.driver.find_elements("css selector", "#metrics figcaption")
-        return [each.text for each in found]
-
-    assert titles()[:2] == ["test/return", "train/loss"]
-    label = "//p[@id='columns']/label[normalize-space()='time/seconds']"
-    assert "time/seconds" not in titles()
-    opened.driver.find_element("xpath", label).click()
-    assert "time/seconds" in titles()
-    opened.driver.find_element("xpath", label).click()
-    assert "time/seconds" not in titles()
-    chart = opened.find("#metrics svg")
-    opened.run("arguments[0].scrollIntoView({block: 'center'})", chart)
-    ActionChains(opened.driver).move_to_element(chart).perform()
-    tip = opened.find("#tip")
-    steps, value = (line.split()[-1] for line in tip.text.splitlines())
-    table = shown(opened.driver.page_source)["metrics"]["test/return"]
-    assert any(
-        row[1] == float(steps) and row[2] == pytest.approx(float(value), rel=1e-3)
-        for row in table
-    )
-    Select(opened.find("#against")).select_by_visible_text("rounds")
-    assert "29 rounds" in opened.find("#metrics svg").text
-    # A loss that is not finite is a gap.
-    gaps = [path.count("M") for path in opened.paths("#metrics")]
-    assert gaps == [2 if "grad" in title else 1 for title in titles()]
-
-
-def test_videos_play_and_are_wound(opened: Page) -> None:
-    film = opened.find("video")
-    opened.run("arguments[0].scrollIntoView()", film)
-    opened.wait("return document.querySelector('video').readyState >= 2")
-    assert opened.run("return arguments[0].duration", film) == pytest.approx(
-        3.1, abs=0.11
-    )
-    assert opened.run(
-        "return [arguments[0].videoWidth, arguments[0].videoHeight]", film
-    ) == [96, 48]
-    opened.run("arguments[0].currentTime = 2", film)
-    opened.wait("return !document.querySelector('video').seeking")
-    assert opened.run("return arguments[0].currentTime", film) == pytest.approx(
-        2, abs=0.1
-    )
-    opened.run("return arguments[0].play()", film)
-    opened.wait(
-        "const v = document.querySelector('video');"
-        "return !v.paused && v.currentTime > 2.2"
-    )
-    opened.run("arguments[0].pause()", film)
-
-
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1200])
-def test_it_fits_and_can_be_read(opened: Page, width: int, dark: bool) -> None:
-    opened.look(width, dark=dark)
-    choose_plan(opened, "latco_0")
-    opened.wait(f"return innerWidth === {width}")
-    assert opened.run("return document.documentElement.scrollWidth") <= width
-    colours = opened.run(
-        "const s = getComputedStyle(document.body);"
-        "return [s.color, s.backgroundColor,"
-        " getComputedStyle(document.querySelector('#states path')).stroke]"
-    )
-    text, back, line = (brightness(each) for each in colours)
-    assert (text > back) == dark
-    assert contrast(text, back) > 7  # WCAG AAA, and of graphics AA
-    assert contrast(line, back) > 3
-    wanted = PLANNERS["LatCo"][dark]
-    rgb = ", ".join(str(int(wanted[i : i + 2], 16)) for i in (1, 3, 5))
-    assert f"rgb({rgb})" == colours[2]
-    opened.run(
-        "const s = document.getElementById('iteration'); s.value = 5;"
-        "s.dispatchEvent(new Event('input'))"
-    )
-    scheme = "dark" if dark else "light"
-    if width > 600:
-        picture(opened, f"view-{scheme}", "#plan")
-    else:
-        picture(opened, f"view-phone-{scheme}", "#plan")
-
-
-def test_nothing_went_wrong_in_the_browser(opened: Page) -> None:
-    assert opened.driver.get_log("browser") == []
-
-
-def brightness(colour: str) -> float:
-    """Relative luminance of WCAG 2, of `rgb(…)`."""
-    channels = [int(each) / 255 for each in re.findall(r"\d+", colour)[:3]]
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
-    ]
-    return sum(
-        weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
-    )
-
-
-def contrast(one: float, other: float) -> float:
-    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+    assert _cli.main(["plan", str(tmp_path)]) == 64

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from diffplan._checks import missing
 from diffplan.errors import (
     ArgumentError,
     DiffplanError,
@@ -64,9 +65,7 @@ def _main(given: list[str]) -> int:
         except ModuleNotFoundError as error:
             if (error.name or "diffplan").partition(".")[0] == "diffplan":
                 raise
-            raise MissingDependencyError(
-                f"diffplan {word} needs {error.name}: pip install diffplan[suite]"
-            ) from error
+            raise missing(f"diffplan {word} needs {error.name}", "suite") from error
     if word.startswith("-"):
         lines = [f"  {name:<9}{_help(words[name]).splitlines()[0]}" for name in words]
         told = "\n".join(["words, each with a --help of its own:", *sorted(lines)])

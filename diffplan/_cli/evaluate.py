@@ -15,7 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add("directory", type=Path, metavar="RUN", help="its folder")
-    add("words", nargs="*", metavar="KEY=VALUE", help="settings of planning")
+    add(
+        "words", nargs="*", default=(), metavar="KEY=VALUE", help="settings of planning"
+    )
     add("--episodes", type=int, default=10, metavar="N", help="how many; 10")
     add("--output", type=Path, metavar="FILE", help="the rows; RUN/evaluation.csv")
 

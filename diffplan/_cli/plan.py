@@ -15,7 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a folder of `diffplan train`")
-    add("words", nargs="*", metavar="KEY=VALUE", help="settings of planning")
+    add(
+        "words", nargs="*", default=(), metavar="KEY=VALUE", help="settings of planning"
+    )
     add("--seed", type=int, default=0, help="of the episode; 0")
     add("--name", help="of the file; PLANNER_SEED otherwise")
 
@@ -37,5 +39,7 @@ def run(options: argparse.Namespace) -> int:
         record = record_agent_plan(loaded.agent, environments, seed=options.seed)
     path = options.run / "plans" / f"{name}.npz"
     record.save(path)
-    say(f"{path}: cost {record.cost[0]:.4g} … {record.cost[-1]:.4g}, executed")
+    first, *_, last = record.cost
+    say(f"{path}: cost {first:.4g} at first, {last:.4g} of the answer; it was executed")
+    say(f"diffplan view {options.run}  # shows it")
     return DONE

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     text = page(options.run, options.videos)
     if options.output is not None:
         write_atomically(options.output, lambda file: file.write(text.encode()))
-        say(f"{options.output}: {len(text.encode()) / 2**20:.1f} MiB")
+        say(f"{options.output}: {len(text.encode()) / 2**20:.2g} MiB")
         return DONE
     with ThreadingHTTPServer((_LOCAL[1], options.port), _handler(options)) as server:
         address = f"http://{_LOCAL[1]}:{server.server_port}/"

@@ -25,8 +25,6 @@ __all__ = ["Settings", "apply_overrides", "describe", "keys", "resolved"]
 Config = TypeVar("Config")
 
 DESCRIPTION_WIDTH = 88
-DEFAULT = ...
-"""Stands for the value of an argument that nothing was said about."""
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
@@ -123,7 +121,7 @@ def _is_group(value: object) -> bool:
 
 def _values(config: Any) -> dict[str, Any]:
     if isinstance(config, Settings):
-        return {**config, **dict.fromkeys(config.free(), DEFAULT)}
+        return {**config, **config.free()}
     names = [each.name for each in dataclasses.fields(config)]
     return {name: getattr(config, name) for name in names}
 
@@ -176,5 +174,4 @@ def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) ->
 def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(_written(item) for item in value)
-    names = {None: "none", DEFAULT: "default"}
-    return names[value] if value in names else str(value)
+    return "none" if value is None else str(value)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._checks import missing
 from diffplan._files import write_atomically
-from diffplan.errors import MissingDependencyError
 
 COLOURS = ("#0060a8", "#d1495b", "#3a8f5c", "#8d6cab", "#e08e28", "#5d6d7e")
 DOTS_PER_INCH = 150
@@ -30,9 +30,7 @@ def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) ->
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingDependencyError(
-            "figures need matplotlib: pip install diffplan[suite]"
-        ) from error
+        raise missing("figures need matplotlib", "suite") from error
     width, height = size
     figure = Figure((width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -103,8 +101,6 @@ def as_png(picture: np.ndarray) -> bytes:
     try:
         import imageio.v3 as imageio
     except ImportError as error:
-        raise MissingDependencyError(
-            "pictures need imageio: pip install diffplan[suite]"
-        ) from error
+        raise missing("pictures need imageio", "suite") from error
     content: bytes = imageio.imwrite("<bytes>", picture, extension=".png")
     return content

@@ -17,11 +17,13 @@ from diffplan._runs.stopwatch import Stopwatch
 from diffplan.agents import PlanningAgent
 from diffplan.envs.vector import VectorEnv
 from diffplan.errors import ArgumentError, FileError
+from diffplan.models import save
 from diffplan.models.rssm import RSSM
 from diffplan.problem import Box
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import Tracker
 
+MODEL = "model.safetensors"
 _OF_PLANS = (
     *("planner", "horizon", "execute", "warm_start"),
     *(each.name for each in fields(Acting) if each.name != "scale_episodes"),
@@ -39,6 +41,8 @@ def train(
 ) -> None:
     """Train to the end, from the folder's last checkpoint if there is one.
 
+    The folder then holds the model in a file that `diffplan.models.load` reads.
+
     Args:
         run: The settings, which the folder then holds.
         seed: Of weights, episodes, planning and sampling.
@@ -50,6 +54,7 @@ def train(
         ArgumentError: the folder holds a run with other settings.
     """
     rendering = Stopwatch()
+    run.resolve_device()  # What is not there leaves no settings behind.
     with run.environments(rendering) as envs:
         save_settings(run, seed, directory)
         model = new_model(run.model, envs, run, seed)
@@ -72,6 +77,8 @@ def train(
             quiet=quiet,
             writers=writers,
         )
+    card = {"task": run.task, "seed": seed, "settings": run.content()}
+    save(model, directory / MODEL, card=card)
 
 
 @dataclass(frozen=True)
@@ -119,15 +126,17 @@ def load_run(directory: Path | str, words: Sequence[str] = ()) -> LoadedRun:
         words: Other settings of planning: `planner=cem`, `planner.iterations=5`.
 
     Raises:
-        FileError: there is no such run, or no checkpoint yet, or it is damaged.
-        ArgumentError: a word sets what belongs to the trained model.
+        ArgumentError: there is no such run, or a word sets what belongs to the trained
+            model.
+        FileError: the run has no checkpoint yet, or it is damaged.
     """
     directory = Path(directory)
     run, seed = read_settings(directory)
     found = Checkpoints(directory / "checkpoints").load_latest()
     if found is None:
         raise FileError(
-            f"directory: expected a checkpoint in {directory}, got none yet"
+            f"RUN: expected a checkpoint in {directory}, got none yet: training "
+            "writes one after each round"
         )
     rounds, content = found
     with run.environments(Stopwatch(), 1) as envs:

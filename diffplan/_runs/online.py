@@ -19,6 +19,7 @@ from diffplan._runs.stopwatch import Stopwatch
 from diffplan._runs.tasks import make_task
 from diffplan.agents import Agent, GaussianNoise, PlanningAgent, UniformAgent
 from diffplan.envs.vector import VectorEnv
+from diffplan.errors import ArgumentError
 from diffplan.models.rssm import RSSM
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Objective
@@ -41,10 +42,18 @@ SMALL_MODEL = {
 
 
 def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device of that name; of auto CUDA, where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device of that name; of auto CUDA, where there is one.
+
+    Raises:
+        ArgumentError: it is cuda, and torch finds none.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ArgumentError(
+            "device: expected cpu or auto where torch finds no CUDA (`diffplan doctor` "
+            "says why), got cuda"
+        )
+    return torch.device(("cuda" if found else "cpu") if name == "auto" else name)
 
 
 @dataclass(frozen=True)

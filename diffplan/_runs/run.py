@@ -181,9 +181,16 @@ def read_settings(directory: Path) -> tuple[TaskRun, int]:
     """Return settings and seed of a run.
 
     Raises:
-        FileError: the folder holds no run of `diffplan train`.
+        ArgumentError: the folder holds no run of `diffplan train`.
+        FileError: its settings are damaged.
     """
     path = directory / SETTINGS
+    if not path.exists():
+        there = "a folder without one" if directory.is_dir() else "no such folder"
+        raise ArgumentError(
+            f"RUN: expected a folder of `diffplan train`, with {SETTINGS}, got "
+            f"{directory}: {there}"
+        )
     content = read_json(path, _EXPECTED)
     with reading(path, _EXPECTED):
         planner = dict(content["run"]["planner"])

@@ -95,18 +95,18 @@ class Settings(Mapping[str, Any]):
         """Return what the target makes of the settings and of what is given here."""
         return self.target(*arguments, **{**self, **more})
 
-    def free(self) -> list[str]:
+    def free(self) -> dict[str, Any]:
         """Return the arguments that keep their default, of those that a text can set.
 
         Arguments without a default are no settings: `build` is given them.
         """
-        return [
-            name
+        return {
+            name: parameter.default
             for name, parameter in parameters(self.target).items()
             if name not in self
             and parameter.default is not parameter.empty
             and plain_kind(parameter.annotation) is not None
-        ]
+        }
 
 
 def kind_of(target: Callable[..., Any]) -> Any:

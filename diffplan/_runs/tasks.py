@@ -1,5 +1,6 @@
 """Any task by its name: of a suite of `diffplan.envs`, or an id of Gymnasium."""
 
+import warnings
 from typing import Any
 
 import gymnasium
@@ -38,7 +39,7 @@ def _of_gymnasium(
     if observation != "state":
         raise ArgumentError(
             f"observation: expected state for {task}, a task of Gymnasium, got "
-            f"{observation}"
+            f"{observation}: images are drawn of dm_control's and Meta-World's tasks"
         )
     try:
         env: gymnasium.Env = gymnasium.make(task)
@@ -52,8 +53,13 @@ def _of_gymnasium(
     actions = env.action_space
     boxed = isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
     if not boxed or not actions.is_bounded():
-        raise ArgumentError(f"task: expected a bounded box [A], {task} has {actions}")
+        raise ArgumentError(
+            f"task: expected one whose actions are a bounded box [A], {task} has "
+            f"{actions}; choices are planned from Python, see diffplan.Categorical"
+        )
     # Models are float32; many tasks of Gymnasium tell float64, and some a dictionary.
-    seen = DtypeObservation(FlattenObservation(env), np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*precision lowered by casting")
+        seen = DtypeObservation(FlattenObservation(env), np.float32)
     scaled = RescaleAction(seen, np.float32(-1), np.float32(1))
     return ActionRepeat(scaled, action_repeat) if action_repeat > 1 else scaled

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from diffplan._checks import missing
 from diffplan._runs.evaluation import Score, score
 from diffplan._runs.folder import LoadedRun
 from diffplan._runs.stopwatch import planner_watch
-from diffplan.errors import ArgumentError, DiffplanError, MissingDependencyError
+from diffplan.errors import ArgumentError, DiffplanError
 from diffplan.models.base import WorldModel
 from diffplan.training.seeding import derive_seed
 
@@ -145,9 +146,7 @@ def _study(loaded: LoadedRun, planner: str, tuning: Tuning) -> Any:
         import optuna
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise MissingDependencyError(
-            "tuning needs optuna: pip install diffplan[tune]"
-        ) from error
+        raise missing("tuning needs optuna", "tune") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = loaded.directory / "tune.log"
     name = f"{planner}, {tuning.budget} evaluations, {tuning.episodes} episodes, "

@@ -19,6 +19,9 @@ from diffplan.problem import Box
 NO_PLAN = -1
 """The age of a plan that does not exist (yet, or after a reset)."""
 
+POSTERIOR, PLANNING, EXPLORATION = range(3)
+"""Folded into the keys of a decision, one for each thing that is random about it."""
+
 
 @dataclass(frozen=True)
 class AgentState:

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._checks import describe
-from diffplan.agents._base import NO_PLAN, AgentState
+from diffplan.agents._base import (
+    EXPLORATION,
+    NO_PLAN,
+    PLANNING,
+    POSTERIOR,
+    AgentState,
+)
 from diffplan.agents._filtering import Filtering
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter
@@ -23,9 +29,6 @@ from diffplan.functional._random import fold
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Dynamics, Objective, PlanningProblem
-
-# Folded into the keys of a decision, one for each thing that is random about it.
-_POSTERIOR, _PLANNING, _EXPLORATION = range(3)
 
 
 class PlanningAgent(Filtering, nn.Module):
@@ -139,11 +142,11 @@ class PlanningAgent(Filtering, nn.Module):
             ShapeError: the batch sizes differ, or the model's state is not flat.
         """
         keys = agent_state.noise_keys()
-        state = self.filter(observation, agent_state, fold(keys, _POSTERIOR))
-        plan, age = self._renew(state, agent_state, fold(keys, _PLANNING))
+        state = self.filter(observation, agent_state, fold(keys, POSTERIOR))
+        plan, age = self._renew(state, agent_state, fold(keys, PLANNING))
         action = plan.actions[torch.arange(len(age), device=age.device), age]
         if explore and self.exploration is not None:
-            key = fold(keys, _EXPLORATION)
+            key = fold(keys, EXPLORATION)
             action = self.exploration(action, self.action_space, key)
         agent_state = replace(
             agent_state,

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from diffplan._checks import missing
 from diffplan.constraints._base import ActionConstraint, as_tensor
 from diffplan.errors import (
     ArgumentError,
-    MissingDependencyError,
     ShapeError,
     UnsupportedProblemError,
 )
@@ -195,10 +195,8 @@ def _layer(rows: int, dim: int) -> Callable[..., tuple[Tensor, ...]]:
             import cvxpy
             from cvxpylayers.torch import CvxpyLayer
     except ImportError as error:
-        raise MissingDependencyError(
-            "diffplan.constraints.Polytope needs cvxpylayers: "
-            'pip install "diffplan[cvx]"'
-        ) from error
+        what = "diffplan.constraints.Polytope needs cvxpylayers"
+        raise missing(what, "cvx") from error
     nearest, point = cvxpy.Variable(dim), cvxpy.Parameter(dim)
     matrix, offset = cvxpy.Parameter((rows, dim)), cvxpy.Parameter(rows)
     programme = cvxpy.Problem(

@@ -11,8 +11,7 @@ import importlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from diffplan._checks import require_count, require_known
-from diffplan.errors import MissingDependencyError
+from diffplan._checks import missing, require_count, require_known
 
 if TYPE_CHECKING:
     from diffplan.envs.base import ImageLayout, SimulatorEnv
@@ -102,9 +101,7 @@ def make(
 
         environment = getattr(importlib.import_module(module), kind)
     except ImportError as error:
-        raise MissingDependencyError(
-            "environments need gymnasium: pip install diffplan[suite]"
-        ) from error
+        raise missing("environments need gymnasium", "suite") from error
     if action_repeat is None:
         action_repeat = environment.default_action_repeat(name)
     options = EnvOptions(

@@ -229,7 +229,8 @@ class _Worker:
         self._process.join()
 
     def _ended(self) -> WorkerError:
-        self._process.join(timeout=1.0)  # Its exit code comes after the pipe's end.
+        # Its exit code comes after the pipe's end, on a busy machine long after.
+        self._process.join(timeout=CLOSING_SECONDS)
         code = self._process.exitcode
         how = f"with exit code {code}"
         if code is not None and code < 0:

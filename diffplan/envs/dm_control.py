@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from diffplan._checks import require_known
+from diffplan._checks import missing, require_known
 from diffplan.envs._rendering import close_first_at_exit
 from diffplan.envs.base import EnvOptions, box
 from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
@@ -65,10 +65,8 @@ def _load_suite() -> Any:
     try:
         from dm_control import suite
     except ImportError as error:
-        raise MissingDependencyError(
-            "dm_control tasks need dm_control: pip install diffplan[suite], on Python "
-            "3.11 or 3.12"
-        ) from error
+        what = "dm_control tasks need dm_control, on Python 3.11 or 3.12"
+        raise missing(what, "suite") from error
     except AttributeError as error:
         # What PyOpenGL raises where MUJOCO_GL names a library that is not installed.
         raise MissingDependencyError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._checks import missing
 from diffplan.envs._metaworld_tasks import task_named
 from diffplan.envs.base import EnvOptions, box
 from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
@@ -40,10 +41,8 @@ def _load_simulations() -> dict[str, Any]:
         import mujoco
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ImportError as error:
-        raise MissingDependencyError(
-            "metaworld tasks need metaworld 3.0: pip install diffplan[suite], on "
-            "Python 3.11 or 3.12"
-        ) from error
+        what = "metaworld tasks need metaworld 3.0, on Python 3.11 or 3.12"
+        raise missing(what, "suite") from error
     except AttributeError as error:
         # What PyOpenGL raises where MUJOCO_GL names a library that is not installed.
         raise MissingDependencyError(
@@ -64,9 +63,9 @@ def check_mujoco_version(version: str) -> None:
     parts = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if not low <= parts < high:
         raise MissingDependencyError(
-            f"metaworld tasks need mujoco==3.6.0 (at least {_dotted(low)}, below "
-            f"{_dotted(high)}), found {version}: later versions let the thermos of "
-            "stick-push slide by itself, or do not load. pip install diffplan[suite]"
+            f"metaworld tasks need mujoco of at least {_dotted(low)} and below "
+            f"{_dotted(high)}, found {version}: later versions let the thermos of "
+            "stick-push slide by itself, or do not load. pip install mujoco==3.6.0"
         )
 
 

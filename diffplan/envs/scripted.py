@@ -9,8 +9,7 @@ import warnings
 
 import numpy as np
 
-from diffplan._checks import require_at_least, require_count
-from diffplan.errors import MissingDependencyError
+from diffplan._checks import missing, require_at_least, require_count
 
 __all__ = [
     "HeldDirection",
@@ -46,10 +45,8 @@ class ScriptedExpert:
         try:
             from metaworld.policies import ENV_POLICY_MAP
         except ImportError as error:
-            raise MissingDependencyError(
-                "scripted experts need metaworld 3.0: pip install diffplan[suite], on "
-                "Python 3.11 or 3.12"
-            ) from error
+            what = "scripted experts need metaworld 3.0, on Python 3.11 or 3.12"
+            raise missing(what, "suite") from error
         self._policy = ENV_POLICY_MAP[v3_name]()
         # Meta-World's pusher grips while it descends; LatCo's start has the fingers
         # around the puck already, where it would leave with open fingers.

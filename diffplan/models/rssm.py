@@ -43,9 +43,9 @@ class RSSM(WorldModel):
         hidden_size: Width of the dense layers of transition and posterior.
         activation: Of dense layers: "elu" or "relu". Convolutions always use ReLU.
         reward_layers: Number of hidden layers of the reward head.
-        reward_hidden: Their width.
+        reward_hidden: Width of these layers.
         vector_layers: Hidden layers of encoder and decoder, for vectors.
-        vector_hidden: Their width.
+        vector_hidden: Width of these layers.
         image_depth: Channels of the first convolution, for images.
         image_bits: Of images, 1 … 8. Fewer than 8 have noise, see `dequantize`.
         free_nats: Divergence that costs nothing, nats. Keep it below the divergence

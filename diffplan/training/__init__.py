@@ -1,13 +1,11 @@
 """Training and evidence: replay, online and offline loops, evaluation, run folders."""
 
-from diffplan.errors import MissingDependencyError
+from diffplan._checks import missing
 
 try:
     import numpy  # noqa: F401
 except ImportError as error:  # torch works without NumPy, episodes do not.
-    raise MissingDependencyError(
-        "diffplan.training needs numpy: pip install diffplan[suite]"
-    ) from error
+    raise missing("diffplan.training needs numpy", "suite") from error
 
 from diffplan.training._episode import Episode, load_episode, save_episode
 from diffplan.training._interaction import Environments, run_episodes

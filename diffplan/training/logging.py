@@ -12,9 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from diffplan._checks import require_known
+from diffplan._checks import missing, require_known
 from diffplan._files import reading, write_atomically
-from diffplan.errors import MissingDependencyError
 
 _COLUMNS = ("round", "environment_step", "name", "value")
 
@@ -180,9 +179,7 @@ class Tracker:
         try:
             self._package = importlib.import_module(package)
         except ImportError as error:
-            raise MissingDependencyError(
-                f"{package} is not installed: pip install diffplan[{package}]"
-            ) from error
+            raise missing(f"a tracker needs {package}", package) from error
         self._package.init(**settings)
 
     def write(

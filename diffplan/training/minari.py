@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from diffplan._checks import missing
 from diffplan.constraints._box import BoxLike, as_box
-from diffplan.errors import ArgumentError, MissingDependencyError
+from diffplan.errors import ArgumentError
 from diffplan.training._episode import Episode
 from diffplan.training.replay_buffer import ReplayBuffer
 
@@ -103,9 +104,7 @@ def _minari() -> Any:
     try:
         import minari
     except ImportError as error:
-        raise MissingDependencyError(
-            "minari: needs Minari, pip install diffplan[minari]"
-        ) from error
+        raise missing("data sets need minari", "minari") from error
     return minari
 
 

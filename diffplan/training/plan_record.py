@@ -12,9 +12,11 @@ from torch import Tensor
 
 from diffplan._checks import require_tensor
 from diffplan._files import read_sealed, reading, seal, write_atomically
+from diffplan.agents._base import PLANNING, POSTERIOR
 from diffplan.agents.planning import PlanningAgent
 from diffplan.capabilities import Decoding, knows
 from diffplan.errors import ShapeError
+from diffplan.functional._random import fold
 from diffplan.planners.base import Planner
 from diffplan.planners.request import Iterate
 from diffplan.problem import PlanningProblem
@@ -111,6 +113,7 @@ def record_plan(
     state: Tensor,
     *,
     generator: torch.Generator | None = None,
+    keys: Tensor | None = None,
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> PlanRecord:
     """Plan for one problem, and keep what the planner looks at in each iteration.
@@ -120,6 +123,7 @@ def record_plan(
         problem: What is planned.
         state: `[S]`.
         generator: As for the planner.
+        keys: As for the planner: int64 `[]`.
         decode: States `[K, T + 1, S]` to images `[K, T + 1, 3, H, W]` in 0 … 1, such
             as `model.decode`; None keeps no images.
 
@@ -149,7 +153,7 @@ def record_plan(
         rolled = problem.rollout(state, actions) if states is None else states[best]
         keep(rolled, actions, iterate.cost[best])
 
-    plan = planner(problem, state, generator=generator, callback=look)
+    plan = planner(problem, state, generator=generator, keys=keys, callback=look)
     keep(plan.states, plan.actions, plan.cost)
     states, *others = (torch.stack(column) for column in zip(*rows, strict=True))
     actions, cost, violation = map(_numbers, others)
@@ -172,13 +176,14 @@ def record_agent_plan(
     """Plan from the start of an episode, and execute the plan open loop.
 
     What happens is seen by the agent's filter, so that both are states of its model;
-    images are kept where it observes and decodes them. The planner's random numbers
-    are those of a call without a generator.
+    images are kept where it observes and decodes them. Filter and planner draw the
+    random numbers of an episode with that seed: the answer is the plan that `act`
+    begins it with.
 
     Args:
         agent: Its model, filter, planner and problem are used.
         environments: The first of them is acted in.
-        seed: Of the episode.
+        seed: Of the episode and of the agent.
     """
     mask = np.arange(environments.num_envs) == 0
     observations, _ = environments.reset(seed=[seed] * len(mask))
@@ -191,11 +196,15 @@ def record_agent_plan(
         if action is not None:
             memory = replace(memory, action=action, decision=memory.decision + 1)
         seen = torch.from_numpy(observations[:1]).to(device)
-        memory = replace(memory, state=agent.filter(seen, memory, memory.noise_keys()))
+        keys = fold(memory.noise_keys(), POSTERIOR)
+        memory = replace(memory, state=agent.filter(seen, memory, keys))
         return memory.state[0]
 
     decode = agent.model.decode if pixels and knows(agent.model, Decoding) else None
-    record = record_plan(agent.planner, agent.problem, believe(), decode=decode)
+    keys = fold(memory.noise_keys(), PLANNING)[0]
+    record = record_plan(
+        agent.planner, agent.problem, believe(), keys=keys, decode=decode
+    )
     beliefs, images, rewards = [memory.state[0]], [observations[0].copy()], []
     for action in record.actions[-1]:
         given = np.repeat(action[None].astype(np.float32), len(mask), axis=0)

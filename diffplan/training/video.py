@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from diffplan._checks import missing
 from diffplan._files import write_atomically
 from diffplan.errors import (
     ArgumentError,
     FileError,
-    MissingDependencyError,
     NonFiniteError,
     ShapeError,
     TensorTypeError,
@@ -163,9 +163,7 @@ def write_video(path: Path | str, images: np.ndarray | Tensor, fps: float = 25) 
         if path.suffix == ".mp4":
             import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(
-            "videos need imageio: pip install diffplan[suite]"
-        ) from error
+        raise missing("videos need imageio", "suite") from error
     data = _gif(frames, fps) if path.suffix == ".gif" else _mp4(frames, fps, path)
     write_atomically(path, lambda file: file.write(data))
 

@@ -11,7 +11,7 @@ from toy import BOX, LinearModel
 
 import diffplan as dp
 from diffplan.agents import PlanningAgent
-from diffplan.agents.planning import _PLANNING
+from diffplan.agents._base import PLANNING
 from diffplan.constraints import Ball, StateConstraint
 from diffplan.errors import TensorTypeError, UnsupportedProblemError
 from diffplan.functional._random import fold
@@ -81,7 +81,7 @@ def test_plans_are_those_of_the_planner_with_the_same_keys(planner: str) -> None
     memory = agent.initial_state(3, seed=8)
     plan = None
     for observation in observations(3, 3):
-        keys = fold(memory.noise_keys(), _PLANNING)
+        keys = fold(memory.noise_keys(), PLANNING)
         action, memory = agent.act(observation, memory)
         start = None if plan is None else plan.shifted()
         plan = PLANNERS[planner]()(by_hand, memory.state, keys=keys, warm_start=start)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import diffplan as dp
 from diffplan import _cli
 from diffplan._runs import tasks
 from diffplan._runs.evaluation import score
@@ -27,7 +28,7 @@ from diffplan._runs.run import (
     save_settings,
 )
 from diffplan.errors import ArgumentError, FileError, UnknownNameError
-from diffplan.training import OnlineConfig, Tracker, derive_seed, read_metrics
+from diffplan.training import OnlineConfig, derive_seed, read_metrics
 
 pytest.importorskip("gymnasium")
 
@@ -115,10 +116,27 @@ def test_wrong_settings_are_refused_by_name(
 def test_a_run_has_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command("train", TASK) == 64
     assert "--directory" in capsys.readouterr().err
-    for word in ("evaluate", "report"):
-        assert command(word, tmp_path / "nothing") == 1
+    for word in ("evaluate", "report", "plan"):
+        assert command(word, tmp_path / "nothing") == 64
+        assert "no such folder" in capsys.readouterr().err
+    assert command("evaluate") == 64
+    assert capsys.readouterr().err.endswith("required: RUN\n")
+    (tmp_path / "file").touch()
+    assert command("train", TASK, "--directory", tmp_path / "file") == 64
     assert command("train", TASK, "--settings") == 0
-    assert "  planner.num_samples=100\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "  planner.num_samples=100\n" in told
+    assert "  model.state_size=30\n" in told
+    assert "One of cem, " in told
+
+
+def test_a_missing_graphics_card_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert trained(tmp_path / "run", "device=cuda") == 64
+    assert "expected cpu or auto" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 # Tasks
@@ -143,7 +161,7 @@ def test_a_task_of_gymnasium_is_a_scaled_vector() -> None:
 @pytest.mark.parametrize(
     ("task", "more", "error", "told"),
     [
-        ("CartPole-v1", {}, ArgumentError, "expected a bounded box"),
+        ("CartPole-v1", {}, ArgumentError, r"bounded box .* has Discrete\(2\)"),
         ("Pendulm-v1", {}, UnknownNameError, "id of Gymnasium"),
         (TASK, {"observation": "pixels"}, ArgumentError, "expected state"),
     ],
@@ -165,8 +183,11 @@ def test_a_run_is_loaded_as_its_checkpoint_has_it(run: Path) -> None:
     assert known is not None
     again = load_run(run, ["planner=latco", "planner.iterations=2", "horizon=4"])
     assert again.agent.planner.horizon == 4
+    shared = dp.models.load(run / "model.safetensors")
+    assert dp.models.card(run / "model.safetensors")["task"] == TASK
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
+        assert torch.equal(value, shared.state_dict()[name]), name
     with pytest.raises(ArgumentError, match="trained with its own model"):
         load_run(run, ["model.hidden_size=3"])
     shutil.rmtree(run / "checkpoints")
@@ -336,26 +357,6 @@ def test_a_tracker_is_told_the_metrics(
         assert {(str(step), name): value for name, value in content.items()} == {
             key: value for key, value in table.items() if key[0] == str(step)
         }
-
-
-def test_a_tracker_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnknownNameError, match="expected wandb or trackio"):
-        Tracker("mlflow")
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"pip install diffplan\[wandb\]"):
-        Tracker("wandb")
-
-
-def test_trackio_is_told_the_metrics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pytest.importorskip("trackio")
-    tracker = Tracker("trackio", project="diffplan-test", embed=False)
-    tracker.write(0, 100, {"test/return": 1.5})
-    tracker.close()
-    assert any((tmp_path / "trackio").rglob("*.db"))
 
 
 SMALL = {

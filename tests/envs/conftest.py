@@ -2,5 +2,5 @@
 
 import pytest
 
-pytest.importorskip("mujoco", reason="pip install diffplan[suite]")
-pytest.importorskip("gymnasium", reason="pip install diffplan[suite]")
+pytest.importorskip("mujoco", reason="pip install .[suite]")
+pytest.importorskip("gymnasium", reason="pip install .[suite]")

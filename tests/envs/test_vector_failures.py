@@ -7,8 +7,6 @@ another shape. No call may be given the answer of an earlier one.
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -156,9 +154,9 @@ def test_a_worker_that_exits_is_named_with_its_code() -> None:
 def test_a_worker_killed_from_outside_is_named_with_its_signal() -> None:
     envs = VectorEnv([Faulty] * 2, num_workers=2)
     run(envs)
-    victim = multiprocessing.active_children()
-    os.kill(max(child.pid for child in victim), signal.SIGKILL)
-    time.sleep(0.1)
+    victim = multiprocessing.active_children()[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
     with pytest.raises(WorkerError, match=r"worker \d .*SIGKILL"):
         envs.step(ACTIONS)
     assert_closed(envs)
@@ -170,24 +168,22 @@ def test_a_worker_that_ends_while_it_is_built_says_where_to_look() -> None:
 
 
 def test_an_environment_that_never_answers_is_not_waited_for() -> None:
-    envs = VectorEnv([Faulty, partial(Faulty, "sleep")], num_workers=1, timeout=0.3)
-    envs.reset([0, 0])
-    start = time.monotonic()
+    # At the first call: a busy machine may be late with any answer before it.
+    sleeping = partial(Faulty, "sleep", "reset")
+    envs = VectorEnv([Faulty, sleeping], num_workers=1, timeout=0.3)
     with pytest.raises(
         WorkerError, match=r"timeout: no answer from worker 0 .* 0\.3 seconds"
     ):
-        envs.step(ACTIONS)
+        envs.reset([0, 0])
     assert_closed(envs)
-    assert time.monotonic() - start < 5.0
 
 
 def test_ctrl_c_between_question_and_answer_leaves_no_late_answer() -> None:
-    envs = VectorEnv([Faulty, partial(Faulty, "sleep")], num_workers=2)
-    envs.reset([0, 0])  # One worker has answered, one not, when the signal comes.
+    # The signal comes from a worker that has its question and gives no answer.
+    envs = VectorEnv([Faulty, partial(Faulty, "interrupt")], num_workers=2)
+    envs.reset([0, 0])
     # A shell lets its background jobs ignore the signal, pytest among them.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             envs.step(ACTIONS)
@@ -213,7 +209,7 @@ def test_workers_are_told_to_end_even_where_nobody_closes_them() -> None:
     envs = VectorEnv([Faulty] * 2, num_workers=1)
     child = multiprocessing.active_children()[0]
     del envs
-    child.join(timeout=5)
+    child.join(timeout=60)
     assert child.exitcode == 0
 
 

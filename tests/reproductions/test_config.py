@@ -228,9 +228,7 @@ def test_arguments_are_described_by_their_constructor() -> None:
     assert "hull.planks=5\n      On each side, keel left out." in text
     assert "search.num_elites=4\n      k, how many are kept, at most N." in text
     assert "latco.iterations=9\n      K, Gauss-Newton steps" in text
-    assert (
-        "search.epsilon=default\n      Added to the variance after each refit." in text
-    )
+    assert "search.epsilon=1e-06\n      Added to the variance after each refit." in text
 
 
 def test_units_of_the_comparison_keep_their_settings(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffplan._outside import source_version
-from diffplan.training import Progress, RunLogger, RunRecord, read_metrics
+from diffplan.errors import UnknownNameError
+from diffplan.training import Progress, RunLogger, RunRecord, Tracker, read_metrics
 from diffplan.training._run_record import package_versions, plain
 
 
@@ -127,3 +128,23 @@ def test_importing_training_loads_no_optional_package() -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def test_a_tracker_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean wandb, trackio"):
+        Tracker("mlflow")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"pip install .*\[wandb\]"):
+        Tracker("wandb")
+
+
+def test_trackio_is_told_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("trackio")
+    tracker = Tracker("trackio", project="diffplan-test", embed=False)
+    tracker.write(0, 100, {"test/return": 1.5})
+    tracker.close()
+    assert any((tmp_path / "trackio").rglob("*.db"))

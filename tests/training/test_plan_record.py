@@ -96,6 +96,22 @@ def test_an_agents_plan_is_executed_open_loop() -> None:
     assert record.seen is record.images is None
 
 
+def test_an_agents_plan_is_the_one_it_begins_its_episode_with() -> None:
+    model = LinearModel(gain=0.05)
+    planner = dp.CEM(5, num_samples=20, num_elites=4, iterations=2)
+    agent = PlanningAgent(model, planner, NegativeReturn(model.reward), BOX)
+    answers = []
+    for seed in (3, 4):
+        record = record_agent_plan(agent, make_envs(1, length=4), seed=seed)
+        observation, _ = make_envs(1).reset(seed=[seed])
+        memory = agent.initial_state(1, seed=seed)
+        _, memory = agent.act(torch.from_numpy(observation), memory)
+        acted = memory.plan.actions[0]
+        torch.testing.assert_close(torch.from_numpy(record.actions[-1]), acted)
+        answers.append(acted)
+    assert not torch.allclose(*answers)
+
+
 def test_a_file_is_the_record_or_an_error(tmp_path: Path) -> None:
     record = record_plan(dp.LatCo(5, iterations=3), PROBLEM, STATE)
     picture = np.zeros((2, 6, 3, 4, 3), np.uint8)

@@ -19,8 +19,8 @@ choices can be worse than each of them, also than the mean that a warm start beg
 that is the answer where it is better by more than a hundredth.
 
 Where actions are choices (`dp.Categorical`), the mean holds probabilities, see
-`_choices.py`. Then the likeliest sequence is a candidate too, and the answer is the best
-candidate of all iterations.
+`_choices.py`. Then the likeliest sequence is a candidate too, and the answer is the
+best candidate of all iterations.
 """
 
 import math

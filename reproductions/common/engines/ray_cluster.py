@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffplan.errors import ArgumentError, MissingDependencyError
+from diffplan._checks import missing
+from diffplan.errors import ArgumentError
 from reproductions.common.engines.base import (
     GRACE_SECONDS,
     Engine,
@@ -49,9 +50,7 @@ class Ray(Engine):
         try:
             import ray
         except ImportError as error:
-            raise MissingDependencyError(
-                "--engine ray needs Ray: pip install 'diffplan[ray]'"
-            ) from error
+            raise missing("--engine ray needs Ray", "ray") from error
         self.ray, self.cpus = ray, cpus
         local = {"num_cpus": workers * cpus} if workers and not address else {}
         try:

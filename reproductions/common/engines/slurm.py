@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffplan.errors import ArgumentError, MissingDependencyError
+from diffplan._checks import missing
+from diffplan.errors import ArgumentError
 from reproductions.common.engines.base import (
     GRACE_SECONDS,
     Engine,
@@ -64,9 +65,7 @@ class Slurm(Engine):
         try:
             import submitit
         except ImportError as error:
-            raise MissingDependencyError(
-                "--engine slurm needs submitit: pip install 'diffplan[slurm]'"
-            ) from error
+            raise missing("--engine slurm needs submitit", "slurm") from error
         self.submitit, self.cpus = submitit, cpus
         if self.cluster == "slurm" and shutil.which("sbatch") is None:
             raise ArgumentError(
