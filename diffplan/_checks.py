@@ -24,6 +24,8 @@ from diffplan.errors import (
 )
 
 ItemT = TypeVar("ItemT")
+_FEW_NAMES, _MANY_NAMES = 5, 20
+"""Of so few names that exist all are told, of more no more than so many."""
 
 
 def missing(what: str, extra: str) -> MissingDependencyError:
@@ -224,14 +226,16 @@ def require_known(name: str, value: str, known: Iterable[str]) -> str:
         known: All names that exist.
 
     Raises:
-        UnknownNameError: lists close matches, or what exists if none is close.
+        UnknownNameError: lists close matches, and all names where they are few.
     """
     names = list(known)
     if value in names:
         return value
     close = difflib.get_close_matches(value, names, cutoff=0.5)
-    told = ", ".join(close or names[:20])
-    more = "" if close or len(names) <= 20 else f" … ({len(names)} names)"
+    if not close or len(names) <= _FEW_NAMES:  # the closest first
+        close += [each for each in names if each not in close]
+    told, left = ", ".join(close[:_MANY_NAMES]), len(close) - _MANY_NAMES
+    more = f", … ({left} more)" if left > 0 else ""
     raise UnknownNameError(f"{name}: there is no {value!r}; did you mean {told}{more}?")
 
 

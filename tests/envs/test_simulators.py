@@ -248,5 +248,5 @@ def test_missing_simulators_name_what_to_install(
     for name in ("metaworld.env_dict", "dm_control"):
         monkeypatch.setitem(sys.modules, name, None)
     for task in ("metaworld/reach", "dm_control/cheetah-run"):
-        with pytest.raises(MissingDependencyError, match=r"diffplan\[suite\]"):
+        with pytest.raises(MissingDependencyError, match=r"PATH\[suite\]"):
             envs.make(task)
