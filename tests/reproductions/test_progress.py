@@ -162,5 +162,5 @@ def test_an_absent_engine_says_how_to_install_it(
     engine: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingDependencyError, match=rf"diffplan\[{engine}\]"):
+    with pytest.raises(MissingDependencyError, match=rf"PATH\[{engine}\]"):
         engine_of(options("--engine", engine))
