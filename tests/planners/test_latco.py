@@ -254,13 +254,17 @@ def test_the_violation_settles_at_nine_tenths_of_the_tolerance() -> None:
         (LogarithmicRule.released(), 2 + 0.1 * math.log10(0.5 / 0.1 + 0.1) * 2),
         (LogarithmicRule.paper(), 2 + 0.1 * math.log(0.5 / 0.1 + 0.01) * 2),
         (DualAscent(rate=3.0), 2 + 3 * (0.5 - 0.1)),
-        (DualAscent(rate=-30.0), 0.0),
         (FixedMultiplier(), 2.0),
     ],
 )
 def test_multiplier_rules_follow_their_formula(rule: object, expected: float) -> None:
     found = rule(torch.tensor(2.0), torch.tensor(0.5), 0.1)
     assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_plain_dual_ascent_ends_at_zero() -> None:
+    found = DualAscent(rate=30.0)(torch.tensor(2.0), torch.tensor(0.0), 0.1)
+    assert found.item() == 0.0
 
 
 def test_violations_are_those_of_an_explicit_loop() -> None:
