@@ -102,6 +102,18 @@ def test_the_reference_describes_what_is_public_and_nothing_else() -> None:
             assert told, f"{name}.{public} has no docstring"
 
 
+def test_pages_and_examples_use_what_is_public() -> None:
+    # The scripts beside the pages, which draw their pictures, are ours.
+    pages = [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")]
+    scripts = [*ROOT.glob("examples/**/*.py"), *ROOT.glob("docs/tutorials/*.py")]
+    private = re.compile(r"(?:from|import) diffplan\S*\._\w|\bdp(?:\.\w+)*\._\w")
+    found = {
+        str(path.relative_to(ROOT)): private.findall(_read(path))
+        for path in (*pages, *scripts)
+    }
+    assert not {path: names for path, names in found.items() if names}
+
+
 def made_by(node: ast.stmt) -> list[str]:
     """Names without an underscore that a statement of a module defines."""
     names = []

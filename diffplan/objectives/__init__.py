@@ -1,6 +1,7 @@
 """Objectives: what a plan costs."""
 
 from diffplan._kinds import check_public
+from diffplan._problem_data import aligned
 from diffplan.objectives._base import Quadratizable, ResidualObjective, StageObjective
 from diffplan.objectives._penalty import ConstraintMultipliers, ConstraintPenalty
 from diffplan.objectives.change import ActionChange, with_action_change
@@ -40,6 +41,7 @@ __all__ = [
     "TerminatingReturn",
     "Tracking",
     "WeightedSum",
+    "aligned",
     "deviation",
     "mean",
     "minimum",

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.planners import Planner, PlanRequest, Solution
-from diffplan.planners._evaluation import candidate_costs, pick, worst_if_failed
-from diffplan.planners._solution import stack_trace
+from diffplan.planners import Planner, PlanRequest, Solution, candidate_costs
 
 
 class GRASP(Planner):
@@ -63,7 +61,7 @@ class GRASP(Planner):
     def solve(self, request: PlanRequest) -> Solution:
         """Descend (equations 5 and 8 to 10), and now and then on the true cost."""
         problem, state, noise = request.problem, request.state, request.drawn()
-        first, trace = state.unsqueeze(1), []
+        first, trace = state.unsqueeze(1), [state.new_empty(len(state), 0)]
         times = problem.times(0, self.horizon, state)  # None but for timed dynamics
         known = actions = self.initial_actions(request)
         states = problem.rollout(state, actions)[:, 1:-1]
@@ -83,7 +81,7 @@ class GRASP(Planner):
         true_slope = torch.func.grad(lambda u: problem.cost(state, u).sum())
         for iteration in range(self.iterations):
             (up, slope), cost = slopes(states, actions)
-            trace.append(cost)
+            trace.append(cost.unsqueeze(1))
             request.show(actions.unsqueeze(1), cost.unsqueeze(1))
             states = states - self.state_step_size * up.nan_to_num(0.0, 0.0, 0.0)
             states = states + self.state_noise * noise[:, iteration]
@@ -91,7 +89,8 @@ class GRASP(Planner):
             synchronises = (iteration + 1) % self.sync_every == 0
             for _ in range(self.sync_steps if synchronises else 0):
                 actions = moved(actions, true_slope(actions))
-        answers = torch.stack([actions, known], dim=1)
-        cost = worst_if_failed(candidate_costs(problem, state, answers))
-        best, told = pick(answers, cost.argmin(dim=-1)), stack_trace(trace, state)
-        return Solution(best, iterations=self.iterations, diagnostics={"cost": told})
+        cost = candidate_costs(problem, state, torch.stack([actions, known], dim=1))
+        cost = cost.nan_to_num(torch.inf, torch.inf, torch.inf)  # failures never win
+        best = torch.where((cost[:, 0] <= cost[:, 1])[:, None, None], actions, known)
+        told = {"cost": torch.cat(trace, dim=1)}
+        return Solution(best, iterations=self.iterations, diagnostics=told)
