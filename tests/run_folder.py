@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import diffplan as dp
@@ -50,6 +51,14 @@ def record_swing_up(planner: dp.Planner) -> dp.training.PlanRecord:
     happened = world.rollout(state, torch.from_numpy(record.actions[-1]))
     seen = decode(happened).mul(255).round().byte().permute(0, 2, 3, 1)
     return replace(record, happened=happened.numpy(), seen=seen.numpy())
+
+
+def new_run(temporary: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run whose name would be markup; skip without videos."""
+    pytest.importorskip("imageio_ffmpeg")
+    folder = temporary.mktemp("runs") / "cartpole & <i>"
+    write_run(folder)
+    return folder
 
 
 def write_run(folder: Path) -> None:

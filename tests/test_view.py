@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_folder import shown, write_run
+from run_folder import new_run, shown
 
 import diffplan as dp
 from diffplan import _cli
@@ -26,10 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("imageio_ffmpeg")
-    folder = tmp_path_factory.mktemp("runs") / "cartpole & <i>"
-    write_run(folder)
-    return folder
+    return new_run(tmp_path_factory)
 
 
 def test_the_page_holds_the_run_and_nothing_of_it_is_markup(run: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folder import ITERATIONS, shown, write_run
+from run_folder import ITERATIONS, new_run, shown
 
 from diffplan import _cli
 from diffplan._colours import PLANNERS
@@ -31,10 +31,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("imageio_ffmpeg")
-    folder = tmp_path_factory.mktemp("runs") / "cartpole & <i>"
-    write_run(folder)
-    return folder
+    return new_run(tmp_path_factory)
 
 
 class Page:
