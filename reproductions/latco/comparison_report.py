@@ -52,7 +52,7 @@ anything was done. Far starts: {far} m or more by {measure}. Time: one thread, a
 """
 
 PAIRED = """\
-### LatCo less each other planner
+{marks} LatCo less each other planner
 
 {table}
 Success of LatCo less that of the other, with the same models from the same starts, and
@@ -202,7 +202,7 @@ def section(found: Sequence[Result], summary: Mapping[str, Any]) -> str:
     """Return the tables with what must be known to read them."""
     parts = [
         table(found),
-        _reading(found),
+        reading(found),
         paired_section(found),
         _deviations(found, summary),
     ]
@@ -281,7 +281,8 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"of training seed{'s' if len(seeds) > 1 else ''} {str(list(seeds))[1:-1]}"
 
 
-def _reading(found: Sequence[Result]) -> str:
+def reading(found: Sequence[Result]) -> str:
+    """Return what must be known to read the table."""
     first = found[0]
     interval = (
         f"Mean over {len(first.seeds)} training seeds with Student's 95 % interval;\n"
@@ -302,8 +303,13 @@ def _reading(found: Sequence[Result]) -> str:
     )
 
 
-def paired_section(found: Sequence[Result]) -> str:
-    """Return a table of LatCo's success less that of each other planner."""
+def paired_section(found: Sequence[Result], level: int = 3) -> str:
+    """Return a table of LatCo's success less that of each other planner.
+
+    Args:
+        found: Of each planner.
+        level: Of its heading.
+    """
     gaps = differences(found)
     if not gaps:
         return ""
@@ -320,7 +326,8 @@ def paired_section(found: Sequence[Result]) -> str:
         mark = latco.mark if latco.mark and not other.mark else ""
         rows.append([other.label + mark, gap.points(), count, verdict])
     header = ["LatCo less", "difference [95 %]", "n", "LatCo succeeds more often"]
-    return PAIRED.format(table=markdown_table(header, rows), native=native)
+    shown = markdown_table(header, rows)
+    return PAIRED.format(marks=level * "#", table=shown, native=native)
 
 
 def _deviations(found: Sequence[Result], summary: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffplan._runs.settings import Settings
-from diffplan._runs.tables import read_csv
+from diffplan._runs.tables import markdown_table, read_csv
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
 from reproductions.common import ledger
@@ -53,6 +53,12 @@ IDLE = ("random", "still")
 """What success costs without a plan."""
 REACHED = 0.05
 """Metres between finger and goal that count as success on reach."""
+OPEN_LOOP = """\
+What the models know, on held-out episodes. Rewards of seen states: 0 told from 1; near:
+within 5 steps of a change. The rest predicts from actions alone, from where reward 0
+was seen: reward told right, share of the steps with reward 1 that is predicted, and the
+squared error of the decoded observation over that of a state which saw it too.
+"""
 
 
 @dataclass(frozen=True)
@@ -238,6 +244,25 @@ def reward_heads(models: Mapping[str, Any]) -> str:
     return "Reward head, 0 told from 1:\n\n" + "\n".join(lines) + "\n"
 
 
+def open_loop(models: Mapping[str, Any]) -> str:
+    """Return what models know ahead of what they saw; those that were asked."""
+    header = ["model", "steps ahead", "reward", "near", "recall", "error"]
+    rows: list[list[object]] = []
+    for name, judged in models.items():
+        if "open_loop" not in judged:
+            continue
+        seen = (judged["accuracy"], judged["accuracy_near_changes"])
+        name = name.replace("_", " ")
+        rows.append([name, "seen", *(f"{100 * v:.1f} %" for v in seen), "–", "–"])
+        for ahead in sorted(judged["open_loop"], key=int):  # JSON sorts them as texts
+            each = judged["open_loop"][ahead]
+            told, recall = each["reward_accuracy"], each["recall"]
+            share = "–" if np.isnan(recall) else f"{100 * recall:.0f} %"
+            shares = [f"{100 * told:.1f} %", "–", share]
+            rows.append([name, ahead, *shares, f"{each['error']:.2f}"])
+    return f"{OPEN_LOOP}\n{markdown_table(header, rows)}" if rows else ""
+
+
 def _settings(record: Mapping[str, Any]) -> Settings:
     name = str(record["name"]).rpartition("/")[2]
     kept = dict(record["settings"]["settings"])
@@ -248,11 +273,12 @@ def _settings(record: Mapping[str, Any]) -> Settings:
 
 def _needs(unit: str, planner: str, records: Records) -> list[str]:
     """Return what a unit acts with: data and model of its stage, or of stage (a)."""
-    stage, seed = unit.split("/")[:2]
-    owner = stage if f"{stage}/{seed}/model" in records else EXPERIMENT
+    own = unit.rpartition("/")[0]
+    seed = own.rpartition("/")[2]
+    owner = own if f"{own}/model" in records else f"{EXPERIMENT}/{seed}"
     if planner == NO_BELIEF:
         return [f"{EXPERIMENT}/{seed}/data", f"{ABLATIONS}/{seed}/{MODEL_NO_BELIEF}"]
-    return [f"{owner}/{seed}/{need}" for need in ("data", "model")]
+    return [f"{owner}/{need}" for need in ("data", "model")]
 
 
 def _budget(settings: Settings) -> str:

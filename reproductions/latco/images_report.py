@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffplan._runs.figures import save_figure, save_picture
-from diffplan._runs.tables import markdown_table, picture, write_text
+from diffplan._runs.tables import picture, write_text
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
 from reproductions.latco import comparison_report, pixels_report
@@ -18,6 +18,7 @@ from reproductions.latco.comparison_result import (
     REACHED,
     entries,
     gathered,
+    open_loop,
     title,
 )
 from reproductions.latco.images import EXPERIMENT
@@ -31,12 +32,6 @@ Success: any of 150 steps within 5 cm of the goal. n: training seeds × starts, 
 those of stage (a). One model for all planners, trained offline on episodes of noise,
 wandering and noisy scripted experts, drawn as images, and frozen. Time: wall-clock
 seconds of a plan, all starts planned together, on the machine under "Provenance".
-"""
-JUDGED = """\
-What the models know, on held-out episodes. Rewards of seen states: 0 told from 1; near:
-within 5 steps of a change. The rest predicts from actions alone, from where reward 0
-was seen: reward told right, share of the steps with reward 1 that is predicted, and the
-squared error of the decoded image over that of a state which saw the image.
 """
 SHOWN = """\
 For each of the first starts, above: the images that LatCo's first plan expects, below:
@@ -59,8 +54,7 @@ def report(results: Results) -> Section | None:
         READING,
         picture("images_distance.png", "Success against distance (Fig. 4)"),
         comparison_report.paired_section(found),
-        JUDGED,
-        _judged(models),
+        open_loop(models),
         _film(results.runs, output, models),
     ]
     measured = f"(g) {title(found[0].task)} from images, success"
@@ -89,23 +83,6 @@ def _models(runs: Path, path: Path) -> dict[str, Any]:
         shown[plan.stem] = round(least, 4)
     write_text(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
     return known
-
-
-def _judged(models: Mapping[str, Any]) -> str:
-    header = ["model", "steps ahead", "reward", "near", "recall", "error"]
-    rows: list[list[object]] = []
-    for name, judged in models.items():
-        if "open_loop" not in judged:
-            continue
-        seen = (judged["accuracy"], judged["accuracy_near_changes"])
-        name = name.replace("_", " ")
-        rows.append([name, "seen", *(f"{100 * v:.1f} %" for v in seen), "–", "–"])
-        for ahead in sorted(judged["open_loop"], key=int):  # JSON sorts them as texts
-            each = judged["open_loop"][ahead]
-            told, recall = each["reward_accuracy"], each["recall"]
-            shares = [f"{100 * told:.1f} %", "–", f"{100 * recall:.0f} %"]
-            rows.append([name, ahead, *shares, f"{each['error']:.2f}"])
-    return markdown_table(header, rows)
 
 
 def _film(runs: Path, output: Path, models: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ from reproductions.latco import (
     online,
     pixels,
     report,
+    tasks,
+    tasks_report,
 )
 from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.lottery_config import LotteryConfig
@@ -66,11 +68,12 @@ PAPER = Paper(
             about="LatCo without one part at a time, and more baselines, on the models "
             "of comparison",
             presets={
-                "cpu": ComparisonConfig.ablations,
-                "smoke": ComparisonConfig.smoke_ablations,
+                "cpu": partial(narrowed, ComparisonConfig.ablations),
+                "smoke": partial(narrowed, ComparisonConfig.smoke_ablations),
             },
             units=comparison.ablation_units,
             report=ablations_report.write,
+            axes={"planner": Axis(ComparisonConfig.ablations().planners)},
         ),
         Experiment(
             name="online",
@@ -125,6 +128,19 @@ PAPER = Paper(
             },
             units=figures.units,
             report=figures_report.report,
+        ),
+        Experiment(
+            name=tasks.EXPERIMENT,
+            title="(i) Planners on frozen models of the other sparse tasks",
+            about="stage comparison on button, window, drawer and push, each with a "
+            "model of its own",
+            presets={
+                "cpu": partial(narrowed, tasks.TasksConfig.small),
+                "smoke": partial(narrowed, tasks.TasksConfig.tiny),
+            },
+            units=tasks.units,
+            report=tasks_report.report,
+            axes={"task": Axis(tuple(tasks.FAR)), "planner": Axis(tasks.PLANNERS)},
         ),
         Experiment(
             name=images.EXPERIMENT,
