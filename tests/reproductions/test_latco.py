@@ -173,7 +173,7 @@ def test_planners_of_a_stage_share_what_they_are_compared_on(tmp_path: Path) -> 
     """Units of a part of a grid are those of the whole: nothing is made twice."""
     whole = PAPER.units("cpu", Selection(["comparison"]), tmp_path)
     axes = {"planner": ["cem", "gd_one"]}
-    part = PAPER.units("cpu", Selection(axes=axes), tmp_path)
+    part = PAPER.units("cpu", Selection(["comparison"], axes=axes), tmp_path)
     names = {unit.name.rpartition("/")[2] for unit in part}
     assert names == {"data", "model", "trace", "cem", "gd_one"}
     settings = {unit.name: unit.settings() for unit in whole}

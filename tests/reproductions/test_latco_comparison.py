@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished_runs import finished
 from torch import Tensor
 from toy_paper import results_of
 
 import diffplan as dp
 from diffplan._runs.config import apply_overrides
 from diffplan._runs.online import action_box
-from diffplan._runs.tables import read_csv, write_csv
+from diffplan._runs.tables import read_csv
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.planners import MethodOfMultipliers
@@ -26,7 +27,6 @@ from diffplan.training.seeding import global_seeds
 from reproductions.common import ledger
 from reproductions.common.experiment import Selection
 from reproductions.common.page import write_page
-from reproductions.common.stages import DONE
 from reproductions.latco import (
     ablations_report,
     comparison,
@@ -295,56 +295,6 @@ def test_trace_follows_latco(tmp_path: Path, two_starts: EvaluationConfig) -> No
                 float(row[f"{name}_{kind}"]) for kind in ("low", "mean", "high")
             )
             assert low == pytest.approx(middle) == pytest.approx(high)  # one start
-
-
-def finished(
-    folder: Path,
-    planner: str,
-    seed: int,
-    hits: list[int],
-    task: str = "metaworld/reach",
-    stage: str = "comparison",
-    decision_seconds: float = 0.0,
-) -> None:
-    """Write what an evaluation of these successes leaves behind."""
-    config = ComparisonConfig()
-    rows = [
-        comparison.Row(
-            seed=seed,
-            planner=planner,
-            start=start,
-            initial_distance=0.1 * (start + 1),
-            goal_distance=0.1,
-            solved_at_start=0,
-            success=hit,
-            first_success=7 * hit,
-            episode_return=3.0 * hit,
-            predicted_return=1.0,
-            plans=5,
-            model_evaluations=9000,
-            plan_seconds=0.5,
-            plan_cpu_seconds=0.4,
-            decision_seconds=decision_seconds,
-        )
-        for start, hit in enumerate(hits)
-    ]
-    place = folder / f"seed_{seed}" / planner
-    place.mkdir(parents=True)
-    write_csv(place / "results.csv", [vars(row) for row in rows])
-    settings = {
-        "task": task,
-        "settings": dict(config.settings(planner)),
-        "evaluation": vars(config.evaluation),
-    }
-    record = {
-        "name": f"{stage}/seed_{seed}/{planner}",
-        "settings": settings,
-        "wall_seconds": 1.0,
-        "versions": {},
-        "source": {"commit": None, "dirty": None},
-        "hardware": {"cpu": "", "cores": 1, "threads": 1, "gpus": [], "system": ""},
-    }
-    (place / DONE).write_text(json.dumps(record))
 
 
 def test_report_counts_and_judges(tmp_path: Path) -> None:
