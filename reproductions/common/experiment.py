@@ -98,6 +98,15 @@ class Experiment:
     seeds: Sequence[int] | Callable[[Any], Sequence[int]] = (0,)
     axes: Mapping[str, Axis] = field(default_factory=dict)
 
+    def lacks(self, axes: Mapping[str, Sequence[str]]) -> str:
+        """Return the first choice that this experiment does not have; empty if none."""
+        for name, values in axes.items():
+            known = self.axes[name].choices if name in self.axes else ()
+            for value in values:
+                if value not in known:
+                    return f"{name}={value}"
+        return ""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -106,7 +115,7 @@ class Selection:
     Attributes:
         stages: Names of experiments.
         seeds: Of all that have some.
-        axes: Values by axis; experiments without one of these axes are left out.
+        axes: Values by axis; experiments that lack an axis or a value are left out.
         settings: Texts `experiment.setting=value`.
     """
 
@@ -166,29 +175,32 @@ class Paper:
 
         Raises:
             UnknownNameError: there is no such stage.
-            ArgumentError: one has none of the axes, or none has the seeds.
+            ArgumentError: one lacks an axis or a value of it, or none has the seeds.
         """
         chosen = selection or Selection()
         there = {each.name: each for each in self._at(preset)}
         names = [
             require_known("stage", name, [*there]) for name in chosen.stages or there
         ]
-        fit = [name for name in names if chosen.axes.keys() <= there[name].axes.keys()]
-        for name in names if chosen.stages is not None else ():
-            if name not in fit:
-                extra = min(chosen.axes.keys() - there[name].axes.keys())
-                raise ArgumentError(f"{extra}: stage {name} has no such axis")
+        lacking = {name: there[name].lacks(chosen.axes) for name in names}
+        fit = [name for name in names if not lacking[name]]
+        if chosen.stages is not None and len(fit) < len(names):
+            name = next(name for name in names if lacking[name])
+            raise ArgumentError(f"{lacking[name]}: stage {name} has no such choice")
         if not fit:
-            raise ArgumentError(
-                f"{', '.join(chosen.axes)}: no stage has all these axes"
-            )
+            raise ArgumentError(f"{', '.join(chosen.axes)}: no stage has all of these")
         if chosen.seeds is not None and not any(there[name].seeds for name in fit):
             raise ArgumentError(f"seed: stage {', '.join(fit)} has no seeds to choose")
         return [name for name in there if name in fit]
 
-    def axes(self, preset: str) -> dict[str, Axis]:
-        """Return the axes of a preset's experiments, by name."""
-        return {k: v for each in self._at(preset) for k, v in each.axes.items()}
+    def axes(self, preset: str) -> dict[str, list[str]]:
+        """Return what can be chosen on each axis, in all experiments of a preset."""
+        found: dict[str, list[str]] = {}
+        for each in self._at(preset):
+            for name, axis in each.axes.items():
+                known = found.setdefault(name, [])
+                known += [choice for choice in axis.choices if choice not in known]
+        return found
 
     def settings(
         self,
@@ -209,7 +221,7 @@ class Paper:
         require_known("preset", preset, self.presets)
         made = {
             each.name: each.presets[preset](
-                **{k: v for k, v in (cell or {}).items() if k in each.axes}
+                **{k: v for k, v in (cell or {}).items() if not each.lacks({k: [v]})}
             )
             for each in self._at(preset)
         }

@@ -56,7 +56,7 @@ def choice(paper: Paper, options: argparse.Namespace) -> tuple[str, Selection]:
         stages=stages,
         seeds=None if seeds is None else _numbers(seeds),
         axes={
-            key: [_value(key, name, axes[key].choices) for name in names]
+            key: [_value(key, name, axes[key]) for name in names]
             for key, names in values.items()
         },
         settings=settings,

@@ -123,6 +123,8 @@ def test_wrong_names_of_the_stages() -> None:
         ["--preset", "paper", "seed=3"],
         ["--preset", "paper", "--stages", "online"],
         ["planner=latco", "--stages", "online"],
+        ["planner=cem", "--stages", "ablations"],
+        ["planner=cem,ilqr"],
         ["task=reach"],
         ["report", "planner=latco"],
         ["--stages", "pixels", "--seeds", "3"],
@@ -179,6 +181,25 @@ def test_planners_of_a_stage_share_what_they_are_compared_on(tmp_path: Path) -> 
     settings = {unit.name: unit.settings() for unit in whole}
     assert all(settings[unit.name] == unit.settings() for unit in part)
     assert len(part) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        ("planner=latco_no_relaxation", {"ablations"}),
+        ("planner=grad_mpc", {"comparison"}),
+        ("planner=cem,gd_one", {"comparison", "tasks"}),
+        ("planner=cem task=push", {"tasks"}),
+        ("run=cheetah-run/cem", {"online", "evaluation"}),
+    ],
+)
+def test_stages_that_have_all_choices_run(
+    words: str, stages: set[str], tmp_path: Path
+) -> None:
+    options = Command(PAPER).parser().parse_args(words.split())
+    units = PAPER.units(*choice(PAPER, options), tmp_path)
+    names = {"comparison"} if "ablations" in stages else set()  # its models
+    assert {unit.name.partition("/")[0] for unit in units} == stages | names
 
 
 def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
