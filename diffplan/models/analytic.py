@@ -127,7 +127,7 @@ class Pendulum(AnalyticDynamics):
         fall, gain = self._gains(state)
         angle, velocity = state.unbind(-1)
         push = gain * action[..., 0]
-        return torch.stack(self._after(angle, velocity, push, fall), -1)
+        return _state(self._after(angle, velocity, push, fall))
 
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
         """States `[…, T+1, S]`; what does not change is computed once."""
@@ -138,7 +138,8 @@ class Pendulum(AnalyticDynamics):
         for push in (gain * actions[..., 0]).unbind(-1):
             angle, velocity = self._after(angle, velocity, push, fall)
             told += angle, velocity
-        return torch.stack(told, -1).unflatten(-1, (-1, self.state_dim))
+        together = torch.stack(told).unflatten(0, (-1, self.state_dim))
+        return together.movedim((0, 1), (-2, -1))  # as `_state`
 
     def _gains(self, like: Tensor) -> _Pair:
         """What a step adds to the velocity: for each of sin θ, and of the torque."""
@@ -249,12 +250,13 @@ class Cartpole(AnalyticDynamics):
             spin = torch.add(spin, forces.turn, alpha=dt)
             cos, sin = angle.cos(), angle.sin()
             pole += cos, sin, spin
-        speeds = torch.stack((still, *cart), -1).cumsum(-1)
-        speeds = torch.add(speed.unsqueeze(-1), speeds, alpha=dt)
-        places = torch.cat((still.unsqueeze(-1), speeds[..., :-1]), -1).cumsum(-1)
-        places = torch.add(place.unsqueeze(-1), places, alpha=dt)
-        turning = torch.stack(pole, -1).unflatten(-1, (-1, 3))
-        return torch.cat((torch.stack((places, speeds), -1), turning), -1)
+        speeds = torch.stack((still, *cart)).cumsum(0)
+        speeds = torch.add(speed, speeds, alpha=dt)
+        places = torch.cat((still.unsqueeze(0), speeds[:-1])).cumsum(0)
+        places = torch.add(place, places, alpha=dt)
+        turning = torch.stack(pole).unflatten(0, (-1, 3))
+        together = torch.cat((torch.stack((places, speeds), 1), turning), 1)
+        return together.movedim((0, 1), (-2, -1))  # as `_state`
 
     def _push(self, action: Tensor) -> Tensor:
         """Acceleration of the whole by the force alone, m/s²."""
@@ -291,7 +293,7 @@ class Cartpole(AnalyticDynamics):
             angle.sin(),
             torch.add(spin, forces.turn, alpha=dt),
         )
-        return torch.stack(after, -1)
+        return _state(after)
 
     def linearize(self, state: Tensor, action: Tensor) -> Linearization:
         """Derivatives of push, turn and acceleration, in that order."""
@@ -343,6 +345,15 @@ class Cartpole(AnalyticDynamics):
         ]
         d_acceleration[0] = d_acceleration[0] - lever * forces.turn
         return d_turn, d_acceleration
+
+
+def _state(parts: tuple[Tensor, ...]) -> Tensor:
+    """State `[…, S]` from S parts `[…]`, each of which stays together in memory.
+
+    Parts that lie next to each other are copied, and read, whole; numbers of one state
+    next to each other cost planners with many candidates a quarter of their time.
+    """
+    return torch.stack(parts).movedim(0, -1)
 
 
 def _matrix(rows: list[list[Tensor]]) -> Tensor:
