@@ -187,7 +187,8 @@ def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     half = -(-size // 4)  # counters; two words of 32 bits each, and two such halves
     rows = keys.reshape(-1, 1)
     if is_traced(keys):
-        parts = [torch.mul(*pair) for pair in _factors(rows, 0, half, half)]
+        counters = _counters(0, half, half, rows.device)
+        parts = [torch.mul(*pair) for pair in _factors(rows, counters)]
         values = torch.cat(parts, dim=1)[:, :size].to(dtype)
     else:
         values = _in_chunks(rows, size, half, dtype)
@@ -224,8 +225,9 @@ def _in_chunks(rows: Tensor, size: int, half: int, dtype: torch.dtype) -> Tensor
     step = max(1, chunk // max(half, 1))
     for first in range(0, half, chunk):
         count = min(chunk, half - first)
+        counters = _counters(first, half, count, rows.device)
         for row in range(0, rows.shape[0], step):
-            parts = _factors(rows[row : row + step], first, half, count)
+            parts = _factors(rows[row : row + step], counters)
             for part, begin in zip(parts, (2 * first, 2 * (half + first)), strict=True):
                 end = min(begin + 2 * count, size)
                 if begin < end:
@@ -234,8 +236,22 @@ def _in_chunks(rows: Tensor, size: int, half: int, dtype: torch.dtype) -> Tensor
     return values
 
 
+def _counters(first: int, half: int, count: int, device: torch.device) -> Tensor:
+    """Return what `_mix` adds to keys in each half of a row, int64 `[2, 1, count]`.
+
+    Args:
+        first: The first counter in the half.
+        half: Counters in a half; those of the other half follow.
+        count: How many counters.
+        device: Where they are wanted.
+    """
+    counter = torch.arange(first, first + count, device=device)
+    halves = torch.arange(0, 2 * half, max(half, 1), device=device)
+    return _times(counter + halves[:, None, None], _GAMMA)
+
+
 def _factors(
-    rows: Tensor, first: int, half: int, count: int
+    rows: Tensor, counters: Tensor
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return 2 · count numbers of each half of the rows, each as two factors.
 
@@ -243,12 +259,11 @@ def _factors(
 
     Args:
         rows: Keys `[R, 1]`.
-        first: The first counter in the half.
-        half: Counters in a half; those of the other half follow.
-        count: How many counters.
+        counters: As `_counters` gives them.
     """
-    radius = _signed_radius(_words(_bits(rows, first, count)))
-    cosine, sine = _direction(_words(_bits(rows, half + first, count)))
+    lengths, turns = _words(_mix(rows + counters)).unbind(0)
+    radius = _signed_radius(lengths)
+    cosine, sine = _direction(turns)
     return (cosine, radius), (sine, radius)
 
 
