@@ -51,15 +51,21 @@ def train(
         quiet: Whether to show no progress.
 
     Raises:
-        ArgumentError: the folder holds a run with other settings.
+        ArgumentError: the folder holds a run with other settings, or one of more
+            rounds; or the planner has no iterations.
     """
+    if run.planner.get("iterations") == 0:
+        raise ArgumentError(
+            "planner.iterations: expected at least 1 to train with, got 0, which "
+            "acts without planning"
+        )
     rendering = Stopwatch()
-    run.resolve_device()  # What is not there leaves no settings behind.
+    run.resolve_device()
     with run.environments(rendering) as envs:
-        save_settings(run, seed, directory)
         model = new_model(run.model, envs, run, seed)
         box = action_box(envs.single_action_space, run.resolve_device())
         agent = run.agent(model, box)
+        save_settings(run, seed, directory)  # What is refused leaves none behind.
         watches = {"rendering": rendering, "plan": Stopwatch().watch(agent.planner)}
         writers = []
         if tracker:
