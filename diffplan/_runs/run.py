@@ -33,6 +33,7 @@ from diffplan.planners import (
 from diffplan.problem import Box, Objective
 from diffplan.training._description import changes
 from diffplan.training._files import read_json, write_json
+from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.model_trainer import OptimizerConfig
 from diffplan.training.online import OnlineConfig
 
@@ -163,7 +164,8 @@ def save_settings(run: TaskRun, seed: int, directory: Path) -> None:
     """Write the settings of a run to its folder, or find the same ones there.
 
     Raises:
-        ArgumentError: the folder holds a run with others; more rounds alone are fine.
+        ArgumentError: the folder holds a run with others; other rounds alone are fine,
+            if they are not fewer than it has done.
     """
     path, now = directory / SETTINGS, {"seed": seed, "run": run.content()}
     if path.exists():
@@ -173,6 +175,12 @@ def save_settings(run: TaskRun, seed: int, directory: Path) -> None:
             raise ArgumentError(
                 f"directory: {directory} holds a run with other settings "
                 f"({', '.join(changed)}); choose another folder"
+            )
+        done, _ = Checkpoints(directory / "checkpoints").latest() or (0, None)
+        if done > 1 + run.training.rounds:
+            raise ArgumentError(
+                f"training.rounds: expected at least {done - 1}, which the run in "
+                f"{directory} has done, got {run.training.rounds}"
             )
     write_json(path, now)
 

@@ -103,6 +103,9 @@ def test_every_planner_acts_with_a_model(run: Path) -> None:
         (["planner.iteration=3"], "did you mean planner.iterations"),
         (["training.rouds=3"], "did you mean training.rounds"),
         (["horizon=0"], "at least 1"),
+        (["planner.iterations=0"], "planner.iterations: expected at least 1"),
+        (["planner=ilqr", "planner.iterations=0"], "planner.iterations: expected"),
+        (["planner.num_elites=101"], "num_elites"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(
@@ -206,6 +209,18 @@ def test_the_same_command_goes_on_with_the_same_numbers(
     ]
     assert found[0] == found[1]
     assert found[0][-1]["round"] == "2"
+
+
+def test_rounds_that_are_done_stay(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(run, "training.rounds=3") == 0
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
+    assert trained(run, "training.rounds=2") == 64
+    told = capsys.readouterr().err
+    assert "training.rounds: expected at least 3, which the run in" in told
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert trained(run, "training.rounds=3") == 0
 
 
 def test_other_settings_are_another_run(
