@@ -57,6 +57,7 @@ from diffplan.stochastic import CVaR, Mean, RiskMeasure, StochasticProblem
 if TYPE_CHECKING:
     from diffplan import agents as agents
     from diffplan import envs as envs
+    from diffplan import runs as runs
     from diffplan import training as training
 
 __version__ = "0.1.0"
@@ -108,7 +109,7 @@ __all__ = [
 
 if not TYPE_CHECKING:  # with it, each misspelt name would be right to them
     # Imported when they are asked for: environments and training need more than torch.
-    _LAZY = ("agents", "envs", "training")
+    _LAZY = ("agents", "envs", "runs", "training")
 
     def __getattr__(name: str) -> Any:
         if name not in _LAZY:

@@ -210,6 +210,12 @@ try:
     dp.training
 except AttributeError as error:
     print(error)
+sys.modules["gymnasium"] = None
+try:
+    dp.runs
+except AttributeError as error:
+    print(error)
+del sys.modules["gymnasium"]
 print(hasattr(dp, "nothing"), {"gymnasium", "mujoco"} & set(sys.modules))
 """
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -218,6 +224,7 @@ print(hasattr(dp, "nothing"), {"gymnasium", "mujoco"} & set(sys.modules))
         "True False",
         "Agent make",
         str(missing("diffplan.training needs numpy", "suite")),
+        str(missing("diffplan.runs needs gymnasium", "suite")),
         "False set()",
     ]
 

@@ -34,5 +34,5 @@ def run(options: argparse.Namespace) -> int:
     scores = [play(loaded, episodes, "evaluation") for play in (score, score_random)]
     output = options.output or options.directory / "evaluation.csv"
     write_csv(output, [row for each in scores for row in each.rows()])
-    say(summary(scores) + f"\n{loaded.run.task}, {loaded.rounds} rounds; {output}")
+    say(summary(scores) + f"\n{loaded.settings.task}, {loaded.rounds} rounds; {output}")
     return DONE

@@ -56,7 +56,7 @@ def score(loaded: LoadedRun, episodes: int, use: str) -> Score:
         episodes: How many, on starts that follow from the run's seed.
         use: What they are for, such as "evaluation": each use has starts of its own.
     """
-    return _played(loaded, loaded.agent, loaded.run.planner_name, episodes, use)
+    return _played(loaded, loaded.agent, loaded.settings.planner_name, episodes, use)
 
 
 def score_random(loaded: LoadedRun, episodes: int, use: str) -> Score:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from os import PathLike
 from pathlib import Path
 
 from diffplan._files import reading
@@ -89,20 +90,21 @@ def train(
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run as its last checkpoint has it.
+    """A run as its last checkpoint has it: its model, and the agent that plans with it.
 
     Attributes:
         directory: Of the run.
-        run: Its settings.
+        settings: All of them, by the names that the command line has, such as
+            `settings.training.rounds`.
         seed: Of the run.
         rounds: That were complete.
-        model: With its trained weights, of the best evaluation if
-            `training.keep_best`.
-        agent: Plans with the model.
+        model: An `RSSM` with its trained weights, of the best evaluation if
+            `training.keep_best`; frozen, until you say `requires_grad_(True)`.
+        agent: Plans with the model; `agent.planner` and `agent.problem` are its parts.
     """
 
     directory: Path
-    run: TaskRun
+    settings: TaskRun
     seed: int
     rounds: int
     model: RSSM
@@ -110,7 +112,7 @@ class LoadedRun:
 
     def environments(self, count: int | None = None) -> VectorEnv:
         """Make environments of the task, `num_envs` by default; the caller closes."""
-        return self.run.environments(Stopwatch(), count)
+        return self.settings.environments(Stopwatch(), count)
 
     def with_settings(self, words: Sequence[str]) -> "LoadedRun":
         """Return this run with another agent; model and weights are the same.
@@ -124,24 +126,28 @@ class LoadedRun:
         return _with_settings(self, words, self.agent.action_space)
 
 
-def load_run(directory: Path | str, words: Sequence[str] = ()) -> LoadedRun:
+def load_run(directory: PathLike[str] | str, words: Sequence[str] = ()) -> LoadedRun:
     """Rebuild what a run has learnt from its folder.
 
     Args:
-        directory: That `diffplan train` wrote.
+        directory: That `diffplan train` wrote; the run may be unfinished.
         words: Other settings of planning: `planner=cem`, `planner.iterations=5`.
 
     Raises:
         ArgumentError: there is no such run, or a word sets what belongs to the trained
             model.
         FileError: the run has no checkpoint yet, or it is damaged.
+
+    Example:
+        >>> loaded = load_run("runs/pendulum", ["planner=latco"])  # doctest: +SKIP
+        >>> loaded.model.reward(loaded.model.initial_state())  # doctest: +SKIP
     """
     directory = Path(directory)
     run, seed = read_settings(directory)
     found = Checkpoints(directory / "checkpoints").load_latest()
     if found is None:
         raise FileError(
-            f"RUN: expected a checkpoint in {directory}, got none yet: training "
+            f"directory: expected a checkpoint in {directory}, got none yet: training "
             "writes one after each round"
         )
     rounds, content = found
@@ -160,7 +166,7 @@ def load_run(directory: Path | str, words: Sequence[str] = ()) -> LoadedRun:
 
 
 def _with_settings(loaded: LoadedRun, words: Sequence[str], box: Box) -> LoadedRun:
-    known = [each.name for each in fields(loaded.run)]
+    known = [each.name for each in fields(loaded.settings)]
     for word in words:
         name = word.partition("=")[0].partition(".")[0]
         if name not in _OF_PLANS and name in known:
@@ -168,8 +174,8 @@ def _with_settings(loaded: LoadedRun, words: Sequence[str], box: Box) -> LoadedR
                 f"{word}: {loaded.directory} was trained with its own {name}; expected "
                 f"settings of {', '.join(_OF_PLANS)}"
             )
-    run = configured(loaded.run, words)
+    run = configured(loaded.settings, words)
     device = run.resolve_device()
     model = loaded.model.to(device)
     moved = box.to(next(model.parameters()))
-    return replace(loaded, run=run, model=model, agent=run.agent(model, moved))
+    return replace(loaded, settings=run, model=model, agent=run.agent(model, moved))

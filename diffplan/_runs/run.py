@@ -196,7 +196,7 @@ def read_settings(directory: Path) -> tuple[TaskRun, int]:
     if not path.exists():
         there = "a folder without one" if directory.is_dir() else "no such folder"
         raise ArgumentError(
-            f"RUN: expected a folder of `diffplan train`, with {SETTINGS}, got "
+            f"directory: expected a folder of `diffplan train`, with {SETTINGS}, got "
             f"{directory}: {there}"
         )
     content = read_json(path, _EXPECTED)

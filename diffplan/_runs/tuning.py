@@ -167,7 +167,7 @@ def _tried(
     trial: Any, *, loaded: LoadedRun, planner: str, tuning: Tuning, counter: Counter
 ) -> float:
     """Return the mean return of the settings that a trial suggests."""
-    words = _suggested(trial, planner, loaded.run.execute, tuning.budget)
+    words = _suggested(trial, planner, loaded.settings.execute, tuning.budget)
     iterations = _affordable(loaded, words, tuning.budget, counter)
     words.append(f"planner.iterations={iterations}")
     trial.set_user_attr("words", words)

@@ -181,7 +181,7 @@ def test_other_tasks_are_refused(
 
 def test_a_run_is_loaded_as_its_checkpoint_has_it(run: Path) -> None:
     loaded = load_run(run)
-    assert (loaded.rounds, loaded.seed, loaded.run.task) == (2, 0, TASK)
+    assert (loaded.rounds, loaded.seed, loaded.settings.task) == (2, 0, TASK)
     known = torch.load(next((run / "checkpoints").glob("*.pt")), weights_only=True)
     assert known is not None
     again = load_run(run, ["planner=latco", "planner.iterations=2", "horizon=4"])
@@ -193,6 +193,9 @@ def test_a_run_is_loaded_as_its_checkpoint_has_it(run: Path) -> None:
         assert torch.equal(value, shared.state_dict()[name]), name
     with pytest.raises(ArgumentError, match="trained with its own model"):
         load_run(run, ["model.hidden_size=3"])
+    with pytest.raises(ArgumentError, match="words: expected a sequence"):
+        dp.runs.load_run(run, "planner=latco")
+    assert dp.runs.load_run(str(run)).settings == loaded.settings
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(FileError, match="got none"):
         load_run(run)
