@@ -153,6 +153,7 @@ class OnlineTrainer:
         seed_agent: Collects the first episodes; None stands for uniform actions.
         offline_episodes: Pooled with the collected ones (LatCo's hybrid training).
         auxiliary: Learns beside the model, from the same batches.
+        absorbing_steps: See `ReplayBuffer`; for a model without `continues`.
 
     Attributes:
         best: What was evaluated best so far, if `config.keep_best` and there was an
@@ -177,6 +178,7 @@ class OnlineTrainer:
         seed_agent: Agent | None = None,
         offline_episodes: Sequence[Episode] = (),
         auxiliary: AuxiliaryUpdate | None = None,
+        absorbing_steps: int = 0,
     ) -> None:
         self.model, self.agent = model, agent
         self.environments = require_environments(environments)
@@ -184,6 +186,7 @@ class OnlineTrainer:
         self.seed_agent = seed_agent or UniformAgent(agent.action_space)
         self.auxiliary = auxiliary
         self._offline_episodes = tuple(offline_episodes)
+        self._absorbing_steps = absorbing_steps
         self.buffer = self._first_buffer()
         self.trainer = ModelTrainer(model, config.optimizer)
         self.environment_step = 0
@@ -325,7 +328,9 @@ class OnlineTrainer:
     def _first_buffer(self) -> ReplayBuffer:
         """Return the buffer before round 0."""
         buffer = ReplayBuffer(
-            self.directory / "episodes", capacity=self.config.replay_capacity
+            self.directory / "episodes",
+            capacity=self.config.replay_capacity,
+            absorbing_steps=self._absorbing_steps,
         )
         for episode in self._offline_episodes:
             buffer.add(episode, write=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from diffplan._checks import require_count
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, FileError, ShapeError
 from diffplan.models.base import SequenceBatch
@@ -24,6 +25,10 @@ class ReplayBuffer:
             None keeps them in memory only.
         capacity: Most transitions kept in memory; the oldest episodes are forgotten
             first, their files stay. None keeps all.
+        absorbing_steps: How many steps windows go on behind the end of a terminated
+            episode: nothing moves or is earned there, whatever the action. So a model
+            learns from rewards alone that an end has come, and windows may be longer
+            than such an episode.
 
     Attributes:
         num_written: Episodes in the directory.
@@ -38,12 +43,17 @@ class ReplayBuffer:
     """
 
     def __init__(
-        self, directory: Path | str | None = None, *, capacity: int | None = None
+        self,
+        directory: Path | str | None = None,
+        *,
+        capacity: int | None = None,
+        absorbing_steps: int = 0,
     ) -> None:
         if capacity is not None and capacity < 1:
             raise ArgumentError(f"capacity: expected at least 1, got {capacity}")
         self.directory = None if directory is None else Path(directory)
         self.capacity = capacity
+        self.absorbing_steps = require_count("absorbing_steps", absorbing_steps, 0)
         self.num_written = 0
         self.checksum = ""
         self._episodes: deque[Episode] = deque()
@@ -186,17 +196,17 @@ class ReplayBuffer:
         windows = []
         for index, position, toss in zip(chosen, share, coin, strict=True):
             episode = episodes[index]
-            start = int(position * (episode.length - needed + 1))
+            start = int(position * (self._reach(episode) - needed + 1))
             windows.append((episode, 0 if toss < initial_fraction else start))
         return _stack(windows, length)
 
     def _long_enough(self, needed: int, skip_short: bool) -> list[Episode]:
         if not self._episodes:
             raise ArgumentError("sample: the replay buffer is empty")
-        shortest = min(episode.length for episode in self._episodes)
+        shortest = min(map(self._reach, self._episodes))
         if shortest >= needed:
             return list(self._episodes)
-        fitting = [item for item in self._episodes if item.length >= needed]
+        fitting = [item for item in self._episodes if self._reach(item) >= needed]
         if not skip_short or not fitting:
             raise ArgumentError(
                 f"length: expected at most the shortest episode, {shortest} actions, "
@@ -205,6 +215,10 @@ class ReplayBuffer:
             )
         return fitting
 
+    def _reach(self, episode: Episode) -> int:
+        """Return how many actions a window of an episode may hold."""
+        return episode.length + self.absorbing_steps * episode.terminated
+
 
 def episode_path(directory: Path, index: int) -> Path:
     """Return the file of the episode that was written as number `index`."""
@@ -212,27 +226,23 @@ def episode_path(directory: Path, index: int) -> Path:
 
 
 def _stack(windows: list[tuple[Episode, int]], length: int) -> SequenceBatch:
-    return SequenceBatch(
-        observations=torch.from_numpy(
-            np.stack([e.observations[t : t + length + 1] for e, t in windows])
-        ),
-        actions=torch.from_numpy(
-            np.stack([e.actions[t : t + length] for e, t in windows])
-        ),
-        rewards=torch.from_numpy(
-            np.stack([e.rewards[t : t + length] for e, t in windows])
-        ),
-        terminated=torch.from_numpy(
-            np.stack([_terminated(e)[t : t + length] for e, t in windows])
-        ),
+    pieces = [_window(episode, start, length) for episode, start in windows]
+    columns = zip(*pieces, strict=True)
+    return SequenceBatch(*(torch.from_numpy(np.stack(each)) for each in columns))
+
+
+def _window(episode: Episode, start: int, length: int) -> tuple[np.ndarray, ...]:
+    """Return observations, actions, rewards and ends of a window, `[L (+ 1), …]`."""
+    times = np.arange(start, start + length)
+    inside = times < episode.length
+    seen = np.arange(start, start + length + 1).clip(max=episode.length)
+    taken = times % episode.length  # Behind the end any actions will do: its own.
+    return (
+        episode.observations[seen],
+        episode.actions[taken],
+        np.where(inside, episode.rewards[taken], np.float32(0)),
+        episode.terminated & (times >= episode.length - 1),
     )
-
-
-def _terminated(episode: Episode) -> np.ndarray:
-    """Return whether the task ended at each step, bool `[T]`: at the last, or never."""
-    ended = np.zeros(episode.length, bool)
-    ended[-1] = episode.terminated
-    return ended
 
 
 def _require_like(episode: Episode, first: Episode) -> None:

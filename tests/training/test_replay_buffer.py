@@ -228,6 +228,27 @@ def test_an_end_of_the_task_is_kept_and_marked_in_its_window(
     assert not batch.terminated[:, 0].any()
 
 
+def test_windows_go_on_behind_an_end_of_the_task() -> None:
+    buffer = ReplayBuffer(absorbing_steps=5)
+    buffer.add(replace(numbered(2, 0), terminated=True))
+    buffer.add(numbered(9, 1))  # cut short: what follows is unknown
+    batch = buffer.sample(400, 4, torch.Generator().manual_seed(0))
+    windows = {
+        tuple(torch.cat([o.ravel(), a.ravel(), r, e]).tolist())
+        for o, a, r, e in zip(*vars(batch).values(), strict=True)
+    }
+    mine = {window for window in windows if window[0] < 1000}
+    actions = [0.25, 1.25]
+    assert mine == {
+        (0, 1, 2, 2, 2, *actions, *actions, 0.5, 1.5, 0, 0, 0, 1, 1, 1),
+        (1, 2, 2, 2, 2, *actions[1:], *actions, *actions[:1], 1.5, *[0] * 3, *[1] * 4),
+        (2, 2, 2, 2, 2, *actions, *actions, *[0] * 4, *[1] * 4),
+        (2, 2, 2, 2, 2, *actions[1:], *actions, *actions[:1], *[0] * 4, *[1] * 4),
+    }
+    assert len(windows - mine) == 6
+    assert not any(any(window[-4:]) for window in windows - mine)
+
+
 def test_what_is_no_bool_is_no_end() -> None:
     # The suite's type checker may speak first.
     with pytest.raises(TypeError, match="terminated"):
