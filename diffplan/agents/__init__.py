@@ -1,7 +1,12 @@
 """Agents: they filter observations, plan, remember, and choose actions."""
 
 from diffplan.agents._base import Agent, AgentState
-from diffplan.agents.exploration import Exploration, GaussianNoise, UniformAgent
+from diffplan.agents.exploration import (
+    Exploration,
+    GaussianNoise,
+    RandomChoice,
+    UniformAgent,
+)
 from diffplan.agents.filter import Filter
 from diffplan.agents.planning import PlanningAgent
 from diffplan.agents.policy import PolicyAgent
@@ -14,5 +19,6 @@ __all__ = [
     "GaussianNoise",
     "PlanningAgent",
     "PolicyAgent",
+    "RandomChoice",
     "UniformAgent",
 ]

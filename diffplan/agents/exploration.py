@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from diffplan._checks import require_share
 from diffplan.agents._base import AgentState
 from diffplan.constraints._box import require_bounded
 from diffplan.errors import ArgumentError
@@ -53,6 +54,41 @@ class GaussianNoise:
         return action_space.project(action + self.std * noise)
 
 
+@dataclass(frozen=True)
+class RandomChoice:
+    """With some probability another action, drawn uniformly: for choices.
+
+    Noise that is added to a one-hot action seldom makes another choice of it.
+
+    Args:
+        probability: In 0 … 1. The action that is drawn may be the same one.
+
+    Raises:
+        ArgumentError: `probability` is out of range.
+
+    Example:
+        >>> import diffplan
+        >>> explore, space = RandomChoice(1.0), diffplan.Categorical(2)
+        >>> explore(torch.eye(2)[[0] * 50], space, torch.arange(50)).sum(0) > 0
+        tensor([True, True])
+    """
+
+    probability: float = 0.3
+
+    def __post_init__(self) -> None:
+        require_share("probability", self.probability)
+
+    def __call__(
+        self, action: Tensor, action_space: Box, keys: Tensor | torch.Generator
+    ) -> Tensor:
+        """Return actions of the same shape; a generator gives keys by itself."""
+        if isinstance(keys, torch.Generator):
+            keys = stream_keys(action.shape[:1], action.device, seed=keys)
+        shares = uniform(keys, (1 + action.shape[-1],), action)
+        drawn = _spread(action_space, shares[:, 1:])
+        return torch.where(shares[:, :1] < self.probability, drawn, action)
+
+
 class UniformAgent:
     """Draws every action uniformly from the box: seed episodes and the baseline.
 
@@ -91,7 +127,7 @@ class UniformAgent:
         """Draw actions `[B, A]`; the observation is not looked at."""
         box = self.action_space.to(agent_state.action)
         share = uniform(agent_state.noise_keys(), (box.dim,), agent_state.action)
-        action = box.project(box.low + (box.high - box.low) * share)
+        action = _spread(box, share)
         decision = agent_state.decision + 1
         return action, replace(agent_state, action=action, decision=decision)
 
@@ -100,3 +136,8 @@ class UniformAgent:
     ) -> AgentState:
         """Start new episodes where `mask [B]` holds."""
         return agent_state.restarted(mask, agent_state.state, keys)
+
+
+def _spread(box: Box, share: Tensor) -> Tensor:
+    """Return the action at shares 0 … 1 of the box's width; of choices the largest."""
+    return box.project(box.low + (box.high - box.low) * share)

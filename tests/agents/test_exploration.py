@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from diffplan.agents import Agent, GaussianNoise, UniformAgent
+import diffplan as dp
+from diffplan.agents import Agent, GaussianNoise, RandomChoice, UniformAgent
 from diffplan.errors import ArgumentError
 from diffplan.problem import Box
 
@@ -59,3 +60,18 @@ def test_a_generator_gives_noise_that_goes_on_and_repeats() -> None:
 def test_negative_deviation_is_refused() -> None:
     with pytest.raises(ArgumentError, match="std: expected at least 0"):
         GaussianNoise(-0.1)
+
+
+def test_random_choices_are_as_frequent_as_they_should_be() -> None:
+    count, space = 30000, dp.Categorical(3)
+    action = torch.eye(3)[[1] * count]
+    explored = RandomChoice(0.3)(action, space, torch.arange(count))
+    assert space.contains(explored).all()
+    for option, share in enumerate((0.1, 0.8, 0.1)):
+        found = explored[:, option].double().mean()
+        assert abs(found - share) < 5 * (share * (1 - share) / count) ** 0.5
+    assert RandomChoice(0.0)(action, space, torch.arange(count)).equal(action)
+    again = RandomChoice(0.3)(action[:7], space, torch.arange(7))
+    assert again.equal(explored[:7])
+    with pytest.raises(ArgumentError, match="probability: expected"):
+        RandomChoice(1.5)
