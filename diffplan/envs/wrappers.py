@@ -1,18 +1,22 @@
-"""The one wrapper that Gymnasium does not have.
+"""Wrappers that Gymnasium does not have, for other people's environments.
 
 For everything else use Gymnasium's own (`RescaleAction`, `TimeLimit`, …). diffplan's
-simulators repeat actions themselves, since they draw one image per decision; this
-wrapper is for other people's environments.
+simulators repeat actions themselves, since they draw one image per decision.
 """
 
 from typing import Any
 
 import gymnasium
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 
 from diffplan._checks import require_count
+from diffplan.errors import ArgumentError
 
 __all__ = [
     "ActionRepeat",
+    "OneHot",
+    "OneHotAction",
 ]
 
 
@@ -42,3 +46,52 @@ class ActionRepeat(gymnasium.Wrapper):
             if terminated or truncated:
                 break
         return observation, total, terminated, truncated, info
+
+
+class OneHot(gymnasium.spaces.Box):
+    """One-hot vectors `[n]`: the space of `diffplan.Categorical(n)`.
+
+    Args:
+        size: n, how many options there are.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(0.0, 1.0, (require_count("size", size),), np.float32)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
+        """Return a choice, all equally likely; nothing else is drawn."""
+        chosen = self.np_random.integers(self.shape[0])
+        return np.eye(self.shape[0], dtype=np.float32)[chosen]
+
+    def contains(self, x: Any) -> bool:
+        """Return whether this is a choice."""
+        return super().contains(x) and bool(np.sum(x == 1) == 1 and np.sum(x) == 1)
+
+
+class OneHotAction(gymnasium.ActionWrapper, RecordConstructorArgs):
+    """Take one-hot vectors where an environment takes the number of a choice.
+
+    Args:
+        env: With a `gymnasium.spaces.Discrete` action space.
+
+    Raises:
+        ArgumentError: its actions are others.
+
+    Example:
+        >>> env = OneHotAction(gymnasium.make("CartPole-v1"))
+        >>> planned = diffplan.Categorical(*env.action_space.shape)
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        if not isinstance(env.action_space, gymnasium.spaces.Discrete):
+            raise ArgumentError(
+                f"env: expected one whose actions are Discrete, got {env.action_space}"
+            )
+        RecordConstructorArgs.__init__(self)  # Gymnasium makes it again from these.
+        super().__init__(env)
+        self.first = env.action_space.start
+        self.action_space = OneHot(int(env.action_space.n))
+
+    def action(self, action: np.ndarray) -> Any:
+        """Return the number of the largest entry."""
+        return self.first + np.argmax(action)
