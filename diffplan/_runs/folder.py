@@ -83,6 +83,8 @@ def train(
             tensorboard=True,
             quiet=quiet,
             writers=writers,
+            # As far as any window reaches.
+            absorbing_steps=run.training.sequence_length,
         )
     card = {"task": run.task, "seed": seed, "settings": run.content()}
     save(model, directory / MODEL, card=card)

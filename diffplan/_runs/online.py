@@ -17,8 +17,16 @@ from diffplan._checks import require_at_least
 from diffplan._runs.settings import Settings
 from diffplan._runs.stopwatch import Stopwatch
 from diffplan._runs.tasks import make_task
-from diffplan.agents import Agent, GaussianNoise, PlanningAgent, UniformAgent
+from diffplan.agents import (
+    Agent,
+    GaussianNoise,
+    PlanningAgent,
+    RandomChoice,
+    UniformAgent,
+)
+from diffplan.constraints.categorical import Categorical
 from diffplan.envs.vector import VectorEnv
+from diffplan.envs.wrappers import OneHot
 from diffplan.errors import ArgumentError
 from diffplan.models.rssm import RSSM
 from diffplan.planners.base import Planner
@@ -65,7 +73,8 @@ class Acting:
         num_workers: Processes that simulate them; 0 stays in this one.
         scale_episodes: Random episodes that set the scale of vector observations; 0
             leaves them as they are. They are not trained on and not counted.
-        exploration: Standard deviation of the noise on every collected action.
+        exploration: Standard deviation of the noise on every collected action; of
+            choices, the probability that one is drawn at random.
         posterior: The state that is planned from, a sample of the posterior or its
             mean.
         device: cpu, cuda, or auto: CUDA where there is one.
@@ -126,8 +135,12 @@ def make_environment(run: OnlineRun, rendering: Stopwatch) -> gymnasium.Env:
 
 
 def action_box(space: gymnasium.spaces.Box, device: torch.device | str = "cpu") -> Box:
-    """Return the actions that an environment allows."""
-    box = Box(low=space.low.tolist(), high=space.high.tolist())
+    """Return the actions that an environment allows; one-hot ones are choices."""
+    box = (
+        Categorical(*space.shape)
+        if isinstance(space, OneHot)
+        else Box(low=space.low.tolist(), high=space.high.tolist())
+    )
     return box.to(torch.zeros(1, device=device))
 
 
@@ -197,6 +210,8 @@ def planning_agent(
     """
     if acting.resolve_device().type == "cuda":
         planner.capture()
+    chosen = isinstance(box, Categorical)
+    exploring = RandomChoice if chosen else GaussianNoise
     return PlanningAgent(
         model,
         planner,
@@ -204,7 +219,7 @@ def planning_agent(
         box,
         replan_every=execute,
         warm_start=warm_start,
-        exploration=GaussianNoise(acting.exploration),
+        exploration=exploring(acting.exploration),
         posterior=acting.posterior,
         **more,
     )

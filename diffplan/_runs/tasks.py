@@ -9,7 +9,7 @@ from gymnasium import error as refused
 from gymnasium.wrappers import DtypeObservation, FlattenObservation, RescaleAction
 
 import diffplan.envs
-from diffplan.envs.wrappers import ActionRepeat
+from diffplan.envs.wrappers import ActionRepeat, OneHotAction
 from diffplan.errors import ArgumentError, MissingDependencyError, UnknownNameError
 
 DENSE = "dense-"
@@ -23,7 +23,8 @@ def make_task(task: str, **settings: Any) -> gymnasium.Env:
     Args:
         task: Of `diffplan.envs.make`; `metaworld/dense-reach` is `metaworld/reach` with
             Meta-World's own reward, and so are the others. Or an id of Gymnasium, such
-            as `Pendulum-v1`, seen as a vector, with actions scaled to [-1, 1].
+            as `Pendulum-v1`, seen as a vector, with actions scaled to [-1, 1] or, of
+            choices, one-hot.
         **settings: Of `diffplan.envs.make`.
     """
     if task.partition("/")[0] not in SUITES:
@@ -50,16 +51,23 @@ def _of_gymnasium(
             f"task: expected 'dm_control/…', 'metaworld/…' or an id of Gymnasium, got "
             f"{task!r}: {error}"
         ) from error
-    actions = env.action_space
-    boxed = isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
-    if not boxed or not actions.is_bounded():
-        raise ArgumentError(
-            f"task: expected one whose actions are a bounded box [A], {task} has "
-            f"{actions}; choices are planned from Python, see diffplan.Categorical"
-        )
     # Models are float32; many tasks of Gymnasium tell float64, and some a dictionary.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*precision lowered by casting")
         seen = DtypeObservation(FlattenObservation(env), np.float32)
-    scaled = RescaleAction(seen, np.float32(-1), np.float32(1))
-    return ActionRepeat(scaled, action_repeat) if action_repeat > 1 else scaled
+    acted = _with_vectors(task, seen)
+    return ActionRepeat(acted, action_repeat) if action_repeat > 1 else acted
+
+
+def _with_vectors(task: str, env: gymnasium.Env) -> gymnasium.Env:
+    """Return an environment whose actions are vectors, in [-1, 1] or one-hot."""
+    actions = env.action_space
+    if isinstance(actions, gymnasium.spaces.Discrete):
+        return OneHotAction(env)
+    boxed = isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
+    if not boxed or not actions.is_bounded():
+        raise ArgumentError(
+            "task: expected one whose actions are a bounded box [A] or Discrete, "
+            f"{task} has {actions}"
+        )
+    return RescaleAction(env, np.float32(-1), np.float32(1))

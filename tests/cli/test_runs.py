@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import TASK, TINY, command, trained
 
 import diffplan as dp
-from diffplan import _cli
-from diffplan._runs import tasks
 from diffplan._runs.evaluation import score
 from diffplan._runs.folder import load_run
 from diffplan._runs.run import (
@@ -27,31 +26,10 @@ from diffplan._runs.run import (
     read_settings,
     save_settings,
 )
-from diffplan.errors import ArgumentError, FileError, UnknownNameError
+from diffplan.errors import ArgumentError, FileError
 from diffplan.training import OnlineConfig, derive_seed, read_metrics
 
 pytest.importorskip("gymnasium")
-
-TASK = "Pendulum-v1"
-TINY = [
-    *("model.belief_size=8", "model.hidden_size=8", "model.embedding_size=8"),
-    *("model.state_size=4", "model.reward_hidden=8", "model.vector_hidden=8"),
-    *("training.seed_episodes=1", "training.episodes_per_round=1"),
-    *("training.pretrain_updates=2", "training.updates_per_round=2"),
-    *("training.batch_size=4", "training.sequence_length=3"),
-    *("training.action_repeat=50", "training.evaluate_every=1"),
-    *("training.evaluation_episodes=1", "training.rounds=1", "scale_episodes=1"),
-    *("horizon=3", "planner.num_samples=8", "planner.num_elites=2", "device=cpu"),
-]
-
-
-def command(*words: object) -> int:
-    return _cli.main([str(word) for word in words])
-
-
-def trained(directory: Path, *more: str) -> int:
-    words = [*TINY, *more, "--directory", directory, "--quiet"]
-    return command("train", TASK, *words)
 
 
 @pytest.fixture(scope="module")
@@ -140,40 +118,6 @@ def test_a_missing_graphics_card_is_told_before_anything_is_written(
     assert trained(tmp_path / "run", "device=cuda") == 64
     assert "expected cpu or auto" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-# Tasks
-
-
-def test_a_task_of_gymnasium_is_a_scaled_vector() -> None:
-    env = tasks.make_task(TASK, observation="state", action_repeat=2)
-    assert env.action_space.low.tolist() == [-1.0]
-    observation, _ = env.reset(seed=0)
-    assert observation.dtype == np.float32
-    # Twice the largest torque, by hand in the simulator itself.
-    import gymnasium
-
-    plain = gymnasium.make(TASK)
-    plain.reset(seed=0)
-    earned = [plain.step(np.float32([2.0])) for _ in range(2)]
-    seen, reward, *_ = env.step(np.float32([1.0]))
-    np.testing.assert_allclose(seen, earned[-1][0], rtol=1e-6)
-    np.testing.assert_allclose(reward, sum(each[1] for each in earned), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("task", "more", "error", "told"),
-    [
-        ("CartPole-v1", {}, ArgumentError, r"bounded box .* has Discrete\(2\)"),
-        ("Pendulm-v1", {}, UnknownNameError, "id of Gymnasium"),
-        (TASK, {"observation": "pixels"}, ArgumentError, "expected state"),
-    ],
-)
-def test_other_tasks_are_refused(
-    task: str, more: dict[str, Any], error: type[Exception], told: str
-) -> None:
-    with pytest.raises(error, match=told):
-        tasks.make_task(task, **more)
 
 
 # Training
