@@ -33,7 +33,10 @@ def homes() -> dict[str, list[str]]:
     """Return by module the names that are described there, and nowhere else."""
     listed = listed_names()
     found = {}
+    protocols = listed["diffplan.capabilities"]  # described there, whoever lists them
     for module, names in listed.items():
+        if not module.endswith(".capabilities"):
+            names = [name for name in names if name not in protocols]
         inside = [name for name in listed if name.startswith(module + ".")]
         deeper = {name for other in inside for name in listed[other]}
         modules = {name.removeprefix(module + ".").split(".")[0] for name in inside}

@@ -27,7 +27,8 @@ from torchrl.envs import TensorDictPrimer
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.functional._random import fold, stream_keys
 from diffplan.plan import Plan
-from diffplan.planners.base import Planner, PlanRequest
+from diffplan.planners.base import Planner
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
 __all__ = ["PlannerModule"]

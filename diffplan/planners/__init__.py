@@ -2,7 +2,7 @@
 
 from diffplan._kinds import check_public
 from diffplan.planners._evaluation import candidate_costs
-from diffplan.planners.base import Planner, PlanRequest, Solution
+from diffplan.planners.base import Planner, Solution
 from diffplan.planners.collocation import (
     DualAscent,
     FirstOrderLatCo,
@@ -15,7 +15,7 @@ from diffplan.planners.collocation import (
     MultiplierRule,
 )
 from diffplan.planners.gradient import GradMPC, PolicyGradMPC, ShootingGD, follow
-from diffplan.planners.request import Callback, Iterate, Watch
+from diffplan.planners.request import Callback, Iterate, PlanRequest, Watch
 from diffplan.planners.sampling import CEM, DCEM, MPPI, SamplingPlanner, Search
 from diffplan.planners.second_order import ILQR, ShootingGN
 from diffplan.planners.wrappers import AugmentedLagrangian, LatentActions

@@ -56,10 +56,10 @@ from diffplan.planners._randomness import (
     refuse_random,
 )
 from diffplan.planners._solution import Solution, answer
-from diffplan.planners.request import Callback, Iterate, PlanRequest, Watch
+from diffplan.planners.request import Callback, PlanRequest, Watch
 from diffplan.problem import PlanningProblem
 
-__all__ = ["Iterate", "PlanRequest", "Planner", "Solution"]
+__all__ = ["Planner", "Solution"]
 
 
 class Planner(CompilableCore, ABC):

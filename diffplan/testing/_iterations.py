@@ -7,7 +7,8 @@ from torch import Tensor
 
 from diffplan.constraints.categorical import Categorical
 from diffplan.errors import ArgumentError, UnsupportedProblemError
-from diffplan.planners.base import Iterate, Planner
+from diffplan.planners.base import Planner
+from diffplan.planners.request import Iterate
 from diffplan.problem import PlanningProblem
 from diffplan.testing._assertions import (
     constants_expected,

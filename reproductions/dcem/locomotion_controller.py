@@ -23,7 +23,7 @@ from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.planners import LatentActions
-from diffplan.planners.base import PlanRequest
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training._updates import descend
 from diffplan.training.seeding import make_generator

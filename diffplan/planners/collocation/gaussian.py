@@ -16,7 +16,7 @@ from diffplan.capabilities import Predictable
 from diffplan.errors import ArgumentError
 from diffplan.gradients import CONSTANT, Derivatives, Detach, Truncated, Unroll
 from diffplan.planners._progress import unless_worse
-from diffplan.planners.base import PlanRequest, Solution
+from diffplan.planners.base import Solution
 from diffplan.planners.collocation._moments import (
     MomentLinearization,
     MomentProblem,
@@ -28,6 +28,7 @@ from diffplan.planners.collocation.multipliers import (
     LogarithmicRule,
     MethodOfMultipliers,
 )
+from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
 
