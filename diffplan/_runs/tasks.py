@@ -9,12 +9,14 @@ from gymnasium import error as refused
 from gymnasium.wrappers import DtypeObservation, FlattenObservation, RescaleAction
 
 import diffplan.envs
-from diffplan.envs.wrappers import ActionRepeat, OneHotAction
+from diffplan.envs._rendering import require_images, select_backend
+from diffplan.envs.wrappers import ActionRepeat, OneHotAction, Pixels
 from diffplan.errors import ArgumentError, MissingDependencyError, UnknownNameError
 
 DENSE = "dense-"
 """Begins the name of a Meta-World task with a dense reward."""
 SUITES = ("dm_control", "lottery", "metaworld")
+_MODES = {True: "rgb_array", False: None}
 
 
 def make_task(task: str, **settings: Any) -> gymnasium.Env:
@@ -37,13 +39,15 @@ def make_task(task: str, **settings: Any) -> gymnasium.Env:
 def _of_gymnasium(
     task: str, *, observation: str = "state", action_repeat: int = 1, **_: Any
 ) -> gymnasium.Env:
-    if observation != "state":
-        raise ArgumentError(
-            f"observation: expected state for {task}, a task of Gymnasium, got "
-            f"{observation}: images are drawn of dm_control's and Meta-World's tasks"
-        )
+    drawn = observation == "pixels"
     try:
-        env: gymnasium.Env = gymnasium.make(task)
+        if drawn and ".mujoco" in str(gymnasium.spec(task).entry_point):
+            select_backend()
+            require_images()
+        env: gymnasium.Env = gymnasium.make(task, render_mode=_MODES[drawn])
+        if drawn:  # What it lacks, it says when it draws.
+            env.reset()
+            env.render()
     except refused.DependencyNotInstalled as error:
         raise MissingDependencyError(f"{task}: {error}") from error
     except refused.Error as error:
@@ -54,9 +58,10 @@ def _of_gymnasium(
     # Models are float32; many tasks of Gymnasium tell float64, and some a dictionary.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*precision lowered by casting")
-        seen = DtypeObservation(FlattenObservation(env), np.float32)
+        seen = env if drawn else DtypeObservation(FlattenObservation(env), np.float32)
     acted = _with_vectors(task, seen)
-    return ActionRepeat(acted, action_repeat) if action_repeat > 1 else acted
+    repeated = ActionRepeat(acted, action_repeat) if action_repeat > 1 else acted
+    return Pixels(repeated) if drawn else repeated
 
 
 def _with_vectors(task: str, env: gymnasium.Env) -> gymnasium.Env:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.utils import RecordConstructorArgs
 
 from diffplan._checks import require_count
@@ -17,6 +18,7 @@ __all__ = [
     "ActionRepeat",
     "OneHot",
     "OneHotAction",
+    "Pixels",
 ]
 
 
@@ -95,3 +97,45 @@ class OneHotAction(gymnasium.ActionWrapper, RecordConstructorArgs):
     def action(self, action: np.ndarray) -> Any:
         """Return the number of the largest entry."""
         return self.first + np.argmax(action)
+
+
+class Pixels(gymnasium.ObservationWrapper, RecordConstructorArgs):
+    """See what an environment draws, as small images in the place of observations.
+
+    One image is drawn per decision if this stands outside of `ActionRepeat`.
+
+    Args:
+        env: With `render_mode="rgb_array"`.
+        size: Height and width of the images, which are squeezed to a square.
+
+    Raises:
+        ArgumentError: it is of another mode.
+
+    Example:
+        >>> env = Pixels(gymnasium.make("Pendulum-v1", render_mode="rgb_array"))
+        >>> image, _ = env.reset(seed=0)  # uint8 [3, 64, 64]
+    """
+
+    def __init__(self, env: gymnasium.Env, size: int = 64) -> None:
+        if env.render_mode != "rgb_array":
+            raise ArgumentError(
+                "env: expected one with render_mode='rgb_array', got "
+                f"{env.render_mode!r}"
+            )
+        RecordConstructorArgs.__init__(self, size=size)
+        super().__init__(env)
+        shape = (3, require_count("size", size), size)
+        self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """Return the image of now, whatever was observed."""
+        drawn = np.array(self.render(), np.float32)  # which may be a view, upside down
+        size = self.observation_space.shape[1:]
+        small = torch.nn.functional.interpolate(
+            torch.from_numpy(drawn).movedim(-1, 0)[None],
+            size,
+            mode="bilinear",
+            antialias=True,
+        )
+        image: np.ndarray = small[0].round().clamp(0, 255).byte().numpy()
+        return image

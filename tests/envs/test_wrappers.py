@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from diffplan.envs.wrappers import OneHot, OneHotAction
+from diffplan.envs.wrappers import OneHot, OneHotAction, Pixels
 from diffplan.errors import ArgumentError
 
 
@@ -39,3 +39,5 @@ def test_all_choices_are_sampled_and_nothing_else_is_one() -> None:
 def test_other_actions_are_refused() -> None:
     with pytest.raises(ArgumentError, match="actions are Discrete"):
         OneHotAction(gymnasium.make("Pendulum-v1"))
+    with pytest.raises(ArgumentError, match="render_mode='rgb_array', got None"):
+        Pixels(gymnasium.make("Pendulum-v1"))
