@@ -7,6 +7,7 @@ on from them. Exit status 1 says that some planner has no result. Needs Optuna.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from diffplan._cli import DONE, FAILED, say
@@ -45,16 +46,23 @@ def run(options: argparse.Namespace) -> int:
             require_count(f"--{name.replace('_', '-')}", value)
     tuning = Tuning(**{k: v for k, v in given.items() if v is not None})
     loaded = load_run(options.directory)
-    counter = Counter(loaded.model)
-    found = {name: tune(loaded, name, tuning, counter) for name in names}
+    for name in names:  # What does not take the task is refused before hours pass.
+        loaded.with_settings([f"planner={name}"])
+    counter, tell = Counter(loaded.model), partial(say, error=True)
+    found = {name: tune(loaded, name, tuning, counter, tell) for name in names}
     rows = [row(name, each) for name, each in found.items() if each is not None]
     output = options.directory / "tune.csv"
     if rows:
         write_csv(output, rows)
-        say(markdown_table(list(rows[0]), [list(each.values()) for each in rows]))
+        short = [[_short(value) for value in each.values()] for each in rows]
+        say(markdown_table(list(rows[0]), short))
     scores = [each.held_out for each in found.values() if each is not None]
     say(summary([*scores, score_random(loaded, tuning.held_out, "held out")]))
     failed = [name for name, each in found.items() if each is None]
     for name in failed:
         say(f"{name}: no trial gave a result", error=True)
     return FAILED if failed else DONE
+
+
+def _short(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value

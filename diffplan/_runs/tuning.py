@@ -5,7 +5,7 @@ an action at which `step` or `linearize` is asked, whether or not a gradient is 
 there; iterations follow from the other settings: as many as the budget pays for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +41,9 @@ _SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "shooting_gn": {"num_starts": (1, 8)},
 }
 """What is searched beside the horizon: whole numbers where the limits are."""
+
+_FAILURES = (DiffplanError, ArithmeticError)
+"""End a trial, not the search."""
 
 _HORIZON = (3, 30)
 _LINEAR = ("elites", "noise_exponent")
@@ -106,7 +109,11 @@ class Counter:
 
 
 def tune(
-    loaded: LoadedRun, planner: str, tuning: Tuning, counter: Counter
+    loaded: LoadedRun,
+    planner: str,
+    tuning: Tuning,
+    counter: Counter,
+    tell: Callable[[str], None],
 ) -> Tuned | None:
     """Return the best settings of a planner; None if no trial gave a result.
 
@@ -117,22 +124,32 @@ def tune(
         planner: Its name.
         tuning: The budget, and how often.
         counter: Of the run's model.
+        tell: Is given a line after each trial, for there may be hours of them.
 
     Raises:
         MissingDependencyError: Optuna is not installed.
     """
     study = _study(loaded, planner, tuning)
     done = [each for each in study.trials if each.state.is_finished()]
+
+    def told(study: Any, trial: Any) -> None:
+        failure, words = (trial.user_attrs.get(name) for name in ("failure", "words"))
+        result = failure or f"return {trial.value:.4g} by {' '.join(words)}"
+        number = sum(each.state.is_finished() for each in study.trials)
+        tell(f"{planner}, trial {number} of {tuning.trials}: {result}")
+
     study.optimize(
         partial(_tried, loaded=loaded, planner=planner, tuning=tuning, counter=counter),
         n_trials=max(tuning.trials - len(done), 0),
-        catch=(DiffplanError, ArithmeticError),
+        catch=_FAILURES,
+        callbacks=[told],
     )
     known = [each for each in study.trials if each.value is not None]
     if not known:
         return None
     best = study.best_trial
     words = tuple(best.user_attrs["words"])
+    tell(f"{planner}: the best of {len(known)} plays {tuning.held_out} other starts")
     with_best = loaded.with_settings(words)
     watch = planner_watch().watch(with_best.agent.planner)
     before = counter.count
@@ -147,7 +164,7 @@ def _study(loaded: LoadedRun, planner: str, tuning: Tuning) -> Any:
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise missing("tuning needs optuna", "tune") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are told here
     path = loaded.directory / "tune.log"
     name = f"{planner}, {tuning.budget} evaluations, {tuning.episodes} episodes, "
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
@@ -167,11 +184,15 @@ def _tried(
     trial: Any, *, loaded: LoadedRun, planner: str, tuning: Tuning, counter: Counter
 ) -> float:
     """Return the mean return of the settings that a trial suggests."""
-    words = _suggested(trial, planner, loaded.settings.execute, tuning.budget)
-    iterations = _affordable(loaded, words, tuning.budget, counter)
-    words.append(f"planner.iterations={iterations}")
-    trial.set_user_attr("words", words)
-    tried = score(loaded.with_settings(words), tuning.episodes, "tuning")
+    try:
+        words = _suggested(trial, planner, loaded.settings.execute, tuning.budget)
+        iterations = _affordable(loaded, words, tuning.budget, counter)
+        words.append(f"planner.iterations={iterations}")
+        trial.set_user_attr("words", words)
+        tried = score(loaded.with_settings(words), tuning.episodes, "tuning")
+    except _FAILURES as error:
+        trial.set_user_attr("failure", str(error))
+        raise
     return tried.evaluation.mean_return
 
 

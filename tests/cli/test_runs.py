@@ -244,7 +244,11 @@ def test_planners_are_tuned_within_one_budget(
     size = ["--trials", 1, "--episodes", 1, "--held-out", 2, "--budget", 150]
     names = "cem,shooting_gd"
     assert command("tune", run, f"planner={names}", *size) == 0
-    capsys.readouterr()
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" of 1")[0] for line in told] == [
+        *("cem, trial 1", "cem: the best", "shooting_gd, trial 1"),
+        "shooting_gd: the best",
+    ]
     size[1] = 2  # goes on from the first
     assert command("tune", run, f"planner={names}", *size) == 0
     found = rows(run / "tune.csv")
@@ -257,6 +261,17 @@ def test_planners_are_tuned_within_one_budget(
         tried = score(load_run(run, words), 1, "tuning")
         assert tried.mean().value == pytest.approx(float(row["tuned return"]))
         assert not {*held_out.seeds} & {*tried.seeds}
+
+
+def test_a_budget_that_pays_for_nothing_is_told(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    size = ["--trials", 1, "--episodes", 1, "--held-out", 1, "--budget", 2]
+    assert command("tune", run, "planner=cem", *size) == 1
+    told = capsys.readouterr().err
+    assert re.match(r"cem, trial 1 of 1: budget: expected \d+ for one iteration", told)
+    assert told.endswith("cem: no trial gave a result\n")
 
 
 def test_evaluations_of_a_model_are_counted(run: Path) -> None:

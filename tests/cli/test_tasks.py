@@ -92,6 +92,10 @@ def test_choices_are_learnt_from_the_command_line(
     actions = torch.tensor(load_plan_record(run / "plans" / "one.npz").actions)
     assert dp.Categorical(2).contains(actions[-1]).all()
     assert command("view", run, "--output", tmp_path / "page.html") == 0
+    capsys.readouterr()
+    assert command("tune", run, "planner=cem,ilqr") == 64
+    assert "dp.CEM, dp.DCEM and dp.MPPI plan choices" in capsys.readouterr().err
+    assert not (run / "tune.log").exists()
     loaded = dp.runs.load_run(run)
     assert isinstance(loaded.agent.action_space, dp.Categorical)
     assert loaded.agent.exploration == dp.agents.RandomChoice(0.3)
