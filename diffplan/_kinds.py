@@ -1,7 +1,8 @@
 """Arguments of another kind are refused by name, before anything is computed.
 
-What kind an argument is of stands in its annotation: `checked` reads it once and puts a
-check around the function. What an annotation leaves open is left to the function.
+What kind an argument is of stands in its annotation, and so does its shape: `checked`
+reads it once and puts a check around the function. What an annotation leaves open is
+left to the function.
 """
 
 import functools
@@ -11,13 +12,14 @@ import os
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, NoneType, UnionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, Bool, Int, Int64
 from torch import Tensor
 
 from diffplan._checks import is_number, no_tensor
+from diffplan._shapes import Precise, Shape, require_agreement
 from diffplan.errors import ArgumentError, TensorTypeError
 
 _Kind = tuple[str, Callable[[Any], bool]]
@@ -27,34 +29,56 @@ _OPEN: _Kind = ("", callable)
 """Of annotations that are not about a kind: nothing is asked of their values."""
 
 
+class _Part(NamedTuple):
+    """What is asked of an argument, or of a field of one that is a record."""
+
+    field: str
+    kind: _Kind
+    shape: Shape | None
+
+
 def checked(function: FunctionType) -> Callable[..., Any]:
     """Return a function that refuses arguments of another kind than is annotated.
 
     Args:
-        function: Its annotations are bools, numbers, tensors, callables and classes,
-            or one of several of these; others are left alone.
+        function: Its annotations are bools, numbers, tensors, records of tensors,
+            callables and classes, or one of several of these; others are left alone.
     """
-    kinds, positions, rest = _kinds_of(function)
+    parts, positions, rest = _parts_of(function)
 
     @functools.wraps(function)
     def with_checks(*args: Any, **named: Any) -> Any:
         if not torch.compiler.is_compiling():
-            places = itertools.chain(positions, itertools.repeat(rest))
-            for name, value in (*zip(places, args, strict=False), *named.items()):
-                if name in kinds and not kinds[name][1](value):
-                    raise _refusal(name, kinds[name][0], value)
+            others = (f"{rest}[{index}]" for index in itertools.count())
+            places = zip(itertools.chain(positions, others), args, strict=False)
+            _require(parts, (*places, *named.items()))
         return function(*args, **named)
 
-    return with_checks if kinds else function
+    return with_checks if parts else function
 
 
-def _kinds_of(function: FunctionType) -> tuple[dict[str, _Kind], list[str], str]:
-    """Return kinds by name, the names of arguments in a row, and that of all others."""
+def _require(
+    parts: dict[str, list[_Part]], given: Iterable[tuple[str, object]]
+) -> None:
+    shaped = []
+    for label, argument in given:
+        for field, kind, shape in parts.get(label.partition("[")[0], ()):
+            name = f"{label}.{field}" if field else label
+            value = getattr(argument, field) if field else argument
+            if not kind[1](value):
+                raise _refusal(name, kind[0], value)
+            if shape is not None and isinstance(value, Tensor):
+                shaped.append((name, shape, value))
+    require_agreement(shaped)
+
+
+def _parts_of(function: Any) -> tuple[dict[str, list[_Part]], list[str], str]:
+    """Return parts by name, the names of arguments in a row, and that of all others."""
     try:
         hints = typing.get_type_hints(function)
     except NameError:  # of a stranger, with names that exist for type checkers only
         return {}, [], ""
-    kinds, positions, rest = {}, [], ""
+    parts, positions, rest = {}, [], ""
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
@@ -63,8 +87,19 @@ def _kinds_of(function: FunctionType) -> tuple[dict[str, _Kind], list[str], str]
         elif parameter.kind is not parameter.KEYWORD_ONLY:
             positions.append(name)
         if (kind := _kind(hints.get(name))) is not _OPEN:
-            kinds[name] = kind
-    return kinds, positions, rest
+            parts[name] = [_Part("", kind, _shape(hints[name]))]
+            if hasattr(hints[name], "_fields"):  # a record
+                fields = typing.get_type_hints(hints[name]).items()
+                parts[name] += [_Part(key, _kind(h), _shape(h)) for key, h in fields]
+    return parts, positions, rest
+
+
+def _shape(hint: Any) -> Shape | None:
+    """Return the shape in an annotation, or in the one of several that has one."""
+    for each in (hint, *typing.get_args(hint)):
+        if isinstance(each, type) and issubclass(each, AbstractArray):
+            return Shape.of(each)
+    return None
 
 
 def check_public(namespace: dict[str, Any], names: Iterable[str]) -> None:
@@ -106,6 +141,12 @@ def _refusal(name: str, expected: str, value: object) -> Exception:
 
 
 _TENSOR = "a floating-point torch.Tensor"
+_TENSORS: dict[Any, str] = {
+    Bool: "a torch.Tensor of booleans",
+    Int: "a torch.Tensor of whole numbers",
+    Int64: "a torch.Tensor of torch.int64",
+    Precise: f"{_TENSOR} of 32 or 64 bits",
+}
 
 
 def _kind(hint: Any) -> _Kind:
@@ -162,20 +203,16 @@ def _kind_of_class(hint: type) -> _Kind:
 
 
 def _kind_of_tensor(hint: Any) -> _Kind:
-    """Read `Tensor`, or one of jaxtyping: then also dtype and number of dimensions."""
-    dtypes, sizes = getattr(hint, "dtypes", ()), getattr(hint, "dim_str", "...").split()
-    least = [size for size in sizes if size[0] not in "*."]
-    lead = ["…"] * (len(least) < len(sizes))
-    shape = f" [{', '.join(lead + least)}]" if least else ""
+    """Read `Tensor`, or one of jaxtyping: then also its dtype."""
+    dtypes = getattr(hint, "dtypes", ())
 
     def fits(value: object) -> bool:
         if not isinstance(value, Tensor) or value.is_complex():
             return False
-        enough = value.ndim >= len(least) if lead else value.ndim == len(least)
-        return enough and (not dtypes or _dtype(value) in dtypes)
+        return not dtypes or _dtype(value) in dtypes
 
-    whole = dtypes and "float32" not in dtypes
-    return ("a torch.Tensor of whole numbers" if whole else _TENSOR) + shape, fits
+    shape = f" {Shape.of(hint)}" if dtypes else ""
+    return _TENSORS.get(getattr(hint, "dtype", None), _TENSOR) + shape, fits
 
 
 def _dtype(value: Tensor) -> str:

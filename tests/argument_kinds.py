@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from beartype import BeartypeConf
 from beartype.door import is_bearable
+from jaxtyping import AnnotationError
 
 import diffplan as dp
 from diffplan import constraints, functional, models, objectives, planners, solvers
@@ -43,7 +44,10 @@ WRONG = {
 
 def fits(value: object, hint: Any) -> bool:
     """Whether a value is of the kind; shapes and numbers are other tests' matter."""
-    return is_bearable(value, hint, conf=CONF)
+    try:
+        return is_bearable(value, hint, conf=CONF)
+    except AnnotationError:  # all but a size such as T+1, alone without its T
+        return True
 
 
 def right(hint: Any) -> object:
@@ -51,7 +55,9 @@ def right(hint: Any) -> object:
     for value in RIGHT:
         if fits(value, hint):
             return value
-    return (tuple if issubclass(hint, tuple) else object).__new__(hint)
+    if issubclass(hint, tuple):
+        return hint(*map(right, typing.get_type_hints(hint).values()))
+    return object.__new__(hint)
 
 
 def dynamics(state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -73,7 +79,7 @@ RIGHT = [
         {},
     ),
     *([constraints.StateConstraint(dynamics)], dp.CEM(1), torch.nn.Linear(1, 1)),
-    *(dynamics, "a"),
+    *(dynamics, "a", torch.ones(()), torch.ones(2, dtype=torch.bool)),
 ]
 
 

@@ -28,7 +28,8 @@ BASES = ("models.base", "objectives", "planners.base", "planners.request")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "checks": (),
-    "kinds": (),
+    "kinds": ("shapes",),
+    "shapes": (),
     "files": (),
     "outside": (),
     "one_line": (),
@@ -53,7 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("constraints", "functional"),
         *("capabilities", "checked_model", "problem", "user_functions"),
     ),
-    "functional": (),
+    "functional": ("shapes",),
     "solvers": MATHS,
     "objectives": (*MATHS, "problem_data"),
     "planners": (*MATHS, "solvers", "objectives"),

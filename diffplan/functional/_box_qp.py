@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffplan._checks import require_count, require_shape
+from diffplan._checks import require_count
+from diffplan._shapes import Precise
 from diffplan.functional._chain import flatten_batch, times, zero_unless
 from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
 from diffplan.functional._safe_math import cholesky_solve
@@ -51,12 +52,12 @@ class BoxQPSolution(NamedTuple):
 
 
 def box_qp(
-    hessian: Tensor,
-    linear: Tensor,
-    low: Tensor,
-    high: Tensor,
+    hessian: Precise[Tensor, "*#batch A A"],
+    linear: Precise[Tensor, "*#batch A"],
+    low: Precise[Tensor, "*#batch A"],
+    high: Precise[Tensor, "*#batch A"],
     *,
-    start: Tensor | None = None,
+    start: Precise[Tensor, "*#batch A"] | None = None,
     iterations: int = 10,
 ) -> BoxQPSolution:
     """Minimise ½ x'H x + g'x in a box, differentiably in H, g and the bounds.
@@ -85,22 +86,13 @@ def box_qp(
     """
     require_count("iterations", iterations, 0)
     size = linear.shape[-1]
-    require_shape("hessian", hessian, (size, size), "must fit linear […, A]")
-    given = {
-        "linear": linear,
-        "low": low,
-        "high": high,
-        "start": torch.zeros_like(linear) if start is None else start,
-    }
-    for name, value in given.items():
-        require_shape(name, value, (size,), "must fit linear […, A]")
-    leads = (value.shape[:-1] for value in given.values())
+    given = (linear, low, high, torch.zeros_like(linear) if start is None else start)
+    leads = (value.shape[:-1] for value in given)
     batch = torch.broadcast_shapes(hessian.shape[:-2], *leads)
     matrix = flatten_batch(hessian.expand(*batch, size, size), len(batch))
     matrix = torch.lerp(matrix, matrix.mT, 0.5)
     slope, low, high, point = (
-        flatten_batch(value.expand(*batch, size), len(batch))
-        for value in given.values()
+        flatten_batch(value.expand(*batch, size), len(batch)) for value in given
     )
     found = _flat_box_qp(matrix, slope, low, high, point, iterations)
     return BoxQPSolution(*(value.view((*batch, *value.shape[1:])) for value in found))

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffplan._shapes import Precise, fitted
 from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
 from diffplan.functional._rollout import inside_transform
 
@@ -48,14 +49,14 @@ class ChainSystem(NamedTuple):
         damping: Added to the diagonal, `[…]`.
     """
 
-    state_jacobian: Tensor
-    action_jacobian: Tensor
-    transition_weight: Tensor
-    stage_state_jacobian: Tensor
-    stage_action_jacobian: Tensor
-    terminal_jacobian: Tensor
-    action_curvature: Tensor
-    damping: Tensor
+    state_jacobian: Precise[Tensor, "*batch T S S"]
+    action_jacobian: Precise[Tensor, "*batch T S A"]
+    transition_weight: Precise[Tensor, "*batch T"]
+    stage_state_jacobian: Precise[Tensor, "*batch T R S"]
+    stage_action_jacobian: Precise[Tensor, "*batch T R A"]
+    terminal_jacobian: Precise[Tensor, "*batch _ S"]
+    action_curvature: Precise[Tensor, "*batch T A"]
+    damping: Precise[Tensor, "*batch"]
 
     def flattened(self) -> "ChainSystem":
         """Return the same system with all leading batch dimensions as one."""
@@ -93,15 +94,21 @@ class ChainRightHandSide(NamedTuple):
         actions: b for u_0..u_{T-1}, `[…, T, A]`.
     """
 
-    defect: Tensor
-    states: Tensor
-    actions: Tensor
+    defect: Precise[Tensor, "*batch T S"]
+    states: Precise[Tensor, "*batch T S"]
+    actions: Precise[Tensor, "*batch T A"]
 
-    def flattened(self, lead: int, dtype: torch.dtype) -> "ChainRightHandSide":
-        """Return the same with `lead` leading dimensions as one, in a precision."""
-        return ChainRightHandSide(
-            *(flatten_batch(tensor, lead).to(dtype) for tensor in self)
-        )
+    def flattened(self, system: ChainSystem, batch: torch.Size) -> "ChainRightHandSide":
+        """Return the same, flattened as a system that it must fit, in its precision.
+
+        Args:
+            system: Flattened.
+            batch: The leading dimensions before.
+        """
+        _, horizon, size, width = (like := system.action_jacobian).shape
+        fields = zip(self._fields, self, (size, size, width), strict=True)
+        given = (fitted(n, f, (*batch, horizon, last), like) for n, f, last in fields)
+        return ChainRightHandSide(*(flatten_batch(f, len(batch)) for f in given))
 
 
 class ChainSolution(NamedTuple):

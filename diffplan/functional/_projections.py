@@ -24,6 +24,7 @@ References:
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from diffplan.errors import ArgumentError
@@ -43,12 +44,12 @@ DYKSTRA_CYCLES = 100
 
 
 def project_ball(
-    point: Tensor,
-    radius: Tensor,
-    center: Tensor,
+    point: Float[Tensor, "*#batch A"],
+    radius: Float[Tensor, ""],
+    center: Float[Tensor, "*#batch #A"],
     norm: float,
-    low: Tensor,
-    high: Tensor,
+    low: Float[Tensor, "*#batch #A"],
+    high: Float[Tensor, "*#batch #A"],
 ) -> Tensor:
     """Return the nearest point of {x : ‖x - center‖ ≤ radius, low ≤ x ≤ high}.
 
@@ -87,7 +88,12 @@ def project_ball(
     raise ArgumentError(f"norm: expected one of {NORMS}, got {norm!r}")
 
 
-def project_simplex(point: Tensor, total: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def project_simplex(
+    point: Float[Tensor, "*#batch A"],
+    total: Float[Tensor, ""],
+    low: Float[Tensor, "*#batch #A"],
+    high: Float[Tensor, "*#batch #A"],
+) -> Tensor:
     """Return the nearest point of {x : x ≥ 0, Σ x = total, low ≤ x ≤ high}.
 
     With a shift τ for the sum, x_i = clip(point_i - τ, low_i, high_i). Where the set is
@@ -133,7 +139,10 @@ def project_simplex(point: Tensor, total: Tensor, low: Tensor, high: Tensor) -> 
 
 
 def project_ball_within(
-    point: Tensor, radius: Tensor, center: Tensor, project: Projection
+    point: Float[Tensor, "*#batch A"],
+    radius: Float[Tensor, ""],
+    center: Float[Tensor, "*#batch #A"],
+    project: Projection,
 ) -> Tensor:
     """Return the nearest point of a ball (norm 2) and of any other convex set.
 
@@ -185,7 +194,7 @@ def project_ball_within(
 
 
 def project_intersection(
-    point: Tensor,
+    point: Float[Tensor, "*batch A"],
     projections: Sequence[Projection],
     cycles: int = DYKSTRA_CYCLES,
 ) -> Tensor:

@@ -32,7 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffplan._checks import is_traced
@@ -114,7 +114,9 @@ def _drawn_seed(generator: torch.Generator, device: torch.device) -> Tensor:
         return seed.to(device, non_blocking=True)
 
 
-def fold(keys: Int[Tensor, "..."], data: Tensor | int) -> Tensor:
+def fold(
+    keys: Int64[Tensor, "*#batch"], data: Int64[Tensor, "*#batch"] | int
+) -> Tensor:
     """Return new keys, one for each pair of a key and a number.
 
     Streams of different numbers, or of different keys, are independent. The order
@@ -153,7 +155,7 @@ def wrapped(number: int) -> int:
 
 
 def standard_normal(
-    keys: Int[Tensor, "..."], shape: tuple[int, ...], like: Tensor
+    keys: Int64[Tensor, "..."], shape: tuple[int, ...], like: Float[Tensor, "..."]
 ) -> Tensor:
     """Draw N(0, 1) numbers, for each key its own.
 
@@ -195,7 +197,9 @@ def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return values.reshape((*keys.shape, size))
 
 
-def uniform(keys: Int[Tensor, "..."], shape: tuple[int, ...], like: Tensor) -> Tensor:
+def uniform(
+    keys: Int64[Tensor, "..."], shape: tuple[int, ...], like: Float[Tensor, "..."]
+) -> Tensor:
     """Draw numbers that are uniform in [0, 1), for each key its own.
 
     Multiples of 2^-24, the same in float32 and float64. For the rest as

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_shape
+from diffplan._shapes import Precise, fitted
 from diffplan.functional._chain import (
     ChainRightHandSide,
     ChainSolution,
@@ -56,24 +56,13 @@ class BlockTridiagonal:
         True
     """
 
-    diagonal: Tensor
-    lower: Tensor
-
-    def __post_init__(self) -> None:
-        """Check that there is one block less below the diagonal."""
-        *batch, blocks, size, _ = self.diagonal.shape
-        require_shape(
-            "diagonal", self.diagonal, (blocks, size, size), "blocks must be square"
-        )
-        require_shape(
-            "lower",
-            self.lower,
-            (*batch, blocks - 1, size, size),
-            "one block less than diagonal, same batch dimensions",
-        )
+    diagonal: Precise[Tensor, "*batch K n n"]
+    lower: Precise[Tensor, "*batch K-1 n n"]
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with `vector` `[…, K, n]`."""
+        *batch, blocks, size, _ = self.diagonal.shape
+        vector = fitted("vector", vector, (*batch, blocks, size), self.diagonal)
         product = times(vector, self.diagonal.mT)
         below = times(vector[..., :-1, :], self.lower.mT)
         above = times(vector[..., 1:, :], self.lower)
@@ -128,7 +117,9 @@ class BlockTridiagonalFactor:
         return self.flat_ok.view(self.batch_shape)
 
     def solve(self, b: Tensor) -> Tensor:
-        """Solve H x = b for `b` `[…, K, n]`; zeros where the factorisation failed."""
+        """Solve H x = b for `b` `[…, K, n]`; zeros where that fails or is infinite."""
+        like = self.matrix.diagonal
+        b = fitted("b", b, (*self.batch_shape, *like.shape[1:3]), like)
         rhs = flatten_batch(b, len(self.batch_shape))
         matrix, factor = self.matrix, (*self.chol, *self.below)
         x = _solve(matrix.diagonal, matrix.lower, rhs, self.flat_ok, factor)
@@ -284,7 +275,7 @@ class NormalEquationsFactor:
         """
         defect = torch.zeros_like(states) if defect is None else defect
         rhs = ChainRightHandSide(defect, states, actions)
-        flat = rhs.flattened(len(self.batch_shape), self.system.damping.dtype)
+        flat = rhs.flattened(self.system, self.batch_shape)
         solution = solve_chain(
             _solve_normal_equations, self.system, self.tensors, self.flat_ok, flat
         )

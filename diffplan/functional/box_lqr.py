@@ -27,8 +27,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
+from diffplan._shapes import Precise
 from diffplan.functional._chain import flatten_batch, times, zero_unless
 from diffplan.functional._limited_stage import Affine, Limits, Stage, limited_stage
 from diffplan.functional._lqr_kkt import transitions
@@ -50,12 +52,12 @@ class IncrementalLQR(NamedTuple):
         end_gradient: Its gradient, `[…, S]`.
     """
 
-    action_jacobian: Tensor
-    state_jacobian: Tensor
-    hessian: Tensor
-    gradient: Tensor
-    end_hessian: Tensor
-    end_gradient: Tensor
+    action_jacobian: Precise[Tensor, "*batch T S A"]
+    state_jacobian: Precise[Tensor, "*batch T S S"]
+    hessian: Precise[Tensor, "*batch T A+S A+S"]
+    gradient: Precise[Tensor, "*batch T A+S"]
+    end_hessian: Precise[Tensor, "*batch S S"]
+    end_gradient: Precise[Tensor, "*batch S"]
 
     def costates(self) -> Tensor:
         """λ_1 … λ_T, the derivative of the cost by x_1 … x_T where z is zero.
@@ -119,19 +121,19 @@ class LimitedLaw(NamedTuple):
             is finite, `[…]` bool.
     """
 
-    feedforward: Tensor
-    gains: Tensor
-    decrease: Tensor
-    ok: Tensor
+    feedforward: Precise[Tensor, "*batch T A"]
+    gains: Precise[Tensor, "*batch T A S"]
+    decrease: Precise[Tensor, "*batch"]
+    ok: Bool[Tensor, "*batch"]
 
 
 def limited_sweep(
     problem: IncrementalLQR,
-    low: Tensor,
-    high: Tensor,
-    damping: Tensor,
+    low: Precise[Tensor, "*batch T A"],
+    high: Precise[Tensor, "*batch T A"],
+    damping: Precise[Tensor, "*batch"],
     *,
-    wanted: Tensor | None = None,
+    wanted: Bool[Tensor, "*batch"] | None = None,
     look: bool = False,
     stage: Callable[..., Stage] | None = None,
 ) -> LimitedLaw:
@@ -220,7 +222,10 @@ def _sweep(
 
 
 def limited_rollout(
-    problem: IncrementalLQR, law: LimitedLaw, low: Tensor, high: Tensor
+    problem: IncrementalLQR,
+    law: LimitedLaw,
+    low: Precise[Tensor, "*batch T A"],
+    high: Precise[Tensor, "*batch T A"],
 ) -> Tensor:
     """Return the increments of the actions that a law gives in its linear model.
 

@@ -20,9 +20,10 @@ it is written in terms of y, so that it can be differentiated again.
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from diffplan._checks import require_count, require_positive, require_tensor
+from diffplan._checks import require_count, require_positive
 from diffplan.errors import ArgumentError, ShapeError
 from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
 from diffplan.functional._safe_math import nan_unless_positive
@@ -37,7 +38,9 @@ _FAR = {torch.float32: 40.0, torch.float64: 80.0}
 """Beyond this distance e^-abs(z) is far below rounding error."""
 
 
-def lml(x: Tensor, k: int, temperature: float | Tensor = 1.0) -> Tensor:
+def lml(
+    x: Float[Tensor, "*batch N"], k: int, temperature: float | Tensor = 1.0
+) -> Tensor:
     """Return weights in [0, 1] that sum to k, high where x is high.
 
     The weights solve ``argmin_y -xᵀy - τ H(y)`` subject to ``Σ y = k`` and
@@ -226,9 +229,6 @@ def _all_or_none(x: Tensor, k: int) -> Tensor:
 
 def _check(x: Tensor, k: int, temperature: float | Tensor) -> None:
     """Raise for what can be seen without looking at the numbers of a tensor."""
-    require_tensor("x", x)
-    if x.ndim == 0:
-        raise ShapeError("x: expected […, N], got a scalar")
     if require_count("k", k, 0) > x.shape[-1]:
         raise ArgumentError(
             f"k: expected at most {x.shape[-1]}, the last dimension of x, got {k}"

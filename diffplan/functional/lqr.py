@@ -38,7 +38,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_shape
+from diffplan._shapes import Precise, fitted
 from diffplan.errors import ShapeError
 from diffplan.functional._chain import flatten_batch, zero_unless
 from diffplan.functional._lqr_kkt import (
@@ -69,15 +69,19 @@ class LQRProblem(NamedTuple):
         initial_state: x_0, `[…, S]`.
     """
 
-    state_cost: Tensor
-    action_cost: Tensor
-    cross_cost: Tensor
-    state_linear: Tensor
-    action_linear: Tensor
-    state_jacobian: Tensor
-    action_jacobian: Tensor
-    offset: Tensor
-    initial_state: Tensor
+    state_cost: Precise[Tensor, "*#batch T+1 S S"]
+    action_cost: Precise[Tensor, "*#batch T A A"]
+    cross_cost: Precise[Tensor, "*#batch T A S"]
+    state_linear: Precise[Tensor, "*#batch T+1 S"]
+    action_linear: Precise[Tensor, "*#batch T A"]
+    state_jacobian: Precise[Tensor, "*#batch T S S"]
+    action_jacobian: Precise[Tensor, "*#batch T S A"]
+    offset: Precise[Tensor, "*#batch T S"]
+    initial_state: Precise[Tensor, "*#batch S"]
+
+
+_DIMENSIONS = (3, 3, 3, 2, 2, 3, 3, 2, 1)
+"""Those of the tensors of a problem, without the leading ones."""
 
 
 class LQRSolution(NamedTuple):
@@ -140,13 +144,15 @@ class LQRFactor:
             offset: `[…, T, S]`.
             initial_state: `[…, S]`.
         """
-        lead = len(self.batch_shape)
+        like, batch = self.matrices.action_jacobian, self.batch_shape
+        _, steps, size, width = like.shape
         vectors = Vectors(
-            flatten_batch(state_linear, lead),
-            flatten_batch(action_linear, lead),
-            flatten_batch(offset, lead),
-            flatten_batch(initial_state, lead),
+            fitted("state_linear", state_linear, (*batch, steps + 1, size), like),
+            fitted("action_linear", action_linear, (*batch, steps, width), like),
+            fitted("offset", offset, (*batch, steps, size), like),
+            fitted("initial_state", initial_state, (*batch, size), like),
         )
+        vectors = Vectors(*(flatten_batch(vector, len(batch)) for vector in vectors))
         found = solve(self.matrices, self.factor, self.flat_ok, vectors)
         values = (
             found.states,
@@ -228,29 +234,16 @@ def _factor_of(problem: LQRProblem) -> LQRFactor:
 
 
 def _broadcast(problem: LQRProblem) -> LQRProblem:
-    """Check all shapes against those of `action_jacobian`; expand to one batch."""
+    """Expand all tensors to one batch."""
     shape = problem.action_jacobian.shape
-    if len(shape) < 3 or 0 in shape[-3:]:
+    if 0 in shape[-3:]:
         raise ShapeError(
             "action_jacobian: expected […, T, S, A] with at least one of each, got "
             f"{list(shape)}"
         )
-    horizon, state, action = shape[-3:]
-    trailing: dict[str, tuple[int, ...]] = {
-        "state_cost": (horizon + 1, state, state),
-        "action_cost": (horizon, action, action),
-        "cross_cost": (horizon, action, state),
-        "state_linear": (horizon + 1, state),
-        "action_linear": (horizon, action),
-        "state_jacobian": (horizon, state, state),
-        "action_jacobian": (horizon, state, action),
-        "offset": (horizon, state),
-        "initial_state": (state,),
-    }
-    given = problem._asdict()
-    for name, sizes in trailing.items():
-        why = "must fit action_jacobian […, T, S, A]"
-        require_shape(name, given[name], sizes, why)
-    leads = (given[n].shape[: given[n].dim() - len(s)] for n, s in trailing.items())
-    batch = torch.broadcast_shapes(*leads)
-    return LQRProblem(**{n: given[n].expand(*batch, *s) for n, s in trailing.items()})
+    leads = [t.dim() - own for t, own in zip(problem, _DIMENSIONS, strict=True)]
+    shapes = [t.shape for t in problem]
+    batch = torch.broadcast_shapes(*(s[:n] for s, n in zip(shapes, leads, strict=True)))
+    return LQRProblem(
+        *(t.expand(*batch, *t.shape[n:]) for t, n in zip(problem, leads, strict=True))
+    )

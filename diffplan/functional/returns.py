@@ -1,20 +1,19 @@
 """Sums of rewards along an episode, and how much better they were than expected."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffplan._checks import require_share
-from diffplan.errors import ShapeError
 
 
 def generalized_advantages(
     rewards: Float[Tensor, "*batch T"],
-    values: Tensor,
+    values: Float[Tensor, "*batch T+1"],
     *,
     discount: float = 0.99,
     gae_lambda: float = 0.95,
-    terminated: Tensor | None = None,
+    terminated: Bool[Tensor, "*batch T"] | None = None,
 ) -> Float[Tensor, "*batch T"]:
     """Return Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V(s_{t+1}) - V(s_t).
 
@@ -48,15 +47,9 @@ def generalized_advantages(
     """
     require_share("discount", discount)
     require_share("gae_lambda", gae_lambda)
-    expected = (*rewards.shape[:-1], rewards.shape[-1] + 1)
-    if values.shape != expected:
-        raise ShapeError(
-            f"values: expected {list(expected)}, one more than the rewards, got "
-            f"{list(values.shape)}"
-        )
     goes_on = torch.ones_like(rewards)
     if terminated is not None:
-        goes_on = (~terminated.expand(rewards.shape)).to(rewards.dtype)
+        goes_on = (~terminated).to(rewards.dtype)
     errors = rewards + discount * goes_on * values[..., 1:] - values[..., :-1]
     nothing = torch.zeros_like(values[..., 0])
     return _accumulated(errors, discount * gae_lambda * goes_on, nothing)
@@ -64,8 +57,8 @@ def generalized_advantages(
 
 def lambda_returns(
     rewards: Float[Tensor, "*batch T"],
-    next_values: Tensor,
-    discounts: Tensor,
+    next_values: Float[Tensor, "*batch T"],
+    discounts: Float[Tensor, "*batch T"],
     lambda_: float,
 ) -> Float[Tensor, "*batch T"]:
     """Return what each state earns, between one step's trust in the value and all's.
@@ -93,12 +86,6 @@ def lambda_returns(
         tensor([2.3750, 2.7500, 3.5000])
     """
     require_share("lambda_", lambda_)
-    for name, value in (("next_values", next_values), ("discounts", discounts)):
-        if value.shape != rewards.shape:
-            raise ShapeError(
-                f"{name}: expected {list(rewards.shape)} as the rewards, got "
-                f"{list(value.shape)}"
-            )
     if not rewards.shape[-1]:
         return rewards
     one_step = rewards + (1 - lambda_) * discounts * next_values

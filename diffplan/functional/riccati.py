@@ -86,7 +86,7 @@ class RiccatiFactor:
         """
         defect = torch.zeros_like(states) if defect is None else defect
         rhs = ChainRightHandSide(defect, states, actions)
-        flat = rhs.flattened(len(self.batch_shape), states.dtype)
+        flat = rhs.flattened(self.system, self.batch_shape)
         solve = partial(_refined_sweep, self.refinements)
         solution = solve_chain(solve, self.system, self.tensors, self.flat_ok, flat)
         return solution.unflattened(self.batch_shape, states.dtype)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffplan._checks import require_count
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import ArgumentError
 
 
 def hard_top_k(scores: Float[Tensor, "*batch N"], k: int) -> Float[Tensor, "*batch N"]:
@@ -26,8 +26,6 @@ def hard_top_k(scores: Float[Tensor, "*batch N"], k: int) -> Float[Tensor, "*bat
         >>> hard_top_k(torch.tensor([0.3, 0.9, 0.5]), k=2)
         tensor([0., 1., 1.])
     """
-    if scores.ndim == 0:
-        raise ShapeError("scores: expected […, N], got a scalar")
     if require_count("k", k) > scores.shape[-1]:
         raise ArgumentError(
             f"k: expected at most {scores.shape[-1]}, the last dimension of scores, "

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, ShapeError
-from diffplan.functional.returns import generalized_advantages
+from diffplan.functional import generalized_advantages
 
 
 def brute_force(
@@ -79,7 +79,7 @@ def test_nothing_gives_nothing() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ShapeError, match=r"values: expected \[2, 4\]"):
+    with pytest.raises(ShapeError, match=r"values: .* \[2, 3\]: T is 3"):
         generalized_advantages(torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(ArgumentError, match="gae_lambda: expected 0 … 1"):
         generalized_advantages(torch.zeros(3), torch.zeros(4), gae_lambda=1.5)
