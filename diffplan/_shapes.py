@@ -4,10 +4,10 @@
     ...     state: Float[Tensor, "*batch S"], action: Float[Tensor, "*batch A"]
     ... ): ...
 
-A name stands for one size wherever it occurs in a call, `T+1` for one more than T, `#A`
-for A or one, `_` for any size; `*batch` for the same leading dimensions everywhere, and
-`*#batch` for leading dimensions that broadcast. Only shapes, dtypes and devices are
-looked at, never a number.
+A name stands for one size wherever it occurs in a call, `some=A` for an A above zero,
+`T+1` for one more than T, `#A` for A or one, `_` for any size; `*batch` for the same
+leading dimensions everywhere, and `*#batch` for leading dimensions that broadcast. Only
+shapes, dtypes and devices are looked at, never a number.
 """
 
 from collections.abc import Sequence
@@ -42,22 +42,29 @@ class Shape(NamedTuple):
         lead: The name of the leading dimensions, "" for any, None where there are none.
         broadcasts: Whether leading dimensions need not be the same everywhere.
         sizes: Of the last dimensions.
+        some: Those that are above zero.
         precise: Whether all such tensors of a call have one dtype.
     """
 
     lead: str | None
     broadcasts: bool
     sizes: tuple[str, ...]
+    some: tuple[str, ...]
     precise: bool
 
     @classmethod
     def of(cls, annotation: type) -> "Shape":
         """Read an annotation of jaxtyping."""
-        first, *rest = getattr(annotation, "dim_str", "").split() or [""]
-        precise = getattr(annotation, "dtype", None) is Precise
-        if first == "..." or first.startswith("*"):
-            return cls(first.strip(".*#"), "#" in first, tuple(rest), precise)
-        return cls(None, False, (first, *rest) if first else (), precise)
+        sizes = getattr(annotation, "dim_str", "").split()
+        lead = sizes.pop(0) if sizes and sizes[0][0] in ".*" else None
+        some = tuple(size[5:] for size in sizes if size.startswith("some="))
+        return cls(
+            lead=None if lead is None else lead.strip(".*#"),
+            broadcasts="#" in (lead or ""),
+            sizes=tuple(size.removeprefix("some=") for size in sizes),
+            some=some,
+            precise=getattr(annotation, "dtype", None) is Precise,
+        )
 
     def __str__(self) -> str:
         """As in docstrings: `[…, T, A]`."""
@@ -79,6 +86,8 @@ def require_agreement(given: Sequence[Given]) -> None:
     for name, shape, value in given:
         _require_dimensions(name, shape, value)
         for size, got in zip(shape.sizes, _last(shape, value), strict=True):
+            if got == 0 and size in shape.some:
+                raise _misfit(name, shape, value, f"{size} must be at least 1")
             if size.isidentifier() and size != _ANY:
                 known.setdefault(size, (got, name))
     for name, shape, value in given:

@@ -52,7 +52,7 @@ class BoxQPSolution(NamedTuple):
 
 
 def box_qp(
-    hessian: Precise[Tensor, "*#batch A A"],
+    hessian: Precise[Tensor, "*#batch some=A A"],
     linear: Precise[Tensor, "*#batch A"],
     low: Precise[Tensor, "*#batch A"],
     high: Precise[Tensor, "*#batch A"],

@@ -50,7 +50,7 @@ class ChainSystem(NamedTuple):
     """
 
     state_jacobian: Precise[Tensor, "*batch T S S"]
-    action_jacobian: Precise[Tensor, "*batch T S A"]
+    action_jacobian: Precise[Tensor, "*batch some=T S A"]
     transition_weight: Precise[Tensor, "*batch T"]
     stage_state_jacobian: Precise[Tensor, "*batch T R S"]
     stage_action_jacobian: Precise[Tensor, "*batch T R A"]

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffplan._shapes import fitted
 from diffplan.errors import ArgumentError
 from diffplan.functional._derivatives import constants
 from diffplan.functional._safe_math import safe_norm
@@ -44,7 +45,7 @@ DYKSTRA_CYCLES = 100
 
 
 def project_ball(
-    point: Float[Tensor, "*#batch A"],
+    point: Float[Tensor, "*#batch some=A"],
     radius: Float[Tensor, ""],
     center: Float[Tensor, "*#batch #A"],
     norm: float,
@@ -89,7 +90,7 @@ def project_ball(
 
 
 def project_simplex(
-    point: Float[Tensor, "*#batch A"],
+    point: Float[Tensor, "*#batch some=A"],
     total: Float[Tensor, ""],
     low: Float[Tensor, "*#batch #A"],
     high: Float[Tensor, "*#batch #A"],
@@ -139,7 +140,7 @@ def project_simplex(
 
 
 def project_ball_within(
-    point: Float[Tensor, "*#batch A"],
+    point: Float[Tensor, "*#batch some=A"],
     radius: Float[Tensor, ""],
     center: Float[Tensor, "*#batch #A"],
     project: Projection,
@@ -170,11 +171,11 @@ def project_ball_within(
         ... )
         tensor([0.6000, 0.8000])
     """
-    offset = point - center
+    offset, onto = point - center, _fitting("project", project)
 
     def excess(share: Tensor) -> Tensor:
         # In units of the radius, whose square may leave the range.
-        found = (project(center + share * offset) - center) / radius
+        found = (onto(center + share * offset) - center) / radius
         return found.square().sum(dim=-1, keepdim=True) - 1
 
     with constants():
@@ -190,7 +191,7 @@ def project_ball_within(
         movable = ~inside & (slope > 0)
         step = torch.where(movable, beyond, 0) / torch.where(movable, slope, 1)
         share = (share - step).clamp(0, 1)
-    return project(torch.where(inside, point, center + share * offset))
+    return onto(torch.where(inside, point, center + share * offset))
 
 
 def project_intersection(
@@ -220,12 +221,18 @@ def project_intersection(
         tensor([0.0000, 0.5000, 1.0000])
     """
     corrections = [torch.zeros_like(point) for _ in projections]
+    onto = [_fitting("projections", project) for project in projections]
     for _ in range(cycles):
-        for index, project in enumerate(projections):
+        for index, project in enumerate(onto):
             wanted = point + corrections[index]
             point = project(wanted)
             corrections[index] = wanted - point
     return point
+
+
+def _fitting(name: str, project: Projection) -> Projection:
+    """Return a projection whose answers are checked to be points as those given."""
+    return lambda point: fitted(name, project(point), point.shape, point)
 
 
 def _project_round_ball(

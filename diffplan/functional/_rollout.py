@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from diffplan.errors import ShapeError
 from diffplan.functional._derivatives import inside_transform as inside_transform
 
 ResultT = TypeVar("ResultT")
@@ -36,6 +37,9 @@ def rollout(
     Returns:
         States `[…, T+1, S]`, the given state first.
 
+    Raises:
+        ShapeError: state and actions do not fit, or dynamics change the shape.
+
     Example:
         >>> rollout(lambda x, u: x + u, torch.zeros(1), torch.ones(3, 1)).flatten()
         tensor([0., 1., 2., 3.])
@@ -59,6 +63,12 @@ def rollout(
     else:
         for parts in zip(*(value.split(segment) for value in by_time), strict=True):
             states += recomputed(follow, states[-1], *parts)
+    for following in states:
+        if following.shape != state.shape:
+            raise ShapeError(
+                f"dynamics: expected next states {list(state.shape)}, the shape of the "
+                f"state, got {list(following.shape)}"
+            )
     return torch.stack(states).movedim(0, -2)
 
 

@@ -52,7 +52,7 @@ class IncrementalLQR(NamedTuple):
         end_gradient: Its gradient, `[…, S]`.
     """
 
-    action_jacobian: Precise[Tensor, "*batch T S A"]
+    action_jacobian: Precise[Tensor, "*batch some=T S some=A"]
     state_jacobian: Precise[Tensor, "*batch T S S"]
     hessian: Precise[Tensor, "*batch T A+S A+S"]
     gradient: Precise[Tensor, "*batch T A+S"]

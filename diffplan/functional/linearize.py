@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vjp, vmap
 
+from diffplan.errors import ShapeError
+
 
 def batched_jacobian(
     function: Callable[..., Tensor], *inputs: Float[Tensor, "*batch _"]
@@ -34,6 +36,12 @@ def batched_jacobian(
                 [0., 2.]])
     """
     output, pullback = vjp(function, *inputs)  # type: ignore[misc]
+    lead = inputs[0].shape[:-1]
+    if output.shape[:-1] != lead or not output.ndim:
+        expected = ", ".join(map(str, [*lead, "R"]))
+        raise ShapeError(
+            f"function: expected an output [{expected}], got {list(output.shape)}"
+        )
     size = output.shape[-1]
     if size == 0:
         rows = tuple(

@@ -39,7 +39,6 @@ import torch
 from torch import Tensor
 
 from diffplan._shapes import Precise, fitted
-from diffplan.errors import ShapeError
 from diffplan.functional._chain import flatten_batch, zero_unless
 from diffplan.functional._lqr_kkt import (
     Factor,
@@ -75,7 +74,7 @@ class LQRProblem(NamedTuple):
     state_linear: Precise[Tensor, "*#batch T+1 S"]
     action_linear: Precise[Tensor, "*#batch T A"]
     state_jacobian: Precise[Tensor, "*#batch T S S"]
-    action_jacobian: Precise[Tensor, "*#batch T S A"]
+    action_jacobian: Precise[Tensor, "*#batch some=T some=S some=A"]
     offset: Precise[Tensor, "*#batch T S"]
     initial_state: Precise[Tensor, "*#batch S"]
 
@@ -235,12 +234,6 @@ def _factor_of(problem: LQRProblem) -> LQRFactor:
 
 def _broadcast(problem: LQRProblem) -> LQRProblem:
     """Expand all tensors to one batch."""
-    shape = problem.action_jacobian.shape
-    if 0 in shape[-3:]:
-        raise ShapeError(
-            "action_jacobian: expected […, T, S, A] with at least one of each, got "
-            f"{list(shape)}"
-        )
     leads = [t.dim() - own for t, own in zip(problem, _DIMENSIONS, strict=True)]
     shapes = [t.shape for t in problem]
     batch = torch.broadcast_shapes(*(s[:n] for s, n in zip(shapes, leads, strict=True)))

@@ -285,5 +285,5 @@ def test_no_steps_are_refused() -> None:
         none[..., 0],
         torch.zeros(2),
     )
-    with pytest.raises(ShapeError, match="at least one of each"):
+    with pytest.raises(ShapeError, match="T must be at least 1"):
         lqr(problem)
