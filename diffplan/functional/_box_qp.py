@@ -106,6 +106,8 @@ def _flat_box_qp(
     start: Tensor,
     iterations: int,
 ) -> BoxQPSolution:
+    finite = torch.isfinite(hessian).flatten(1).all(1) & torch.isfinite(linear).all(1)
+    hessian, linear = zero_unless(finite, hessian), zero_unless(finite, linear)
     form, slope = hessian.detach(), linear.detach()
     lower, upper = low.detach(), high.detach()
     begin = start.detach().clamp(lower, upper)

@@ -13,7 +13,7 @@ constant and carries no gradient; the closed form does: derivatives with respect
 point, the bounds, the centre and the size are right to any order, almost everywhere.
 
 Everything holds for any leading dimensions; bounds and centres broadcast. NaN in a
-point stays NaN.
+point stays NaN, and a radius that is not above zero makes all NaN.
 
 References:
     Duchi et al. 2008, "Efficient projections onto the l1-ball for learning in high
@@ -79,6 +79,7 @@ def project_ball(
         ... )
         tensor([0.6000, 0.8000])
     """
+    center = torch.where(radius > 0, center, torch.nan)
     if norm == 2:
         return _project_round_ball(point, radius, center, low, high)
     if norm == 1:
@@ -171,6 +172,7 @@ def project_ball_within(
         ... )
         tensor([0.6000, 0.8000])
     """
+    center = torch.where(radius > 0, center, torch.nan)
     offset, onto = point - center, _fitting("project", project)
 
     def excess(share: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ def hard_top_k(scores: Float[Tensor, "*batch N"], k: int) -> Float[Tensor, "*bat
     the result carries no gradient.
 
     Args:
-        scores: `[…, N]`; -inf is the lowest, NaN is not allowed.
+        scores: `[…, N]`; -inf is the lowest. A NaN makes its row NaN, as in `lml`.
         k: Between 1 and N.
 
     Raises:
@@ -31,6 +31,7 @@ def hard_top_k(scores: Float[Tensor, "*batch N"], k: int) -> Float[Tensor, "*bat
             f"k: expected at most {scores.shape[-1]}, the last dimension of scores, "
             f"got {k}"
         )
-    chosen = scores.detach().topk(k, dim=-1, sorted=False).indices
-    zeros = torch.zeros_like(scores, requires_grad=False)
-    return zeros.scatter(-1, chosen, 1.0)
+    given = scores.detach()
+    chosen = given.topk(k, dim=-1, sorted=False).indices
+    weights = torch.zeros_like(given).scatter(-1, chosen, 1.0)
+    return torch.where(given.isnan().any(-1, keepdim=True), torch.nan, weights)

@@ -157,18 +157,21 @@ def test_derivatives_of_first_and_second_order(size: int) -> None:
     assert gradgradcheck(solve, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("how", ["indefinite", "nan"])
+@pytest.mark.parametrize("how", ["indefinite", "nan", "slope"])
 def test_a_broken_program_fails_alone(how: str) -> None:
     hessian, linear, low, high = random_programs(3, 3, seed=35)
-    broken = hessian.clone()
+    broken, spoilt = hessian.clone(), linear.clone()
     if how == "nan":
         broken[1] = float("nan")
+    elif how == "slope":
+        spoilt[1, 0] = float("inf")
     else:
         broken[1] -= 1e3 * torch.eye(3)
     good = torch.tensor([0, 2])
     results = []
-    for matrix, pick in ((broken, slice(None)), (hessian, good)):
-        leaves = [t[pick].clone().requires_grad_() for t in (matrix, linear, low, high)]
+    for program, pick in (((broken, spoilt), slice(None)), ((hessian, linear), good)):
+        given = (*program, low, high)
+        leaves = [tensor[pick].clone().requires_grad_() for tensor in given]
         found = box_qp(*leaves)
         gradients = torch.autograd.grad(found.solution.square().sum(), leaves)
         results.append((found, gradients))

@@ -186,6 +186,16 @@ def test_nan_stays_and_spoils_no_neighbour() -> None:
         same_to_rounding(got[keep], project(points[keep]))
 
 
+@pytest.mark.parametrize("radius", [math.nan, -1.0, 0.0])
+def test_a_radius_that_is_none_shows(radius: float) -> None:
+    points, zero, side = draw(4, 3), torch.zeros(3).double(), torch.ones(3).double()
+    for norm in NORMS:
+        got = project_ball(points, number(radius), zero, norm, -side, side)
+        assert got.isnan().all()
+    got = project_ball_within(points, number(radius), zero, lambda x: x.clamp(-1, 1))
+    assert got.isnan().all()
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @each_norm
 def test_single_precision(norm: float, scale: float) -> None:

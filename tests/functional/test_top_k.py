@@ -53,3 +53,11 @@ def test_vmap() -> None:
 def test_more_than_there_are_is_refused(k: int) -> None:
     with pytest.raises(ArgumentError, match="k: expected"):
         hard_top_k(torch.zeros(2, 3), k)
+
+
+def test_no_number_makes_its_row_none() -> None:
+    """The k highest of numbers that cannot be compared are nobody's choice."""
+    scores = torch.tensor([[3.0, torch.nan, 2.0], [-1.0, 5.0, 0.0]])
+    chosen = hard_top_k(scores, 1)
+    assert chosen[0].isnan().all()
+    assert chosen[1].tolist() == [0.0, 1.0, 0.0]
