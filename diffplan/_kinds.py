@@ -48,10 +48,9 @@ def checked(function: FunctionType) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def with_checks(*args: Any, **named: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            others = (f"{rest}[{index}]" for index in itertools.count())
-            places = zip(itertools.chain(positions, others), args, strict=False)
-            _require(parts, (*places, *named.items()))
+        others = (f"{rest}[{index}]" for index in itertools.count())
+        places = zip(itertools.chain(positions, others), args, strict=False)
+        _require(parts, (*places, *named.items()))
         return function(*args, **named)
 
     return with_checks if parts else function
@@ -65,7 +64,7 @@ def _require(
         for field, kind, shape in parts.get(label.partition("[")[0], ()):
             name = f"{label}.{field}" if field else label
             value = getattr(argument, field) if field else argument
-            if not kind[1](value):
+            if not torch.compiler.is_compiling() and not kind[1](value):
                 raise _refusal(name, kind[0], value)
             if shape is not None and isinstance(value, Tensor):
                 shaped.append((name, shape, value))
