@@ -279,7 +279,7 @@ def require_number(name: str, value: float) -> float:
         ArgumentError: it is something else.
     """
     scalar = isinstance(value, Tensor) and value.ndim == 0
-    if not scalar and not math.isfinite(_number(value)):
+    if not scalar and not is_finite(value):
         raise ArgumentError(f"{name}: expected a finite number, got {value!r}")
     return value
 
@@ -292,6 +292,11 @@ def _number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return math.nan
+
+
+def is_finite(value: object) -> bool:
+    """Return whether a value is a finite number, which no bool is."""
+    return math.isfinite(_number(value))
 
 
 def is_number(value: object) -> bool:

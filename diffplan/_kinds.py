@@ -12,18 +12,21 @@ import os
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, NoneType, UnionType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import AbstractArray, Bool, Int, Int64
 from torch import Tensor
 
-from diffplan._checks import is_number, no_tensor
+from diffplan._checks import is_finite, is_number, no_tensor
 from diffplan._shapes import Precise, Shape, require_agreement
 from diffplan.errors import ArgumentError, TensorTypeError
 
 _Kind = tuple[str, Callable[[Any], bool]]
 """What is expected, in words, and whether a value is that."""
+
+OrInfinite = Annotated[float, "or infinite"]
+"""Numbers of which an infinite one makes sense, such as a limit that is none."""
 
 _OPEN: _Kind = ("", callable)
 """Of annotations that are not about a kind: nothing is asked of their values."""
@@ -74,7 +77,7 @@ def _require(
 def _parts_of(function: Any) -> tuple[dict[str, list[_Part]], list[str], str]:
     """Return parts by name, the names of arguments in a row, and that of all others."""
     try:
-        hints = typing.get_type_hints(function)
+        hints = typing.get_type_hints(function, include_extras=True)
     except NameError:  # of a stranger, with names that exist for type checkers only
         return {}, [], ""
     parts, positions, rest = {}, [], ""
@@ -156,6 +159,8 @@ def _kind(hint: Any) -> _Kind:
         words = " or ".join(words for words, _ in kinds)
         union = words, lambda value: any(fits(value) for _, fits in kinds)
         return _OPEN if _OPEN in kinds else union
+    if hint is OrInfinite:
+        return "a number", lambda value: is_number(value) and bool(value == value)
     if origin is Callable:
         return "a callable", callable
     if origin in (Sequence, tuple):
@@ -189,7 +194,7 @@ def _kind_of_class(hint: type) -> _Kind:
     if hint is int:
         return "a whole number", _is_whole
     if hint is float:
-        return "a number", is_number
+        return "a finite number", _is_finite
     if hint is NoneType:
         return "None", lambda value: value is None
     if hint is Tensor or issubclass(hint, AbstractArray):
@@ -224,6 +229,11 @@ _RUNTIME = "_is_runtime_protocol"
 def _is_whole(value: object) -> bool:
     whole = hasattr(value, "__index__") and not isinstance(value, Tensor)
     return whole and is_number(value)
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether it is a finite number; tensors may not be looked at."""
+    return is_number(value) and (isinstance(value, Tensor) or is_finite(value))
 
 
 def _is_bool(value: object) -> bool:

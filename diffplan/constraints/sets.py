@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from diffplan._kinds import OrInfinite
 from diffplan.constraints._base import ActionConstraint, as_tensor, require_above_zero
 from diffplan.errors import ArgumentError, ShapeError
 from diffplan.functional._projections import (
@@ -39,7 +40,7 @@ class Ball(ActionConstraint):
         self,
         radius: float | Tensor,
         center: Tensor | list[float] | None = None,
-        norm: float = 2,
+        norm: OrInfinite = 2,
     ) -> None:
         self.radius = require_above_zero("radius", as_tensor("radius", radius))
         self.center = None if center is None else as_tensor("center", center)

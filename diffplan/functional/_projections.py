@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffplan._kinds import OrInfinite
 from diffplan._shapes import fitted
 from diffplan.errors import ArgumentError
 from diffplan.functional._derivatives import constants
@@ -48,7 +49,7 @@ def project_ball(
     point: Float[Tensor, "*#batch some=A"],
     radius: Float[Tensor, ""],
     center: Float[Tensor, "*#batch #A"],
-    norm: float,
+    norm: OrInfinite,
     low: Float[Tensor, "*#batch #A"],
     high: Float[Tensor, "*#batch #A"],
 ) -> Tensor:

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffplan._checks import is_traced, require_at_least
-from diffplan.errors import ArgumentError
 
 _CACHED = 2**15
 """Numbers that are filtered at once: about what a processor's cache holds."""
@@ -43,8 +42,6 @@ def colour_noise(
         tensor([1., 1., 1., 1.])
     """
     require_at_least("exponent", exponent, 0.0)
-    if math.isinf(exponent):
-        raise ArgumentError(f"exponent: expected a finite number, got {exponent}")
     if exponent == 0 or white.numel() == 0:
         return white
     steps, width = white.shape[-2:]

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
+from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError, ShapeError
 from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
 from diffplan.functional._safe_math import nan_unless_positive
@@ -39,7 +40,7 @@ _FAR = {torch.float32: 40.0, torch.float64: 80.0}
 
 
 def lml(
-    x: Float[Tensor, "*batch N"], k: int, temperature: float | Tensor = 1.0
+    x: Float[Tensor, "*batch N"], k: int, temperature: OrInfinite | Tensor = 1.0
 ) -> Tensor:
     """Return weights in [0, 1] that sum to k, high where x is high.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from diffplan._checks import require_shape, require_tensor
+from diffplan._checks import is_traced, require_finite, require_shape, require_tensor
 from diffplan._problem_data import at_steps, times_each
 from diffplan.errors import ShapeError
 
@@ -59,11 +59,14 @@ class AnalyticDynamics(nn.Module, ABC):
         return [getattr(self, name).to(like.dtype) for name in names]
 
     def _hold(self, name: str, value: Tensor | float) -> None:
-        """Keep a constant: a parameter if it is one, else a buffer."""
+        """Keep a finite constant: a parameter if it is one, else a buffer."""
+        value = torch.as_tensor(value)
+        if not is_traced(value):
+            require_finite(name, value)
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
-            self.register_buffer(name, torch.as_tensor(value))
+            self.register_buffer(name, value)
 
     def _check(self, state: Tensor, action: Tensor) -> None:
         require_shape("state", state, [self.state_dim], "must equal state_dim")

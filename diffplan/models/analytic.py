@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_positive
+from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError
 from diffplan.models._linear import AnalyticDynamics, Linearization
 
@@ -218,7 +219,7 @@ class Cartpole(AnalyticDynamics):
         cart_mass: Tensor | float = 1.0,
         pole_mass: Tensor | float = 0.1,
         half_length: Tensor | float = 0.5,
-        force_limit: float = 100.0,
+        force_limit: OrInfinite = 100.0,
     ) -> None:
         super().__init__()
         self.time_step = require_positive("time_step", time_step)

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_at_least, require_positive
+from diffplan._checks import require_at_least, require_positive, require_share
+from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError
 from diffplan.functional._safe_math import require_learned
 from diffplan.solvers.blocks import ChainBlocks, ChainSolver
@@ -136,13 +137,17 @@ class AdaptiveDamping:
     shrink: float = 0.3
     grow: float = 5.0
     minimum: float = 1e-12
-    maximum: float = 1e12
+    maximum: OrInfinite = 1e12
     retry: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.initial, Tensor):
             require_positive("damping.initial", self.initial)
         require_at_least("damping.grow", self.grow, 1.0)
+        require_share("damping.shrink", self.shrink)
+        require_at_least("damping.minimum", self.minimum, 0.0)
+        require_at_least("damping.maximum", self.maximum, self.minimum)
+        require_at_least("damping.retry", self.retry, 0.0)
 
     def start(self, like: Tensor) -> Tensor:
         """Return the first damping, in the shape `[B]` of `like`."""

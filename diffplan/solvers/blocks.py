@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_shape
+from diffplan._checks import require_positive, require_shape
 from diffplan.errors import ShapeError
 from diffplan.functional._chain import ChainRightHandSide, ChainSystem
 from diffplan.functional.block_tridiagonal import (
@@ -220,6 +220,9 @@ class ShortSteps:
     solver: ChainSolver
     unit: Tensor
     longest: float
+
+    def __post_init__(self) -> None:
+        require_positive("longest", self.longest)
 
     def __call__(self, blocks: ChainBlocks) -> ChainStep:
         """Solve for the step, and shorten it."""

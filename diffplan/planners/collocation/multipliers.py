@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_at_least, require_positive, require_share
+from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError
 
 
@@ -163,7 +164,7 @@ class MethodOfMultipliers:
     share: float = 0.3
     enough: float = 0.25
     growth: float = 10.0
-    max_penalty: float = 1e4
+    max_penalty: OrInfinite = 1e4
     tolerance: float | None = None
 
     def __post_init__(self) -> None:

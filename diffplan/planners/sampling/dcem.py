@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diffplan._kinds import OrInfinite
 from diffplan.functional._safe_math import safe_norm
 from diffplan.functional.lml import lml
 from diffplan.functional.top_k import hard_top_k
@@ -108,7 +109,7 @@ class DCEM(SamplingPlanner):
         num_samples: int = 100,
         num_elites: int = 10,
         iterations: int = 10,
-        temperature: float | Tensor = 1.0,
+        temperature: OrInfinite | Tensor = 1.0,
         standardize: bool = True,
         straight_through: bool = False,
         initial_std: float | Tensor | None = None,

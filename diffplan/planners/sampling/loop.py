@@ -138,8 +138,6 @@ class SamplingPlanner(Planner):
         self.iterations = require_count("iterations", iterations, 0)
         set_number(self, "initial_std", initial_std, per_action=True)
         self.noise_exponent = require_at_least("noise_exponent", noise_exponent, 0.0)
-        if noise_exponent == float("inf"):
-            raise ArgumentError("noise_exponent: expected a finite number, got inf")
         if chunk_size is not None:
             chunk_size = require_count("chunk_size", chunk_size, 1)
         self.chunk_size, self.checkpoint = chunk_size, checkpoint

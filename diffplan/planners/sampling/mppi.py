@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diffplan._kinds import OrInfinite
 from diffplan.functional._gaussian import weighted_std
 from diffplan.functional._isolation import known_finite
 from diffplan.functional.top_k import hard_top_k
@@ -87,7 +88,7 @@ class MPPI(SamplingPlanner):
         num_samples: int = 256,
         num_elites: int | None = None,
         iterations: int = 5,
-        temperature: float | Tensor = 0.1,
+        temperature: OrInfinite | Tensor = 0.1,
         initial_std: float | Tensor | None = None,
         fixed_std: bool = False,
         noise_exponent: float = 0.0,

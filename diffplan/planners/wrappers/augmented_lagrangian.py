@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
+from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.functional._isolation import isolated
 from diffplan.gradients import (
@@ -114,7 +115,7 @@ class AugmentedLagrangian(Planner):
         penalty: float = 10.0,
         growth: float = 10.0,
         tolerance: float = 1e-4,
-        max_penalty: float = 1e6,
+        max_penalty: OrInfinite = 1e6,
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
