@@ -8,6 +8,7 @@ left to the function.
 import functools
 import inspect
 import itertools
+import math
 import os
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -160,7 +161,7 @@ def _kind(hint: Any) -> _Kind:
         union = words, lambda value: any(fits(value) for _, fits in kinds)
         return _OPEN if _OPEN in kinds else union
     if hint is OrInfinite:
-        return "a number", lambda value: is_number(value) and bool(value == value)
+        return "a number", functools.partial(_is_number, infinite=True)
     if origin is Callable:
         return "a callable", callable
     if origin in (Sequence, tuple):
@@ -194,7 +195,7 @@ def _kind_of_class(hint: type) -> _Kind:
     if hint is int:
         return "a whole number", _is_whole
     if hint is float:
-        return "a finite number", _is_finite
+        return "a finite number", _is_number
     if hint is NoneType:
         return "None", lambda value: value is None
     if hint is Tensor or issubclass(hint, AbstractArray):
@@ -231,9 +232,11 @@ def _is_whole(value: object) -> bool:
     return whole and is_number(value)
 
 
-def _is_finite(value: object) -> bool:
-    """Return whether it is a finite number; tensors may not be looked at."""
-    return is_number(value) and (isinstance(value, Tensor) or is_finite(value))
+def _is_number(value: object, *, infinite: bool = False) -> bool:
+    """Return whether it is a number, never NaN; tensors may not be looked at."""
+    if isinstance(value, Tensor) or not is_number(value):
+        return is_number(value)
+    return is_finite(value) or (infinite and value in (math.inf, -math.inf))
 
 
 def _is_bool(value: object) -> bool:

@@ -1,5 +1,6 @@
 """Agents: they filter observations, plan, remember, and choose actions."""
 
+from diffplan._kinds import check_public
 from diffplan.agents._base import Agent, AgentState
 from diffplan.agents.exploration import (
     Exploration,
@@ -22,3 +23,5 @@ __all__ = [
     "RandomChoice",
     "UniformAgent",
 ]
+
+check_public(globals(), __all__)

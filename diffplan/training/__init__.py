@@ -1,6 +1,7 @@
 """Training and evidence: replay, online and offline loops, evaluation, run folders."""
 
 from diffplan._checks import missing
+from diffplan._kinds import check_public
 
 try:
     import numpy  # noqa: F401
@@ -112,3 +113,7 @@ __all__ = [
     "side_by_side",
     "write_video",
 ]
+
+# Records of episodes and runs are made too often.
+_SETTINGS = ("DreamerConfig", "OfflineConfig", "OnlineConfig", "OptimizerConfig")
+check_public(globals(), (*_SETTINGS, "PPOConfig", "Progress", "RewardScale"))

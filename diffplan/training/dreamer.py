@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._checks import require_count, require_positive, require_share
+from diffplan._kinds import OrInfinite
 from diffplan.capabilities import Ending, knows, takes_action
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.functional.returns import lambda_returns
@@ -59,7 +60,7 @@ class DreamerConfig:
     actor_learning_rate: float = 8e-5
     critic_learning_rate: float = 8e-5
     epsilon: float = 1e-7
-    gradient_clip: float = 100.0
+    gradient_clip: OrInfinite = 100.0
 
     def __post_init__(self) -> None:
         require_count("horizon", self.horizon)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from diffplan._checks import missing, require_known
 from diffplan._files import reading, write_atomically
+from diffplan._kinds import OrInfinite
 
 _COLUMNS = ("round", "environment_step", "name", "value")
 
@@ -245,7 +246,7 @@ class Progress:
         total: int,
         *,
         stream: _Stream | None = None,
-        interval: float = 10.0,
+        interval: OrInfinite = 10.0,
         quiet: bool = False,
     ) -> None:
         self.total, self.interval, self.quiet = total, interval, quiet

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_positive
+from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError, NonFiniteError
 from diffplan.models.base import SequenceBatch, WorldModel
 
@@ -34,7 +35,7 @@ class OptimizerConfig:
 
     learning_rate: float = 6e-4
     epsilon: float = 1e-7
-    gradient_clip: float = 100.0
+    gradient_clip: OrInfinite = 100.0
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False
 

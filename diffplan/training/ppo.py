@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from diffplan._checks import require_at_least, require_positive, require_share
+from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError, NonFiniteError, ShapeError
 
 _SMALLEST_VARIANCE = 1e-8
@@ -63,7 +64,7 @@ class PPOConfig:
         normalize_advantages: Whether to bring them to mean 0 and deviation 1.
     """
 
-    clip: float = 0.2
+    clip: OrInfinite = 0.2
     clip_value: bool = True
     passes: int = 10
     minibatches: int = 32
@@ -73,7 +74,7 @@ class PPOConfig:
     epsilon: float = 1e-5
     value_scale: float = 0.5
     entropy_scale: float = 0.0
-    gradient_clip: float = 0.5
+    gradient_clip: OrInfinite = 0.5
     normalize_advantages: bool = True
 
     def __post_init__(self) -> None:

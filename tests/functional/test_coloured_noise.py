@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffplan.errors import ArgumentError
-from diffplan.functional.coloured_noise import colour_noise
+from diffplan.functional import colour_noise
 
 
 def filter_matrix(steps: int, exponent: float) -> torch.Tensor:
