@@ -6,6 +6,7 @@ for what fits an annotation is beartype. Prints what was answered, as JSON.
 
 import inspect
 import json
+import math
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -18,12 +19,31 @@ from beartype.door import is_bearable
 from jaxtyping import AnnotationError
 
 import diffplan as dp
-from diffplan import constraints, functional, models, objectives, planners, solvers
+from diffplan import (
+    agents,
+    constraints,
+    functional,
+    models,
+    objectives,
+    planners,
+    solvers,
+    training,
+)
 
 # As type checkers have it: an int is welcome where a float is expected.
 CONF = BeartypeConf(is_pep484_tower=True)
-PACKAGES = (constraints, functional, models, objectives, planners, solvers)
-OTHERS = (dp.Implicit, dp.Truncated)
+PACKAGES = (agents, constraints, functional, models, objectives, planners, solvers)
+SETTINGS = ("Dreamer", "Offline", "Online", "Optimizer", "PPO")
+OTHERS = (
+    *(dp.Implicit, dp.Truncated, training.Progress, training.RewardScale),
+    *(getattr(training, f"{name}Config") for name in SETTINGS),
+)
+
+# Where an infinite number has a meaning: a limit that is none, equal weights, a norm.
+MAY_BE_INFINITE = {
+    *("clip", "force_limit", "gradient_clip", "interval", "max_penalty", "maximum"),
+    *("norm", "temperature"),
+}
 
 # Records of results; they take what `torch.func` and `torch.export` put in them.
 RECORDS = {"Iterate", "LossRecord", "PlanRequest", "Search", "Solution", "Watch"}
@@ -55,6 +75,8 @@ def right(hint: Any) -> object:
     for value in RIGHT:
         if fits(value, hint):
             return value
+    if not isinstance(hint, type):
+        return None
     if issubclass(hint, tuple):
         return hint(*map(right, typing.get_type_hints(hint).values()))
     return object.__new__(hint)
@@ -100,6 +122,19 @@ def own(called: Callable[..., Any]) -> Callable[..., Any] | None:
     return vars(called).get("__init__") if not inspect.isabstract(called) else None
 
 
+def no_numbers(name: str, hint: Any) -> Iterator[tuple[str, object]]:
+    """What fits an annotation of numbers, and is none."""
+    for number in (math.nan, -math.inf, math.inf):
+        for value in (number, (number, number)):
+            allowed = number == math.inf and name in MAY_BE_INFINITE
+            if not allowed and has_numbers(hint) and fits(value, hint):
+                yield str(number), value
+
+
+def has_numbers(hint: Any) -> bool:
+    return hint is float or any(map(has_numbers, typing.get_args(hint)))
+
+
 def calls() -> Iterator[tuple[str, str, Callable[[], object]]]:
     for name, called in public():
         function = own(called)
@@ -118,8 +153,8 @@ def calls() -> Iterator[tuple[str, str, Callable[[], object]]]:
             if parameter.default is parameter.empty
         }
         for key, _ in named:
-            for what, value in WRONG.items():
-                if not fits(value, hints[key]):
+            for what, value in (*WRONG.items(), *no_numbers(key, hints[key])):
+                if not fits(value, hints[key]) or what not in WRONG:
                     arguments = {**others, key: value}
                     yield (
                         f"{name}({key}={what})",
