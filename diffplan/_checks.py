@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import SupportsIndex, TypeVar, get_args
+from typing import SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
@@ -198,23 +198,6 @@ def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
     if whole > LARGEST_COUNT:
         raise ArgumentError(f"{name}: expected at most {LARGEST_COUNT}, got {whole}")
     return whole
-
-
-def require_choice(name: str, value: object, choices: object) -> None:
-    """Check an option that is one of a few strings.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What was given.
-        choices: A `typing.Literal` of all that may be.
-
-    Raises:
-        ArgumentError: it is none of them.
-    """
-    allowed = get_args(choices)
-    if not isinstance(value, str) or value not in allowed:
-        listed = ", ".join(map(repr, allowed))
-        raise ArgumentError(f"{name}: expected one of {listed}, got {value!r}")
 
 
 def require_known(name: str, value: str, known: Iterable[str]) -> str:

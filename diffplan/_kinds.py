@@ -13,7 +13,7 @@ import os
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, NoneType, UnionType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import AbstractArray, Bool, Int, Int64
@@ -162,6 +162,9 @@ def _kind(hint: Any) -> _Kind:
         return _OPEN if _OPEN in kinds else union
     if hint is OrInfinite:
         return "a number", functools.partial(_is_number, infinite=True)
+    if origin is Literal:
+        choices = f"one of {', '.join(map(repr, inner))}"
+        return choices, lambda value: isinstance(value, str) and value in inner
     if origin is Callable:
         return "a callable", callable
     if origin in (Sequence, tuple):

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffplan._checks import require_choice
 from diffplan.agents._base import AgentState
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.functional._random import fold, standard_normal, uniform
@@ -45,7 +44,6 @@ class Filter:
     """
 
     def __init__(self, model: object, posterior: _Posterior = "mean") -> None:
-        require_choice("posterior", posterior, _Posterior)
         if posterior == "sample" and not hasattr(model, "state_size"):
             raise ArgumentError(
                 "posterior: 'sample' needs a model with state_size, the number of "

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 
-from diffplan._checks import require_choice, require_count
+from diffplan._checks import require_count
+from diffplan._kinds import check_construction
 from diffplan.errors import ArgumentError, ShapeError
 
 __all__ = ["EnvOptions", "ImageLayout", "SimulatorEnv", "box"]
@@ -54,7 +55,9 @@ class EnvOptions:
         require_count("action_repeat", self.action_repeat)
         require_count("time_limit", self.time_limit)
         require_count("image_size", self.image_size)
-        require_choice("image_layout", self.image_layout, ImageLayout)
+
+
+check_construction(EnvOptions)
 
 
 class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):

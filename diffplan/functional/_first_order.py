@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_choice
 from diffplan.functional._safe_math import safe_norm, safe_sqrt
 
 
@@ -100,15 +99,8 @@ Optimizer = Literal["sgd", "adam", "rmsprop"]
 
 
 def rule_of(optimizer: Optimizer | FirstOrderRule) -> FirstOrderRule:
-    """Return the rule of a name; a rule is returned as it is.
-
-    Raises:
-        ArgumentError: there is no rule of that name.
-    """
-    if isinstance(optimizer, FirstOrderRule):
-        return optimizer
-    require_choice("optimizer", optimizer, Optimizer)
-    return RULES[optimizer]
+    """Return the rule of a name; a rule is returned as it is."""
+    return optimizer if isinstance(optimizer, FirstOrderRule) else RULES[optimizer]
 
 
 def clip_norm(gradient: Tensor, maximum: float) -> Tensor:

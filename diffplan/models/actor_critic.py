@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffplan._checks import (
-    require_choice,
     require_count,
     require_positive,
     require_shape,
@@ -77,7 +76,6 @@ class Actor(nn.Module):
         super().__init__()
         self.state_dim = require_count("state_dim", state_dim)
         box = require_bounded("action_space", as_box("action_space", action_space))
-        require_choice("mode", mode, _Mode)
         self.mode: _Mode = mode
         self.config: dict[str, Any] = {
             "state_dim": state_dim,

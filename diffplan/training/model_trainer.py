@@ -43,11 +43,6 @@ class OptimizerConfig:
         require_positive("learning_rate", self.learning_rate)
         require_positive("epsilon", self.epsilon)
         require_positive("gradient_clip", self.gradient_clip)
-        if self.precision not in ("float32", "tf32", "bfloat16"):
-            raise ArgumentError(
-                "precision: expected 'float32', 'tf32' or 'bfloat16', got "
-                f"{self.precision!r}"
-            )
 
 
 def constant(update: int) -> float:  # noqa: ARG001

@@ -9,7 +9,6 @@ from planner_cases import PlannerCase, each_planner
 from torch import Tensor, nn
 
 import diffplan as dp
-from diffplan._checks import require_choice
 from diffplan.errors import (
     ArgumentError,
     ShapeError,
@@ -17,7 +16,6 @@ from diffplan.errors import (
     UnsupportedProblemError,
 )
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
-from diffplan.planners._arguments import Init
 from diffplan.planners.request import PlanRequest
 from diffplan.testing import point_mass_problem
 from diffplan.testing._border import check_dtypes, check_goals
@@ -238,7 +236,7 @@ def test_a_misspelt_option_is_refused_when_the_planner_is_built(
 
 def test_a_choice_is_refused_in_words() -> None:
     with pytest.raises(ArgumentError, match=r"init: expected one of 'normal', .*typo"):
-        require_choice("init", "typo", Init)
+        dp.ShootingGD(3, init="typo")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("build", [dp.ILQR, dp.ShootingGN, dp.LatCo, dp.CEM])

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from diffplan._checks import require_choice, require_count
+from diffplan._checks import require_count
 from diffplan.capabilities import Predictable
 from diffplan.errors import ArgumentError
 from diffplan.gradients import CONSTANT, Derivatives, Detach, Truncated, Unroll
@@ -129,8 +129,6 @@ class GaussianLatCo(LatCo):
                 f"num_samples: expected an even number, for draws come in pairs, got "
                 f"{num_samples}"
             )
-        require_choice("linearization", linearization, MomentLinearization)
-        require_choice("dynamics_violation", dynamics_violation, MomentViolation)
         self.linearization: MomentLinearization = linearization
         self.dynamics_violation: MomentViolation = dynamics_violation
         if linearization != "full":

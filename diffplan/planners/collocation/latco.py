@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_choice, require_count, require_positive
+from diffplan._checks import require_count, require_positive
 from diffplan.errors import ArgumentError
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -191,8 +191,6 @@ class LatCo(Planner):
         self.multiplier_rule = multiplier_rule or LogarithmicRule.released()
         self.initial_multipliers = initial_multipliers
         self.normalize = normalize
-        require_choice("init", init, _Init)
-        require_choice("engine", engine, _Engine)
         self.init: _Init = init
         self.num_starts = require_count("num_starts", num_starts, 1)
         self.fall_back = fall_back

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_choice, require_shape, require_share
+from diffplan._checks import require_shape, require_share
 from diffplan.capabilities import policy_of
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
 from diffplan.planners.gradient.grad_mpc import GradMPC
@@ -92,7 +92,6 @@ class PolicyGradMPC(GradMPC):
             gradient=gradient,
             **options,
         )
-        require_choice("init", init, _Init)
         self.policy: Any = policy_of(policy)
         self.init, self.std = init, std
         self.reuse = require_share("reuse", reuse)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from diffplan._checks import require_choice, require_count
+from diffplan._checks import require_count
 from diffplan.functional._first_order import RULES
 from diffplan.gradients import GradientStrategy
 from diffplan.planners._arguments import Init
@@ -71,6 +71,5 @@ class ShootingGD(GradientPlanner):
             keep_best=keep_best,
         )
         self.num_starts = require_count("num_starts", num_starts, 1)
-        require_choice("init", init, Init)
         self.uniform = init == "uniform"
         self.configure_gradient(gradient)

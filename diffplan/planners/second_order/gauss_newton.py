@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_choice, require_count
+from diffplan._checks import require_count
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -135,7 +135,6 @@ class ShootingGN(SecondOrderShooting):
         else:
             set_number(self, "damping", damping)
         self.num_starts = require_count("num_starts", num_starts)
-        require_choice("init", init, Init)
         self.init = init
         self.configure_gradient(gradient)
 

@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_choice, require_count, require_positive
+from diffplan._checks import require_count, require_positive
 from diffplan.errors import ArgumentError
 from diffplan.functional._condensed import CondensedStep, condensed_step, is_short
 from diffplan.functional._derivatives import inside_transform
@@ -132,7 +132,6 @@ class SecondOrderShooting(Planner):
         self.iterations = require_count("iterations", iterations, 0)
         self.tolerance = require_positive("tolerance", tolerance)
         self.early_exit = early_exit
-        require_choice("form", form, Form)
         self.form = form
         if max_step is not None:
             max_step = require_positive("max_step", max_step)
