@@ -67,7 +67,9 @@ def train(
         box = action_box(envs.single_action_space, run.resolve_device())
         agent = run.agent(model, box)
         save_settings(run, seed, directory)  # What is refused leaves none behind.
-        watches = {"rendering": rendering, "plan": Stopwatch().watch(agent.planner)}
+        # A worker has a stopwatch of its own.
+        watches = {} if run.num_workers else {"rendering": rendering}
+        watches["plan"] = Stopwatch().watch(agent.planner)
         writers = []
         if tracker:
             about = {"config": run.content(), "name": directory.name}

@@ -101,6 +101,17 @@ def test_choices_are_learnt_from_the_command_line(
     assert loaded.agent.exploration == dp.agents.RandomChoice(0.3)
 
 
+def test_workers_simulate_too(tmp_path: Path) -> None:
+    alone, apart = tmp_path / "alone", tmp_path / "apart"
+    assert trained(alone, task=CHOOSING) == 0
+    assert trained(apart, "num_workers=1", task=CHOOSING) == 0
+    found = [
+        [row for row in read_metrics(run / "metrics.csv") if "time/" not in row["name"]]
+        for run in (alone, apart)
+    ]
+    assert found[0] == found[1]
+
+
 def test_planners_that_descend_refuse_choices_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
