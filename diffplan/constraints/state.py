@@ -10,7 +10,6 @@ from torch import Tensor
 from diffplan._checks import describe
 from diffplan._segments import at, split, step_numbers, takes_time
 from diffplan._user_functions import call, require_result
-from diffplan.errors import TensorTypeError
 
 _StageFunction = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → g […, C]`, for any leading dimensions."""
@@ -53,11 +52,6 @@ class StateConstraint:
         *,
         initial: bool = True,
     ) -> None:
-        for name, value in (("function", function), ("terminal", terminal)):
-            if not callable(value) and not (name == "terminal" and value is None):
-                raise TensorTypeError(
-                    f"{name}: expected a callable, got {type(value).__name__}"
-                )
         self.function = function
         self.terminal = terminal
         self.initial = initial

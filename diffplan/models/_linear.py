@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from diffplan._checks import is_traced, require_finite, require_shape, require_tensor
+from diffplan._checks import is_traced, require_finite, require_shape
 from diffplan._problem_data import at_steps, times_each
 from diffplan.errors import ShapeError
 
@@ -113,27 +114,14 @@ class LinearDynamics(AnalyticDynamics):
 
     def __init__(
         self,
-        state_matrix: Tensor,
-        action_matrix: Tensor,
-        bias: Tensor | None = None,
+        state_matrix: Float[Tensor, "... S S"],
+        action_matrix: Float[Tensor, "... S A"],
+        bias: Float[Tensor, "... S"] | None = None,
     ) -> None:
         super().__init__()
-        require_tensor("state_matrix", state_matrix)
-        require_tensor("action_matrix", action_matrix)
-        size = state_matrix.shape[-1] if state_matrix.ndim else 0
-        if state_matrix.shape[-2:] != (size, size):
-            raise ShapeError(
-                f"state_matrix: expected [S, S], got {list(state_matrix.shape)}"
-            )
-        if action_matrix.dim() < 2 or action_matrix.shape[-2] != size:
-            raise ShapeError(
-                f"action_matrix: expected [{size}, A], got "
-                f"{list(action_matrix.shape)}: must have the rows of state_matrix"
-            )
+        self.state_dim, self.action_dim = action_matrix.shape[-2:]
         if bias is None:
-            bias = state_matrix.new_zeros(size)
-        require_shape("bias", bias, [size], "must have the rows of state_matrix")
-        self.state_dim, self.action_dim = size, action_matrix.shape[-1]
+            bias = state_matrix.new_zeros(self.state_dim)
         self._hold("state_matrix", state_matrix)
         self._hold("action_matrix", action_matrix)
         self._hold("bias", bias)

@@ -19,7 +19,7 @@ from diffplan._segments import takes_time
 from diffplan._user_functions import require_result
 from diffplan.capabilities import Linearizable, Part
 from diffplan.constraints.state import StateConstraint
-from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
+from diffplan.errors import ArgumentError, ShapeError
 from diffplan.objectives._base import (
     Forms,
     ResidualObjective,
@@ -140,10 +140,6 @@ def with_action_change(
         >>> plan.states.shape
         torch.Size([3, 5, 2])
     """
-    if not isinstance(problem, PlanningProblem):
-        raise TensorTypeError(
-            f"problem: expected a PlanningProblem, got {type(problem).__name__}"
-        )
     problem.refuse_noise("with_action_change")
     width = problem.action_space.dim
     found = problem.find(Linearizable)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffplan._checks import require_finite, require_shape, require_tensor
+from diffplan._checks import require_finite
 from diffplan._problem_data import aligned, at_steps, times_each
 from diffplan._segments import step_numbers
 from diffplan.errors import ShapeError
@@ -74,26 +75,23 @@ class QuadraticCost(StageObjective):
 
     def __init__(
         self,
-        state_cost: Tensor,
-        action_cost: Tensor,
+        state_cost: Float[Tensor, "... S S"],
+        action_cost: Float[Tensor, "... A A"],
         *,
-        cross_cost: Tensor | None = None,
-        state_linear: Tensor | None = None,
-        action_linear: Tensor | None = None,
-        final_cost: Tensor | None = None,
-        final_linear: Tensor | None = None,
+        cross_cost: Float[Tensor, "... A S"] | None = None,
+        state_linear: Float[Tensor, "... S"] | None = None,
+        action_linear: Float[Tensor, "... A"] | None = None,
+        final_cost: Float[Tensor, "... S S"] | None = None,
+        final_linear: Float[Tensor, "... S"] | None = None,
     ) -> None:
         super().__init__()
-        square = (-1, -1), "must be square"
-        size = require_shape("state_cost", state_cost, *square).shape[-1]
-        width = require_shape("action_cost", action_cost, *square).shape[-1]
-        self._keep("state_cost", state_cost, size, size)
-        self._keep("action_cost", action_cost, width, width)
-        self._keep("cross_cost", cross_cost, width, size)
-        self._keep("state_linear", state_linear, size)
-        self._keep("action_linear", action_linear, width)
-        self._keep("final_cost", final_cost, size, size)
-        self._keep("final_linear", final_linear, size)
+        self._keep("state_cost", state_cost)
+        self._keep("action_cost", action_cost)
+        self._keep("cross_cost", cross_cost)
+        self._keep("state_linear", state_linear)
+        self._keep("action_linear", action_linear)
+        self._keep("final_cost", final_cost)
+        self._keep("final_linear", final_linear)
         self.uses_time = self.only_horizon is not None
 
     def running_cost(
@@ -161,13 +159,12 @@ class QuadraticCost(StageObjective):
             linear = hessian.new_zeros(hessian.shape[-1])
         return _symmetric(hessian, linear, like)
 
-    def _keep(self, name: str, value: Tensor | None, *sizes: int) -> None:
+    def _keep(self, name: str, value: Tensor | None) -> None:
         if value is not None:
-            require_finite(name, require_tensor(name, value))
-            require_shape(name, value, sizes, "must fit state_cost and action_cost")
-            own = len(sizes)
-            if not name.startswith("final") and value.ndim > own:
-                self._note_steps(name, value.shape[-own - 1])
+            require_finite(name, value)
+            own = self.per_problem[name]
+            if not name.startswith("final") and value.ndim >= own:
+                self._note_steps(name, value.shape[-own])
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         else:
