@@ -1,7 +1,6 @@
-"""Shapes that are written in annotations: the tensors of a call must fit together::
+"""Shapes that are written in annotations: the tensors of a call must fit together.
 
-    def step(state: Float[Tensor, "*batch S"], action: Float[Tensor, "*batch A"]): ...
-
+As in `def step(state: Float[Tensor, "*batch S"], action: Float[Tensor, "*batch A"])`.
 A name stands for one size wherever it occurs in a call, `some=A` for an A above zero,
 `T+1` for one more than T, `#A` for A or one, `_` for any size; `*batch` for the same
 leading dimensions everywhere, and `*#batch` for leading dimensions that broadcast. Only

@@ -95,7 +95,7 @@ class BlockTridiagonal:
 
 @dataclass(frozen=True)
 class BlockTridiagonalFactor:
-    """A factored matrix: solves and knows its determinant.
+    """A factored matrix, which solves.
 
     Attributes:
         matrix: The flattened matrix `[B, K, n, n]`, with its history.
@@ -124,19 +124,6 @@ class BlockTridiagonalFactor:
         matrix, factor = self.matrix, (*self.chol, *self.below)
         x = _solve(matrix.diagonal, matrix.lower, rhs, self.flat_ok, factor)
         return x.view(b.shape)
-
-    def logdet(self) -> Tensor:
-        """Return the logarithm of the determinant, `[…]`; zero where `ok` is False."""
-        chol = self.chol
-        matrix = self.matrix
-        if is_followed(matrix.diagonal, matrix.lower):
-            # differentiate the elimination of a matrix that is known to have one
-            eye = torch.eye(matrix.diagonal.shape[-1]).to(matrix.diagonal)
-            diagonal = torch.where(_broad(self.flat_ok, 4), matrix.diagonal, eye)
-            chol, _, _ = _factorize(diagonal, zero_unless(self.flat_ok, matrix.lower))
-        diagonals = torch.stack([block.diagonal(dim1=-2, dim2=-1) for block in chol], 1)
-        safe = torch.where(_broad(self.flat_ok, 3), diagonals, 1.0)
-        return 2.0 * safe.log().sum((-1, -2)).view(self.batch_shape)
 
 
 def _solve(
@@ -378,7 +365,3 @@ def _solve_normal_equations(
     predicted = times(before, system.state_jacobian.mT)
     predicted = predicted + times(actions, system.action_jacobian.mT)
     return states, actions, weight * (states - predicted + rhs.defect)
-
-
-def _broad(ok: Tensor, dimensions: int) -> Tensor:
-    return ok.view(-1, *(1 for _ in range(dimensions - 1)))

@@ -63,10 +63,6 @@ def solve_block_tridiagonal(diagonal: Tensor, lower: Tensor, b: Tensor) -> Tenso
     return symmetric(diagonal, lower).cholesky().solve(b)
 
 
-def logdet_block_tridiagonal(diagonal: Tensor, lower: Tensor) -> Tensor:
-    return symmetric(diagonal, lower).cholesky().logdet()
-
-
 def chain_step(step: Layer, **settings: Any) -> Layer:
     def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
         system, rhs = ChainSystem(*tensors[:8]), ChainRightHandSide(*tensors[8:])
@@ -156,10 +152,6 @@ LAYERS: Mapping[str, tuple[Layer, tuple[Tensor, ...]]] = {
     "block-tridiagonal-solve": (
         solve_block_tridiagonal,
         (positive(2, 3), 0.2 * draw(2, 2, 2), draw(3, 2)),
-    ),
-    "block-tridiagonal-logdet": (
-        logdet_block_tridiagonal,
-        (positive(2, 3), 0.2 * draw(2, 2, 2)),
     ),
     "riccati": (chain_step(riccati_step, refinements=0), CHAIN_ARGUMENTS),
     "riccati-refined": (chain_step(riccati_step, refinements=1), CHAIN_ARGUMENTS),
