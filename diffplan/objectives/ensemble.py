@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffplan._checks import require_at_least, sequence
@@ -17,7 +18,7 @@ _Combine = Callable[[Tensor], Tensor]
 """`heads […, K] → one […]`."""
 
 
-def minimum(heads: Tensor) -> Tensor:
+def minimum(heads: Float[Tensor, "... some=heads"]) -> Tensor:
     """Return the least of the heads `[…, K]`, as twin critics are read.
 
     Example:
@@ -27,7 +28,7 @@ def minimum(heads: Tensor) -> Tensor:
     return heads.amin(dim=-1)
 
 
-def mean(heads: Tensor) -> Tensor:
+def mean(heads: Float[Tensor, "... some=heads"]) -> Tensor:
     """Return the average of the heads `[…, K]`.
 
     Example:
@@ -37,7 +38,7 @@ def mean(heads: Tensor) -> Tensor:
     return heads.mean(dim=-1)
 
 
-def deviation(heads: Tensor) -> Tensor:
+def deviation(heads: Float[Tensor, "... some=heads"]) -> Tensor:
     """Return the standard deviation of the heads `[…, K]`, how far they disagree.
 
     Example:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from diffplan._checks import require_shape, require_share
@@ -136,8 +137,8 @@ class PolicyGradMPC(GradMPC):
 def follow(
     act: Callable[[Tensor, Tensor], Tensor],
     problem: PlanningProblem,
-    state: Tensor,
-    noise: Tensor,
+    state: Float[Tensor, "B S"],
+    noise: Float[Tensor, "B N some=T _"],
 ) -> Tensor:
     """Return what a policy does in the model, as candidates `[B, N, T, A]`.
 
