@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffplan import functional
+import diffplan as dp
+from diffplan import functional, objectives, planners
 from diffplan.errors import DiffplanError, ShapeError, TensorTypeError
 
 SIZES = {"b": 2, "t": 3, "u": 4, "s": 5, "a": 6, "n": 11, "r": 7, "k": 2, "1": 1}
@@ -77,6 +78,9 @@ step = f.ChainRightHandSide(**many(STEP))
 model = f.IncrementalLQR(**many(MODEL))
 law = f.LimitedLaw(**many(LAW))
 limits = {"low": random("b t a") - 2, "high": random("b t a")}
+problem = dp.PlanningProblem(
+    moved, objectives.ActionPenalty(1.0), dp.Box([-1.0], [1.0])
+)
 vectors = ("state_linear", "action_linear", "offset", "initial_state")
 
 # For each function its tensors; a name with two of one letter is a square matrix.
@@ -159,6 +163,14 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
         lambda **given: f.limited_rollout(model, law, **given),
         {"low": "b t a", "high": "b t a"},
     ),
+    "candidate_costs": (
+        lambda **given: planners.candidate_costs(problem, **given),
+        {"state": "b 1", "candidates": "b r t 1"},
+    ),
+    "follow": (
+        lambda **given: planners.follow(lambda state, noise: noise, problem, **given),
+        {"state": "b 1", "noise": "b r t 1"},
+    ),
     "limited_rollout by": (
         lambda **given: f.limited_rollout(model, f.LimitedLaw(**given), **limits),
         LAW,
@@ -167,6 +179,7 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
 
 
 FREE = {
+    **dict.fromkeys(("candidate_costs", "follow"), "rt"),
     **dict.fromkeys(("rollout", "linearize_dynamics", "batched_jacobian"), "sa"),
     **dict.fromkeys(("project_ball", "project_simplex", "project_ball_within"), "b"),
 }
@@ -235,3 +248,9 @@ def test_dynamics_and_projections_keep_the_shape() -> None:
         f.batched_jacobian(lambda given: given.sum(), point)
     with pytest.raises(ShapeError, match="projections: expected"):
         f.project_intersection(point, [lambda given: given[:, :1]])
+
+
+def test_heads_of_no_ensemble_are_refused() -> None:
+    for heads in (torch.ones(()), torch.ones(2, 0)):
+        with pytest.raises(ShapeError, match="heads"):
+            objectives.deviation(heads)
