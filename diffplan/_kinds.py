@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType, NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -170,6 +170,8 @@ def _kind(hint: Any) -> _Kind:
     if origin in (Sequence, tuple):
         kinds = [_kind(each) for each in inner if each is not ...]
         return _kind_of_several(kinds, origin is tuple and ... not in inner)
+    if origin in (Mapping, dict):
+        return "a mapping", lambda value: isinstance(value, Mapping)
     if origin is os.PathLike:
         hint = origin
     if not isinstance(hint, type) or hint in (Any, object):
@@ -239,7 +241,7 @@ def _is_number(value: object, *, infinite: bool = False) -> bool:
     """Return whether it is a number, never NaN; tensors may not be looked at."""
     if isinstance(value, Tensor) or not is_number(value):
         return is_number(value)
-    return is_finite(value) or (infinite and value in (math.inf, -math.inf))
+    return is_finite(value) or (infinite and value == math.inf)
 
 
 def _is_bool(value: object) -> bool:

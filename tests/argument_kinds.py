@@ -144,7 +144,7 @@ def calls() -> Iterator[tuple[str, str, Callable[[], object]]]:
         named = [
             (key, parameter)
             for key, parameter in inspect.signature(called).parameters.items()
-            if key in hints and parameter.kind.name.endswith("KEYWORD")
+            if key in hints and "KEYWORD" in parameter.kind.name
         ]
         named = [pair for pair in named if not pair[1].kind.name.startswith("VAR")]
         others = {

@@ -18,6 +18,6 @@ def test_arguments_of_another_kind_are_refused_by_name() -> None:
         check=True,
     )
     answers = json.loads(done.stdout)
-    assert len(answers) > 1500
+    assert len(answers) > 4000
     wrong = [f"{call}: {words}" for call, refused, words in answers if not refused]
     assert not wrong, "\n".join(wrong)
