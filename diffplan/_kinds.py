@@ -49,12 +49,14 @@ def checked(function: FunctionType) -> Callable[..., Any]:
             callables and classes, or one of several of these; others are left alone.
     """
     parts, positions, rest = _parts_of(function)
+    has_shapes = any(part.shape for each in parts.values() for part in each)
 
     @functools.wraps(function)
     def with_checks(*args: Any, **named: Any) -> Any:
-        others = (f"{rest}[{index}]" for index in itertools.count())
-        places = zip(itertools.chain(positions, others), args, strict=False)
-        _require(parts, (*places, *named.items()))
+        if has_shapes or not torch.compiler.is_compiling():
+            others = (f"{rest}[{index}]" for index in itertools.count())
+            places = zip(itertools.chain(positions, others), args, strict=False)
+            _require(parts, (*places, *named.items()))
         return function(*args, **named)
 
     return with_checks if parts else function
@@ -161,7 +163,7 @@ def _kind(hint: Any) -> _Kind:
         union = words, lambda value: any(fits(value) for _, fits in kinds)
         return _OPEN if _OPEN in kinds else union
     if hint is OrInfinite:
-        return "a number", functools.partial(_is_number, infinite=True)
+        return "a number", _is_number_or_infinite
     if origin is Literal:
         choices = f"one of {', '.join(map(repr, inner))}"
         return choices, lambda value: isinstance(value, str) and value in inner
@@ -237,11 +239,13 @@ def _is_whole(value: object) -> bool:
     return whole and is_number(value)
 
 
-def _is_number(value: object, *, infinite: bool = False) -> bool:
-    """Return whether it is a number, never NaN; tensors may not be looked at."""
-    if isinstance(value, Tensor) or not is_number(value):
-        return is_number(value)
-    return is_finite(value) or (infinite and value == math.inf)
+def _is_number(value: object) -> bool:
+    """Return whether it is a finite number; tensors may not be looked at."""
+    return is_number(value) and (isinstance(value, Tensor) or is_finite(value))
+
+
+def _is_number_or_infinite(value: object) -> bool:
+    return _is_number(value) or (is_number(value) and value == math.inf)
 
 
 def _is_bool(value: object) -> bool:
