@@ -1,6 +1,7 @@
 """Configuration of the documentation; build it with `nox -s docs`."""
 
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,20 @@ def write_formula(writer: Any, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def name_types(*given: Any) -> None:
+    """Shorten types of attributes to `Tensor`: their stars are no emphasis.
+
+    The text beside them tells shapes in words.
+    """
+    lines = given[-1]
+    for index, line in enumerate(lines):
+        if line.startswith(":vartype "):
+            lines[index] = re.sub(r"\w+\[Tensor, (['\"]).*?\1\]", "Tensor", line)
+
+
 def setup(app: Any) -> None:
     """Tell Sphinx of what is defined here."""
+    # After napoleon, which writes these lines.
+    app.connect("autodoc-process-docstring", name_types, priority=600)
     both = (write_formula, None)
     app.add_html_math_renderer("mathml", inline_renderers=both, block_renderers=both)
