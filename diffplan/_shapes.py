@@ -111,13 +111,14 @@ def fitted(name: str, value: Tensor, sizes: Sequence[int], like: Tensor) -> Tens
         TensorTypeError: it is no tensor of real numbers.
         ShapeError: it has another shape, or is on another device.
     """
-    expected, shape = list(sizes), list(require_tensor(name, value).shape)
-    if shape != expected or value.device != like.device:
+    shape = require_tensor(name, value).shape
+    # Iterations ask this hundreds of times: nothing is built where all fits.
+    if shape != tuple(sizes) or value.device != like.device:
         raise ShapeError(
-            f"{name}: expected {expected} on {like.device}, got {shape} on "
+            f"{name}: expected {list(sizes)} on {like.device}, got {list(shape)} on "
             f"{value.device}"
         )
-    return value.to(like.dtype)
+    return value if value.dtype == like.dtype else value.to(like.dtype)
 
 
 def _require_dimensions(name: str, shape: Shape, value: Tensor) -> None:

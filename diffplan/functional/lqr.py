@@ -38,7 +38,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan._shapes import Precise, fitted
+from diffplan._shapes import Precise, Shape, fitted
 from diffplan.functional._chain import flatten_batch, zero_unless
 from diffplan.functional._lqr_kkt import (
     Factor,
@@ -79,7 +79,7 @@ class LQRProblem(NamedTuple):
     initial_state: Precise[Tensor, "*#batch S"]
 
 
-_DIMENSIONS = (3, 3, 3, 2, 2, 3, 3, 2, 1)
+_DIMENSIONS = [len(Shape.of(t).sizes) for t in LQRProblem.__annotations__.values()]
 """Those of the tensors of a problem, without the leading ones."""
 
 
@@ -234,9 +234,14 @@ def _factor_of(problem: LQRProblem) -> LQRFactor:
 
 def _broadcast(problem: LQRProblem) -> LQRProblem:
     """Expand all tensors to one batch."""
-    leads = [t.dim() - own for t, own in zip(problem, _DIMENSIONS, strict=True)]
-    shapes = [t.shape for t in problem]
-    batch = torch.broadcast_shapes(*(s[:n] for s, n in zip(shapes, leads, strict=True)))
+    leads = [
+        tensor.shape[: tensor.dim() - own]
+        for tensor, own in zip(problem, _DIMENSIONS, strict=True)
+    ]
+    batch = torch.broadcast_shapes(*leads)
     return LQRProblem(
-        *(t.expand(*batch, *t.shape[n:]) for t, n in zip(problem, leads, strict=True))
+        *(
+            tensor.expand(*batch, *tensor.shape[len(lead) :])
+            for tensor, lead in zip(problem, leads, strict=True)
+        )
     )
