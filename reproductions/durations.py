@@ -7,6 +7,7 @@ not what this script writes.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from diffplan._runs.tables import markdown_table
@@ -23,22 +24,38 @@ MINUTE = 60.0
 
 def table() -> str:
     """Return the table in Markdown, a line per paper that has results."""
-    rows = [_row(paper) for paper in papers() if published(paper.committed("cpu"))]
-    header = ["paper", "command", "on two cores", "summed over its units"]
+    rows = [row for paper in papers() for row in _rows(paper)]
+    header = ["paper", "command", "on two cores", "summed over published units"]
     return markdown_table(header, rows)
 
 
-def _row(paper: Paper) -> list[str]:
-    facts, records = paper.facts, published(paper.committed("cpu"))
-    units = paper.units("cpu", Selection(), Path("runs"))
-    units = [unit for unit in units if unit.name in records]  # others are newer
-    seconds = {unit.name: records[unit.name]["wall_seconds"] for unit in units}
-    return [
-        f"{facts['title']} ({facts['authors']}; {facts['venue']})",
-        f"`nox -s reproduce_{paper.name}`",
-        f"{schedule(units, seconds, WORKERS) / MINUTE:.0f} minutes",
-        f"{sum(seconds.values()) / MINUTE:.0f} minutes",
-    ]
+def _rows(paper: Paper) -> Iterator[list[str]]:
+    """Yield a row for what a first command runs, and one for each stage on request."""
+    facts, command = paper.facts, f"nox -s reproduce_{paper.name}"
+    title = f"{facts['title']} ({facts['authors']}; {facts['venue']})"
+    asked = [each.name for each in paper.experiments if "cpu" in each.on_request]
+    chosen = {command: Selection()} | {
+        f"{command} -- stage={name}": Selection([name]) for name in asked
+    }
+    records = published(paper.committed("cpu"))
+    for words, selection in chosen.items():
+        units = paper.units("cpu", selection, Path("runs"))
+        seconds = {
+            unit.name: records[unit.name]["wall_seconds"]
+            for unit in units
+            if unit.name in records
+        }
+        own = {name.partition("/")[0] for name in seconds}
+        if {unit.name.partition("/")[0] for unit in units} <= own:
+            known = [unit for unit in units if unit.name in seconds]
+            yield [
+                title,
+                f"`{words}`",
+                f"{schedule(known, seconds, WORKERS) / MINUTE:.0f} minutes",
+                f"{sum(seconds.values()) / MINUTE:.0f} minutes, "
+                f"{len(known)} of {len(units)} units",
+            ]
+            title = ""
 
 
 def page_with_table(page: str) -> str:

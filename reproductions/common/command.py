@@ -107,9 +107,10 @@ class Command:
         word, paper = _word(options), self.paper
         preset, selection = choice(paper, options)
         _refuse_what_would_be_ignored(word, options, selection)
+        running = paper.stages(preset, selection)
         directory = options.directory / preset
         if word == PUBLISH:
-            stages = paper.stages(preset, selection)
+            stages = selection.stages or paper.stages(preset)
             return self._publish(directory, preset, stages, adding=options.add)
         if word == STATUS:
             show_status(directory, say)
@@ -119,9 +120,8 @@ class Command:
             say(describe(paper.settings(preset, selection.settings, cell)))
             return DONE
         units = paper.units(preset, selection, directory)
-        unchosen = paper.unchosen(preset, selection)
-        if word == RUN and unchosen:
-            raise ArgumentError(unchosen)
+        if word == RUN:
+            _require_chosen(paper, preset, selection, running)
         output = options.output or directory / "results"
         results.require_ours(output, paper.name)
         results.require_writable("--output", output)
@@ -131,6 +131,9 @@ class Command:
         with exclusive(directory, say=say):
             paper.prepare()
             say(f"runs: {directory}, results: {output / results.PAGE}")
+            others = [name for name in paper.stages(preset) if name not in running]
+            if others and selection.stages is None:
+                say(f"left out unless they are named: stage={','.join(others)}")
             outcome = run_units(
                 units,
                 engine_of(options),
@@ -249,6 +252,20 @@ def _refuse_what_would_be_ignored(
         raise ArgumentError(
             f"{selection.settings[0]}: {word} has no settings; each run tells its own"
         )
+
+
+def _require_chosen(
+    paper: Paper, preset: str, selection: Selection, stages: Sequence[str]
+) -> None:
+    """Refuse a run of days that nobody named, and a setting that nothing reads."""
+    unchosen = paper.unchosen(preset, selection)
+    if unchosen:
+        raise ArgumentError(unchosen)
+    for text in selection.settings:
+        stage = text.partition(".")[0]
+        if stage not in stages:
+            whole = ",".join((*stages, stage))
+            raise ArgumentError(f"{text}: {stage} does not run; name it, stage={whole}")
 
 
 def _without_seed(name: str, settings: dict[str, object]) -> str:

@@ -87,6 +87,8 @@ class Experiment:
         seeds: That are run by default, or what returns them for settings; empty if the
             experiment has no seeds to choose.
         axes: By name; without a value the settings' own default holds.
+        on_request: Presets that leave it out, unless its stage or a value that only it
+            has is named: what a first command does not wait for.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Experiment:
     about: str = ""
     seeds: Sequence[int] | Callable[[Any], Sequence[int]] = (0,)
     axes: Mapping[str, Axis] = field(default_factory=dict)
+    on_request: tuple[str, ...] = ()
 
     def lacks(self, axes: Mapping[str, Sequence[str]]) -> str:
         """Return the first choice that this experiment does not have; empty if none."""
@@ -110,10 +113,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is chosen of a preset; everything by default.
+    """What is chosen of a preset.
 
     Attributes:
-        stages: Names of experiments.
+        stages: Names of experiments; by default those that need no request.
         seeds: Of all that have some.
         axes: Values by axis; experiments that lack an axis or a value are left out.
         settings: Texts `experiment.setting=value`.
@@ -177,19 +180,25 @@ class Paper:
             UnknownNameError: there is no such stage.
             ArgumentError: one lacks an axis or a value of it, or none has the seeds.
         """
-        chosen = selection or Selection()
         there = {each.name: each for each in self._at(preset)}
+        if selection is None:
+            return [*there]
         names = [
-            require_known("stage", name, [*there]) for name in chosen.stages or there
+            require_known("stage", name, [*there]) for name in selection.stages or there
         ]
-        lacking = {name: there[name].lacks(chosen.axes) for name in names}
+        lacking = {name: there[name].lacks(selection.axes) for name in names}
         fit = [name for name in names if not lacking[name]]
-        if chosen.stages is not None and len(fit) < len(names):
+        if selection.stages is not None and len(fit) < len(names):
             name = next(name for name in names if lacking[name])
             raise ArgumentError(f"{lacking[name]}: stage {name} has no such choice")
         if not fit:
-            raise ArgumentError(f"{', '.join(chosen.axes)}: no stage has all of these")
-        if chosen.seeds is not None and not any(there[name].seeds for name in fit):
+            raise ArgumentError(
+                f"{', '.join(selection.axes)}: no stage has all of these"
+            )
+        if selection.stages is None:
+            asked = [name for name in fit if preset not in there[name].on_request]
+            fit = asked or fit
+        if selection.seeds is not None and not any(there[name].seeds for name in fit):
             raise ArgumentError(f"seed: stage {', '.join(fit)} has no seeds to choose")
         return [name for name in there if name in fit]
 

@@ -79,11 +79,12 @@ def help_text(paper: Paper) -> str:
         stages = ", ".join(paper.stages(name))
         about = PRESETS.get(name, "")
         lines += _paragraph(f"{name}{default}", f"{about}; stages {stages}")
-    lines += ["", "stages: stage=NAME,NAME; all of a preset by default"]
+    lines += ["", "stages: stage=NAME,NAME; all but those on request"]
     for each in paper.experiments:
-        seeds = _seeds(each)
-        about = f"{each.about or each.title}{f'; {seeds}' if seeds else ''}"
-        lines += _paragraph(each.name, about)
+        presets = ",".join(each.on_request)
+        asked = f"on request with preset={presets}" if presets else ""
+        about = [each.about or each.title, _seeds(each), asked]
+        lines += _paragraph(each.name, "; ".join(filter(None, about)))
     lines += ["", "axes: what is run; lists multiply, such as seed=0,1,2"]
     lines += _paragraph("seed", "training seeds, any numbers")
     for each in paper.experiments:

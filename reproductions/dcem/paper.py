@@ -67,6 +67,7 @@ PAPER = Paper(
             },
             units=cartpole.units,
             report=partial(_report, cartpole_report.write, verdict.cartpole),
+            on_request=("cpu",),
             seeds=SEEDS,
         ),
         Experiment(
@@ -81,6 +82,7 @@ PAPER = Paper(
             },
             units=locomotion.units,
             report=partial(_report, locomotion_report.write, verdict.locomotion),
+            on_request=("cpu",),
             seeds=lambda config: range(config.models),
         ),
     ),

@@ -150,6 +150,7 @@ def unit(
     starts: int,
     seed: int,
     folder: Path,
+    together: int = TOGETHER,
 ) -> Unit:
     """Return the unit of a contest.
 
@@ -161,7 +162,10 @@ def unit(
         starts: Test episodes, the same for all.
         seed: Of the run, and of the planners' random numbers.
         folder: Of the unit.
+        together: Test episodes that are played side by side: fewer take less memory.
     """
+    # Published units know of no such setting: named where it is another than theirs.
+    more = {} if together == TOGETHER else {"together": together}
     work = partial(
         contest,
         directory=folder,
@@ -170,6 +174,7 @@ def unit(
         contenders={each.name: each for each in contenders},
         starts=starts,
         seed=seed,
+        **more,
     )
     return Unit(name, work, folder, (source.name,))
 
@@ -181,11 +186,12 @@ def contest(
     contenders: Mapping[str, Contender],
     starts: int,
     seed: int,
+    together: int = TOGETHER,
 ) -> None:
     """Let each contender act from every start; write `<contender>.csv`."""
     device = run.resolve_device()
     model = RSSM.load(source / MODEL, device).eval()
-    with run.environments(Stopwatch(), min(starts, TOGETHER)) as environments:
+    with run.environments(Stopwatch(), min(starts, together)) as environments:
         box = action_box(environments.single_action_space, device)
         policy = None
         if isinstance(run, DreamerRun):

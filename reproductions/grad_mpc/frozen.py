@@ -164,6 +164,7 @@ def dreamer_units(
                 starts=stage.starts,
                 seed=seed,
                 folder=folder / "refinement",
+                together=stage.starts,  # of few candidates each
             )
             made += [source, played]
         made.append(idle.unit("dreamer", stage.of(task), directory / task))

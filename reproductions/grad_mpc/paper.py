@@ -42,6 +42,7 @@ PAPER = Paper(
             presets={"cpu": settings.small_pixels},
             units=partial(online.units, "pixels"),
             report=report.pixels,
+            on_request=("cpu",),
         ),
         Experiment(
             name="candidates",
@@ -54,6 +55,7 @@ PAPER = Paper(
             },
             units=partial(frozen.planet_units, "candidates"),
             report=report.candidates,
+            on_request=("cpu",),
         ),
         Experiment(
             name="sweep",
@@ -66,6 +68,7 @@ PAPER = Paper(
             },
             units=partial(frozen.planet_units, "sweep"),
             report=report.sweep,
+            on_request=("cpu",),
         ),
         Experiment(
             name="dreamer",
@@ -78,6 +81,7 @@ PAPER = Paper(
             },
             units=frozen.dreamer_units,
             report=report.dreamer,
+            on_request=("cpu",),
             axes={
                 "task": Axis((*settings.TASKS, *settings.SPARSE)),
             },

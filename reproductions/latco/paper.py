@@ -73,6 +73,7 @@ PAPER = Paper(
             },
             units=comparison.ablation_units,
             report=ablations_report.write,
+            on_request=("cpu",),
             axes={"planner": Axis(ComparisonConfig.ablations().planners)},
         ),
         Experiment(
@@ -83,6 +84,7 @@ PAPER = Paper(
             presets={"cpu": small_run, "smoke": smoke_cheetah},
             units=online.units,
             report=report.online,
+            on_request=("cpu",),
             axes={"run": Axis(RUNS)},
         ),
         Experiment(
@@ -97,6 +99,7 @@ PAPER = Paper(
             },
             units=evaluation.units,
             report=evaluation_report.report,
+            on_request=("cpu",),
             axes={"run": Axis(RUNS, needed=("paper",))},
         ),
         Experiment(
@@ -106,6 +109,7 @@ PAPER = Paper(
             presets={"cpu": PixelsConfig, "smoke": PixelsConfig.smoke},
             units=_pixels_units,
             report=report.pixels,
+            on_request=("cpu",),
             seeds=(),
         ),
         Experiment(
@@ -116,6 +120,7 @@ PAPER = Paper(
             presets={"cpu": LotteryConfig, "smoke": LotteryConfig.smoke},
             units=lottery.units,
             report=lottery_report.report,
+            on_request=("cpu",),
         ),
         Experiment(
             name=figures.EXPERIMENT,
@@ -128,6 +133,7 @@ PAPER = Paper(
             },
             units=figures.units,
             report=figures_report.report,
+            on_request=("cpu",),
         ),
         Experiment(
             name=tasks.EXPERIMENT,
@@ -140,6 +146,7 @@ PAPER = Paper(
             },
             units=tasks.units,
             report=tasks_report.report,
+            on_request=("cpu",),
             axes={"task": Axis(tuple(tasks.FAR)), "planner": Axis(tasks.PLANNERS)},
         ),
         Experiment(

@@ -86,12 +86,15 @@ def test_a_cell_of_table_1_is_one_run(tmp_path: Path) -> None:
 
 def test_contests_share_the_runs_of_their_models(tmp_path: Path) -> None:
     """What is trained once is frozen for both contests."""
-    whole = {unit.name: unit for unit in PAPER.units("cpu", Selection(), tmp_path)}
+    online = PAPER.units("cpu", Selection(), tmp_path)
     part = PAPER.units("cpu", Selection(["sweep", "candidates"]), tmp_path)
-    for unit in part:
-        assert unit.directory == whole[unit.name].directory
-        assert unit.settings() == whole[unit.name].settings()
-    played = whole["candidates/cartpole-swingup/seed_0"]
+    found = {unit.name: unit for unit in part}
+    shared = [unit for unit in online if unit.name in found]
+    assert shared
+    for unit in shared:
+        assert unit.directory == found[unit.name].directory
+        assert unit.settings() == found[unit.name].settings()
+    played = found["candidates/cartpole-swingup/seed_0"]
     assert played.needs == ("planet/cartpole-swingup/grad_mpc/seed_0",)
 
 

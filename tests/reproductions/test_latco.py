@@ -147,6 +147,36 @@ def test_every_seed_is_run(tmp_path: Path) -> None:
     assert [unit.name for unit in units] == names
 
 
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        ("", ["comparison"]),
+        ("planner=cem", ["comparison"]),
+        ("run=thermos/latco", ["online", "evaluation"]),
+        ("stage=lottery", ["lottery"]),
+        ("preset=gpu-short", ["images"]),
+    ],
+)
+def test_a_first_command_waits_for_the_claim_alone(
+    words: str, stages: list[str]
+) -> None:
+    """Other stages of the preset run when they are named, or a value of theirs is."""
+    options = Command(PAPER).parser().parse_args(words.split())
+    preset, selection = choice(PAPER, options)
+    assert PAPER.stages(preset, selection) == stages
+    assert set(stages) <= set(PAPER.stages(preset))
+
+
+def test_a_setting_of_a_stage_that_does_not_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["online.training.rounds=4", "--directory", str(tmp_path)]
+    assert Command(PAPER).main(words) == WRONG
+    message = "online does not run; name it, stage=comparison,online"
+    assert message in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_lists_multiply(tmp_path: Path) -> None:
     """The words of a grid; `button` is the only task that begins so."""
     words = "preset=paper task=reach,button planner=latco,cem seed=0,1,2"
