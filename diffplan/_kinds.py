@@ -169,6 +169,9 @@ def _kind(hint: Any) -> _Kind:
         return choices, lambda value: isinstance(value, str) and value in inner
     if origin is Callable:
         return "a callable", callable
+    if origin is Iterable:
+        each = _kind(inner[0])
+        return _OPEN if each is _OPEN else _kind_of_any_number(each)
     if origin in (Sequence, tuple):
         kinds = [_kind(each) for each in inner if each is not ...]
         return _kind_of_several(kinds, origin is tuple and ... not in inner)
@@ -194,6 +197,19 @@ def _kind_of_several(kinds: list[_Kind], counted: bool) -> _Kind:
         return len(each) == len(value) and all(kind[1](item) for kind, item in pairs)
 
     return f"{how_many}, each {kinds[0][0]}", fit
+
+
+def _kind_of_any_number(each: _Kind) -> _Kind:
+    """Return the kind of what can be gone through, of which iterators only once."""
+
+    def fit(value: object) -> bool:
+        if not isinstance(value, Iterable) or isinstance(value, str | type):
+            return False
+        if hasattr(value, "dtype"):  # of tensors and arrays
+            return False
+        return not isinstance(value, Sequence) or all(map(each[1], value))
+
+    return f"several, each {each[0]}", fit
 
 
 def _kind_of_class(hint: type) -> _Kind:

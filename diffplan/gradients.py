@@ -191,4 +191,4 @@ def tracked(
     return nullcontext()
 
 
-check_public(globals(), ("Implicit", "Truncated"))
+check_public(globals(), ("Derivatives", "Implicit", "Truncated"))

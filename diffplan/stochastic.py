@@ -29,6 +29,7 @@ from torch.distributions import Normal
 
 from diffplan._checked_model import predicted
 from diffplan._checks import describe, require_count, require_positive, require_share
+from diffplan._kinds import check_public
 from diffplan._user_functions import call, require_result
 from diffplan.capabilities import model_behind
 from diffplan.constraints._base import ActionConstraint
@@ -327,3 +328,6 @@ class _MeanDynamics(nn.Module):
 
     def predict(self, state: Tensor, action: Tensor) -> Normal:
         return predicted(self.model, state, action)
+
+
+check_public(globals(), ("CVaR", "StochasticProblem"))

@@ -27,17 +27,17 @@ from diffplan import (
     objectives,
     planners,
     solvers,
+    testing,
     training,
 )
 
 # As type checkers have it: an int is welcome where a float is expected.
 CONF = BeartypeConf(is_pep484_tower=True)
-PACKAGES = (agents, constraints, functional, models, objectives, planners, solvers)
-SETTINGS = ("Dreamer", "Offline", "Online", "Optimizer", "PPO")
-OTHERS = (
-    *(dp.Implicit, dp.Truncated, training.Progress, training.RewardScale),
-    *(getattr(training, f"{name}Config") for name in SETTINGS),
+PACKAGES = (
+    *(agents, constraints, functional, models, objectives, planners, solvers),
+    *(testing, training),
 )
+OTHERS = (dp.CVaR, dp.Derivatives, dp.Implicit, dp.StochasticProblem, dp.Truncated)
 
 # Where an infinite number has a meaning: a limit that is none, equal weights, a norm.
 MAY_BE_INFINITE = {
@@ -45,8 +45,12 @@ MAY_BE_INFINITE = {
     *("norm", "temperature"),
 }
 
-# Records of results; they take what `torch.func` and `torch.export` put in them.
-RECORDS = {"Iterate", "LossRecord", "PlanRequest", "Search", "Solution", "Watch"}
+# Records of results, which the library makes; some take what `torch.func` and
+# `torch.export` put in them.
+RECORDS = {
+    *("Best", "Episode", "Evaluation", "Experience", "Iterate", "Job", "LossRecord"),
+    *("PlanRecord", "PlanRequest", "Search", "Solution", "Watch"),
+}
 WRONG = {
     "None": None,
     "word": "no",
@@ -102,6 +106,7 @@ RIGHT = [
     ),
     *([constraints.StateConstraint(dynamics)], dp.CEM(1), torch.nn.Linear(1, 1)),
     *(dynamics, "a", torch.ones(()), torch.ones(2, dtype=torch.bool)),
+    *(models.RSSM((3,), 1), agents.UniformAgent(BOX), torch.Generator(), np.ones(2)),
 ]
 
 

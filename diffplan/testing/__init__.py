@@ -5,6 +5,7 @@
 which promise is broken. The planners of diffplan pass the same checks in its own tests.
 """
 
+from diffplan._kinds import check_public
 from diffplan.testing._planners import (
     PLANNER_CHECKS,
     check_planner,
@@ -24,3 +25,5 @@ __all__ = [
     "check_world_model",
     "point_mass_problem",
 ]
+
+check_public(globals(), __all__)

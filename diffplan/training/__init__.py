@@ -115,5 +115,5 @@ __all__ = [
 ]
 
 # Records of episodes and runs are made too often.
-_SETTINGS = ("DreamerConfig", "OfflineConfig", "OnlineConfig", "OptimizerConfig")
-check_public(globals(), (*_SETTINGS, "PPOConfig", "Progress", "RewardScale"))
+_RECORDS = {"Best", "Episode", "Evaluation", "Experience", "Job", "PlanRecord"}
+check_public(globals(), (name for name in __all__ if name not in _RECORDS))
