@@ -35,7 +35,7 @@ from reproductions.latco.online_config import (
 EXPERIMENT = "evaluation"
 AS_TRAINED = "as trained"
 RESULTS = "results.csv"
-RESTARTED = ("latco", "gd")
+RESTARTED = ("latco", "gaussian_latco", "gd")
 """Planners that the paper starts several times; CEM and MPPI sample as they are."""
 RESTARTS = 8
 """Neither paper nor code says how many."""

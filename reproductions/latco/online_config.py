@@ -16,8 +16,10 @@ from diffplan.training.online import OnlineConfig
 from reproductions.latco.comparison_planners import (
     CROSS_ENTROPY,
     DESCENT,
+    GAUSSIAN_LATCO,
     LATCO,
     PATH_INTEGRAL,
+    REGULATOR,
 )
 from reproductions.latco.dense import DenseRSSM
 
@@ -26,8 +28,10 @@ _BUILT = {
     "cem": (CROSS_ENTROPY, ("num_samples", "num_elites", "chunk_size")),
     "mppi": (PATH_INTEGRAL, ("num_samples", "temperature", "chunk_size")),
     "gd": (DESCENT, ("num_starts", "step_size")),
+    "gaussian_latco": (GAUSSIAN_LATCO, ("num_starts",)),
+    "ilqr": (REGULATOR, ()),
 }
-"""The planners of stage (a), and what this stage sets of each."""
+"""The planners of stages (a), (d) and (e), and what this stage sets of each."""
 
 PLANNERS = tuple(_BUILT)
 METAWORLD = (
@@ -48,7 +52,11 @@ SHAPED = tuple(f"{DENSE}{task}" for task in METAWORLD if task not in HYBRID)
 ALL_TASKS = (*TASKS, *SHAPED)
 RUNS = tuple(f"{task}/{planner}" for task in ALL_TASKS for planner in PLANNERS)
 CHEETAH = "cheetah-run/latco"
-SMALL_ITERATIONS = {"latco": 100, "cem": 10, "mppi": 10, "gd": 250}
+COLLOCATION = ("latco", "gaussian_latco")
+SMALL_ITERATIONS = {
+    **{"latco": 100, "cem": 10, "mppi": 10},
+    **{"gd": 250, "gaussian_latco": 50, "ilqr": 50},
+}
 """On Meta-World from vectors; the DeepMind control suite has cheetah's at most."""
 
 PREFILL_STEPS = 5000
@@ -76,13 +84,14 @@ class PlannerConfig:
     """A planner and its budget; each planner reads the settings that concern it.
 
     Attributes:
-        name: latco, cem, mppi or gd.
+        name: latco, cem, mppi, gd, gaussian_latco or ilqr.
         horizon: Actions of a plan.
         execute: Actions that are executed before the next plan (T_cache).
         iterations: Gauss-Newton steps, refits or gradient steps.
         tolerance: latco: ε of dynamics and action limits.
         engine: latco: native, or theseus (the same iterates on Theseus' solver).
-        num_starts: latco, gd: plans from different initialisations; the best is taken.
+        num_starts: latco, gd, gaussian_latco: plans from different initialisations; the
+            best is taken.
         num_samples: cem, mppi: candidates per refit.
         num_elites: cem: candidates that are kept.
         temperature: mppi: divides the cost; γ = 10 of the paper is 0.1.
@@ -109,17 +118,16 @@ class PlannerConfig:
     def build(self, model: RSSM) -> tuple[Planner, Objective]:
         """Return the planner and what it optimises on a model.
 
-        LatCo minimises softplus(-reward)², the others maximise the sum of rewards.
+        LatCo, also Gaussian, minimises softplus(-reward)², the others maximise the sum
+        of rewards.
         """
         settings, names = _BUILT[self.name]
         values = {name: getattr(self, name) for name in ("iterations", *names)}
         if self.name == "latco":
             tolerances = ("dynamics_tolerance", "action_tolerance")
             values |= dict.fromkeys(tolerances, self.tolerance)
-            objective: Objective = SoftplusReward(model.reward)
-        else:
-            objective = NegativeReturn(model.reward)
-        return settings.build(self.horizon, **values), objective
+        kind = SoftplusReward if self.name in COLLOCATION else NegativeReturn
+        return settings.build(self.horizon, **values), kind(model.reward)
 
 
 @dataclass(frozen=True)
@@ -273,12 +281,12 @@ def _paper_planner(task: str, planner: str) -> PlannerConfig:
     task = task.removeprefix(DENSE)
     if task in DM_CONTROL:
         budget = PlannerConfig(planner, 12, 6, tolerance=1e-2, num_samples=1000)
-        iterations = {"latco": 100, "cem": 10, "mppi": 10, "gd": 100}
+        iterations = {"cem": 10, "mppi": 10}
     else:
         long = task in ("push", *HYBRID)
         budget = PlannerConfig(planner, 50 if long else 30, 25 if long else 30)
-        iterations = {"latco": 200, "cem": 100, "mppi": 100, "gd": 500}
-    return replace(budget, iterations=iterations[planner])
+        iterations = {"latco": 200, "gd": 500, "gaussian_latco": 200, "ilqr": 200}
+    return replace(budget, iterations=iterations.get(planner, 100))
 
 
 def _paper_training(task: str) -> OnlineConfig:
