@@ -91,6 +91,7 @@ def test_collocation_minimises_what_it_can_square(name: str) -> None:
     model = RSSM((3,), 2, belief_size=4, hidden_size=4)
     _, objective = paper_run("dense-reach", name).planner.build(model)
     assert isinstance(objective, SoftplusReward) == name.endswith("latco")
+    assert name in paper_numbers.load()["planners"]  # as the page calls it
 
 
 @pytest.mark.parametrize(
