@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
 from reproductions.common.stages import Unit
+from reproductions.latco import reward_heads
 from reproductions.latco.comparison_config import (
     STATE_VECTORS,
     ComparisonConfig,
@@ -43,6 +45,7 @@ from reproductions.latco.comparison_planners import evaluations, plans
 from reproductions.latco.comparison_result import (
     ABLATIONS,
     EXPERIMENT,
+    HEADS,
     MODEL_NO_BELIEF,
     NO_BELIEF,
 )
@@ -104,12 +107,15 @@ def ablation_units(
             data = f"{stage_a}/data"
             fitting = _fitting(config, config.model_no_belief, directory.parent / data)
             made.append(unit(MODEL_NO_BELIEF, fitting, data))
+        needs = f"{stage_a}/data", f"{stage_a}/model"
+        places = [directory.parent / need for need in needs]
+        made += [unit(HEADS, fit, *needs) for fit in _fitting_heads(config, *places)]
         for name in config.planners:
             model = f"{stage_a}/model"
             if name == NO_BELIEF:
                 model = f"{ABLATIONS}/seed_{seed}/{MODEL_NO_BELIEF}"
-            path = directory.parent / model / WEIGHTS
-            made.append(unit(name, _evaluation(config, name, path), model))
+            path, own = directory.parent / model, directory / f"seed_{seed}"
+            made.append(_acting(config, unit, name, path, own, model))
     return made
 
 
@@ -150,19 +156,22 @@ def of_seed(experiment: str, seed: int, directory: Path) -> Callable[..., Unit]:
 def _units_of(
     config: ComparisonConfig, seed: int, folder: Path, unit: Callable[..., Unit]
 ) -> list[Unit]:
-    data, path, more = config.data, folder / "model" / WEIGHTS, config.own_setup()
+    data, path, more = config.data, folder / "model", config.own_setup()
+    needs = ("data", "model")
+    heads = _fitting_heads(config, folder / "data", path)
     made = [
         unit("data", partial(collect, data=data, **more)),
         unit("model", _fitting(config, config.model, folder / "data"), "data"),
+        *(unit(HEADS, fit, *needs) for fit in heads),
     ]
     for name in config.planners:
         if name == "latco_native" and seed != 0:
             continue  # twice LatCo's time, to show once that the engine does not count
-        made.append(unit(name, _evaluation(config, name, path), "model"))
+        made.append(_acting(config, unit, name, path, folder, "model"))
     run = partial(
         trace,
         settings=config.latco,
-        model_path=path,
+        model_path=path / WEIGHTS,
         task=data.task,
         evaluation=config.evaluation,
         **more,
@@ -181,16 +190,43 @@ def _fitting(config: ComparisonConfig, model: Settings, data: Path) -> partial[N
     )
 
 
-def _evaluation(config: ComparisonConfig, planner: str, path: Path) -> partial[None]:
-    return partial(
+def _fitting_heads(
+    config: ComparisonConfig, data: Path, model: Path
+) -> list[partial[None]]:
+    """Return the fit of reward heads, if some planner reads them."""
+    fitting = partial(
+        reward_heads.fit,
+        model_path=model / WEIGHTS,
+        data_directory=data,
+        data=config.data,
+        heads=config.heads,
+        **config.own_setup(),
+    )
+    return [fitting] if reward_heads.READ.keys() & {*config.planners} else []
+
+
+def _acting(
+    config: ComparisonConfig,
+    unit: Callable[..., Unit],
+    planner: str,
+    model: Path,
+    folder: Path,
+    *needs: str,
+) -> Unit:
+    """Return the work of a planner that acts with a model."""
+    more: dict[str, Any] = config.own_setup()
+    if planner in reward_heads.READ:
+        more["heads"], needs = folder / HEADS / reward_heads.WEIGHTS, (*needs, HEADS)
+    acting = partial(
         evaluate,
         planner=planner,
         settings=config.settings(planner),
-        model_path=path,
+        model_path=model / WEIGHTS,
         task=config.data.task,
         evaluation=config.evaluation,
-        **config.own_setup(),
+        **more,
     )
+    return unit(planner, acting, *needs)
 
 
 @dataclass(frozen=True)
@@ -242,14 +278,16 @@ def evaluate(
     evaluation: EvaluationConfig,
     seed: int,
     setup: Setup = STATE_VECTORS,
+    heads: Path | None = None,
 ) -> None:
     """Let one planner act from every start; write `results.csv`."""
     device = resolve_device(setup.device)
     model = RSSM.load(model_path).eval().to(device)
+    reward = reward_heads.load(model, heads, planner) if heads else model.reward
     watch, make = planner_watch(), diffplan.envs.make_vector
     with make(task, evaluation.starts, **setup.seen) as environments:
         box = action_box(environments.single_action_space, device)
-        agent = make_agent(model, settings, evaluation, box, watch)
+        agent = make_agent(model, settings, evaluation, box, watch, reward)
         whole = Stopwatch(size=lambda answer: len(answer[0]))
         agent.act = whole.around(agent.act)  # type: ignore[method-assign]
         episodes = run_episodes(
@@ -277,8 +315,9 @@ def make_agent(
     evaluation: EvaluationConfig,
     box: Box,
     watch: Stopwatch,
+    reward: Callable[[Tensor], Tensor],
 ) -> Agent:
-    """Return the agent of one planner; nothing but the planner differs."""
+    """Return the agent of one planner; nothing but planner and reward differs."""
     if not plans(settings):
         agent: Agent = settings.build(box)
         return agent
@@ -289,7 +328,7 @@ def make_agent(
     return PlanningAgent(
         model,
         planner,
-        objective_of(model, planner),
+        objective_of(reward, planner),
         box,
         replan_every=evaluation.execute,
         warm_start=False,
@@ -297,14 +336,16 @@ def make_agent(
     )
 
 
-def objective_of(model: WorldModel, planner: Planner) -> StageObjective:
+def objective_of(
+    reward: Callable[[Tensor], Tensor], planner: Planner
+) -> StageObjective:
     """Return what a planner minimises.
 
     The sum of predicted rewards is maximised. Gauss-Newton, LatCo's and that of
     shooting, minimises a residual form of it.
     """
     squares = isinstance(planner, LatCo | ShootingGN)
-    return (SoftplusReward if squares else NegativeReturn)(model.reward)
+    return (SoftplusReward if squares else NegativeReturn)(reward)
 
 
 def start_seeds(evaluation: EvaluationConfig) -> list[int]:

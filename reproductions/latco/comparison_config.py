@@ -189,6 +189,27 @@ class EvaluationConfig:
         require_at_least("trace_starts", self.trace_starts, 1)
 
 
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Reward heads that learn on a frozen model, for planners that doubt.
+
+    Attributes:
+        count: How many.
+        updates: Of each.
+        batch_size: States of an update.
+        learning_rate: At the start.
+    """
+
+    count: int = 5
+    updates: int = 4000
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_at_least("count", self.count, 2)
+        require_at_least("updates", self.updates, 1)
+
+
 FOLLOWED = ("latco", "latco_no_relaxation", "gd_one")
 """Planners whose plans are shown as they improve."""
 
@@ -199,6 +220,8 @@ ABLATIONS = (
     "latco_no_constraints_paper",
     "latco_no_belief",
     "latco_duals",
+    "latco_least",
+    "latco_doubt",
     "latco_first_order",
     "image_collocation",
     "ilqr",
@@ -217,6 +240,9 @@ class ComparisonConfig:
         setup: State vectors or images, and the device.
         latco_native: Shows that both engines are one planner; in one training seed.
         latco_duals: By the method of multipliers; only where `planners` names it.
+        latco_least: By the least of several reward heads; likewise.
+        latco_doubt: By their mean less their standard deviation; likewise.
+        heads: These heads.
         latco_no_belief: Plans with `model_no_belief`, in Table 3 alone.
         model_no_belief: Without a deterministic path, fitted to the same data.
     """
@@ -241,6 +267,9 @@ class ComparisonConfig:
     latco: Settings = LATCO
     latco_native: Settings = LATCO_NATIVE
     latco_duals: Settings = LATCO_DUALS
+    latco_least: Settings = LATCO_NATIVE
+    latco_doubt: Settings = LATCO_NATIVE
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     gd_many: Settings = DESCENT_MANY
     gd_one: Settings = DESCENT
     cem_coloured: Settings = CROSS_ENTROPY_COLOURED
@@ -309,6 +338,9 @@ class ComparisonConfig:
             latco=LATCO.replaced(iterations=5),
             latco_native=LATCO.replaced(iterations=5, engine="native"),
             latco_duals=LATCO_DUALS.replaced(iterations=5),
+            latco_least=LATCO_NATIVE.replaced(iterations=5),
+            latco_doubt=LATCO_NATIVE.replaced(iterations=5),
+            heads=HeadsConfig(count=2, updates=5),
             gd_many=DESCENT.replaced(iterations=3, num_starts=4),
             gd_one=DESCENT.replaced(iterations=5),
             cem_coloured=few.replaced(noise_exponent=2.0),
@@ -338,7 +370,7 @@ class ComparisonConfig:
     @classmethod
     def smoke_ablations(cls) -> "ComparisonConfig":
         """Return the same so small that no result counts."""
-        others = ("latco_no_belief", "latco_duals", "latco_first_order")
+        others = ("latco_no_belief", "latco_duals", "latco_least", "latco_first_order")
         planners = ("latco", *others, "image_collocation", "ilqr", "dual_gd")
         small = cls.smoke()
         return replace(small, planners=planners, latco=small.latco_native)

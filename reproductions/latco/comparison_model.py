@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ def train(
         device=device,
     )
     states = filtered_states(rssm, validation.episodes)
-    judged = judge_reward_head(rssm, validation, states) | {
+    judged = judge_reward_head(rssm.reward, validation, states) | {
         "open_loop": judge_open_loop(rssm, validation, states),
         "parameters": sum(weights.numel() for weights in rssm.parameters()),
         "episodes": len(buffer),
@@ -91,7 +91,10 @@ def fit(
 
 @torch.no_grad()
 def judge_reward_head(
-    model: RSSM, buffer: ReplayBuffer, states: Tensor, margin: int = 5
+    reward: Callable[[Tensor], Tensor],
+    buffer: ReplayBuffer,
+    states: Tensor,
+    margin: int = 5,
 ) -> dict[str, float]:
     """Return how well filtered states tell reward 0 from 1 in held-out episodes.
 
@@ -99,7 +102,7 @@ def judge_reward_head(
     the change from 0 to 1, so the steps within `margin` of a change are counted apart.
     """
     right, near, changes = [], [], 0
-    predicted = model.reward(states[:, 1:]).cpu() > 0.5
+    predicted = reward(states[:, 1:]).cpu() > 0.5
     for episode, said in zip(buffer.episodes, predicted, strict=True):
         true = torch.from_numpy(episode.rewards) > 0.5
         change = torch.nonzero(true[1:] != true[:-1]).flatten() + 1

@@ -26,11 +26,14 @@ from reproductions.latco.comparison_planners import counted, evaluations, words
 
 EXPERIMENT, ABLATIONS = "comparison", "ablations"
 NO_BELIEF, MODEL_NO_BELIEF = "latco_no_belief", "model_no_belief"
+DOUBTING, HEADS = ("latco_least", "latco_doubt"), "heads"
 """Plans with a model of its own, without a deterministic path; and this model."""
 NAMES = {
     "latco": "LatCo",
     "latco_native": "LatCo, native engine",
     "latco_duals": "LatCo, method of multipliers",
+    "latco_least": "LatCo, least of several reward heads",
+    "latco_doubt": "LatCo, price of doubt between reward heads",
     "gd_many": "Shooting GD, many starts",
     "gd_one": "Shooting GD, one start",
     "cem_coloured": "CEM, coloured noise",
@@ -233,7 +236,7 @@ def heads(directory: Path, summary: Path, model: str) -> dict[str, Any]:
     }
 
 
-def reward_heads(models: Mapping[str, Any]) -> str:
+def reward_heads(models: Mapping[str, Any], what: str = "Reward head") -> str:
     """Return in words how well models tell reward 0 from 1."""
     lines = [
         f"- {name.replace('_', ' ')}: {head['accuracy']:.4f} of {head['steps']} "
@@ -241,7 +244,7 @@ def reward_heads(models: Mapping[str, Any]) -> str:
         f"of one of {head['changes']} changes."
         for name, head in models.items()
     ]
-    return "Reward head, 0 told from 1:\n\n" + "\n".join(lines) + "\n"
+    return f"{what}, 0 told from 1:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def open_loop(models: Mapping[str, Any]) -> str:
@@ -278,7 +281,8 @@ def _needs(unit: str, planner: str, records: Records) -> list[str]:
     owner = own if f"{own}/model" in records else f"{EXPERIMENT}/{seed}"
     if planner == NO_BELIEF:
         return [f"{EXPERIMENT}/{seed}/data", f"{ABLATIONS}/{seed}/{MODEL_NO_BELIEF}"]
-    return [f"{owner}/{need}" for need in ("data", "model")]
+    found = [f"{owner}/{need}" for need in ("data", "model")]
+    return [*found, f"{own}/{HEADS}"] if planner in DOUBTING else found
 
 
 def _budget(settings: Settings) -> str:

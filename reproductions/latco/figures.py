@@ -120,7 +120,7 @@ def plan(
     planner = settings.build(evaluation.horizon)
     seeds = start_seeds(evaluation)[: evaluation.trace_starts]
     state, infos, box = first_states(model, task, seeds)
-    problem = PlanningProblem(model.step, objective_of(model, planner), box)
+    problem = PlanningProblem(model.step, objective_of(model.reward, planner), box)
     states, made = follow(planner, problem, state, make_generator(seed, "trace"))
     with torch.no_grad():
         rewards = model.reward(states[:, :, 1:])

@@ -260,7 +260,7 @@ def evaluate(
     with diffplan.envs.make_vector(task, count, time_limit=steps) as environments:
         box = action_box(environments.single_action_space)
         episodes = run_episodes(
-            make_agent(model, settings, evaluation, box, watch),
+            make_agent(model, settings, evaluation, box, watch, model.reward),
             environments,
             start_seeds(evaluation),
             agent_seed=derive_seed(seed, "planner", planner),

@@ -26,6 +26,8 @@ PLANNERS = (
     "latco",
     "latco_duals",
     "latco_no_constraints",
+    "latco_least",
+    "latco_doubt",
     "gd_many",
     "gd_one",
     "cem_coloured",

@@ -21,6 +21,7 @@ from reproductions.latco.comparison_result import (
     EXPERIMENT as STAGE_A,
 )
 from reproductions.latco.comparison_result import (
+    HEADS,
     IDLE,
     NAMES,
     Result,
@@ -71,6 +72,7 @@ def report(results: Results) -> Section | None:
             reading(of_task),
             paired_section(of_task, level=4),
             reward_heads(judged),
+            reward_heads(summary[name][HEADS], "The least of several heads"),
             open_loop(judged),
         ]
     lines = [
@@ -97,8 +99,11 @@ def _summary(
     summary = {
         name: {
             "successes_and_episodes": {each.name: each.counts() for each in of_task},
-            "models": before.get(name, {}).get("models", {})
-            | heads(results.runs / name, results.runs / SUMMARY, "model"),
+            **{
+                kind: before.get(name, {}).get(kind, {})
+                | heads(results.runs / name, results.runs / SUMMARY, unit)
+                for kind, unit in (("models", "model"), (HEADS, HEADS))
+            },
         }
         for name, of_task in found.items()
     }

@@ -212,11 +212,14 @@ def test_latco_reaches_the_goal_with_a_model_that_is_right(
     latco = LATCO.replaced(iterations=100)
     with make_vector("metaworld/reach", 2) as environments:
         box = action_box(environments.single_action_space)
-        agent = comparison.make_agent(model, latco, two_starts, box, watch)
+        agent = comparison.make_agent(
+            model, latco, two_starts, box, watch, model.reward
+        )
         seeds = comparison.start_seeds(two_starts)
         episodes = run_episodes(agent, environments, seeds)
         idle = comparison.make_agent(
-            model, UNIFORM, two_starts, box, comparison.planner_watch()
+            *(model, UNIFORM, two_starts, box, comparison.planner_watch()),
+            model.reward,
         )
         wandered = run_episodes(idle, environments, seeds)
     rows = comparison.summarise(
@@ -264,7 +267,7 @@ def test_reward_head_is_judged_near_changes() -> None:
     buffer.add(Episode(0 * observations, actions, 0 * reward))
     model = OneStepLate()
     states = comparison_model.filtered_states(model, buffer.episodes)
-    judged = comparison_model.judge_reward_head(model, buffer, states, margin=5)
+    judged = comparison_model.judge_reward_head(model.reward, buffer, states, margin=5)
     assert judged["changes"] == 3
     assert judged["steps"] == 200
     assert judged["accuracy"] == pytest.approx(197 / 200)
@@ -447,19 +450,22 @@ def test_ablations_plan_with_the_models_of_the_comparison(tmp_path: Path) -> Non
     both = PAPER.units("cpu", Selection(["ablations"], [0, 1]), tmp_path)
     known = {unit.name: unit for unit in both}
     own = [unit for unit in both if unit.name.startswith("ablations/")]
-    assert len(own) == 2 * (len(config.planners) + 1)
+    assert len(own) == 2 * (len(config.planners) + 2)  # and a model, and reward heads
     for unit in shared:
         if unit.name in known:
             assert unit.settings() == known[unit.name].settings()
             assert unit.directory == known[unit.name].directory
     for unit in own:
         assert unit.directory == tmp_path / unit.name
-        (need,) = unit.needs
-        place = known[need].directory
-        if unit.name.endswith("model_no_belief"):
-            assert unit.run.keywords["data_directory"] == place
-        else:
-            assert unit.run.keywords["model_path"] == place / "model.pt"
+        given = unit.run.keywords
+        for need in unit.needs:
+            place, kind = known[need].directory, need.rpartition("/")[2]
+            if kind == "data":
+                assert given["data_directory"] == place
+            elif kind == "heads":
+                assert given["heads"] == place / "heads.pt"
+            else:
+                assert given["model_path"] == place / "model.pt"
     pickle.dumps(both)
 
 

@@ -16,7 +16,7 @@ from reproductions.latco.tasks import FAR, PLANNERS
 def test_each_task_has_episodes_model_and_starts_of_its_own(tmp_path: Path) -> None:
     units = PAPER.units("cpu", Selection(["tasks"], [3]), tmp_path)
     known = {unit.name: unit for unit in units}
-    assert len(units) == len(known) == len(FAR) * (len(PLANNERS) + 2)
+    assert len(units) == len(known) == len(FAR) * (len(PLANNERS) + 3)
     for task in FAR:
         own = f"tasks/{task}/seed_3"
         assert known[f"{own}/data"].settings()["data"]["task"] == f"metaworld/{task}"
