@@ -42,8 +42,8 @@ words before axes and settings
   publish  runs nothing; puts the results of finished runs, or those of some stages,
            into the repository. Refused with changes that no commit holds, with own
            settings, and with fewer units than the committed page shows. With --add
-           the committed units stay, and new ones join them: a page made from the
-           ledger grows run by run, from any machine
+           the committed units stay, and those that are finished join them: a page
+           made from the ledger grows run by run, from any machine
 How long a preset takes: `reproductions/README.md`.
 
 exit status: 0 done, 1 some units failed (the report has the others), 64 refused before
@@ -175,6 +175,10 @@ class Command:
         own = self._own_settings(units, preset)
         before, kept = published(home), set[str]()
         if adding:
+            for unit in units:
+                if unit.state != runs.FINISHED:
+                    say(f"left out: {unit.name} is {unit.state}: {unit.reason}")
+            units = [unit for unit in units if unit.state == runs.FINISHED]
             kept = {row["experiment"] for row in ledger.read(home)}
             old = {n: r for n, r in before.items() if n.partition("/")[0] in stages}
             own += publishing.own_settings(old, partial(self.paper.all_units, preset))

@@ -83,6 +83,19 @@ def test_a_page_made_from_the_ledger_grows(home: Path, tmp_path: Path) -> None:
     ).keys()
 
 
+def test_what_is_finished_joins_and_the_rest_is_named(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(tmp_path / "more", [2, 3])
+    (tmp_path / "more" / "cpu" / "score" / "seed_3" / "done.json").unlink()
+    where = ["--directory", str(tmp_path / "more"), "--stages", "score"]
+    assert call(tmp_path, "publish", "--add", *where) == DONE
+    assert "left out: score/seed_3 is unfinished" in capsys.readouterr().err
+    rows = (home / "scores.csv").read_text().splitlines()
+    assert rows == ["seed,score", "0,0.375", "1,0.75", "2,1.125"]
+    assert "score/seed_3" not in (home / "run.json").read_text()
+
+
 def test_a_page_made_from_runs_does_not_grow(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
