@@ -60,11 +60,11 @@ class GoalDistance(ResidualObjective):
         """Return √w (x - goal) `[…, S]`."""
         if self.running_weight == 0:
             return no_residual(state)
-        return self.running_weight**0.5 * (state - self._aligned_goal(state))
+        return _times_root(self.running_weight, state - self._aligned_goal(state))
 
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return √w_T (x - goal) `[…, S]`."""
-        return self.terminal_weight**0.5 * (state - self._aligned_goal(state))
+        return _times_root(self.terminal_weight, state - self._aligned_goal(state))
 
     def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
@@ -82,6 +82,11 @@ class GoalDistance(ResidualObjective):
 
     def _aligned_goal(self, state: Tensor) -> Tensor:
         return aligned("goal", self.goal, state, own=1)
+
+
+def _times_root(weight: float, away: Tensor) -> Tensor:
+    """Return √weight · away; sampling planners notice a pass over all candidates."""
+    return away if weight == 1 else weight**0.5 * away
 
 
 class Tracking(ResidualObjective):

@@ -8,7 +8,7 @@ from diffplan._checks import require_at_least
 from diffplan.functional._gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
-from diffplan.planners.sampling.loop import SamplingPlanner
+from diffplan.planners.sampling.loop import SamplingPlanner, Search
 
 
 class CEM(SamplingPlanner):
@@ -111,6 +111,18 @@ class CEM(SamplingPlanner):
     def weigh(self, cost: Tensor) -> Tensor:
         """Weigh the elites equally and the others not at all."""
         return hard_top_k(-cost, self.num_elites) / self.num_elites
+
+    def refit(
+        self, search: Search, candidates: Tensor, cost: Tensor, weights: Tensor
+    ) -> Search:
+        """Return mean and spread of the elites; see `SamplingPlanner.refit`."""
+        if type(self).weigh is CEM.weigh:  # an own one may weigh others as well
+            # Only elites count, and most of a refit was to read all the others.
+            elites = weights.topk(self.num_elites, sorted=False).indices
+            elites = elites.sort().values  # ties come in no order of their own
+            weights = weights.gather(1, elites)
+            candidates = candidates.take_along_dim(elites[..., None, None], 1)
+        return super().refit(search, candidates, cost, weights)
 
     def refit_std(
         self,
