@@ -214,7 +214,7 @@ def require_known(name: str, value: str, known: Iterable[str]) -> str:
     names = list(known)
     if value in names:
         return value
-    close = difflib.get_close_matches(value, names, cutoff=0.5)
+    close = difflib.get_close_matches(str(value), names, cutoff=0.5)
     if not close or len(names) <= _FEW_NAMES:  # the closest first
         close += [each for each in names if each not in close]
     told, left = ", ".join(close[:_MANY_NAMES]), len(close) - _MANY_NAMES

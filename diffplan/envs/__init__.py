@@ -90,7 +90,7 @@ def make(
         MissingDependencyError: the simulator, or for pixels a GL library, is missing.
         ArgumentError: a setting out of its range.
     """
-    suite, _, name = task.partition("/")
+    suite, _, name = str(task).partition("/")
     if suite not in _SUITES or not name:
         require_known("task", task, list_tasks())
     module, kind = _SUITES[suite]
