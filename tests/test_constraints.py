@@ -4,6 +4,7 @@ import builtins
 import math
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from diffplan.planners.request import PlanRequest
 DOUBLE = torch.float64
 
 with_cvxpylayers = pytest.mark.skipif(
-    not polytope_file._is_available(), reason="needs the package cvxpylayers"
+    find_spec("cvxpylayers") is None, reason="needs the package cvxpylayers"
 )
 quiet = pytest.mark.filterwarnings("ignore")  # of the packages that solve cones
 

@@ -10,7 +10,6 @@ derivatives are those of the tight sides (`diffplan.functional._polyhedron`).
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -174,11 +173,6 @@ def _guess(points: Tensor, matrix: Tensor, offset: Tensor) -> Tensor | None:
         return None
     gap = offset - solved.to(points) @ matrix.mT
     return gap < _TIGHT * (1 + offset.abs())
-
-
-def _is_available() -> bool:
-    """Return whether cvxpylayers is installed."""
-    return find_spec("cvxpylayers") is not None
 
 
 @lru_cache(maxsize=32)
