@@ -43,7 +43,7 @@ class DreamerRun(OnlineRun):
 
 @dataclass(frozen=True)
 class DreamerStage:
-    """Dreamer on several tasks, then its policy against what refines it.
+    """Dreamer on several tasks, and its policy against what refines it.
 
     Attributes:
         tasks: Of the DeepMind control suite, each a run.

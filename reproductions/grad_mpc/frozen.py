@@ -24,6 +24,8 @@ from reproductions.grad_mpc.settings import PlanetConfig
 
 PLANET, TRAINED_WITH = "planet", "grad_mpc"
 """The experiment, and the planner, whose runs give the frozen models."""
+DREAMER = "dreamer"
+"""That whose runs give policies."""
 
 
 @dataclass(frozen=True)
@@ -149,26 +151,43 @@ def policy_contenders(stage: DreamerStage) -> list[Contender]:
 def dreamer_units(
     stage: DreamerStage, seeds: Sequence[int], directory: Path
 ) -> list[Unit]:
-    """Return the runs of Dreamer, and the contests with their policies."""
+    """Return the runs of Dreamer, and what their tasks give away."""
+    runs = [
+        _dreamer_run(stage, task, seed, directory)
+        for task in stage.tasks
+        for seed in seeds
+    ]
+    return runs + [
+        idle.unit(DREAMER, stage.of(task), directory / task) for task in stage.tasks
+    ]
+
+
+def refinement_units(
+    stage: DreamerStage, seeds: Sequence[int], directory: Path
+) -> list[Unit]:
+    """Return contests with Dreamer's policies, and the runs that these come from."""
     made = []
     for task in stage.tasks:
         for seed in seeds:
-            run, folder = stage.of(task), directory / task / f"seed_{seed}"
-            work = partial(train_dreamer, run=run, seed=seed, directory=folder / "run")
-            source = Unit(f"dreamer/{task}/seed_{seed}", work, folder / "run")
+            source = _dreamer_run(stage, task, seed, directory.parent / DREAMER)
             played = unit(
                 f"refinement/{task}/seed_{seed}",
                 policy_contenders(stage),
                 source,
-                run,
+                stage.of(task),
                 starts=stage.starts,
                 seed=seed,
-                folder=folder / "refinement",
+                folder=directory / task / f"seed_{seed}",
                 together=stage.starts,  # of few candidates each
             )
             made += [source, played]
-        made.append(idle.unit("dreamer", stage.of(task), directory / task))
     return made
+
+
+def _dreamer_run(stage: DreamerStage, task: str, seed: int, directory: Path) -> Unit:
+    folder = directory / task / f"seed_{seed}" / "run"
+    work = partial(train_dreamer, run=stage.of(task), seed=seed, directory=folder)
+    return Unit(f"{DREAMER}/{task}/seed_{seed}", work, folder)
 
 
 def small_candidates() -> CandidatesConfig:

@@ -50,17 +50,17 @@ def pixels(results: Results) -> Section | None:
 
 
 def dreamer(results: Results) -> Section | None:
-    """Report on Dreamer, and on what refines its policy."""
-    section = _online(results, "dreamer", ("policy",))
-    if section is None:
-        return None
+    """Report on Dreamer's runs."""
+    return _online(results, "dreamer", ("policy",))
+
+
+def refinement(results: Results) -> Section | None:
+    """Report on what refines Dreamer's policy."""
     rows = _contests(results, "refinement")
     if not rows:
-        return section
-    text = _contest_tables(rows, "policy")
+        return None
     numbers = published("table_2", "published_500k")
-    parts = [section.text, "### The policy, refined\n", text, numbers]
-    return Section("\n".join(parts), section.rows)
+    return Section(_contest_tables(rows, "policy") + "\n" + numbers)
 
 
 def candidates(results: Results) -> Section | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reproductions
-from reproductions.common.experiment import papers
+from reproductions.common.experiment import Paper, papers
 from reproductions.durations import table
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +39,15 @@ def call(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": f"{tree}:{ROOT}", "PATH": "/usr/bin:/bin"},
         check=False,
     )
+
+
+@pytest.mark.parametrize("paper", papers(), ids=lambda paper: paper.name)
+def test_the_first_part_of_a_units_name_is_its_stage(paper: Paper) -> None:
+    """By it units are published with their stage."""
+    for preset in paper.presets:
+        made = paper.all_units(preset, None)
+        first = {unit.name.partition("/")[0] for unit in made}
+        assert first <= {*paper.stages(preset)}
 
 
 def test_a_new_paper_runs_a_grid_and_has_a_line_in_the_table(

@@ -396,7 +396,7 @@ def test_the_smoke_preset_from_end_to_end(tmp_path: Path) -> None:
         "Table 1",
         "Fig. 4",
         "leaves open",
-        "The policy, refined",
+        "refined by Grad-MPC (Table 2)",
         "dream_mpc_reuse_doubt",
         "Claim by claim",
         "no action",
