@@ -1,8 +1,10 @@
 """What each experiment of Grad-MPC adds to the results page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +26,8 @@ QUOTED = {"grad_mpc": "grad_mpc", "cem": "planet", "policy": "dreamer"}
 OF_PRESETS = {"cpu": (1, 2, 3), "smoke": (1, 2, 3), "gpu-short": (3,), "paper": ()}
 OF_STAGES = {"planet": (4, 5), "pixels": (4, 5), "dreamer": (4, 6, 7)}
 """Numbers of the deviations in README.md."""
+REFINED = re.compile(r"policy_grad_mpc_h(\d+)_i(\d+)_s([\d.e-]+)")
+"""Contenders that `contest.refined` makes, by the first critic."""
 FINAL_EPISODES = 8
 """Most recent training episodes of a run that a line of the table is about."""
 
@@ -59,8 +63,11 @@ def refinement(results: Results) -> Section | None:
     rows = _contests(results, "refinement")
     if not rows:
         return None
+    save_figure(_refinement_figure(rows), results.output / "refinement.png")
+    title = "Return of the refined policy against the step size of its refinement"
     numbers = published("table_2", "published_500k")
-    return Section(_contest_tables(rows, "policy") + "\n" + numbers)
+    parts = [picture("refinement.png", title), _contest_tables(rows, "policy"), numbers]
+    return Section("\n".join(parts))
 
 
 def candidates(results: Results) -> Section | None:
@@ -246,13 +253,44 @@ def _candidates_figure(found: Sequence[Outcome]) -> object:
                 for each in found
                 if each.task == task and each.name.startswith(f"{planner}_")
             ]
-            points.sort(key=lambda point: point[0])
-            counts = [count for count, _ in points]
-            values = [estimate.value for _, estimate in points]
-            axis.plot(counts, values, "o-", color=colour, label=NAMES[planner])
-            for count, estimate in points:
-                axis.plot([count] * 2, [estimate.low, estimate.high], color=colour)
+            _draw_points(axis, points, NAMES[planner], color=colour)
         axis.set(title=task, xlabel="candidates of Grad-MPC", xscale="log")
         axis.legend(fontsize=7)
     axes[0, 0].set_ylabel("return")
     return figure
+
+
+def _refinement_figure(found: Sequence[Outcome]) -> object:
+    """Draw returns against the step size, a line for each horizon and iterations."""
+    tasks = list(dict.fromkeys(each.task for each in found))
+    figure, axes = new_figure(columns=len(tasks), size=(3.6, 3.0))
+    for axis, task in zip(axes[0], tasks, strict=True):
+        lines: dict[tuple[int, int], list[tuple[float, Estimate]]] = {}
+        for each in (one for one in found if one.task == task):
+            if each.name == "policy":
+                plain = each.estimate()
+                axis.axhspan(plain.low, plain.high, color="0.85")
+                axis.axhline(plain.value, color="0.4", label="the policy alone")
+            elif match := REFINED.fullmatch(each.name):
+                horizon, iterations, size = match.groups()
+                line = lines.setdefault((int(horizon), int(iterations)), [])
+                line.append((float(size), each.estimate()))
+        colours = zip(COLOURS, sorted(lines.items()), strict=False)
+        for colour, ((horizon, iterations), points) in colours:
+            words = f"horizon {horizon}, iterations {iterations}"
+            _draw_points(axis, points, words, color=colour, linewidth=1.0)
+        axis.set(title=task, xlabel="step size", xscale="log")
+    axes[0, -1].legend(fontsize=6)
+    axes[0, 0].set_ylabel("return")
+    return figure
+
+
+def _draw_points(
+    axis: Any, points: Sequence[tuple[float, Estimate]], label: str, **style: Any
+) -> None:
+    """Draw a line through estimates, and their intervals."""
+    points = sorted(points, key=lambda point: point[0])
+    values = [estimate.value for _, estimate in points]
+    axis.plot([x for x, _ in points], values, "o-", label=label, **style)
+    for x, estimate in points:
+        axis.plot([x] * 2, [estimate.low, estimate.high], **style)

@@ -397,6 +397,7 @@ def test_the_smoke_preset_from_end_to_end(tmp_path: Path) -> None:
         "Fig. 4",
         "leaves open",
         "refined by Grad-MPC (Table 2)",
+        "refinement.png",
         "dream_mpc_reuse_doubt",
         "Claim by claim",
         "no action",
