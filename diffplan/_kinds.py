@@ -171,7 +171,9 @@ def _kind(hint: Any) -> _Kind:
         return "a callable", callable
     if origin is Iterable:
         each = _kind(inner[0])
-        return _OPEN if each is _OPEN else _kind_of_any_number(each)
+        # What takes several numbers says which of them is none.
+        is_open = each is _OPEN or each[1] is _is_number
+        return _OPEN if is_open else _kind_of_any_number(each)
     if origin in (Sequence, tuple):
         kinds = [_kind(each) for each in inner if each is not ...]
         return _kind_of_several(kinds, origin is tuple and ... not in inner)

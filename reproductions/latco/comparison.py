@@ -28,10 +28,10 @@ from diffplan.objectives.reward import NegativeReturn, SoftplusReward
 from diffplan.planners.base import Planner
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.second_order import ShootingGN
-from diffplan.problem import Box, PlanningProblem
+from diffplan.problem import Box
 from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
-from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
+from diffplan.training.seeding import derive_seed
 from reproductions.common.stages import Unit
 from reproductions.latco import reward_heads
 from reproductions.latco.comparison_config import (
@@ -49,8 +49,9 @@ from reproductions.latco.comparison_result import (
     MODEL_NO_BELIEF,
     NO_BELIEF,
 )
+from reproductions.latco.comparison_trace import trace
 from reproductions.latco.data import collect
-from reproductions.latco.iterates import first_states, follow
+from reproductions.latco.iterates import start_seeds
 
 NATIVE = "_native"
 """Ends the name of a planner that differs from another in its engine alone."""
@@ -348,14 +349,6 @@ def objective_of(
     return (SoftplusReward if squares else NegativeReturn)(reward)
 
 
-def start_seeds(evaluation: EvaluationConfig) -> list[int]:
-    """Return the environments' seeds, which fix the starts."""
-    return [
-        derive_seed(evaluation.seed, "comparison start", index, bits=SIMULATOR_BITS)
-        for index in range(evaluation.starts)
-    ]
-
-
 @torch.no_grad()
 def summarise(
     episodes: Sequence[Episode],
@@ -394,46 +387,3 @@ def summarise(
             )
         )
     return rows
-
-
-@torch.no_grad()
-def trace(
-    directory: Path,
-    model_path: Path,
-    task: str,
-    settings: Settings,
-    evaluation: EvaluationConfig,
-    seed: int,
-    setup: Setup = STATE_VECTORS,
-) -> None:
-    """Follow LatCo's first plans through their iterations; write `trace.csv`.
-
-    Per iteration: the predicted rewards of the planned states (sum over
-    the horizon) and the dynamics violation (mean over the steps of ‖x - f(x, u)‖²),
-    each as mean, minimum and maximum over the starts.
-    """
-    device = resolve_device(setup.device)
-    model = RSSM.load(model_path).eval().to(device)
-    seeds = start_seeds(evaluation)[: evaluation.trace_starts]
-    state, _, box = first_states(model, task, seeds, **setup.seen)
-    planner = settings.build(evaluation.horizon)
-    problem = PlanningProblem(model.step, SoftplusReward(model.reward), box)
-    states, plan = follow(planner, problem, state, make_generator(seed, "trace"))
-    reward = model.reward(states[:, 1:, 1:]).sum(dim=-1)
-    kept = plan.diagnostics
-    columns: dict[str, Tensor] = {}
-    for name, values in (
-        ("predicted_return", reward),
-        ("dynamics_violation", kept["dynamics_violation"]),
-        ("action_violation", kept["action_violation"]),
-        ("dynamics_multiplier", kept["dynamics_multiplier"]),
-    ):
-        columns[f"{name}_mean"] = values.mean(dim=0)
-        columns[f"{name}_low"] = values.amin(dim=0)
-        columns[f"{name}_high"] = values.amax(dim=0)
-    rows = [
-        {"seed": seed, "iteration": index + 1}
-        | {name: float(values[index]) for name, values in columns.items()}
-        for index in range(reward.shape[1])
-    ]
-    write_csv(directory / "trace.csv", rows)

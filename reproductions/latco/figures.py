@@ -25,12 +25,11 @@ from reproductions.latco.comparison import (
     model_units,
     objective_of,
     of_seed,
-    start_seeds,
 )
 from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
 from reproductions.latco.comparison_model import WEIGHTS
 from reproductions.latco.comparison_result import EXPERIMENT as MODELS
-from reproductions.latco.iterates import first_states, follow
+from reproductions.latco.iterates import first_states, follow, start_seeds
 
 EXPERIMENT = "figures"
 PLAN, MAP = "plan.npz", "map.npz"

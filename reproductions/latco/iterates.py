@@ -13,6 +13,16 @@ from diffplan.plan import Plan
 from diffplan.planners import Iterate
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, PlanningProblem
+from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
+from reproductions.latco.comparison_config import EvaluationConfig
+
+
+def start_seeds(evaluation: EvaluationConfig) -> list[int]:
+    """Return the environments' seeds, which fix the starts."""
+    return [
+        derive_seed(evaluation.seed, "comparison start", index, bits=SIMULATOR_BITS)
+        for index in range(evaluation.starts)
+    ]
 
 
 @torch.no_grad()

@@ -33,11 +33,12 @@ from diffplan.training.seeding import (
     make_generator,
 )
 from reproductions.common.stages import Unit
-from reproductions.latco.comparison import make_agent, of_seed, start_seeds
+from reproductions.latco.comparison import make_agent, of_seed
 from reproductions.latco.comparison_config import EvaluationConfig
 from reproductions.latco.comparison_model import filtered_states, fit
 from reproductions.latco.comparison_planners import evaluations
 from reproductions.latco.data import PARTS, complete
+from reproductions.latco.iterates import start_seeds
 from reproductions.latco.lottery_config import LotteryConfig
 
 EXPERIMENT = "lottery"

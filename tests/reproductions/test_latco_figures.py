@@ -15,10 +15,9 @@ from diffplan.training.seeding import make_generator
 from reproductions.common.experiment import Selection
 from reproductions.common.units import DONE
 from reproductions.latco import figures, figures_report
-from reproductions.latco.comparison import start_seeds
 from reproductions.latco.comparison_config import MODEL, EvaluationConfig
 from reproductions.latco.comparison_planners import DESCENT, LATCO_NATIVE
-from reproductions.latco.iterates import first_states, follow
+from reproductions.latco.iterates import first_states, follow, start_seeds
 from reproductions.latco.paper import PAPER
 
 STARTS = EvaluationConfig(starts=3, trace_starts=3, horizon=6, far=0.3)
