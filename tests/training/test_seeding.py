@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from diffplan.errors import ArgumentError
-from diffplan.training import Timers, derive_seed, global_seeds, make_generator
+from diffplan.training import Timers, derive_seed, make_generator
+from diffplan.training.seeding import global_seeds  # without the checks: see below
 
 
 def test_seeds_are_the_first_bits_of_a_hash() -> None:
@@ -38,6 +39,8 @@ def test_global_seeds_repeat_inside_and_leave_nothing_outside() -> None:
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), torch.rand(1).item()
 
+    # The type checks of the suite draw from Python's generator to look into containers,
+    # and so would those around the function that `diffplan.training` gives.
     before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     with global_seeds(5):
         first = draw()
