@@ -15,6 +15,14 @@ from reproductions.grad_mpc import (
     settings,
 )
 
+OF_DREAMER = {
+    "cpu": partial(narrowed, dreamer_settings.small),
+    "smoke": partial(narrowed, dreamer_settings.tiny),
+    "paper": partial(narrowed, dreamer_settings.paper),
+}
+"""Presets of the runs, and of what refines their policies."""
+DREAMER_TASKS = Axis((*settings.TASKS, *settings.SPARSE))
+
 PAPER = Paper(
     folder=Path(__file__).parent,
     experiments=(
@@ -74,29 +82,21 @@ PAPER = Paper(
             name="dreamer",
             title="Dreamer, whose policy is refined below",
             about="Dreamer's agent learns online",
-            presets={
-                "cpu": partial(narrowed, dreamer_settings.small),
-                "smoke": partial(narrowed, dreamer_settings.tiny),
-                "paper": partial(narrowed, dreamer_settings.paper),
-            },
+            presets=OF_DREAMER,
             units=frozen.dreamer_units,
             report=report.dreamer,
             on_request=("cpu",),
-            axes={"task": Axis((*settings.TASKS, *settings.SPARSE))},
+            axes={"task": DREAMER_TASKS},
         ),
         Experiment(
             name="refinement",
             title="Dreamer's policy, refined by Grad-MPC (Table 2)",
             about="the policies of stage dreamer act, alone and refined",
-            presets={
-                "cpu": partial(narrowed, dreamer_settings.small),
-                "smoke": partial(narrowed, dreamer_settings.tiny),
-                "paper": partial(narrowed, dreamer_settings.paper),
-            },
+            presets=OF_DREAMER,
             units=frozen.refinement_units,
             report=report.refinement,
             on_request=("cpu",),
-            axes={"task": Axis((*settings.TASKS, *settings.SPARSE))},
+            axes={"task": DREAMER_TASKS},
         ),
     ),
     columns=online_report.COLUMNS,

@@ -23,11 +23,13 @@ from reproductions.common.statistics import (
 from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.comparison_model import HEAD
 from reproductions.latco.comparison_planners import counted, evaluations, words
+from reproductions.latco.reward_heads import READ
 
 EXPERIMENT, ABLATIONS = "comparison", "ablations"
 NO_BELIEF, MODEL_NO_BELIEF = "latco_no_belief", "model_no_belief"
-DOUBTING, HEADS = ("latco_least", "latco_doubt"), "heads"
 """Plans with a model of its own, without a deterministic path; and this model."""
+HEADS = "heads"
+"""What planners that doubt act with, beside the model."""
 NAMES = {
     "latco": "LatCo",
     "latco_native": "LatCo, native engine",
@@ -282,7 +284,7 @@ def _needs(unit: str, planner: str, records: Records) -> list[str]:
     if planner == NO_BELIEF:
         return [f"{EXPERIMENT}/{seed}/data", f"{ABLATIONS}/{seed}/{MODEL_NO_BELIEF}"]
     found = [f"{owner}/{need}" for need in ("data", "model")]
-    return [*found, f"{own}/{HEADS}"] if planner in DOUBTING else found
+    return [*found, f"{own}/{HEADS}"] if planner in READ else found
 
 
 def _budget(settings: Settings) -> str:

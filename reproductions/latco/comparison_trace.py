@@ -10,14 +10,12 @@ from diffplan._runs.settings import Settings
 from diffplan._runs.tables import write_csv
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import SoftplusReward
-from diffplan.problem import PlanningProblem
-from diffplan.training.seeding import make_generator
 from reproductions.latco.comparison_config import (
     STATE_VECTORS,
     EvaluationConfig,
     Setup,
 )
-from reproductions.latco.iterates import first_states, follow, start_seeds
+from reproductions.latco.iterates import first_plans
 
 
 @torch.no_grad()
@@ -38,11 +36,12 @@ def trace(
     """
     device = resolve_device(setup.device)
     model = RSSM.load(model_path).eval().to(device)
-    seeds = start_seeds(evaluation)[: evaluation.trace_starts]
-    state, _, box = first_states(model, task, seeds, **setup.seen)
-    planner = settings.build(evaluation.horizon)
-    problem = PlanningProblem(model.step, SoftplusReward(model.reward), box)
-    states, plan = follow(planner, problem, state, make_generator(seed, "trace"))
+    planner, objective = (
+        settings.build(evaluation.horizon),
+        SoftplusReward(model.reward),
+    )
+    given = (model, planner, objective, task, evaluation, seed)
+    states, plan, _ = first_plans(*given, **setup.seen)
     reward = model.reward(states[:, 1:, 1:]).sum(dim=-1)
     kept = plan.diagnostics
     columns: dict[str, Tensor] = {}

@@ -18,8 +18,6 @@ from diffplan._files import write_atomically
 from diffplan._runs.settings import Settings
 from diffplan.models.base import WorldModel
 from diffplan.models.rssm import RSSM
-from diffplan.problem import PlanningProblem
-from diffplan.training.seeding import make_generator
 from reproductions.common.stages import Unit
 from reproductions.latco.comparison import (
     model_units,
@@ -29,7 +27,7 @@ from reproductions.latco.comparison import (
 from reproductions.latco.comparison_config import ComparisonConfig, EvaluationConfig
 from reproductions.latco.comparison_model import WEIGHTS
 from reproductions.latco.comparison_result import EXPERIMENT as MODELS
-from reproductions.latco.iterates import first_states, follow, start_seeds
+from reproductions.latco.iterates import first_plans
 
 EXPERIMENT = "figures"
 PLAN, MAP = "plan.npz", "map.npz"
@@ -117,10 +115,9 @@ def plan(
     """
     model = RSSM.load(model_path).eval()
     planner = settings.build(evaluation.horizon)
-    seeds = start_seeds(evaluation)[: evaluation.trace_starts]
-    state, infos, box = first_states(model, task, seeds)
-    problem = PlanningProblem(model.step, objective_of(model.reward, planner), box)
-    states, made = follow(planner, problem, state, make_generator(seed, "trace"))
+    objective = objective_of(model.reward, planner)
+    given = (model, planner, objective, task, evaluation, seed)
+    states, made, infos = first_plans(*given)
     with torch.no_grad():
         rewards = model.reward(states[:, :, 1:])
         # Which start was decided before any plan was seen.

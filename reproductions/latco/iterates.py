@@ -12,8 +12,8 @@ from diffplan.models.base import WorldModel
 from diffplan.plan import Plan
 from diffplan.planners import Iterate
 from diffplan.planners.base import Planner
-from diffplan.problem import Box, PlanningProblem
-from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
+from diffplan.problem import Box, Objective, PlanningProblem
+from diffplan.training.seeding import SIMULATOR_BITS, derive_seed, make_generator
 from reproductions.latco.comparison_config import EvaluationConfig
 
 
@@ -23,6 +23,33 @@ def start_seeds(evaluation: EvaluationConfig) -> list[int]:
         derive_seed(evaluation.seed, "comparison start", index, bits=SIMULATOR_BITS)
         for index in range(evaluation.starts)
     ]
+
+
+def first_plans(
+    model: WorldModel,
+    planner: Planner,
+    objective: Objective,
+    task: str,
+    evaluation: EvaluationConfig,
+    seed: int,
+    **seen: Any,
+) -> tuple[Tensor, Plan, Mapping[str, Any]]:
+    """Return what `follow` does of the first plans, and what the starts tell.
+
+    Args:
+        model: Frozen.
+        planner: Plans from the first observations.
+        objective: What it minimises.
+        task: As for `first_states`.
+        evaluation: Which starts there are, and how many are followed.
+        seed: Of the planner's random numbers.
+        **seen: As for `first_states`.
+    """
+    seeds = start_seeds(evaluation)[: evaluation.trace_starts]
+    state, infos, box = first_states(model, task, seeds, **seen)
+    problem = PlanningProblem(model.step, objective, box)
+    states, plan = follow(planner, problem, state, make_generator(seed, "trace"))
+    return states, plan, infos
 
 
 @torch.no_grad()

@@ -54,8 +54,12 @@ RUNS = tuple(f"{task}/{planner}" for task in ALL_TASKS for planner in PLANNERS)
 CHEETAH = "cheetah-run/latco"
 COLLOCATION = ("latco", "gaussian_latco")
 SMALL_ITERATIONS = {
-    **{"latco": 100, "cem": 10, "mppi": 10},
-    **{"gd": 250, "gaussian_latco": 50, "ilqr": 50},
+    "latco": 100,
+    "cem": 10,
+    "mppi": 10,
+    "gd": 250,
+    "gaussian_latco": 50,
+    "ilqr": 50,
 }
 """On Meta-World from vectors; the DeepMind control suite has cheetah's at most."""
 
