@@ -4,27 +4,28 @@ A stream of random numbers is named by a key, an int64 number, and its i-th numb
 depends on the key and on i alone::
 
     key     ← fold(fold(seed, problem), plan)          one per problem
-    bits    ← mix(key + (i + 1) · γ)                   64 at a time
-    normals ← Box and Müller's transform of the bits
+    bits    ← mix(key + (i + 1) · γ)                   64 at a time, 4 × 16
+    normals ← ½ H (table[a], table[b], table[c], table[d])
+
+where the table holds the 65,536 normal quantiles of what 16 bits can be, and H adds
+and subtracts. The half of H is a rotation, under which independent normal numbers stay
+independent and normal; each result has 64 bits behind it.
 
 A `torch.Generator` would be one long stream instead, of which a problem gets what its
 place in the batch says; one generator for each problem would need the keys on the
 host. Here there is neither state nor a look at a number, so that the functions
 vectorise (`torch.func.vmap`), compile into one graph and export.
 
-Every operation is either on integers or one whose result IEEE 754 prescribes to the
-last bit (+, -, ·, /, √), one after the other: logarithm and sine are short polynomials.
-PyTorch's own may differ in the last bit between the vectorised part and the rest of an
-array, so that a number would depend on its place after all. A GPU's arithmetic is its
-own: there, a key's numbers are those of a CPU to rounding, and to the bit those of any
-other batch on that device. Operations are in place wherever their tensor is new, which
-spares the cache.
+Every operation is on integers, looks into the table or is a sum that float32 holds
+exactly: a key's numbers are the same on every processor and device, to the last bit.
+PyTorch's logarithm and sine are not: they may differ between the vectorised part and
+the rest of an array, so that a number would depend on its place after all.
 
 References:
     Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"
-    (SplitMix64); Box and Muller 1958, "A note on the generation of random normal
-    deviates"; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", for
-    counters in place of a state.
+    (SplitMix64); Wallace 1996, "Fast pseudorandom generators for normal and exponential
+    variates", for rotations of normal numbers; Salmon et al. 2011, "Parallel random
+    numbers: as easy as 1, 2, 3", for counters in place of a state.
 """
 
 import math
@@ -45,25 +46,27 @@ _FOLD_GAMMA = 0xD1342543DE82EF95 - 2**64
 
 _MIXERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
-CACHED = 2**15
+CACHED = 2**14
 """Counters that are worked on at once on a CPU, whose second-level cache they fill."""
 
-LARGEST = 2**23
+LARGEST = 2**22
 """The same elsewhere, which bounds the memory that is needed meanwhile."""
 
-_ROOT_HALF = 0x3F3504F3
-"""√½ in float32, as the integer with the same bits."""
 
-_LOG = (-4.0, -1.333336353302002, -0.7994958162307739, -0.5985158085823059)
-"""-2 log((1 + s) / (1 - s)) = s · Σ c_i s^2i for |s| ≤ 3 - √8, relative error 7e-10."""
+def _half_quantiles() -> Tensor:
+    """Return half the normal quantiles of the middles of 2^16 bins, variance ¼.
 
-_SINE = (
-    1.4142135381698608,
-    -0.2357020229101181,
-    0.011783250607550144,
-    -0.00027579691959545016,
-)
-"""√2 sin(h) = h · Σ c_i h^2i for |h| ≤ π/4, relative error 4e-9."""
+    Multiples of 2^-21, so that four of them have an exact sum. The fourth moment of
+    such sums is 2.9998.
+    """
+    middle = (torch.arange(2**16, dtype=torch.float64, device="cpu") + 0.5) / 2**16
+    quantile = torch.special.ndtri(middle)
+    quantile /= quantile.square().mean().sqrt()
+    return (quantile * 2**20).round().float() / 2**21
+
+
+_TABLES = {torch.device("cpu"): _half_quantiles()}
+"""The half quantiles on each device that has drawn."""
 
 
 def stream_keys(
@@ -161,7 +164,7 @@ def standard_normal(
 
     What a key's stream begins with depends on the key and the number of entries of
     `shape`, never on the other keys. The numbers are those of float32 in every dtype,
-    so that plans in float32 and float64 see the same; they end at ±6.6.
+    so that plans in float32 and float64 see the same: multiples of 2^-21 within ±8.7.
 
     Args:
         keys: int64 `[…]`.
@@ -186,14 +189,17 @@ def standard_normal(
 
 
 def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    half = -(-size // 4)  # counters; two words of 32 bits each, and two such halves
+    quarter = -(-size // 4)  # numbers; a counter's bits give four of them
     rows = keys.reshape(-1, 1)
     if is_traced(keys):
-        counters = _counters(0, half, half, rows.device)
-        parts = [torch.mul(*pair) for pair in _factors(rows, counters)]
+        counters = _counters(0, -(-quarter // 4), quarter, rows.device)
+        parts = [
+            torch.add(left, right, alpha=sign)[:, :quarter]
+            for left, right, sign in _rotated(rows, counters)
+        ]
         values = torch.cat(parts, dim=1)[:, :size].to(dtype)
     else:
-        values = _in_chunks(rows, size, half, dtype)
+        values = _in_chunks(rows, size, quarter, dtype)
     return values.reshape((*keys.shape, size))
 
 
@@ -223,91 +229,68 @@ def _draw_shares(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return share.reshape((*keys.shape, size))
 
 
-def _in_chunks(rows: Tensor, size: int, half: int, dtype: torch.dtype) -> Tensor:
+def _in_chunks(rows: Tensor, size: int, quarter: int, dtype: torch.dtype) -> Tensor:
     values = torch.empty(rows.shape[0], size, dtype=dtype, device=rows.device)
-    chunk = CACHED if rows.device.type == "cpu" else LARGEST
-    step = max(1, chunk // max(half, 1))
-    for first in range(0, half, chunk):
-        count = min(chunk, half - first)
-        counters = _counters(first, half, count, rows.device)
+    needed = -(-quarter // 4)
+    chunk = max(1, (CACHED if rows.device.type == "cpu" else LARGEST) // 4)
+    step = max(1, chunk // max(needed, 1))
+    for first in range(0, needed, chunk):
+        count = min(chunk, needed - first)
+        counters = _counters(first, count, quarter, rows.device)
         for row in range(0, rows.shape[0], step):
-            parts = _factors(rows[row : row + step], counters)
-            for part, begin in zip(parts, (2 * first, 2 * (half + first)), strict=True):
-                end = min(begin + 2 * count, size)
-                if begin < end:
-                    left, right = (factor[:, : end - begin] for factor in part)
-                    torch.mul(left, right, out=values[row : row + step, begin:end])
+            parts = _rotated(rows[row : row + step], counters)
+            for place, (left, right, sign) in enumerate(parts):
+                begin = place * quarter + 4 * first
+                wanted = min(4 * count, quarter - 4 * first, size - begin)
+                if wanted > 0:
+                    out = values[row : row + step, begin : begin + wanted]
+                    left, right = left[:, :wanted], right[:, :wanted]
+                    torch.add(left, right, alpha=sign, out=out)
     return values
 
 
-def _counters(first: int, half: int, count: int, device: torch.device) -> Tensor:
-    """Return what `_mix` adds to keys in each half of a row, int64 `[2, 1, count]`.
+def _counters(first: int, count: int, quarter: int, device: torch.device) -> Tensor:
+    """Return what `_mix` adds to keys for each quarter of a row, int64 `[4, 1, count]`.
 
     Args:
-        first: The first counter in the half.
-        half: Counters in a half; those of the other half follow.
+        first: The first counter in the quarter.
         count: How many counters.
+        quarter: Numbers in a quarter; four come from a counter.
         device: Where they are wanted.
     """
     counter = torch.arange(first, first + count, device=device)
-    halves = torch.arange(0, 2 * half, max(half, 1), device=device)
-    return _times(counter + halves[:, None, None], _GAMMA)
+    needed = -(-quarter // 4)
+    quarters = torch.arange(0, 4 * needed, max(needed, 1), device=device)
+    return _times(counter + quarters[:, None, None], _GAMMA)
 
 
-def _factors(
-    rows: Tensor, counters: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return 2 · count numbers of each half of the rows, each as two factors.
-
-    The caller multiplies them, `[R, 2 · count]`, into the product's place.
+def _rotated(rows: Tensor, counters: Tensor) -> list[tuple[Tensor, Tensor, int]]:
+    """Return 4 · count numbers of each quarter of the rows, each as a sum to be made.
 
     Args:
         rows: Keys `[R, 1]`.
         counters: As `_counters` gives them.
+
+    Returns:
+        For each quarter two tensors `[R, 4 · count]` and the sign of the second: the
+        caller adds them, into the sum's place.
     """
-    lengths, turns = _words(_mix(rows + counters)).unbind(0)
-    radius = _signed_radius(lengths)
-    cosine, sine = _direction(turns)
-    return (cosine, radius), (sine, radius)
+    bits = _mix(rows + counters)
+    index = bits.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF)
+    halves = _table(rows.device).index_select(0, index.reshape(-1))
+    a, b, c, d = halves.reshape(index.shape).unbind(0)
+    sums, differences = (a + b, c + d), (a - b, c - d)
+    return [(*pair, sign) for pair in (sums, differences) for sign in (1, -1)]
 
 
-def _direction(words: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cos a and sin a for angles a uniform in -π/2 … π/2.
-
-    With a radius of either sign that is every direction.
-
-    Args:
-        words: int32, uniform in all of them.
-    """
-    turn = words.to(torch.float32) * 3.65729529994141e-10  # π/4 · 2^-31: half of a
-    square = turn * turn
-    sine = _polynomial(_SINE, square).mul_(turn)
-    square = sine * sine  # 2 sin²(h) = 1 - cos(2h)
-    return 1.0 - square, (2.0 - square).sqrt_().mul_(sine)
-
-
-def _signed_radius(words: Tensor) -> Tensor:
-    """Return ±√(-2 log u), u uniform in (0, 1] of 31 bits, and an even chance of signs.
-
-    Args:
-        words: int32, uniform in all of them.
-    """
-    number = (words | 1).to(torch.float32)  # never zero; |number| = 2^31 u
-    size = number.view(torch.int32) & 0x7FFFFFFF
-    exponent = (size - _ROOT_HALF).bitwise_right_shift_(23)
-    mantissa = size.sub_(exponent << 23).view(torch.float32)  # in √½ … √2
-    ratio = (mantissa - 1.0).div_(mantissa + 1.0)
-    log = _polynomial(_LOG, ratio * ratio).mul_(ratio)
-    log += (31 - exponent).to(torch.float32).mul_(1.3862943649291992)  # 2 log 2
-    return log.sqrt_().copysign_(number)
-
-
-def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """Return Σ c_i x^i."""
-    value = x * coefficients[-1]
-    for coefficient in coefficients[-2:0:-1]:
-        value.add_(coefficient).mul_(x)
-    return value.add_(coefficients[0])
+def _table(device: torch.device) -> Tensor:
+    if device not in _TABLES:
+        with torch._C._DisableFuncTorch():
+            table = _TABLES[torch.device("cpu")].to(device)
+        if type(table) is not Tensor:  # as in a trace with tensors that hold nothing
+            return table
+        _TABLES[device] = table
+    return _TABLES[device]
 
 
 def _bits(rows: Tensor, first: int, count: int) -> Tensor:
@@ -323,11 +306,6 @@ def _times(counter: Tensor, gamma: int) -> Tensor:
     in `arange` for an index into memory, and stops where that passes 2^63.
     """
     return ~counter * -gamma
-
-
-def _words(bits: Tensor) -> Tensor:
-    """Return the halves of 64 bits, int32 `[R, 2 · count]`."""
-    return bits.view(torch.int32)
 
 
 def _mix(value: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import linalg, stats
 from torch import Tensor
 
 from diffplan.functional import _random as random
@@ -93,7 +93,8 @@ def test_neighbours_are_independent(squares: bool) -> None:
     pairs = {
         "keys": (values[1:], values[:-1]),
         "numbers": (values[:, 1:], values[:, :-1]),
-        "numbers with one radius": (values[:, :256], values[:, 256:]),
+        "numbers of one rotation": (values[:, :384], values[:, 128:]),
+        "its first and last": (values[:, :128], values[:, 384:]),
         "a key and its fold": (values, first),
         "folds": (first, second),
         "folds of neighbours": (first[1:], second[:-1]),
@@ -127,24 +128,19 @@ def test_the_finaliser_is_that_of_splitmix64() -> None:
     assert as_unsigned(found)[0].tolist() == expected
 
 
-def test_logarithm_and_sine_are_those_of_numpy() -> None:
-    words = torch.from_numpy(
-        np.random.default_rng(0).integers(-(2**31), 2**31, 200_000).astype(np.int32)
-    )
-    edges = [0, 1, -1, 2, -(2**31), 2**31 - 1, 2**30, -(2**30)]
-    words = torch.cat([words, torch.tensor(edges, dtype=torch.int32)])
-    radius = random._signed_radius(words)
-    # What is asked for is the root of -2 log u for u as it is rounded to float32.
-    u = np.abs((words.numpy() | 1).astype(np.float32)).astype(float) / 2**31
-    expected = np.sqrt(-2 * np.log(u))
-    assert np.array_equal(np.signbit(radius.numpy()), (words.numpy() | 1) < 0)
-    np.testing.assert_allclose(np.abs(radius.numpy()), expected, rtol=4e-7, atol=1e-9)
-    # A pair of numbers of one counter: radius · (cos, sin) of an angle in ±π/2.
-    half = words[: len(words) // 2 * 2].reshape(1, -1)
-    turned = random._direction(half)
-    angle = half.numpy().astype(float) * np.pi / 2**32
-    np.testing.assert_allclose(turned[0].numpy(), np.cos(angle), rtol=0, atol=3e-7)
-    np.testing.assert_allclose(turned[1].numpy(), np.sin(angle), rtol=3e-7, atol=1e-12)
+def test_the_table_holds_half_the_normal_quantiles_of_variance_one() -> None:
+    table = random._table(torch.device("cpu")).double().numpy()
+    assert (table * 2**21 == np.round(table * 2**21)).all()  # so that sums are exact
+    assert (table[::-1] == -table).all()
+    quantiles = stats.norm.ppf((np.arange(2**16) + 0.5) / 2**16)
+    scaled = quantiles / quantiles.std() / 2
+    np.testing.assert_allclose(table, scaled, rtol=0, atol=0.5001 * 2.0**-21)
+    # No processor may round an entry to another multiple: none is near the middle.
+    place = np.abs(scaled * 2**21 % 1 - 0.5)
+    assert place.min() > 1e-7
+    # The sum of four has the fourth moment of a normal number but for 2e-4.
+    excess = (table**4).mean() / (table**2).mean() ** 2 - 3
+    assert abs(excess) / 4 < 2e-4
 
 
 # Invariance
@@ -187,11 +183,11 @@ def test_threads_change_nothing() -> None:
 
 
 def test_numbers_are_the_same_on_every_processor_and_for_ever() -> None:
-    # Integers, and + - · / √ of float32, are prescribed to the last bit.
+    # Integers, and sums that float32 holds exactly.
     found = standard_normal(torch.tensor([0, 1]), (4,), LIKE)
     assert found.tolist() == [
-        [a / 2**27 for a in (15055033, -48874112, -34276260, -223688656)],
-        [a / 2**27 for a in (-16348986, -50053048, -48602972, 51397552)],
+        [a / 2**21 for a in (4686, 1245636, 505930, 1825896)],
+        [a / 2**21 for a in (1506228, 751278, -3147450, -587492)],
     ]
 
 
@@ -201,21 +197,24 @@ def test_numbers_on_a_gpu_are_those_of_a_cpu_and_of_every_batch() -> None:
     for draw in (standard_normal, uniform):
         expected = draw(keys, (501,), LIKE)
         found = draw(keys.cuda(), (501,), LIKE)
-        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found.cpu(), expected)
         assert torch.equal(draw(keys[7:9].cuda(), (501,), LIKE), found[7:9])
 
 
-def test_numbers_are_box_and_mullers_of_splitmix64() -> None:
+@pytest.mark.parametrize("size", [1, 4, 16, 21, 64])
+def test_numbers_are_rotated_quantiles_of_splitmix64(size: int) -> None:
     # Oracle: the same in numpy's float64, from bits that are tested above.
     keys = torch.arange(50)
-    found = standard_normal(keys, (24,), LIKE).double().numpy()
-    words = as_unsigned(random._bits(keys[:, None], 0, 12)).view(np.int32)
-    first, second = words[:, :12], words[:, 12:].astype(float)
-    u = np.abs(first | 1).astype(float) / 2**31
-    radius = np.sign(first | 1) * np.sqrt(-2 * np.log(u))
-    angle = np.pi * second / 2**32
-    expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    found = standard_normal(keys, (size,), LIKE).double().numpy()
+    quarter = -(-size // 4)
+    counters = -(-quarter // 4)
+    words = as_unsigned(random._bits(keys[:, None], 0, 4 * counters))
+    pieces = [words >> np.uint64(shift) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
+    places = np.stack(pieces, axis=-1).reshape(50, 4, -1)[..., :quarter]
+    table = random._table(torch.device("cpu")).double().numpy()
+    hadamard = linalg.hadamard(4)[[0, 2, 1, 3]]
+    expected = np.einsum("ij,bjn->bin", hadamard, table[places.astype(int)])
+    np.testing.assert_array_equal(found, expected.reshape(50, -1)[:, :size])
 
 
 def test_mapped_and_transformed_numbers_are_the_same() -> None:
