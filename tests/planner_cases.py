@@ -236,7 +236,7 @@ LATCO = {
 
 # Long steps, and multipliers that let them move the plan.
 FIRST_ORDER = {
-    "iterations": 200,
+    "iterations": 300,
     "step_size": 0.5,
     "initial_multipliers": (20.0, 20.0),
     "multiplier_rules": (DualAscent(30.0), DualAscent(30.0)),
@@ -269,8 +269,9 @@ EXACT = {
 }
 REGULATOR = {**EXACT, "stochastic": False}
 GAUSS_NEWTON = {**EXACT, "learnable": (("damping", 0.1),)}
+# Adam's steps do not shrink: with other noise the same settings end 2 to 13 % above.
 BY_ADAM = {
-    "optimum_gap": 0.05,
+    "optimum_gap": 0.15,
     "warm_gap": 0.02,
     "finds_clock": False,
     "gradients": TRACKED,
@@ -278,24 +279,27 @@ BY_ADAM = {
     "feasible_throughout": False,
 }
 
+# So many that searches meet their gap with any noise, not with one that was lucky.
+MANY = {"num_samples": 256, "num_elites": 24, "iterations": 10}
+
 CASES = [
     case(
         "CEM",
         CEM,
-        {"num_samples": 64, "num_elites": 8, "iterations": 8},
+        MANY,
         warm_gap=0.02,
     ),
     case(
         "CEM-coloured",
         CEM,
-        {"num_samples": 200, "num_elites": 16, "iterations": 10, "noise_exponent": 2.0},
+        {**MANY, "noise_exponent": 2.0},
         optimum_gap=0.04,
         warm_gap=0.06,
     ),
     case(
         "MPPI",
         MPPI,
-        {"num_samples": 64, "iterations": 8, "temperature": 0.02},
+        {"num_samples": 512, "iterations": 10, "temperature": 0.02},
         optimum_gap=0.12,
         warm_gap=0.04,
         gradients=TRACKED,
@@ -306,8 +310,8 @@ CASES = [
         "MPPI-fixed-std",
         MPPI,
         {
-            "num_samples": 64,
-            "iterations": 8,
+            "num_samples": 2048,
+            "iterations": 10,
             "temperature": 0.02,
             "fixed_std": True,
             "initial_std": 0.3,
@@ -321,7 +325,7 @@ CASES = [
     case(
         "DCEM",
         DCEM,
-        {"num_samples": 64, "num_elites": 8, "iterations": 8, "temperature": 0.05},
+        {**MANY, "temperature": 0.05},
         warm_gap=0.02,
         gradients=TRACKED,
         learnable=(("temperature", 0.3), ("initial_std", 0.5)),
@@ -330,12 +334,7 @@ CASES = [
     case(
         "DCEM-straight-through",
         DCEM,
-        {
-            "num_samples": 64,
-            "num_elites": 8,
-            "iterations": 8,
-            "straight_through": True,
-        },
+        {**MANY, "straight_through": True},
         warm_gap=0.02,
         gradients=TRACKED,
         learnable=(("temperature", 0.3), ("initial_std", 0.5)),
@@ -344,13 +343,13 @@ CASES = [
     latent_case(
         "LatentActions-CEM",
         CEM,
-        {"num_samples": 64, "num_elites": 8, "iterations": 8},
+        {**MANY, "num_samples": 512, "iterations": 20},
         warm_gap=0.06,
     ),
     latent_case(
         "LatentActions-DCEM",
         DCEM,
-        {"num_samples": 64, "num_elites": 8, "iterations": 8, "temperature": 0.02},
+        {**MANY, "num_samples": 512, "iterations": 20, "temperature": 0.02},
         warm_gap=0.02,
         gradients=(dp.Unroll, dp.Detach),
     ),
@@ -388,8 +387,8 @@ CASES = [
         "PolicyGradMPC",
         PolicyGradMPC,
         {
-            "iterations": 60,
-            "num_starts": 2,
+            "iterations": 100,
+            "num_starts": 4,
             "step_size": 0.1,
             "std": 0.3,
             "init": "sample",
@@ -458,7 +457,7 @@ CASES = [
     wrapped_case(
         "AugmentedLagrangian-CEM",
         CEM,
-        {"num_samples": 64, "num_elites": 8, "iterations": 8},
+        MANY,
         warm_gap=0.02,
         feasible_throughout=False,
     ),
@@ -505,7 +504,7 @@ EXAMPLES = [
     case(
         "iCEM",
         ICEM,
-        {"num_samples": 100, "num_elites": 10, "iterations": 10},
+        MANY,
         optimum_gap=0.04,
         warm_gap=0.06,
     ),
@@ -526,7 +525,7 @@ EXAMPLES = [
     case(
         "GRASP",
         GRASP,
-        {"iterations": 20, "step_size": 0.1, "sync_every": 20, "sync_steps": 140},
+        {"iterations": 20, "step_size": 0.1, "sync_every": 20, "sync_steps": 250},
         feasible_throughout=False,
     ),
 ]

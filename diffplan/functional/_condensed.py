@@ -265,9 +265,11 @@ def _free(program: _Program, *, look: bool) -> tuple[_Point, bool]:
             rows = kept if rows is None else rows[kept]
             given, now = _Program(*(p[kept] for p in given)), _picked(now, kept)
             movable = movable[kept]
-    slope, least, most, begin = (p.squeeze(1) for p in (*program[1:], nowhere))
-    moves, free = active_set(program.hessian, slope, least, most, begin, _ROUNDS)
-    return found._replace(moves=moves.unsqueeze(1), free=free.unsqueeze(1)), False
+    slope, least, most = (part.squeeze(1) for part in given[1:])
+    begin = torch.zeros_like(slope)
+    moves, free = active_set(given.hessian, slope, least, most, begin, _ROUNDS)
+    after = _Point(moves.unsqueeze(1), free.unsqueeze(1), now.ok)
+    return after if rows is None else _put(found, rows, after), False
 
 
 def _picked(point: _Point, rows: Tensor) -> _Point:

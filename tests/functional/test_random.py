@@ -209,7 +209,9 @@ def test_numbers_are_rotated_quantiles_of_splitmix64(size: int) -> None:
     quarter = -(-size // 4)
     counters = -(-quarter // 4)
     words = as_unsigned(random._bits(keys[:, None], 0, 4 * counters))
-    pieces = [words >> np.uint64(shift) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
+    pieces = [
+        words >> np.uint64(shift) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)
+    ]
     places = np.stack(pieces, axis=-1).reshape(50, 4, -1)[..., :quarter]
     table = random._table(torch.device("cpu")).double().numpy()
     hadamard = linalg.hadamard(4)[[0, 2, 1, 3]]

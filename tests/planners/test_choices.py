@@ -22,7 +22,7 @@ PLANNERS = {
         horizon, num_elites=30, temperature=0.1, gradient=dp.Detach(), **MANY
     ),
     "MPPI": lambda horizon: dp.MPPI(
-        horizon, temperature=0.05, gradient=dp.Detach(), **MANY
+        horizon, num_samples=2000, iterations=15, temperature=0.03, gradient=dp.Detach()
     ),
 }
 
@@ -47,7 +47,8 @@ def test_the_best_of_all_sequences_is_found(name: str) -> None:
 def test_mixed_actions_against_a_least_squares_for_each_sequence(name: str) -> None:
     # x' = x + u + shift of the gear; the cost is Σ (x_t - r_t)², u in [-0.1, 0.1].
     shifts = torch.tensor([-0.6, 0.1, 0.5], dtype=torch.float64)
-    reference = torch.tensor([0.3, 0.95, 0.05], dtype=torch.float64)
+    # The second best sequence costs six times as much as the best.
+    reference = torch.tensor([0.19, -0.73, 0.06], dtype=torch.float64)
     problem = dp.PlanningProblem(
         lambda state, action: (
             state + action[..., :1] + (action[..., 1:] * shifts).sum(-1, keepdim=True)

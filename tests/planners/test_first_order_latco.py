@@ -102,8 +102,8 @@ def test_the_linear_regulator_is_met_to_a_thousandth() -> None:
     problem, state = double_integrator(limit=50.0), states_of(3)
     planner = dp.FirstOrderLatCo.paper(
         2,
-        iterations=900,
-        step_size=0.1,
+        iterations=2500,
+        step_size=0.3,
         initial_multipliers=(10.0, 1.0),
         multiplier_rules=(DualAscent(300.0), DualAscent(1.0)),
         dynamics_tolerance=1e-8,

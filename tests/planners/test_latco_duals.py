@@ -207,7 +207,7 @@ def test_the_implicit_gradient_is_that_of_the_whole_planner(
 
     def loss(strategy: dp.GradientStrategy, values: dict[str, Tensor]) -> Tensor:
         numbers = {k: v for k, v in values.items() if k != "state"}
-        plan = planner(4, iterations=30, gradient=strategy)(
+        plan = planner(4, iterations=60, gradient=strategy)(
             problem.with_values(**numbers), values["state"], generator=seeded()
         )
         assert (plan.status == int(dp.Status.CONVERGED)).all()
@@ -245,7 +245,7 @@ def test_unrolling_until_it_converges_gives_the_same_gradient() -> None:
 
 
 def test_few_iterations_claim_no_convergence() -> None:
-    plan = planner(5, iterations=2)(pendulum(), states_of(2), generator=seeded())
+    plan = planner(5, iterations=1)(pendulum(), states_of(2), generator=seeded())
     assert (plan.status == int(dp.Status.ITERATION_LIMIT)).all()
     assert (plan.diagnostics["stationarity"] > 1e-6).all()
 

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from diffplan._checks import require_at_least
@@ -121,7 +122,11 @@ class CEM(SamplingPlanner):
             elites = weights.topk(self.num_elites, sorted=False).indices
             elites = elites.sort().values  # ties come in no order of their own
             weights = weights.gather(1, elites)
-            candidates = candidates.take_along_dim(elites[..., None, None], 1)
+            count, number = candidates.shape[:2]
+            begins = torch.arange(0, count * number, number, device=cost.device)
+            rows = (elites + begins[:, None]).flatten()  # whole rows are quick to copy
+            chosen = candidates.flatten(0, 1).index_select(0, rows)
+            candidates = chosen.unflatten(0, elites.shape)
         return super().refit(search, candidates, cost, weights)
 
     def refit_std(
