@@ -136,6 +136,8 @@ def fold(
         >>> fold(torch.zeros((), dtype=torch.int64), torch.arange(3)).shape
         torch.Size([3])
     """
+    if not isinstance(data, Tensor) and not torch.compiler.is_compiling():
+        return _mix(keys + _mixed_number(wrapped((data + 1) * _FOLD_GAMMA)))
     if not isinstance(data, Tensor):  # filled on the device: a copy would be waited for
         data = torch.full_like(keys, wrapped(data))
     if torch.compiler.is_compiling():
@@ -313,6 +315,14 @@ def _mix(value: Tensor) -> Tensor:
     for shift, factor in _MIXERS:
         value = _shifted(value, shift).bitwise_xor_(value).mul_(factor)
     return _shifted(value, 31).bitwise_xor_(value)
+
+
+def _mixed_number(value: int) -> int:
+    """Return the same of one number."""
+    value %= 2**64
+    for shift, factor in _MIXERS:
+        value = (value ^ value >> shift) * factor % 2**64
+    return wrapped(value ^ value >> 31)
 
 
 def _shifted(value: Tensor, shift: int) -> Tensor:
