@@ -21,8 +21,8 @@ import diffplan.envs
 from diffplan._runs.online import action_box
 from diffplan.models.rssm import RSSM
 from diffplan.problem import PlanningProblem
-from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
+from diffplan.training.episode import Episode
 from diffplan.training.seeding import derive_seed
 from reproductions.latco.comparison import (
     make_agent,

@@ -11,9 +11,10 @@ import itertools
 import math
 import os
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType, NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import AbstractArray, Bool, Int, Int64
@@ -28,6 +29,9 @@ _Kind = tuple[str, Callable[[Any], bool]]
 
 OrInfinite = Annotated[float, "or infinite"]
 """Numbers of which an infinite one makes sense, such as a limit that is none."""
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 _OPEN: _Kind = ("", callable)
 """Of annotations that are not about a kind: nothing is asked of their values."""
@@ -60,6 +64,32 @@ def checked(function: FunctionType) -> Callable[..., Any]:
         return function(*args, **named)
 
     return with_checks if parts else function
+
+
+def formerly(
+    **names: str,
+) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
+    """Return a decorator that takes options by the names that they had before.
+
+    Args:
+        names: The present name of each. Whoever uses a former one is told once.
+    """
+
+    def around(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+        @functools.wraps(function)
+        def renamed(*args: _Given.args, **named: _Given.kwargs) -> _Result:
+            for old in names.keys() & named.keys():
+                warnings.warn(
+                    f"{old}: this is called {names[old]} now", FutureWarning, 3
+                )
+                if names[old] in named:
+                    raise ArgumentError(f"{old}: {names[old]} is given as well")
+                named[names[old]] = named.pop(old)
+            return function(*args, **named)
+
+        return renamed
+
+    return around
 
 
 def _require(

@@ -8,11 +8,11 @@ try:
 except ImportError as error:  # torch works without NumPy, episodes do not.
     raise missing("diffplan.training needs numpy", "suite") from error
 
-from diffplan.training._episode import Episode, load_episode, save_episode
 from diffplan.training._interaction import Environments, run_episodes
 from diffplan.training._run_record import RunRecord
 from diffplan.training.checkpoint import Checkpoints, CheckpointWarning
 from diffplan.training.dreamer import Dreamer, DreamerConfig
+from diffplan.training.episode import Episode, load_episode, save_episode
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.logging import (
     MetricWriter,
@@ -58,7 +58,7 @@ from diffplan.training.seeding import (
     make_generator,
 )
 from diffplan.training.timer import Timers
-from diffplan.training.video import film_strip, side_by_side, write_video
+from diffplan.training.video import film_strip, side_by_side, to_frames, write_video
 
 __all__ = [
     "PPO",
@@ -111,6 +111,7 @@ __all__ = [
     "run_rounds",
     "save_episode",
     "side_by_side",
+    "to_frames",
     "write_video",
 ]
 

@@ -9,7 +9,7 @@ import torch
 
 from diffplan.agents._base import Agent, AgentState
 from diffplan.errors import ArgumentError
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from diffplan.training.seeding import derive_seed
 
 Timing = Callable[[str], AbstractContextManager[None]]

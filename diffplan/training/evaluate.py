@@ -10,8 +10,8 @@ import numpy as np
 from diffplan.agents._base import Agent
 from diffplan.errors import ArgumentError
 from diffplan.training._environments import require_environments
-from diffplan.training._episode import Episode
 from diffplan.training._interaction import Environments, Observer, run_episodes
+from diffplan.training.episode import Episode
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from diffplan._checks import missing
 from diffplan.constraints._box import BoxLike, as_box
 from diffplan.errors import ArgumentError
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from diffplan.training.replay_buffer import ReplayBuffer
 
 _SUCCESS = "success"

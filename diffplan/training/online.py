@@ -18,10 +18,10 @@ from diffplan.errors import ArgumentError
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.training._description import described
 from diffplan.training._environments import require_environments
-from diffplan.training._episode import Episode
 from diffplan.training._interaction import Environments, Observer, run_episodes
 from diffplan.training._run_record import plain
 from diffplan.training._updates import Updates
+from diffplan.training.episode import Episode
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.logging import MetricWriter
 from diffplan.training.model_trainer import ModelTrainer, OptimizerConfig

@@ -20,9 +20,9 @@ from diffplan.functional._random import fold
 from diffplan.planners.base import Planner
 from diffplan.planners.request import Iterate
 from diffplan.problem import PlanningProblem
-from diffplan.training._episode import _read_arrays
 from diffplan.training._interaction import Environments
-from diffplan.training.video import _to_frames
+from diffplan.training.episode import _read_arrays
+from diffplan.training.video import to_frames
 
 _KIND = "diffplan.plan/1"
 _EXPECTED = "a plan of diffplan.training"
@@ -165,7 +165,7 @@ def record_plan(
     kept = sorted({0, *(round(last ** (i / most[-1])) for i in most if last)})
     # A state that failed has no picture.
     pictures = decode(states[kept]).float().nan_to_num()
-    images = np.stack([_to_frames(each) for each in pictures])
+    images = np.stack([to_frames(each) for each in pictures])
     return replace(record, images=images, image_iterations=np.array(kept))
 
 
@@ -217,7 +217,7 @@ def record_agent_plan(
     return replace(
         record,
         happened=_numbers(torch.stack(beliefs)),
-        seen=_to_frames(np.stack(images)) if pixels else None,
+        seen=to_frames(np.stack(images)) if pixels else None,
         rewards=np.array(rewards),
     )
 

@@ -10,8 +10,8 @@ from diffplan._checks import require_count
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, FileError, ShapeError
 from diffplan.models.base import SequenceBatch
-from diffplan.training._episode import Episode, load_linked_episode, save_episode
 from diffplan.training._files import remove_leftovers
+from diffplan.training.episode import Episode, load_linked_episode, save_episode
 
 
 class ReplayBuffer:

@@ -26,7 +26,7 @@ _RATES = {".mp4": (0.01, 500), ".gif": (0.01, 50)}
 """Frames per second, the fewest and the most, that a format holds."""
 
 
-def _to_frames(images: np.ndarray | Tensor) -> np.ndarray:
+def to_frames(images: np.ndarray | Tensor) -> np.ndarray:
     """Return images as uint8 `[T, H, W, 3]`, ready to be written.
 
     Args:
@@ -71,13 +71,13 @@ def side_by_side(*videos: np.ndarray | Tensor, gap: int = 2) -> np.ndarray:
     A shorter video holds its last frame until the longest ends.
 
     Args:
-        *videos: See `_to_frames`; of one height.
+        *videos: See `to_frames`; of one height.
         gap: White pixels between them.
 
     Returns:
         uint8 `[T, H, W', 3]`.
     """
-    frames = [_to_frames(video) for video in videos]
+    frames = [to_frames(video) for video in videos]
     if len({video.shape[1] for video in frames}) != 1:
         heights = [video.shape[1] for video in frames]
         raise ShapeError(f"videos: expected one height, got {heights}")
@@ -99,7 +99,7 @@ def film_strip(
     video leaves white places.
 
     Args:
-        rows: Videos, see `_to_frames`; of one frame size.
+        rows: Videos, see `to_frames`; of one frame size.
         every: Frames between two columns.
         gap: White pixels between frames.
 
@@ -110,7 +110,7 @@ def film_strip(
         raise ArgumentError(
             f"film_strip: expected rows and every ≥ 1, got {len(rows)} and {every}"
         )
-    videos = [_to_frames(video)[::every] for video in rows]
+    videos = [to_frames(video)[::every] for video in rows]
     sizes = {video.shape[1:3] for video in videos}
     if len(sizes) != 1:
         raise ShapeError(f"rows: expected one frame size, got {sorted(sizes)}")
@@ -139,13 +139,13 @@ def write_video(path: Path | str, images: np.ndarray | Tensor, fps: float = 25) 
     Args:
         path: Where; its folder is made if needed. A file appears complete or not at
             all.
-        images: See `_to_frames`.
+        images: See `to_frames`.
         fps: Frames per second, 0.01 … 500; in a `.gif` at most 50, since players
             show faster ones slowly.
 
     Raises:
         MissingDependencyError: imageio (for `.mp4` also imageio-ffmpeg) is missing.
-        ArgumentError: another ending or frame rate; wrong images, see `_to_frames`.
+        ArgumentError: another ending or frame rate; wrong images, see `to_frames`.
         FileError: ffmpeg did not write what it was given.
     """
     path = Path(path)
@@ -156,7 +156,7 @@ def write_video(path: Path | str, images: np.ndarray | Tensor, fps: float = 25) 
         raise ArgumentError(
             f"fps: expected {slowest} … {fastest} for {path.name}, got {fps}"
         )
-    frames = _to_frames(images)
+    frames = to_frames(images)
     try:
         import imageio.v2  # noqa: F401
 

@@ -10,8 +10,8 @@ from diffplan._runs.tables import read_csv, write_csv
 from diffplan._runs.tasks import make_task
 from diffplan.agents import UniformAgent
 from diffplan.envs.vector import VectorEnv
-from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
+from diffplan.training.episode import Episode
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from reproductions.common import ledger
 from reproductions.common.provenance import Records, mark

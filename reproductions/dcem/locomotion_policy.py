@@ -18,8 +18,8 @@ from diffplan._runs.online import action_box
 from diffplan.envs.vector import VectorEnv
 from diffplan.functional.returns import generalized_advantages
 from diffplan.models._networks import MLP
-from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
+from diffplan.training.episode import Episode
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.ppo import PPO, Experience, RewardScale
 from diffplan.training.run import run_rounds

@@ -11,7 +11,7 @@ from diffplan._runs.online import (
 )
 from diffplan._runs.settings import Settings
 from diffplan.objectives.reward import NegativeReturn
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from diffplan.training.online import OnlineConfig
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import derive_seed

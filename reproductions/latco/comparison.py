@@ -29,8 +29,8 @@ from diffplan.planners.base import Planner
 from diffplan.planners.collocation import LatCo
 from diffplan.planners.second_order import ShootingGN
 from diffplan.problem import Box
-from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
+from diffplan.training.episode import Episode
 from diffplan.training.seeding import derive_seed
 from reproductions.common.stages import Unit
 from reproductions.latco import reward_heads

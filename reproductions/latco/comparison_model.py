@@ -13,7 +13,7 @@ from diffplan._runs.online import on_device, resolve_device
 from diffplan._runs.settings import Settings
 from diffplan._runs.tables import write_text
 from diffplan.models.rssm import RSSM
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import global_seeds

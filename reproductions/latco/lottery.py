@@ -23,8 +23,8 @@ from diffplan._runs.tables import write_csv, write_text
 from diffplan.envs.base import SimulatorEnv
 from diffplan.envs.lottery import GOALS, PAYOFFS
 from diffplan.models.rssm import RSSM
-from diffplan.training._episode import Episode
 from diffplan.training._interaction import run_episodes
+from diffplan.training.episode import Episode
 from diffplan.training.offline import OfflineConfig
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import (

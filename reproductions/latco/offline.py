@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffplan._runs.tables import write_csv
 from diffplan.envs._rendering import select_backend
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from reproductions.latco.comparison_config import DataConfig
 from reproductions.latco.data import BEHAVIOURS, expert_number, expert_settings
 from reproductions.latco.online import offline_data, scripted_episodes

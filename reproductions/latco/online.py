@@ -16,7 +16,7 @@ from diffplan._runs.online import (
 )
 from diffplan._runs.stopwatch import Stopwatch
 from diffplan.envs.base import SimulatorEnv
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from diffplan.training.seeding import derive_seed
 from reproductions.common import idle
 from reproductions.common.stages import Unit

@@ -18,7 +18,7 @@ from diffplan._runs.tables import write_text
 from diffplan.models.base import SequenceBatch
 from diffplan.models.rssm import RSSM
 from diffplan.objectives import Ensemble, LowerConfidenceBound, minimum
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from diffplan.training.model_trainer import hold_then_decay
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import derive_seed, global_seeds, make_generator

@@ -212,3 +212,16 @@ def test_the_papers_sizes_have_names() -> None:
     assert grad_mpc.iterations == 40
     assert (cem.horizon, cem.num_samples, cem.num_elites) == (12, 1000, 100)
     assert dp.GradMPC.paper(7, num_starts=3).num_starts == 3
+
+
+def test_the_former_name_of_the_starts_is_taken_and_told() -> None:
+    with pytest.warns(FutureWarning, match="num_starts"):
+        planner = dp.GradMPC(2, num_candidates=3)  # type: ignore[call-arg]
+    assert planner.num_starts == 3
+    with (
+        pytest.warns(FutureWarning, match="num_starts"),
+        pytest.raises(ArgumentError, match="num_starts"),
+    ):
+        dp.GradMPC(2, num_candidates=3, num_starts=3)  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match="num_starts"):
+        dp.GradMPC(2, num_starts=0)

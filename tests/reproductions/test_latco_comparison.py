@@ -20,8 +20,8 @@ from diffplan._runs.tables import read_csv
 from diffplan.errors import ArgumentError, UnknownNameError
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.planners import MethodOfMultipliers
-from diffplan.training._episode import Episode, load_episode
 from diffplan.training._interaction import run_episodes
+from diffplan.training.episode import Episode, load_episode
 from diffplan.training.replay_buffer import ReplayBuffer
 from diffplan.training.seeding import global_seeds
 from reproductions.common import ledger

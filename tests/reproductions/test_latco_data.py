@@ -10,7 +10,7 @@ import pytest
 
 from diffplan import envs
 from diffplan._runs.stopwatch import Stopwatch
-from diffplan.training._episode import Episode
+from diffplan.training.episode import Episode
 from reproductions.common.online_report import summarise
 from reproductions.common.online_runs import History, Run, entries
 from reproductions.latco import report

@@ -12,7 +12,7 @@ from diffplan.models import RSSM
 from diffplan.plan import Plan
 from diffplan.training import EpisodeRecorder
 from diffplan.training import recorder as recorder_module
-from diffplan.training.video import _to_frames
+from diffplan.training.video import to_frames
 
 
 def small_model() -> RSSM:
@@ -48,7 +48,7 @@ def test_a_failed_plan_does_not_stop_the_evaluation(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(model)
     plan = Plan(torch.zeros(2, 3, 2), lost, torch.zeros(2))
     recorder(0, np.zeros((2, 3, 64, 64), np.uint8), memory_of(model, plan, 1))
-    assert (_to_frames(recorder.imagined[0][None]) == 0).all()
+    assert (to_frames(recorder.imagined[0][None]) == 0).all()
     assert recorder.write(tmp_path / "video") is not None
 
 
@@ -73,7 +73,7 @@ def test_the_file_holds_both_halves(
     frames = np.stack(imageio.mimread(file))[..., :3]
     assert frames.shape == (3, 64, 130, 3)
     assert np.abs(frames[..., :64, :].astype(int) - 90).max() <= 4
-    imagined = _to_frames(np.stack(recorder.imagined)).astype(int)
+    imagined = to_frames(np.stack(recorder.imagined)).astype(int)
     assert np.abs(frames[..., 66:, :].astype(int) - imagined).mean() < 12
 
 

@@ -17,7 +17,7 @@ from diffplan.errors import (
     TensorTypeError,
 )
 from diffplan.training import Episode, ReplayBuffer, load_episode, save_episode
-from diffplan.training import _episode as episode_file
+from diffplan.training import episode as episode_file
 
 
 def numbered(length: int, number: int, **extra: object) -> Episode:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
+from diffplan._kinds import formerly
 from diffplan.functional._first_order import FirstOrderRule, Optimizer, rule_of
 from diffplan.gradients import GradientStrategy
 from diffplan.planners.gradient.loop import GradientPlanner
@@ -60,6 +61,7 @@ class GradMPC(GradientPlanner):
         tensor([-1.])
     """
 
+    @formerly(num_candidates="num_starts")
     def __init__(
         self,
         horizon: int,
