@@ -117,7 +117,7 @@ def check(planner: dp.Planner, kind: str, cost: bool = False) -> dp.Plan:
 
 
 def small(case: PlannerCase, gradient: dp.GradientStrategy) -> dp.Planner:
-    changes = {"num_samples": 16} if "CEM" in case.name or "MPPI" in case.name else {}
+    changes = {"num_samples": 32} if "CEM" in case.name or "MPPI" in case.name else {}
     return case.build(horizon=3, iterations=3, gradient=gradient, **changes).double()
 
 
