@@ -151,10 +151,10 @@ def load_episode(path: Path) -> Episode:
     Raises:
         FileError: the file is missing, damaged or holds something else.
     """
-    return load_linked_episode(path)[0]
+    return _load_linked_episode(path)[0]
 
 
-def load_linked_episode(path: Path) -> tuple[Episode, str, str]:
+def _load_linked_episode(path: Path) -> tuple[Episode, str, str]:
     """Read an episode, its checksum and that of the episode which it follows.
 
     Raises:

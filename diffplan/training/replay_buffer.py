@@ -11,7 +11,7 @@ from diffplan._files import reading
 from diffplan.errors import ArgumentError, FileError, ShapeError
 from diffplan.models.base import SequenceBatch
 from diffplan.training._files import remove_leftovers
-from diffplan.training.episode import Episode, load_linked_episode, save_episode
+from diffplan.training.episode import Episode, _load_linked_episode, save_episode
 
 
 class ReplayBuffer:
@@ -130,7 +130,7 @@ class ReplayBuffer:
         last = ""
         for index in range(count):
             path = episode_path(self.directory, index)
-            episode, own, previous = load_linked_episode(path)
+            episode, own, previous = _load_linked_episode(path)
             if previous != last:
                 raise FileError(
                     f"path: expected episode {index} of this folder's run, {path} was "
