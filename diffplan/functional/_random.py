@@ -136,8 +136,6 @@ def fold(
         >>> fold(torch.zeros((), dtype=torch.int64), torch.arange(3)).shape
         torch.Size([3])
     """
-    if not isinstance(data, Tensor) and not torch.compiler.is_compiling():
-        return _mix(keys + _mixed_number(wrapped((data + 1) * _FOLD_GAMMA)))
     if not isinstance(data, Tensor):  # filled on the device: a copy would be waited for
         data = torch.full_like(keys, wrapped(data))
     if torch.compiler.is_compiling():
@@ -194,7 +192,8 @@ def _draw_normals(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     quarter = -(-size // 4)  # numbers; a counter's bits give four of them
     rows = keys.reshape(-1, 1)
     if is_traced(keys):
-        counters = _counters(0, -(-quarter // 4), quarter, rows.device)
+        needed = -(-quarter // 4)
+        counters = _counters(0, needed, needed, rows.device)
         parts = [
             torch.add(left, right, alpha=sign)[:, :quarter]
             for left, right, sign in _rotated(rows, counters)
@@ -238,7 +237,7 @@ def _in_chunks(rows: Tensor, size: int, quarter: int, dtype: torch.dtype) -> Ten
     step = max(1, chunk // max(needed, 1))
     for first in range(0, needed, chunk):
         count = min(chunk, needed - first)
-        counters = _counters(first, count, quarter, rows.device)
+        counters = _counters(first, count, needed, rows.device)
         for row in range(0, rows.shape[0], step):
             parts = _rotated(rows[row : row + step], counters)
             for place, (left, right, sign) in enumerate(parts):
@@ -251,17 +250,16 @@ def _in_chunks(rows: Tensor, size: int, quarter: int, dtype: torch.dtype) -> Ten
     return values
 
 
-def _counters(first: int, count: int, quarter: int, device: torch.device) -> Tensor:
+def _counters(first: int, count: int, needed: int, device: torch.device) -> Tensor:
     """Return what `_mix` adds to keys for each quarter of a row, int64 `[4, 1, count]`.
 
     Args:
         first: The first counter in the quarter.
         count: How many counters.
-        quarter: Numbers in a quarter; four come from a counter.
+        needed: Counters in a whole quarter; those of the next one follow.
         device: Where they are wanted.
     """
     counter = torch.arange(first, first + count, device=device)
-    needed = -(-quarter // 4)
     quarters = torch.arange(0, 4 * needed, max(needed, 1), device=device)
     return _times(counter + quarters[:, None, None], _GAMMA)
 
@@ -315,14 +313,6 @@ def _mix(value: Tensor) -> Tensor:
     for shift, factor in _MIXERS:
         value = _shifted(value, shift).bitwise_xor_(value).mul_(factor)
     return _shifted(value, 31).bitwise_xor_(value)
-
-
-def _mixed_number(value: int) -> int:
-    """Return the same of one number."""
-    value %= 2**64
-    for shift, factor in _MIXERS:
-        value = (value ^ value >> shift) * factor % 2**64
-    return wrapped(value ^ value >> 31)
 
 
 def _shifted(value: Tensor, shift: int) -> Tensor:

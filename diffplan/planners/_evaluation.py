@@ -108,7 +108,7 @@ def _by_time(actions: Tensor) -> tuple[Tensor, ...]:
     # times as fast as a copy of the whole.
     rows = actions.flatten(0, -3)
     pieces = [piece.transpose(0, 1) for piece in rows.split(4096)]
-    by_time = torch.cat(pieces, dim=1).contiguous()
+    by_time = torch.cat(pieces, dim=1)
     return by_time.view(actions.shape[-2], *actions.shape[:-2], -1).unbind(0)
 
 

@@ -36,10 +36,8 @@ def trace(
     """
     device = resolve_device(setup.device)
     model = RSSM.load(model_path).eval().to(device)
-    planner, objective = (
-        settings.build(evaluation.horizon),
-        SoftplusReward(model.reward),
-    )
+    planner = settings.build(evaluation.horizon)
+    objective = SoftplusReward(model.reward)
     given = (model, planner, objective, task, evaluation, seed)
     states, plan, _ = first_plans(*given, **setup.seen)
     reward = model.reward(states[:, 1:, 1:]).sum(dim=-1)
