@@ -20,8 +20,8 @@ from diffplan.objectives import Ensemble, NegativeReturn, minimum
 from diffplan.planners import follow
 from diffplan.planners.gradient import PolicyGradMPC
 from diffplan.planners.request import PlanRequest
+from diffplan.planners.sampling import Search
 from diffplan.planners.sampling.cem import CEM
-from diffplan.planners.sampling.loop import Search
 from diffplan.problem import Box, Objective
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed

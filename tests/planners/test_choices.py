@@ -13,7 +13,7 @@ import diffplan as dp
 from diffplan.errors import UnsupportedProblemError
 from diffplan.planners._evaluation import candidate_costs
 from diffplan.planners._randomness import noise_keys
-from diffplan.planners.sampling._choices import SMOOTHING, WARM_SHARE, as_gaussian
+from diffplan.planners.sampling._distributions import SMOOTHING, WARM_SHARE, as_gaussian
 
 MANY = {"num_samples": 300, "iterations": 10}
 PLANNERS = {

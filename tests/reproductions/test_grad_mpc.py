@@ -13,8 +13,8 @@ from diffplan.models import Actor
 from diffplan.models.rssm import RSSM
 from diffplan.objectives.reward import NegativeReturn
 from diffplan.planners.gradient import GradMPC, PolicyGradMPC
+from diffplan.planners.sampling import Search
 from diffplan.planners.sampling.cem import CEM
-from diffplan.planners.sampling.loop import Search
 from reproductions.common import ledger
 from reproductions.common.command import DONE, Command
 from reproductions.common.experiment import Selection

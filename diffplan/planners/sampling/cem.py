@@ -9,7 +9,8 @@ from diffplan._checks import require_at_least
 from diffplan.functional._gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
-from diffplan.planners.sampling.loop import SamplingPlanner, Search
+from diffplan.planners.sampling._distributions import Search
+from diffplan.planners.sampling.loop import SamplingPlanner
 
 
 class CEM(SamplingPlanner):

@@ -18,22 +18,19 @@ momentum in what a `Search` carries, or answer with the best candidate. The mean
 choices can be worse than each of them, also than the mean that a warm start began with:
 that is the answer where it is better by more than a hundredth.
 
-Where actions are choices (`dp.Categorical`), the mean holds probabilities, see
-`_choices.py`. Then the likeliest sequence is a candidate too, and the answer is the
-best candidate of all iterations.
+Where actions are choices (`dp.Categorical`), the mean holds probabilities, the
+likeliest sequence is a candidate too, and the answer is the best candidate of all
+iterations: `_distributions.py` has what differs.
 """
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from diffplan._checks import require_at_least, require_count
-from diffplan.constraints.categorical import Categorical
 from diffplan.errors import ArgumentError, ShapeError
 from diffplan.functional._gaussian import weighted_mean, weighted_std
 from diffplan.functional._isolation import known_finite
@@ -41,40 +38,18 @@ from diffplan.functional._random import fold, standard_normal
 from diffplan.functional.coloured_noise import colour_noise
 from diffplan.gradients import tracked
 from diffplan.plan import Plan, Status
-from diffplan.planners._compiling import known_before, start_plan
+from diffplan.planners._compiling import start_plan
 from diffplan.planners._evaluation import candidate_costs, worst_if_failed
-from diffplan.planners._failures import with_value
 from diffplan.planners._numbers import set_number
-from diffplan.planners._progress import Best
 from diffplan.planners._randomness import require_noise
 from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
-from diffplan.planners.sampling._choices import (
-    SMOOTHING,
-    WARM_SHARE,
-    as_gaussian,
-    mixed,
-)
+from diffplan.planners.sampling._distributions import Search, distribution_over
 from diffplan.problem import PlanningProblem
 
 _NOISE_LIMIT = 2**28
 """Bytes of noise drawn ahead of a plan; beyond, iterations draw theirs (see below)."""
-
-
-class Search(NamedTuple):
-    """What a sampling planner knows between two refits.
-
-    Attributes:
-        mean: Middle of the next candidates, `[B, T, A]`.
-        std: Their spread, `[B, T, A]`.
-        carried: Whatever else a planner goes on with, by name, each `[B, …, T, A]` or
-            `[B, …, 1, k]`.
-    """
-
-    mean: Tensor
-    std: Tensor
-    carried: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class SamplingPlanner(Planner):
@@ -254,59 +229,38 @@ class SamplingPlanner(Planner):
 
     def solve(self, request: PlanRequest) -> Solution:
         """Run the loop; see `Planner.solve`."""
-        noise, state, warm_start = request.drawn(), request.state, request.warm_start
+        noise, state = request.drawn(), request.state
+        distribution = distribution_over(request.problem.action_space)
         search = self.begin(request)
         start, best = search.mean, None
         trace: dict[str, list[Tensor]] = {"cost": [], "best_cost": [], "spread": []}
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
                 drawn = self.noise_of(noise, iteration, start)
-                candidates = self._proposed(request, search, drawn, iteration)
-                candidates = request.problem.project(candidates)
+                candidates = request.problem.project(
+                    distribution.propose(self.propose, search, drawn, iteration)
+                )
                 cost = self._costs(request, candidates, iteration)
-                if isinstance(request.problem.action_space, Categorical):
-                    found = Best.of(candidates.detach(), cost.detach())
-                    best = found if best is None else best.or_later(found)
-                search = self._refitted(request, search, candidates, cost, trace)
+                best = distribution.best(best, candidates, cost)
+                found = self._refitted(search, candidates, cost, trace)
+                search = distribution.refitted(found, search)
         actions, known = self.answer(search), None
+        if self.keep_best:
+            actions, known = distribution.kept(actions, start, request, best)
         diagnostics = {name: stack_trace(v, state) for name, v in trace.items()}
-        if isinstance(request.problem.action_space, Categorical):
-            diagnostics["probabilities"] = search.mean
-            if best is not None and self.keep_best:
-                actions = with_value(best.actions, search.mean)
-        elif self.keep_best and warm_start is not None:
-            known = known_before(warm_start, actions, start)
         return Solution(
             actions=actions,
             status=_status(trace["best_cost"]),
             iterations=self.iterations,
-            diagnostics=diagnostics,
+            diagnostics={**diagnostics, **distribution.diagnostics(search)},
             memory=self._memory(search),
             known=known,
         )
 
     def initial_actions(self, request: PlanRequest) -> Tensor:
         """Return the first mean, or probabilities; see `Planner.initial_actions`."""
-        space, warm_start = request.problem.action_space, request.warm_start
-        if not isinstance(space, Categorical):
-            return super().initial_actions(request)
-        space = space.to(request.state)
-        even = space.center.expand(request.state.shape[0], self.horizon, -1)
-        if warm_start is None:
-            return even
-        return mixed(space, space.hull(warm_start.actions), even, 1 - WARM_SHARE)
-
-    def _proposed(
-        self, request: PlanRequest, search: Search, noise: Tensor, iteration: int
-    ) -> Tensor:
-        """Return what to try, before it is projected onto the allowed actions."""
-        space = request.problem.action_space
-        if not isinstance(space, Categorical):
-            return self.propose(search, noise, iteration)
-        mean, std, noise = as_gaussian(space, search.mean, search.std, noise)
-        logits = search._replace(mean=mean, std=std)
-        drawn = self.propose(logits, noise, iteration)
-        return torch.cat([drawn, mean.unsqueeze(1)], dim=1)  # the likeliest
+        distribution = distribution_over(request.problem.action_space)
+        return distribution.first(super().initial_actions, request, self.horizon)
 
     def _costs(
         self, request: PlanRequest, candidates: Tensor, iteration: int
@@ -320,7 +274,6 @@ class SamplingPlanner(Planner):
 
     def _refitted(
         self,
-        request: PlanRequest,
         search: Search,
         candidates: Tensor,
         cost: Tensor,
@@ -331,11 +284,7 @@ class SamplingPlanner(Planner):
         trace["cost"].append(_weighted_cost(cost, weights))
         trace["best_cost"].append(cost.amin(dim=-1))
         trace["spread"].append(search.std.mean(dim=(-2, -1)))
-        after = self.refit(search, candidates, cost, weights)
-        space = request.problem.action_space
-        if not isinstance(space, Categorical):
-            return after
-        return after._replace(mean=mixed(space, after.mean, search.mean, SMOOTHING))
+        return self.refit(search, candidates, cost, weights)
 
     def _memory(self, search: Search) -> dict[str, Tensor]:
         kept = {name: search.carried[name] for name in self.remembered}
