@@ -125,3 +125,27 @@ def test_actions_that_are_not_finite_are_reported_without_evaluation() -> None:
     )
     assert (plan.status == int(dp.Status.NON_FINITE)).all()
     assert torch.isfinite(plan.actions).all()
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        CEM(1, num_samples=20, num_elites=10, iterations=1),
+        DCEM(1, num_samples=20, num_elites=10, iterations=1),
+        MPPI(1, num_samples=20, num_elites=10, iterations=1, temperature=1.0),
+    ],
+    ids=lambda planner: type(planner).__name__,
+)
+@pytest.mark.parametrize("failure", [torch.nan, torch.inf])
+def test_candidates_that_fail_weigh_nothing_where_fewer_than_the_elites_do_not(
+    planner: Planner, failure: float
+) -> None:
+    def objective(states: Tensor, actions: Tensor) -> Tensor:
+        allowed = (actions > 0.7).all(dim=-1).all(dim=-1)
+        return torch.where(allowed, actions.square().sum((-2, -1)), failure)
+
+    problem = dp.PlanningProblem(torch.add, objective, dp.Box([-1.0], [1.0]))
+    noise = torch.linspace(-1.0, 1.0, 20).reshape(1, 1, 20, 1, 1)  # three are allowed
+    plan = planner(problem, torch.zeros(1, 1), noise=noise)
+    assert 0.7 < float(plan.actions) < 1.0
+    assert bool(plan.status == int(dp.Status.COMPLETED))

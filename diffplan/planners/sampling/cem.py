@@ -22,7 +22,10 @@ class CEM(SamplingPlanner):
     first mean; the spread starts afresh.
 
     Of actions that are choices (`dp.Categorical`) it refits the probabilities, and the
-    answer is the cheapest candidate; see `diffplan.planners.sampling._choices`.
+    answer is the cheapest candidate.
+
+    A candidate of infinite (or NaN) cost is no elite, and fewer than `num_elites` then
+    share the weight; if all are, the first ones are as good as any.
 
     The choice of elites is piecewise constant, so there is no gradient through a plan:
     the differentiable sibling is DCEM.
@@ -111,8 +114,11 @@ class CEM(SamplingPlanner):
         return cls(horizon, **{**numbers, **options})
 
     def weigh(self, cost: Tensor) -> Tensor:
-        """Weigh the elites equally and the others not at all."""
-        return hard_top_k(-cost, self.num_elites) / self.num_elites
+        """Weigh the elites equally, and failures only where there is nothing else."""
+        elite = hard_top_k(-cost, self.num_elites)
+        finite = elite * (cost < torch.inf)
+        chosen = torch.where(finite.any(dim=-1, keepdim=True), finite, elite)
+        return chosen / chosen.sum(dim=-1, keepdim=True)
 
     def refit(
         self, search: Search, candidates: Tensor, cost: Tensor, weights: Tensor

@@ -37,8 +37,7 @@ class DCEM(SamplingPlanner):
 
     Of actions that are choices (`dp.Categorical`) it refits the probabilities. The
     answer is the cheapest candidate, with the derivative of the probabilities, an
-    estimator; `plan.diagnostics["probabilities"]` have their own. See
-    `diffplan.planners.sampling._choices`.
+    estimator; `plan.diagnostics["probabilities"]` have their own.
 
     A candidate of infinite (or NaN) cost weighs nothing and takes no part in the
     standardisation. If fewer than `num_elites` are left, those share the weight; if
