@@ -4,13 +4,13 @@ Shared by the planners that shoot with second derivatives. A step may carry feed
 law about the nominal states, which keeps a rollout near the model that it was made for.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffplan.functional._isolation import select_rows
-from diffplan.functional.box_lqr import IncrementalLQR
 from diffplan.planners._evaluation import worst_if_failed
 from diffplan.planners._progress import ROUNDING, no_worse
 from diffplan.problem import Box, PlanningProblem
@@ -31,22 +31,6 @@ class Nominal(NamedTuple):
     states: Tensor
     actions: Tensor
     cost: Tensor
-
-
-class Expanded(NamedTuple):
-    """The problem about a trajectory.
-
-    Attributes:
-        model: Its expansion.
-        finite: Whether that is finite, `[…]` bool; see `quadratic_model`.
-        slope: Derivative of the cost by the actions, `[…, T, A]`, without a graph.
-        norm: Of the part of it that the bounds leave, `[…]`.
-    """
-
-    model: IncrementalLQR
-    finite: Tensor
-    slope: Tensor
-    norm: Tensor
 
 
 class PolicyStep(NamedTuple):
@@ -172,6 +156,7 @@ def search(
     allowed: Tensor,
     must_fall: bool,
     look: bool,
+    attempt: Callable[..., Nominal],
 ) -> Chosen:
     """Take the longest fraction of a step that lowers the cost enough.
 
@@ -189,12 +174,15 @@ def search(
         look: Whether numbers may be looked at from the host: shorter fractions are
             only rolled out then if some element needs them. If not, all are, side by
             side, and the outcome is the same.
+        attempt: `try_fractions`, or what it was compiled to.
     """
+    # Another layout would be compiled anew.
+    nominal = Nominal(*(part.contiguous() for part in nominal))
     with torch.no_grad():
-        tried = _tried(problem, nominal, step, sizes[:1] if look else sizes)
+        tried = attempt(problem, nominal, step, sizes[:1] if look else sizes)
         good = _enough(nominal, step, sizes, tried.cost)
         if look and len(sizes) > 1 and not bool((good[..., 0] | ~allowed).all()):
-            rest = _tried(problem, nominal, step, sizes[1:])
+            rest = attempt(problem, nominal, step, sizes[1:])
             tried = Nominal(
                 torch.cat((tried.states, rest.states), -3),
                 torch.cat((tried.actions, rest.actions), -3),
@@ -221,7 +209,7 @@ def search(
         )
 
 
-def _tried(
+def try_fractions(
     problem: PlanningProblem,
     nominal: Nominal,
     step: PolicyStep,

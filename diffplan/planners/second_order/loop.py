@@ -16,7 +16,7 @@ constant; the actions between them carry the gradient.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
 from diffplan.errors import ArgumentError
-from diffplan.functional._condensed import CondensedStep, condensed_step, is_short
+from diffplan.functional._condensed import is_short
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._isolation import (
     finite_rows,
@@ -33,28 +33,25 @@ from diffplan.functional._isolation import (
     replaced,
     without_gradient,
 )
-from diffplan.functional._limited_stage import Stage, limited_stage
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_sweep
 from diffplan.gradients import Detach, Implicit, Truncated, tracked
 from diffplan.plan import Status
 from diffplan.planners._arguments import Form
 from diffplan.planners._implicit import differentiate_actions
 from diffplan.planners._progress import has_risen
-from diffplan.planners._quadratic_model import quadratic_model
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
 from diffplan.planners.second_order._line_search import (
     Chosen,
-    Expanded,
     Nominal,
     PolicyStep,
     cheaper,
     follow,
-    gradient_norm,
     increments,
     roll_out,
     search,
 )
+from diffplan.planners.second_order._parts import PLAIN, Expanded, Parts, compiled_parts
 from diffplan.planners.second_order._traces import (
     Traces,
     in_place_of,
@@ -79,8 +76,8 @@ class SecondOrderShooting(Planner):
         max_step: See `ILQR`.
         feedback: See `ILQR`.
         form: See `ILQR`.
-        stage: A step of the backward sweep, once `compile` was called; else None.
-        program: The quadratic program in its place; likewise.
+        parts: What most of an iteration's time goes to; compiled, once `compile` was
+            called.
     """
 
     needs_derivatives = True
@@ -91,11 +88,10 @@ class SecondOrderShooting(Planner):
     max_step: float | None
     feedback: bool = False
     form: Form = "auto"
-    stage: Callable[..., Stage] | None = None
-    program: Callable[..., CondensedStep] | None = None
+    parts: Parts = PLAIN
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile a step of the sweep, or the quadratic program: most of the work.
+        """Compile the parts of an iteration: model and objective, and a sweep's step.
 
         The whole loop is iterations × horizon of steps, too long for one graph.
 
@@ -104,13 +100,12 @@ class SecondOrderShooting(Planner):
             kwargs: As for `torch.compile`; `dynamic` is False unless given, for code
                 that serves any size is slower here than none.
         """
-        kwargs = {"dynamic": False, **kwargs}
-        self.stage = torch.compile(limited_stage, *args, **kwargs)
-        self.program = torch.compile(condensed_step, *args, **kwargs)
+        self.parts = compiled_parts(*args, **{"dynamic": False, **kwargs})
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""
-        return {**super().__getstate__(), "stage": None, "program": None}
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "parts"}
 
     def configure_iteration(
         self,
@@ -280,16 +275,12 @@ class SecondOrderShooting(Planner):
         return solution, nominal.cost
 
     def _expand(self, problem: PlanningProblem, nominal: Nominal) -> Expanded:
-        model, finite = quadratic_model(
-            problem,
-            nominal.states,
-            nominal.actions,
-            gauss_newton=self.gauss_newton_for(problem),
-        )
-        with torch.no_grad():
-            slope = model.slope(model.costates())
-        norm = gradient_norm(problem.action_space, nominal, slope)
-        return Expanded(model, finite, slope, torch.where(finite, norm, torch.inf))
+        # A compiled model would have no second derivative.
+        parts = PLAIN if torch.is_grad_enabled() else self.parts
+        # Another layout would be compiled anew.
+        nominal = Nominal(*(part.contiguous() for part in nominal))
+        newton = self.gauss_newton_for(problem)
+        return parts.expand(problem, nominal, gauss_newton=newton)
 
     def _step(
         self,
@@ -302,15 +293,17 @@ class SecondOrderShooting(Planner):
         low, high = increments(problem, nominal, self.max_step)
         look, model = self.may_look(low), expanded.model
         if self._is_condensed(problem, low):
-            solve, look = self.program or condensed_step, look and not self.program
+            # A graph could not end as soon as the held actions are known.
+            solve = (PLAIN if look else self.parts).program
             # What is expanded at first and not later would be compiled twice.
             slope = None if torch.is_grad_enabled() else expanded.slope
             limits = (low, high, damping.contiguous())
             found = solve(model, *limits, slope=slope, look=look)
             ok = found.ok & expanded.finite
             return PolicyStep(found.moves, None, found.decrease, ok, self.max_step)
+        stage = None if self.parts is PLAIN else self.parts.stage
         law = limited_sweep(
-            model, low, high, damping, wanted=wanted, look=look, stage=self.stage
+            model, low, high, damping, wanted=wanted, look=look, stage=stage
         )
         step = self.step(problem, nominal, model, law)
         ok = step.ok & expanded.finite
@@ -337,6 +330,7 @@ class SecondOrderShooting(Planner):
             allowed=allowed,
             must_fall=isinstance(self.damping_rule(), AdaptiveDamping),
             look=self.may_look(allowed),
+            attempt=self.parts.attempt,
         )
 
     def _done(self, norm: Tensor, iteration: int) -> Tensor:
