@@ -3,10 +3,10 @@
     python benchmarks/compiling.py [--repeats 30] [--quick]
 
 `planner.compile()` compiles all of `solve`, of iLQR and shooting GN the parts of an
-iteration; `problem.compile()` a rollout and its objective. The time of a plan is the processor's
-and includes what is never compiled (checks, noise, the record). The problems: a
-pendulum of three numbers, horizon 15, and an RSSM of 200 units for sensor values,
-horizon 12.
+iteration; `problem.compile()` a rollout and its objective. The time of a plan is the
+processor's and includes what is never compiled (checks, noise, the record). The
+problems: a pendulum of three numbers, horizon 15, and an RSSM of 200 units for sensor
+values, horizon 12.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         record = record_agent_plan(loaded.agent, environments, seed=options.seed)
     path = options.run / "plans" / f"{name}.npz"
     record.save(path)
-    first, *_, last = record.cost
+    first, last = record.cost[0], record.cost[-1]
     say(f"{path}: cost {first:.4g} at first, {last:.4g} of the answer; it was executed")
     say(f"diffplan view {options.run}  # shows it")
     return DONE

@@ -2,15 +2,18 @@
 
 Every planner may ask the model equally often in one plan. An evaluation is a state and
 an action at which `step` or `linearize` is asked, whether or not a gradient is taken
-there; iterations follow from the other settings: as many as the budget pays for.
+there; iterations follow from the other settings: as many as the budget pays for, by
+what one costs at first, and fewer where plans turn out to be dearer on average.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffplan._checks import missing
 from diffplan._runs.evaluation import Score, score
@@ -150,12 +153,8 @@ def tune(
     best = study.best_trial
     words = tuple(best.user_attrs["words"])
     tell(f"{planner}: the best of {len(known)} plays {tuning.held_out} other starts")
-    with_best = loaded.with_settings(words)
-    watch = planner_watch().watch(with_best.agent.planner)
-    before = counter.count
-    held_out = score(with_best, tuning.held_out, "held out")
-    evaluations = (counter.count - before) / watch.calls
-    return Tuned(words, len(known), best.value, evaluations, held_out)
+    held_out, asked = _counted(loaded, words, tuning.held_out, "held out", counter)
+    return Tuned(words, len(known), best.value, asked, held_out)
 
 
 def _study(loaded: LoadedRun, planner: str, tuning: Tuning) -> Any:
@@ -186,10 +185,8 @@ def _tried(
     """Return the mean return of the settings that a trial suggests."""
     try:
         words = _suggested(trial, planner, loaded.settings.execute, tuning.budget)
-        iterations = _affordable(loaded, words, tuning.budget, counter)
-        words.append(f"planner.iterations={iterations}")
+        tried, words = _within_budget(loaded, words, tuning, counter)
         trial.set_user_attr("words", words)
-        tried = score(loaded.with_settings(words), tuning.episodes, "tuning")
     except _FAILURES as error:
         trial.set_user_attr("failure", str(error))
         raise
@@ -216,22 +213,70 @@ def _suggested(trial: Any, planner: str, shortest: int, budget: int) -> list[str
     return [f"planner={planner}", f"horizon={horizon}", *settings]
 
 
+def _within_budget(
+    loaded: LoadedRun, words: Sequence[str], tuning: Tuning, counter: Counter
+) -> tuple[Score, list[str]]:
+    """Play with as many iterations as the budget pays for; return them in the words."""
+    iterations = _affordable(loaded, words, tuning.budget, counter)
+    while True:
+        whole = [*words, f"planner.iterations={iterations}"]
+        tried, asked = _counted(loaded, whole, tuning.episodes, "tuning", counter)
+        if asked <= tuning.budget:
+            return tried, whole
+        if iterations == 1:
+            raise ArgumentError(
+                f"budget: expected {math.ceil(asked)} for one iteration, got "
+                f"{tuning.budget}"
+            )
+        # As where a line search needs more rollouts than it did at first.
+        iterations = max(1, int(iterations * tuning.budget / asked))
+
+
+def _counted(
+    loaded: LoadedRun, words: Sequence[str], episodes: int, use: str, counter: Counter
+) -> tuple[Score, float]:
+    """Play episodes; return also how often a plan asked the model, on average."""
+    playing = loaded.with_settings(words)
+    watch, before = planner_watch().watch(playing.agent.planner), counter.count
+    found = score(playing, episodes, use)
+    return found, (counter.count - before) / watch.calls
+
+
 def _affordable(
     loaded: LoadedRun, words: Sequence[str], budget: int, counter: Counter
 ) -> int:
-    """Return how many iterations the budget pays for, by what one and two cost."""
-    one, two = (_cost(loaded, words, number, counter) for number in (1, 2))
+    """Return how many iterations the budget pays for, by what one and two cost.
+
+    Of some states the dearest counts; where no second one was made, as a planner stops
+    that has converged, the first.
+    """
+    costs = [
+        [_cost(loaded, words, number, state, counter) for number in (1, 2)]
+        for state in _states(loaded.model)
+    ]
+    one, more = max(c[0] for c in costs), max(c[1] - c[0] for c in costs)
     if one > budget:
         raise ArgumentError(f"budget: expected {one} for one iteration, got {budget}")
-    return 1 + (budget - one) // max(two - one, 1)
+    return 1 + (budget - one) // (more or one)
+
+
+def _states(model: WorldModel) -> list[Tensor]:
+    """Return states `[1, S]` to try a planner from."""
+    start = model.initial_state((1,))
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn((3, *start.shape), generator=draw).to(start)
+    return [start, *(start + noise)]
 
 
 @torch.no_grad()
 def _cost(
-    loaded: LoadedRun, words: Sequence[str], iterations: int, counter: Counter
+    loaded: LoadedRun,
+    words: Sequence[str],
+    iterations: int,
+    state: Tensor,
+    counter: Counter,
 ) -> int:
     agent = loaded.with_settings([*words, f"planner.iterations={iterations}"]).agent
-    state = loaded.model.initial_state((1,))
     before = counter.count
     agent.planner(agent.problem, state)
     return counter.count - before

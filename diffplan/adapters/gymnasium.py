@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from diffplan.agents._base import Agent, AgentState
+from diffplan.agents._base import Agent
 from diffplan.errors import ShapeError, TensorTypeError
 
 __all__ = [
@@ -69,24 +69,20 @@ class Policy:
                 f"agent: expected actions of {width} numbers, as the environment's "
                 f"{list(space.shape)}, got {agent.action_space.dim}"
             )
-        self.reset()
+        self._episodes = 0
+        self._memory = agent.initial_state(self.num_envs, seed=seed)
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Begin new episodes: call it wherever the environment was reset.
 
         Args:
-            mask: Which environments of a vector, `[B]` booleans; None stands for all,
-                and then the numbering of episodes starts again as well.
+            mask: Which environments of a vector, `[B]` booleans; None stands for all.
 
         Raises:
             ShapeError: the mask has another size.
         """
         if mask is None:
-            self._episodes = self.num_envs
-            self._memory: AgentState = self.agent.initial_state(
-                self.num_envs, seed=self.seed
-            )
-            return
+            mask = np.ones(self.num_envs, dtype=bool)
         begins = torch.as_tensor(np.asarray(mask, dtype=bool))
         if begins.shape != (self.num_envs,):
             raise ShapeError(
@@ -110,6 +106,8 @@ class Policy:
         Raises:
             ShapeError: a vector's observation has not one row for each environment.
         """
+        # Whoever never resets is in the first episodes, which have their keys already.
+        self._episodes = self._episodes or self.num_envs
         given = torch.as_tensor(np.asarray(observation))
         if not self.batched:
             given = given.unsqueeze(0)

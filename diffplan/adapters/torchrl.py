@@ -14,6 +14,7 @@ that tells it. It also resets the memory where an episode begins; so does the en
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -27,6 +28,7 @@ from torchrl.envs import TensorDictPrimer
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.functional._random import fold, stream_keys
 from diffplan.plan import Plan
+from diffplan.planners._failures import can_start_from
 from diffplan.planners.base import Planner
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
@@ -137,12 +139,17 @@ class PlannerModule(TensorDictModuleBase):
         keys = self._keys(state)
         start = self._start(problem, state, keys, tensordict)
         plan = self.planner(problem, state, warm_start=start, keys=keys)
+        sound = can_start_from(plan).reshape((*batch, 1, 1))
         plan = plan.map(lambda value: value.reshape(batch + value.shape[1:]))
         tensordict.set(self.action_key, plan.action)
         for part in self.parts:
             tensordict.set(("plan", part), getattr(plan, part))
         if self.memory_key is not None:
-            memory = _packed(plan.shifted(), batch)
+            start = plan.shifted()
+            # A plan that failed counts as none: the next one begins afresh.
+            count = start.memory["plan_index"] * sound
+            start = replace(start, memory={**start.memory, "plan_index": count})
+            memory = _packed(start, batch)
             tensordict.set(("next", self.memory_key), memory)
         return tensordict
 

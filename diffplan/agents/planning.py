@@ -26,7 +26,8 @@ from diffplan.capabilities import Stepping
 from diffplan.constraints._box import as_box, require_vector
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.functional._random import fold
-from diffplan.plan import Plan, Status
+from diffplan.plan import Plan
+from diffplan.planners._failures import can_start_from
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Dynamics, Objective, PlanningProblem
 
@@ -170,7 +171,7 @@ class PlanningAgent(Filtering, nn.Module):
         due = (age == NO_PLAN) | (age >= self.replan_every)
         warm = torch.zeros_like(due)
         if plan is not None and self.warm_start:
-            warm = due & (age != NO_PLAN) & _usable(plan)
+            warm = due & (age != NO_PLAN) & can_start_from(plan)
         for group, start in ((due & ~warm, None), (warm, plan)):
             if group.any():
                 fresh = self._plan(state, group, start, keys)
@@ -192,14 +193,6 @@ class PlanningAgent(Filtering, nn.Module):
         )
         # Diagnostics are never needed to go on, and their length may change.
         return replace(plan.detach(), diagnostics={})
-
-
-def _usable(plan: Plan) -> Tensor:
-    """Return where a plan can be warm-started from, `[B]`: nothing of it is NaN."""
-    usable = plan.status != int(Status.NON_FINITE)
-    for value in (plan.actions, plan.states, *plan.memory.values()):
-        usable = usable & torch.isfinite(value).flatten(1).all(dim=1)
-    return usable
 
 
 def _merge(plan: Plan | None, fresh: Plan, group: Tensor) -> Plan:

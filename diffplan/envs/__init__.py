@@ -134,12 +134,17 @@ def make_vector(
         num_envs: At least 1.
         num_workers: Processes that share the copies; 0 keeps all in this one.
         timeout: Seconds to wait for the workers' answers, see `VectorEnv`.
-        **settings: As for `make`.
+        **settings: As for `make`; copy number i gets `seed + i`.
     """
     import functools
 
     from diffplan.envs.vector import VectorEnv
 
-    factory = functools.partial(make, task, **settings)
-    factories = [factory] * require_count("num_envs", num_envs)
+    seed = settings.pop("seed", None)
+    factories = [
+        functools.partial(
+            make, task, seed=None if seed is None else seed + index, **settings
+        )
+        for index in range(require_count("num_envs", num_envs))
+    ]
     return VectorEnv(factories, num_workers=num_workers, timeout=timeout)

@@ -61,10 +61,11 @@ class LotteryEnv(SimulatorEnv):
     """A point mass that may visit one of two goals.
 
     The action is the place that a position servo pulls it to. The first goal within
-    whose radius of 0.25 a decision ends is the choice: it pays once, at that step, and
-    turns green, or red if it lost. Nothing counts after that, and nothing ends. Whether
-    the bottom goal wins is drawn with the start: it depends on the seed, and neither on
-    when the goal is hit nor on how.
+    whose radius of 0.25 a simulated step ends (a decision has `action_repeat` of them)
+    is the choice: it pays once, at that step, and turns green, or red if it lost.
+    Nothing counts after that, and nothing ends. Whether the bottom goal wins is drawn
+    with the start: it depends on the seed, and neither on when the goal is hit nor on
+    how.
 
     The state vector is `[x, y, velocity x, velocity y, top, bottom]`; the last two are
     0, or at the goal that was hit 1 for green and -1 for red. Images show the

@@ -36,8 +36,9 @@ class AnalyticDynamics(nn.Module, ABC):
         own = vars(cls)
         if own.keys() & {"step", "forward"}:
             cls.is_affine = own.get("is_affine", False)
-            if "rollout" not in own and hasattr(cls, "rollout"):
-                setattr(cls, "rollout", None)  # noqa: B010 - it has no such attribute
+            for name in {"linearize", "rollout"} - own.keys():
+                if hasattr(cls, name):  # of other steps; None stands for autodiff
+                    setattr(cls, name, None)
 
     @abstractmethod
     def step(self, state: Tensor, action: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from diffplan.functional._derivatives import apply, is_followed
 from diffplan.functional._isolation import finite_rows, may_look, replaced
+from diffplan.plan import Plan, Status
 
 ResultT = TypeVar("ResultT")
 
@@ -60,6 +61,14 @@ def stand_ins(inputs: tuple[Tensor, ...], sound: Tensor) -> tuple[Tensor, ...]:
     if not sound.shape[0] or (may_look(sound) and bool(sound.all())):
         return inputs
     return replaced(inputs, sound)
+
+
+def can_start_from(plan: Plan) -> Tensor:
+    """Return where a plan can be warm-started from, `[B]`: nothing of it is NaN."""
+    usable = plan.status != int(Status.NON_FINITE)
+    for value in (plan.actions, plan.states, *plan.memory.values()):
+        usable = usable & torch.isfinite(value).flatten(1).all(dim=1)
+    return usable
 
 
 def where_sound(sound: Tensor, value: Tensor, other: Tensor | float) -> Tensor:

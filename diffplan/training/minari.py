@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -24,8 +25,9 @@ def export_minari(
     """Write episodes as a data set of Minari, nothing of them lost.
 
     It lies in Minari's folder, `MINARI_DATASETS_PATH` if that is set. What was told at
-    a reset stands in `infos` at the reset, with NaN at the steps; success at the steps,
-    with zero at the reset. An episode that was not terminated is truncated.
+    a reset stands in `infos` at the reset, with NaN at the steps, and success at the
+    steps; NaN stands for what was not told. An episode that was not terminated is
+    truncated.
 
     Args:
         episodes: At least one.
@@ -87,12 +89,12 @@ def import_minari(dataset: Any) -> ReplayBuffer:
     buffer = ReplayBuffer()
     for data in dataset.iterate_episodes():
         infos = data.infos or {}
-        success = infos.get(_SUCCESS)
+        success = np.asarray(infos.get(_SUCCESS, [np.nan]), np.float32)[1:]
         episode = Episode(
             data.observations,
             data.actions,
             data.rewards,
-            success=None if success is None else np.asarray(success)[1:],
+            success=None if np.isnan(success).all() else success,
             initial_info=_told_at_reset(infos),
             terminated=bool(data.terminations[-1]),
         )
@@ -112,12 +114,13 @@ def _buffer(index: int, episode: Episode) -> Any:
     from minari.data_collector import EpisodeBuffer
 
     last = np.arange(episode.length) == episode.length - 1
-    infos: dict[str, np.ndarray] = {
-        name: np.array([value, *[np.nan] * episode.length])
+    infos: dict[str, np.ndarray] = {  # HDF5 takes a name with "/" for a path
+        quote(name, safe=" "): np.array([value, *[np.nan] * episode.length])
         for name, value in episode.initial_info.items()
     }
     if episode.success is not None:
-        infos[_SUCCESS] = np.concatenate([np.zeros(1, np.float32), episode.success])
+        first = episode.initial_info.get(_SUCCESS, np.nan)
+        infos[_SUCCESS] = np.concatenate([[first], episode.success])
     return EpisodeBuffer(
         id=index,
         observations=episode.observations,
@@ -133,6 +136,8 @@ def _told_at_reset(infos: dict[str, Any]) -> dict[str, float]:
     found = {}
     for name, values in infos.items():
         numbers = not isinstance(values, dict) and np.asarray(values).dtype.kind == "f"
-        if numbers and np.ndim(values) == 1 and np.isnan(values[1:]).all():
-            found[name] = float(values[0])
+        if not numbers or np.ndim(values) != 1 or np.isnan(values[0]):
+            continue
+        if name == _SUCCESS or np.isnan(values[1:]).all():
+            found[unquote(name)] = float(values[0])
     return found

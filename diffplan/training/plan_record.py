@@ -22,6 +22,7 @@ from diffplan.planners.request import Iterate
 from diffplan.problem import PlanningProblem
 from diffplan.training._interaction import Environments
 from diffplan.training.episode import _read_arrays
+from diffplan.training.seeding import derive_seed
 from diffplan.training.video import to_frames
 
 _KIND = "diffplan.plan/1"
@@ -144,7 +145,8 @@ def record_plan(
     rows: list[tuple[Tensor, ...]] = []
 
     def keep(states: Tensor, actions: Tensor, cost: Tensor) -> None:
-        gaps = problem.dynamics(states[:-1], actions) - states[1:]
+        times = problem.times(0, len(actions), states)
+        gaps = problem.step(states[:-1], actions, times) - states[1:]
         rows.append((states, actions, cost, gaps.abs().amax()))
 
     def look(iterate: Iterate) -> None:
@@ -177,8 +179,8 @@ def record_agent_plan(
 
     What happens is seen by the agent's filter, so that both are states of its model;
     images are kept where it observes and decodes them. Filter and planner draw the
-    random numbers of an episode with that seed: the answer is the plan that `act`
-    begins it with.
+    random numbers of the episode with that seed: the answer is the plan that it begins
+    with in `evaluate(agent, environments, [seed], agent_seed=seed)`.
 
     Args:
         agent: Its model, filter, planner and problem are used.
@@ -188,7 +190,8 @@ def record_agent_plan(
     mask = np.arange(environments.num_envs) == 0
     observations, _ = environments.reset(seed=[seed] * len(mask))
     pixels = observations.ndim == _IMAGE_AXES
-    memory = agent.initial_state(1, seed=seed)
+    key = torch.tensor([derive_seed(seed, "episode")])
+    memory = agent.initial_state(1, seed=seed, keys=key)
     device = memory.action.device
 
     def believe(action: Tensor | None = None) -> Tensor:

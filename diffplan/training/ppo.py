@@ -283,7 +283,8 @@ class PPO:
         sums: dict[str, Tensor] = {}
         for _ in range(self.config.passes):
             order = torch.randperm(count, generator=generator, device=generator.device)
-            for part in order.to(advantages.device).chunk(self.config.minibatches):
+            parts = min(self.config.minibatches, count)  # `chunk` may make fewer
+            for part in order.to(advantages.device).tensor_split(parts):
                 metrics = self._step(experience[part], advantages[part])
                 for name, value in metrics.items():
                     weighted = len(part) * value.double()

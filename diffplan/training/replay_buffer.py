@@ -170,7 +170,8 @@ class ReplayBuffer:
             skip_short: Whether to leave out episodes shorter than `length`; otherwise
                 they are an error.
             skip_last_step: Whether the last transition of an episode is never drawn,
-                as in the released loaders of Dreamer and LatCo.
+                as in the released loaders of Dreamer and LatCo; not with
+                `absorbing_steps`, for which it was made to be seen.
 
         Returns:
             Tensors on the CPU; images stay uint8.
@@ -182,6 +183,11 @@ class ReplayBuffer:
             raise ArgumentError(
                 "sample: expected batch_size ≥ 1, length ≥ 1 and initial_fraction in "
                 f"0 … 1, got {batch_size}, {length} and {initial_fraction}"
+            )
+        if skip_last_step and self.absorbing_steps:
+            raise ArgumentError(
+                "skip_last_step: expected False, for absorbing steps follow the last "
+                "transition, got True"
             )
         needed = length + bool(skip_last_step)
         episodes = self._long_enough(needed, skip_short)

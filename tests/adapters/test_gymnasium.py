@@ -104,7 +104,23 @@ def test_new_episodes_begin_where_the_mask_says_and_draw_their_own_noise() -> No
     second = policy.act(observations, explore=True)
     assert (first[[0, 2]] != second[[0, 2]]).all()
     policy.reset()
-    assert np.array_equal(policy.act(observations, explore=True), first)
+    assert policy._memory.keys.tolist() == [5, 6, 7]
+
+
+def test_no_two_episodes_of_one_environment_see_the_same_noise() -> None:
+    env, found = gymnasium.make("Pendulum-v1"), []
+    for _ in range(2):
+        policy = Policy(UniformAgent(BOX), env)
+        for _ in range(3):
+            observation, _ = env.reset(seed=0)
+            policy.reset()
+            found.append(float(policy.act(observation)[0]))
+    assert found[:3] == found[3:]
+    assert len(set(found)) == 3
+    idle = Policy(UniformAgent(BOX), env)  # acts before its first reset
+    assert float(idle.act(observation)[0]) == found[0]
+    idle.reset()
+    assert float(idle.act(observation)[0]) == found[1]
 
 
 def test_what_does_not_fit_is_refused() -> None:

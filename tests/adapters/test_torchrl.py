@@ -161,6 +161,20 @@ def test_the_memory_is_reset_where_an_episode_begins(way: str) -> None:
     assert not torch.equal(policy(entry)["action"][1:], afresh[1:])
 
 
+def test_a_plan_that_failed_is_no_start() -> None:
+    problem, planner = make_problem(), PLANNERS["ILQR"]()
+    policy = PlannerModule(planner, problem)
+    entry = primed(policy).rollout(3, policy)[:, -1].exclude("action", "next")
+    good = entry["observation"].clone()
+    entry["observation"] = torch.where(torch.arange(3)[:, None] == 0, 1e30, good)
+    failed = policy(entry.clone())
+    assert failed["next", "plan_memory", "memory", "plan_index"].flatten()[0] == 0
+    entry["observation"], entry["plan_memory"] = good, failed["next", "plan_memory"]
+    torch.testing.assert_close(
+        policy(entry)["action"][0], planner(problem, good).action[0]
+    )
+
+
 def test_without_a_primer_or_memory_every_plan_starts_afresh() -> None:
     problem, planner = make_problem(), cem()
     for policy in (

@@ -183,7 +183,7 @@ def test_not_finite_plans_are_no_warm_start(part: str) -> None:
     )
     value = memory["spread"] if part == "memory" else getattr(plan, part)
     value[1, 2] = torch.nan
-    assert planning_file._usable(plan).tolist() == [True, False]
+    assert planning_file.can_start_from(plan).tolist() == [True, False]
 
 
 def test_sampled_posterior_is_random_and_seeded() -> None:

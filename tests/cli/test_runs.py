@@ -242,12 +242,13 @@ def test_planners_are_tuned_within_one_budget(
 ) -> None:
     pytest.importorskip("optuna")
     size = ["--trials", 1, "--episodes", 1, "--held-out", 2, "--budget", 150]
-    names = "cem,shooting_gd"
+    names = "cem,shooting_gd,ilqr"
     assert command("tune", run, f"planner={names}", *size) == 0
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(" of 1")[0] for line in told] == [
-        *("cem, trial 1", "cem: the best", "shooting_gd, trial 1"),
-        "shooting_gd: the best",
+        line
+        for name in names.split(",")
+        for line in (f"{name}, trial 1", f"{name}: the best")
     ]
     size[1] = 2  # goes on from the first
     assert command("tune", run, f"planner={names}", *size) == 0

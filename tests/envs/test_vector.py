@@ -20,6 +20,14 @@ from diffplan.errors import ArgumentError, DiffplanError
 TASK = "metaworld/reach"
 
 
+def test_copies_with_a_seed_have_episodes_of_their_own() -> None:
+    with envs.make_vector("lottery/paper", 3, seed=4) as batch:
+        together, _ = batch.reset()
+    alone = [envs.make("lottery/paper", seed=4 + i).reset()[0] for i in range(3)]
+    np.testing.assert_array_equal(together, alone)
+    assert len({row.tobytes() for row in together}) == 3
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_batch_equals_single_environments(num_workers: int) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (4, 3, 4))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffplan.capabilities import Rolling, knows
+import diffplan as dp
+from diffplan.capabilities import Linearizable, Rolling, knows
 from diffplan.errors import ArgumentError, ShapeError
-from diffplan.functional import rollout
+from diffplan.functional import linearize_dynamics, rollout
 from diffplan.models import Cartpole, LinearDynamics, Pendulum, PointMass
 from diffplan.models.analytic import AnalyticDynamics
-from diffplan.problem import Box, Linearizable, PlanningProblem
+from diffplan.problem import Box, PlanningProblem
 
 DOUBLE = torch.float64
 
@@ -248,6 +249,25 @@ def test_a_plants_rollout_is_one_of_steps(name: str) -> None:
         for told in (states, expected)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_other_steps_have_other_jacobians() -> None:
+    class Damped(Pendulum):
+        def step(self, state: Tensor, action: Tensor) -> Tensor:
+            return super().step(state, action) * torch.tensor([1.0, 0.5])
+
+    class Known(Damped):
+        def linearize(self, state: Tensor, action: Tensor) -> tuple[Tensor, ...]:
+            return linearize_dynamics(self.step, state, action)
+
+    goal = dp.objectives.GoalDistance(torch.zeros(2))
+    state, action = torch.tensor([[0.3, 0.2]]), torch.tensor([[0.1]])
+    for system, known in ((Damped(), False), (Known(), True)):
+        problem = dp.PlanningProblem(system, goal, dp.Box([-1.0], [1.0]))
+        assert problem.capabilities()["linearize"] is known
+        _, by_state, _ = problem.linearize(state, action)
+        expected = torch.func.jacrev(system.step)(state[0], action[0])
+        torch.testing.assert_close(by_state[0], expected)
 
 
 def test_other_steps_have_another_rollout() -> None:

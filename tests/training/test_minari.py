@@ -51,6 +51,28 @@ def test_what_comes_back_is_what_went(images: bool) -> None:
         assert mine.terminated == theirs.terminated
 
 
+@pytest.mark.parametrize("steps_tell", [True, False])
+@pytest.mark.parametrize(
+    "told", [{"success": 1.0}, {"a/b": 2.0, "50%": 0.5}, {"success": 0.0, "x": 1.0}, {}]
+)
+def test_what_the_reset_told_comes_back(
+    told: dict[str, float], steps_tell: bool
+) -> None:
+    given = Episode(
+        np.zeros((4, 2)),
+        np.zeros((3, 1)),
+        np.zeros(3),
+        success=np.array([0.0, 1.0, 0.0]) if steps_tell else None,
+        initial_info=told,
+    )
+    export_minari([given], "test-v0")
+    (again,) = import_minari("test-v0").episodes
+    assert again.initial_info == told
+    assert (again.success is not None) == steps_tell
+    if steps_tell:
+        assert again.success.tolist() == [0.0, 1.0, 0.0]
+
+
 def test_minari_reads_ends_spaces_and_what_is_told() -> None:
     box = dp.Box([-1.0, 0.0], [1.0, 2.0])
     kept = [episode(3, terminated=True), episode(2, terminated=False)]

@@ -9,10 +9,15 @@ import torch
 from toy import BOX, GreedyPlanner, LinearModel, make_envs
 
 import diffplan as dp
-from diffplan.agents import PlanningAgent
+from diffplan.agents import AgentState, PlanningAgent
 from diffplan.errors import FileError, ShapeError
 from diffplan.objectives.reward import NegativeReturn
-from diffplan.training import load_plan_record, record_agent_plan, record_plan
+from diffplan.training import (
+    evaluate,
+    load_plan_record,
+    record_agent_plan,
+    record_plan,
+)
 
 PROBLEM = dp.PlanningProblem(
     lambda state, action: 0.9 * state + action,
@@ -76,6 +81,18 @@ def test_images_are_those_of_their_iterations() -> None:
     np.testing.assert_array_equal(record.images[..., 1, 2, 0], wanted)
 
 
+@pytest.mark.parametrize("planner", [dp.CEM(3, iterations=2), dp.LatCo(3)])
+def test_dynamics_that_depend_on_time(planner: dp.Planner) -> None:
+    wind = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.0, -0.2]])
+    system = dp.models.LinearDynamics(torch.eye(2), torch.eye(2), wind)
+    goal = dp.objectives.GoalDistance(torch.zeros(2))
+    problem = dp.PlanningProblem(system, goal, dp.Box([-1.0] * 2, [1.0] * 2))
+    record = record_plan(planner, problem, torch.ones(2))
+    moved = record.states[:, :-1] + record.actions + wind.numpy()
+    gaps = np.abs(moved - record.states[:, 1:]).max((1, 2))
+    np.testing.assert_allclose(record.violation, gaps, atol=1e-6)
+
+
 def test_an_agents_plan_is_executed_open_loop() -> None:
     model = LinearModel(gain=0.05)
     objective = NegativeReturn(model.reward)
@@ -103,10 +120,15 @@ def test_an_agents_plan_is_the_one_it_begins_its_episode_with() -> None:
     answers = []
     for seed in (3, 4):
         record = record_agent_plan(agent, make_envs(1, length=4), seed=seed)
-        observation, _ = make_envs(1).reset(seed=[seed])
-        memory = agent.initial_state(1, seed=seed)
-        _, memory = agent.act(torch.from_numpy(observation), memory)
-        acted = memory.plan.actions[0]
+        begun: list[AgentState] = []
+        evaluate(
+            agent,
+            make_envs(1, length=4),
+            [seed],
+            agent_seed=seed,
+            observer=lambda *moment, begun=begun: begun.append(moment[2]),
+        )
+        acted = begun[0].plan.actions[0]
         torch.testing.assert_close(torch.from_numpy(record.actions[-1]), acted)
         answers.append(acted)
     assert not torch.allclose(*answers)

@@ -169,12 +169,25 @@ def test_every_decision_is_seen_once_in_every_pass() -> None:
     PPO(policy, PPOConfig(passes=2, minibatches=3)).update(
         data, torch.Generator().manual_seed(0)
     )
-    assert [len(part) for part in seen] == [4, 4, 2, 4, 4, 2]
+    assert [len(part) for part in seen] == [4, 3, 3, 4, 3, 3]
     for half in (seen[:3], seen[3:]):
         found = torch.cat(half)
         order = found[:, 0].argsort()
         expected = data.inputs[0][data.inputs[0][:, 0].argsort()]
         torch.testing.assert_close(found[order], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(33, 32), (5, 8)])
+def test_a_pass_has_as_many_minibatches_as_were_asked_for(
+    count: int, wanted: int
+) -> None:
+    policy, seen = Linear(), []
+    data = experience(policy, count=count)
+    policy.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    config = PPOConfig(passes=1, minibatches=wanted)
+    PPO(policy, config).update(data, torch.Generator().manual_seed(0))
+    assert len(seen) == min(count, wanted)
+    assert sum(seen) == count
 
 
 def test_it_finds_the_best_action() -> None:

@@ -78,6 +78,14 @@ def test_episodes_first_then_starts_are_uniform() -> None:
         assert abs(counts[start] / draws - share) < 5 * error
 
 
+def test_skip_last_step_is_refused_beside_absorbing_steps() -> None:
+    buffer = ReplayBuffer(absorbing_steps=3)
+    buffer.add(numbered(6, 0, terminated=True))
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ArgumentError, match="skip_last_step: expected False"):
+        buffer.sample(1, 2, generator, skip_last_step=True)
+
+
 def test_skip_last_step_never_shows_the_last_transition() -> None:
     counts = starts(filled(9), 2000, 4, skip_last_step=True)
     assert set(counts) == {0, 1, 2, 3, 4}
