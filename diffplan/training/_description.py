@@ -1,19 +1,27 @@
 """What an agent is, in plain values: a run that goes on compares them."""
 
+import hashlib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from diffplan.agents._base import Agent
 from diffplan.models.base import WorldModel
 from diffplan.problem import PlanningProblem
+from diffplan.training.episode import Episode
 
 _DEEPEST = 6
-_LATER = ("agent", "seed_agent")
+_LATER = (
+    *("agent", "seed_agent", "action_space"),
+    *("auxiliary", "absorbing_steps", "offline_episodes"),
+)
 """Settings that checkpoints of earlier versions do not hold."""
 _LEFT_OUT = object()
+_MOST_NUMBERS = 100
+"""Of a tensor that may be a setting."""
 _OF_PROBLEMS = ("num_particles", "risk", "action_constraints", "state_constraints")
 """Attributes that are settings of an agent's problem, where it has any."""
 
@@ -22,8 +30,8 @@ def described(value: object) -> Any:
     """Return the settings of an object as nested dictionaries of plain values.
 
     Every object is its class with its public attributes; of a problem, its particles,
-    risk and constraints. What is learnt, the world model, large tensors and containers
-    that can be filled are left out: they are no settings.
+    risk and constraints. What is learnt, the world model, tensors of more than 100
+    numbers and containers that can be filled are left out: they are no settings.
 
     Args:
         value: An agent, with its planner, objective and exploration.
@@ -47,9 +55,7 @@ def _described(value: object, depth: int) -> Any:
         found = _kept({n: each for n, each in settings.items() if each != ()}, depth)
         return {"class": type(value).__qualname__, **found} if found else _LEFT_OUT
     if isinstance(value, Tensor):
-        # One number may be a setting, such as a temperature; a weight is none.
-        known = value.numel() == 1 and not isinstance(value, nn.Parameter)
-        return float(value) if known else _LEFT_OUT
+        return _numbers(value)
     if isinstance(value, list | dict | set):
         return _LEFT_OUT  # what is filled while it works is no setting
     if isinstance(value, tuple):
@@ -66,6 +72,13 @@ def _described(value: object, depth: int) -> Any:
     return {"class": type(value).__qualname__, **_kept(attributes, depth)}
 
 
+def _numbers(value: Tensor) -> Any:
+    """Return those of a small tensor: bounds, a temperature; a weight is no setting."""
+    if value.numel() > _MOST_NUMBERS or isinstance(value, nn.Parameter):
+        return _LEFT_OUT
+    return float(value) if value.numel() == 1 else value.tolist()
+
+
 def _kept(values: Mapping[str, object], depth: int) -> dict[str, Any]:
     pairs = {
         name: _described(each, depth - 1)
@@ -73,6 +86,46 @@ def _kept(values: Mapping[str, object], depth: int) -> dict[str, Any]:
         if not name.startswith("_")
     }
     return {name: each for name, each in pairs.items() if each is not _LEFT_OUT}
+
+
+def described_parts(
+    agent: Agent,
+    seed_agent: Agent,
+    auxiliary: object,
+    offline_episodes: Sequence[Episode],
+) -> dict[str, Any]:
+    """Return the settings of what an online run is given beside its own.
+
+    Args:
+        agent: Described with its action bounds.
+        seed_agent: Described too.
+        auxiliary: Described by its class and its `config`, if it has one: what else it
+            holds may be learnt.
+        offline_episodes: Described by their number and a checksum.
+    """
+    config = described(getattr(auxiliary, "config", None))
+    learner = {"class": type(auxiliary).__qualname__, "config": config}
+    return {
+        "agent": described(agent),
+        "seed_agent": described(seed_agent),
+        "action_space": described(agent.action_space),
+        "auxiliary": None if auxiliary is None else learner,
+        "offline_episodes": {
+            "count": len(offline_episodes),
+            "checksum": _checksum(offline_episodes),
+        },
+    }
+
+
+def _checksum(episodes: Sequence[Episode]) -> str:
+    """Return a checksum of all that is learnt from."""
+    digest = hashlib.sha256()
+    for episode in episodes:
+        digest.update(bytes([episode.terminated]))
+        for values in (episode.observations, episode.actions, episode.rewards):
+            digest.update(f"{values.dtype}{values.shape}".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def changes(
@@ -92,8 +145,11 @@ def changes(
     found = []
     for name in sorted({*saved, *settings}):
         before, now = saved.get(name), settings.get(name)
-        later = name in _LATER and name not in saved and not path
-        if before == now or later or f"{path}{name}" in extensible:
+        later = name in _LATER and not path
+        # Neither do they hold tensors of several numbers, anywhere in these.
+        later |= isinstance(now, list) and path.startswith(_LATER)
+        known = name in saved or not later
+        if before == now or not known or f"{path}{name}" in extensible:
             continue
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             found += changes(before, now, extensible, f"{path}{name}.")

@@ -139,7 +139,7 @@ class _Record:
         self.observations = [observation]
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
-        self.successes: list[float] = []
+        self.successes: list[float | None] = []
         self.terminated = False
 
     def append(
@@ -152,15 +152,17 @@ class _Record:
         self.actions.append(action)
         self.observations.append(observation)
         self.rewards.append(reward)
-        if "success" in info:
-            self.successes.append(info["success"])
+        self.successes.append(info.get("success"))
 
     def episode(self, initial_info: dict[str, float]) -> Episode:
+        told = any(each is not None for each in self.successes)
+        # A step that does not tell it, where others do, was none.
+        success = [each or 0.0 for each in self.successes] if told else None
         return Episode(
             observations=np.stack(self.observations),
             actions=np.stack(self.actions).astype(np.float32),
             rewards=np.asarray(self.rewards, np.float32),
-            success=np.asarray(self.successes, np.float32) if self.successes else None,
+            success=None if success is None else np.asarray(success, np.float32),
             initial_info=initial_info,
             terminated=self.terminated,
         )

@@ -1,12 +1,34 @@
-"""The gradient steps of a round of online training, at once or spread over it."""
+"""The gradient steps of a round of online training, and what else learns in them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffplan.agents._base import AgentState
+from diffplan.models.base import SequenceBatch
+
+
+@runtime_checkable
+class AuxiliaryUpdate(Protocol):
+    """Something else that learns from each batch, right after the model did.
+
+    A run that goes on compares its class and, if it has one, its `config`: a dataclass.
+    """
+
+    def update(self, batch: SequenceBatch) -> Mapping[str, Tensor]:
+        """Make one update; return metrics, scalars without a graph."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next update depends on: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state_dict` returned."""
+        ...
 
 
 class Updates:

@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import Any
 
 from diffplan._checks import require_at_least
 from diffplan.agents._base import Agent
 from diffplan.agents.exploration import UniformAgent
 from diffplan.errors import ArgumentError
 from diffplan.models.base import SequenceBatch, WorldModel
-from diffplan.training._description import described
+from diffplan.training._description import described_parts
 from diffplan.training._environments import require_environments
 from diffplan.training._interaction import Environments, Observer, run_episodes
 from diffplan.training._run_record import plain
+from diffplan.training._updates import AuxiliaryUpdate as AuxiliaryUpdate
 from diffplan.training._updates import Updates
 from diffplan.training.episode import Episode
 from diffplan.training.evaluate import Evaluation, evaluate
@@ -55,7 +54,8 @@ class OnlineConfig:
         skip_last_step: See `ReplayBuffer.sample`.
         replay_capacity: Most transitions in memory; None keeps all.
         action_repeat: Simulated steps per decision, to count steps; set it to what
-            the environments do.
+            the environments do. A decision that the end of an episode cuts short counts
+            in full, since environments do not tell how many steps they simulated.
         evaluate_every: Rounds between two evaluations; 0 never evaluates.
         evaluation_episodes: Noise-free episodes in each.
         keep_best: Whether what was evaluated best is kept, see `OnlineTrainer.best`.
@@ -99,23 +99,6 @@ class OnlineConfig:
             )
 
 
-@runtime_checkable
-class AuxiliaryUpdate(Protocol):
-    """Something else that learns from each batch, right after the model did."""
-
-    def update(self, batch: SequenceBatch) -> Mapping[str, Tensor]:
-        """Make one update; return metrics, scalars without a graph."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that the next update depends on: tensors and plain values."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state_dict` returned."""
-        ...
-
-
 @dataclass(frozen=True)
 class Best:
     """What was learnt, as it was when it was evaluated best.
@@ -140,7 +123,9 @@ class OnlineTrainer:
     Killed at any moment and started again with the same arguments, it goes on from
     the last checkpoint and gives the same numbers, bit for bit: an episode's seed
     follows from its number, so no simulator is saved, and every other random state
-    is in the checkpoint. `rounds` alone may differ, to make a run longer.
+    is in the checkpoint. `rounds` alone may differ, to make a run longer; `best` and
+    all that is learnt are then those of a run without the stop. An evaluation that was
+    only due because the shorter run ended stays in `metrics.csv` and `videos`.
 
     Args:
         model: Trained in place; the agent plans with it.
@@ -191,6 +176,7 @@ class OnlineTrainer:
         self.trainer = ModelTrainer(model, config.optimizer)
         self.environment_step = 0
         self.best: Best | None = None
+        self._regular_best: Best | None = None
         self._sampling = make_generator(seed, "sampling")
         self._noise = make_generator(seed, "model noise", device=self.trainer.device)
         self._timers = Timers()
@@ -211,17 +197,17 @@ class OnlineTrainer:
                 `close`; they are closed at the end.
 
         Raises:
-            ArgumentError: the folder holds a run with another planner, exploration or
-                other settings.
+            ArgumentError: the folder holds a run with another planner, exploration,
+                other offline episodes or other settings.
         """
-        acting = {
-            "agent": described(self.agent),
-            "seed_agent": described(self.seed_agent),
-        }
+        parts = described_parts(
+            self.agent, self.seed_agent, self.auxiliary, self._offline_episodes
+        )
+        absorbing = {"absorbing_steps": self._absorbing_steps}
         run_rounds(
             self,
             self.directory,
-            config={**plain(self.config), **acting},
+            config={**plain(self.config), **absorbing, **parts},
             seed=self.seed,
             rounds=1 + self.config.rounds,
             checkpoint_every=self.config.checkpoint_every,
@@ -236,13 +222,15 @@ class OnlineTrainer:
         before = self.environment_step
         updates = self._updates(index)
         interleave = self.config.interleave and index > 0
-        metrics = self._collect(index, updates if interleave else None)
+        episodes = self._collect(index, updates if interleave else None)
+        if interleave:
+            updates.finish()  # What is left of them, before these episodes count.
+        metrics = self._add(episodes)
         means = updates.finish()
         metrics |= {f"train/{name}": value for name, value in means.items()}
         if self._evaluation_due(index):
             with self._timers("evaluation"):
-                episodes = self.config.evaluation_episodes
-                evaluation = self.evaluate(episodes, index)
+                evaluation = self._evaluate_round(index)
             metrics |= evaluation.metrics("test")
             if self.config.keep_best:
                 self._keep(index, evaluation.mean_return)
@@ -251,28 +239,32 @@ class OnlineTrainer:
         metrics["time/environment_steps_per_second"] = steps / metrics["time/seconds"]
         return self.environment_step, metrics
 
-    def evaluate(self, episodes: int, index: int = 0) -> Evaluation:
-        """Run noise-free episodes with the present model.
+    def evaluate(
+        self,
+        episodes: int,
+        index: int | None = None,
+        observer: Observer | None = None,
+    ) -> Evaluation:
+        """Run noise-free episodes with the present model; it writes no video.
 
         Args:
             episodes: How many.
-            index: Chooses the episodes' seeds, so that each round has its own.
+            index: Of the round whose episodes are run; None stands for some that no
+                round has, the same at each call.
+            observer: Called after every decision, such as an `EpisodeRecorder`.
         """
+        which = "of no round" if index is None else index
         seeds = [
-            derive_seed(self.seed, "evaluation", index, number, bits=SIMULATOR_BITS)
+            derive_seed(self.seed, "evaluation", which, number, bits=SIMULATOR_BITS)
             for number in range(episodes)
         ]
-        recorder = EpisodeRecorder(self.model) if self.config.videos else None
-        evaluation = evaluate(
+        return evaluate(
             self.agent,
             self.environments,
             seeds,
-            agent_seed=derive_seed(self.seed, "evaluation agent", index),
-            observer=recorder,
+            agent_seed=derive_seed(self.seed, "evaluation agent", which),
+            observer=observer,
         )
-        if recorder is not None:
-            recorder.write(self.directory / "videos" / f"round_{index:06d}")
-        return evaluation
 
     def state_dict(self) -> dict[str, Any]:
         """Return model, optimiser, counters and all random states."""
@@ -285,9 +277,9 @@ class OnlineTrainer:
         }
         if self.auxiliary is not None:
             state["auxiliary"] = self.auxiliary.state_dict()
-        if self.best is not None:
-            state["best"] = dict(vars(self.best))
-        return state
+        kept = {"best": self.best, "regular_best": self._regular_best}
+        found = {name: vars(best) for name, best in kept.items() if best is not None}
+        return state | {name: dict(best) for name, best in found.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, with the folder's episodes."""
@@ -300,6 +292,10 @@ class OnlineTrainer:
         if self.auxiliary is not None:
             self.auxiliary.load_state_dict(state["auxiliary"])
         self.best = Best(**state["best"]) if "best" in state else None
+        regular = state.get("regular_best")
+        self._regular_best = None if regular is None else Best(**regular)
+        if self.best and self._regular_best and self.config.rounds > self.best.index:
+            self.best, self._regular_best = self._regular_best, None
 
     def load_best(self) -> None:
         """Go back to the model, and what learnt beside it, of the best evaluation.
@@ -317,11 +313,22 @@ class OnlineTrainer:
         if self.auxiliary is not None and self.best.auxiliary is not None:
             self.auxiliary.load_state_dict(self.best.auxiliary)
 
+    def _evaluate_round(self, index: int) -> Evaluation:
+        """Evaluate, and write the round's video."""
+        recorder = EpisodeRecorder(self.model) if self.config.videos else None
+        evaluation = self.evaluate(self.config.evaluation_episodes, index, recorder)
+        if recorder is not None:
+            recorder.write(self.directory / "videos" / f"round_{index:06d}")
+        return evaluation
+
     def _keep(self, index: int, mean_return: float) -> None:
         """Remember what is learnt now, if nothing was evaluated better."""
         if self.best is None or mean_return > self.best.mean_return:
             auxiliary = None if self.auxiliary is None else self.auxiliary.state_dict()
             now = (self.model.state_dict(), auxiliary)
+            if index % self.config.evaluate_every:
+                # Only due because the run ends: a longer one goes back.
+                self._regular_best = self.best
             # What state_dict returns shares memory with what goes on learning.
             self.best = Best(index, mean_return, *deepcopy(now))
 
@@ -336,15 +343,15 @@ class OnlineTrainer:
             buffer.add(episode, write=False)
         return buffer
 
-    def _collect(self, index: int, observer: Observer | None) -> dict[str, float]:
-        """Run the round's episodes and keep them."""
+    def _collect(self, index: int, observer: Observer | None) -> list[Episode]:
+        """Run the round's episodes."""
         count = self.config.episodes_per_round if index else self.config.seed_episodes
         first = self.buffer.num_written
         seeds = [
             derive_seed(self.seed, "episode", number, bits=SIMULATOR_BITS)
             for number in range(first, first + count)
         ]
-        episodes = run_episodes(
+        return run_episodes(
             self.agent if index else self.seed_agent,
             self.environments,
             seeds,
@@ -353,6 +360,9 @@ class OnlineTrainer:
             timing=self._timers,
             observer=observer,
         )
+
+    def _add(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Learn from these episodes too from now on; return what they say."""
         for episode in episodes:
             self.buffer.add(episode)
             self.environment_step += episode.length * self.config.action_repeat

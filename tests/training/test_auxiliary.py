@@ -110,5 +110,14 @@ def test_what_is_left_of_interleaved_updates_is_made_up(tmp_path: Path) -> None:
     run(trainer)
     longer = make_online(tmp_path, interleave=True, rounds=2)
     longer.environments = make_envs(2, length=6)
+    draw, known = longer._draw, []
+
+    def counted() -> SequenceBatch:
+        known.append(len(longer.buffer))
+        return draw()
+
+    longer._draw = counted
     run(longer)
     assert longer.trainer.updates == 6 + 2 * 4
+    # On the 3 episodes of round 0, then on the 2 of round 1 too.
+    assert known == [3] * 4 + [5] * 4

@@ -36,10 +36,11 @@ def make(directory: Path, returns: list[float], **settings: Any) -> OnlineTraine
     trainer.gains = {}
     real = trainer.evaluate
 
-    def told(episodes: int, index: int = 0) -> Evaluation:
+    def told(episodes: int, index: int, observer: Any) -> Evaluation:
         trainer.gains[index] = trainer.model.gain.item()
-        evaluation = real(episodes, index)
-        evaluation.returns[:] = returns[index // 2]
+        evaluation = real(episodes, index, observer)
+        # Where an evaluation is due because the run ends, it is the best of all.
+        evaluation.returns[:] = 9.0 if index % 2 else returns[index // 2]
         return evaluation
 
     trainer.evaluate = told
@@ -72,6 +73,30 @@ def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
     whole = run(make(tmp_path / "whole", returns, rounds=6))
     assert torch.equal(resumed.best.model["gain"], whole.best.model["gain"])
     assert resumed.best.auxiliary["value"] == whole.best.auxiliary["value"]
+
+
+def test_the_end_of_a_shorter_run_is_not_the_best_of_a_longer_one(
+    tmp_path: Path,
+) -> None:
+    returns = [1.0, 0.5, 5.0, 2.0]
+    for rounds, best in ((1, 1), (3, 3), (3, 3), (6, 4)):
+        trainer = run(make(tmp_path / "longer", returns, rounds=rounds))
+        assert trainer.best.index == best
+    whole = run(make(tmp_path / "whole", returns, rounds=6))
+    assert whole.best.index == 4
+    assert trainer.best.mean_return == whole.best.mean_return == 5.0
+    trainer.load_best()
+    assert trainer.model.gain.item() == whole.gains[4]
+    assert trainer.auxiliary.value == 6 + 4 * 4
+
+
+def test_a_longer_run_goes_back_to_what_was_best_before_its_end(
+    tmp_path: Path,
+) -> None:
+    returns = [1.0, 0.5, 0.0, 0.0]
+    run(make(tmp_path, returns, rounds=3))
+    trainer = run(make(tmp_path, returns, rounds=6))
+    assert (trainer.best.index, trainer.best.mean_return) == (0, 1.0)
 
 
 def test_keeping_changes_nothing_else(tmp_path: Path) -> None:

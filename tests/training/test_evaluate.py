@@ -86,6 +86,31 @@ def test_tasks_without_success_have_none() -> None:
         Evaluation.of([])
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([None, None, 1.0], [0.0, 0.0, 1.0]),
+        ([True, None, None], [1.0, 0.0, 0.0]),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+        ([None, None, None], None),
+    ],
+)
+def test_a_step_that_does_not_tell_its_success_had_none(
+    told: list[float | None], expected: list[float] | None
+) -> None:
+    class Sparse(PointEnv):
+        """Tells success at some steps."""
+
+        def step(self, action: np.ndarray) -> Any:
+            *step, _ = super().step(action)
+            success = told[self.elapsed - 1]
+            return *step, {} if success is None else {"success": success}
+
+    envs = VectorEnv([lambda: Sparse(len(told))])
+    success = run_episodes(UniformAgent(BOX), envs, [0])[0].success
+    assert (None if success is None else success.tolist()) == expected
+
+
 def test_evaluation_is_free_of_noise_and_repeats() -> None:
     agent = planning_agent()
     first = evaluate(agent, make_envs(3), [5, 6, 7, 8])

@@ -2,13 +2,15 @@ import json
 import math
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
-from toy import BOX, make_envs
+from toy import BOX, PointEnv, make_envs
 from toy_runs import make_offline, make_online
 
 from diffplan.agents import UniformAgent
+from diffplan.envs.vector import VectorEnv
 from diffplan.errors import ArgumentError
 from diffplan.training import (
     OfflineConfig,
@@ -20,6 +22,17 @@ from diffplan.training import (
     read_metrics,
     run_episodes,
 )
+
+
+class Images(PointEnv):
+    """Shows the position as the brightness of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gymnasium.spaces.Box(0, 255, (3, 8, 8), np.uint8)
+
+    def _observation(self) -> np.ndarray:
+        return np.full((3, 8, 8), 128 + 50 * self.position, np.uint8)
 
 
 def table(directory: Path) -> dict[str, dict[int, float]]:
@@ -59,6 +72,37 @@ def test_every_episode_has_a_seed_of_its_own(tmp_path: Path) -> None:
     files = sorted((tmp_path / "episodes").glob("*.npz"))
     starts = {load_episode(path).initial_info["start"] for path in files}
     assert len(starts) == len(files)
+
+
+def test_an_evaluation_outside_of_rounds_has_episodes_of_its_own(
+    tmp_path: Path,
+) -> None:
+    trainer = make_online(tmp_path)
+    trainer.run(tensorboard=False, quiet=True)
+    values = table(tmp_path)
+    starts = {
+        value
+        for number in range(3)
+        for value in values[f"test/episode_{number}/initial_start"].values()
+    }
+    assert len(starts) == 3 * 4
+    own = [info["start"] for info in trainer.evaluate(3).initial_infos]
+    assert len(starts.union(own)) == 3 * 4 + 3
+    assert [info["start"] for info in trainer.evaluate(3).initial_infos] == own
+
+
+def test_only_rounds_write_videos(tmp_path: Path) -> None:
+    pytest.importorskip("imageio")
+    trainer = make_online(tmp_path, rounds=0)
+    trainer.agent = UniformAgent(BOX)  # needs no model that knows images
+    trainer._train = lambda updates: {}
+    trainer.environments = VectorEnv([Images] * 2)
+    trainer.run(tensorboard=False, quiet=True)
+    (file,) = (tmp_path / "videos").iterdir()
+    assert file.stem == "round_000000"
+    file.unlink()
+    assert trainer.evaluate(2).lengths.tolist() == [8, 8]
+    assert not list((tmp_path / "videos").iterdir())
 
 
 def test_seed_episodes_are_uniform_and_later_ones_are_planned(tmp_path: Path) -> None:

@@ -276,7 +276,10 @@ def test_a_checkpoint_that_does_not_know_its_agent_goes_on(tmp_path: Path) -> No
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     index, content = checkpoints.load_latest()
     del content["metrics"], content["settings"]["agent"]
-    del content["settings"]["seed_agent"]
+    for name in ("seed_agent", "action_space", "auxiliary"):
+        del content["settings"][name]
+    for name in ("absorbing_steps", "offline_episodes"):
+        del content["settings"][name]
     checkpoints.save(index, content)
     run(make_online(tmp_path, rounds=2))
     assert {row["round"] for row in reproducible(tmp_path)} == {"0", "1", "2"}
