@@ -306,6 +306,17 @@ class Plan:
             arrays |= {} if isinstance(value, dict) else {name: value.numpy()}
         return arrays
 
+    def can_be_continued(self) -> Tensor:
+        """Return where a warm start from this plan has a sense, `[…]` bool.
+
+        Where it did not fail, and nothing is NaN that a plan may start from; states are
+        where it was not evaluated.
+        """
+        sound, lead = self.status != int(Status.NON_FINITE), self.status.ndim
+        for value in (self.actions, self.states, *self.memory.values()):
+            sound = sound & torch.isfinite(value).flatten(lead).all(dim=-1)
+        return sound
+
     def __getitem__(self, index: object) -> "Plan":
         """Index the batch dimensions of every tensor, and no other dimension.
 

@@ -28,7 +28,6 @@ from torchrl.envs import TensorDictPrimer
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.functional._random import fold, stream_keys
 from diffplan.plan import Plan
-from diffplan.planners._failures import can_start_from
 from diffplan.planners.base import Planner
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
@@ -139,7 +138,6 @@ class PlannerModule(TensorDictModuleBase):
         keys = self._keys(state)
         start = self._start(problem, state, keys, tensordict)
         plan = self.planner(problem, state, warm_start=start, keys=keys)
-        sound = can_start_from(plan).reshape((*batch, 1, 1))
         plan = plan.map(lambda value: value.reshape(batch + value.shape[1:]))
         tensordict.set(self.action_key, plan.action)
         for part in self.parts:
@@ -147,6 +145,7 @@ class PlannerModule(TensorDictModuleBase):
         if self.memory_key is not None:
             start = plan.shifted()
             # A plan that failed counts as none: the next one begins afresh.
+            sound = plan.can_be_continued()[..., None, None]
             count = start.memory["plan_index"] * sound
             start = replace(start, memory={**start.memory, "plan_index": count})
             memory = _packed(start, batch)

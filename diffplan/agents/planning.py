@@ -27,7 +27,6 @@ from diffplan.constraints._box import as_box, require_vector
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.functional._random import fold
 from diffplan.plan import Plan
-from diffplan.planners._failures import can_start_from
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, Dynamics, Objective, PlanningProblem
 
@@ -171,7 +170,7 @@ class PlanningAgent(Filtering, nn.Module):
         due = (age == NO_PLAN) | (age >= self.replan_every)
         warm = torch.zeros_like(due)
         if plan is not None and self.warm_start:
-            warm = due & (age != NO_PLAN) & can_start_from(plan)
+            warm = due & (age != NO_PLAN) & plan.can_be_continued()
         for group, start in ((due & ~warm, None), (warm, plan)):
             if group.any():
                 fresh = self._plan(state, group, start, keys)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from toy import BOX, GreedyPlanner, LinearModel
 
-import diffplan.agents.planning as planning_file
 from diffplan.agents import Agent, AgentState, GaussianNoise, PlanningAgent
 from diffplan.agents._base import NO_PLAN
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
@@ -183,7 +182,7 @@ def test_not_finite_plans_are_no_warm_start(part: str) -> None:
     )
     value = memory["spread"] if part == "memory" else getattr(plan, part)
     value[1, 2] = torch.nan
-    assert planning_file.can_start_from(plan).tolist() == [True, False]
+    assert plan.can_be_continued().tolist() == [True, False]
 
 
 def test_sampled_posterior_is_random_and_seeded() -> None:
