@@ -59,6 +59,18 @@ def test_the_derivative_of_a_choice_is_passed_straight_through() -> None:
     assert torch.equal(given.grad[:, 2:], weights[:, 2:])
 
 
+def test_infinite_numbers_are_choices_too() -> None:
+    inf, space = torch.inf, dp.Categorical(3)
+    given = torch.tensor([[-inf, 1.0, 2.0], [0.0, inf, 2.0]], requires_grad=True)
+    chosen = space.project(given)
+    assert chosen.tolist() == [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    assert space.contains(chosen).all()
+    chosen.sum().backward()
+    assert given.grad.tolist() == [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]
+    failed = space.project(torch.tensor([0.0, torch.nan, 1.0]))
+    assert failed.isnan().any()
+
+
 def test_the_middle_is_even() -> None:
     expected = torch.tensor([-0.15, 0.2, 1 / 3, 1 / 3, 1 / 3, 0.5, 0.5]).double()
     torch.testing.assert_close(SPACE.center, expected)

@@ -477,6 +477,86 @@ def test_polytopes_of_many_kinds_equal_slsqp() -> None:
         )
 
 
+# Of two problems and three steps; the second problem has the first one's last bounds.
+STEP_LOW = torch.tensor(
+    [[[-1, -1], [-0.2, -math.inf], [0.1, -0.5]], [[0.1, -0.5]] * 3], dtype=DOUBLE
+)
+STEP_HIGH = torch.tensor(
+    [[[1, 1], [math.inf, 0.3], [0.4, 0.2]], [[0.4, 0.2]] * 3], dtype=DOUBLE
+)
+
+
+@quiet
+@with_cvxpylayers
+@pytest.mark.parametrize("kind", ["problem and step", "step", "problem"])
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_polytopes_in_bounds_of_each_step_and_problem_equal_slsqp(
+    kind: str, dtype: torch.dtype
+) -> None:
+    low, high = STEP_LOW, STEP_HIGH
+    if kind == "step":
+        low, high = low[0], high[0]
+    elif kind == "problem":
+        low, high = low[:, 1:2], high[:, 1:2]
+    matrix, offset = [[1.0, 1.0], [-1.0, 2.0]], [0.5, 0.6]
+    polytope = Polytope(matrix, offset)
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.ones(2, dtype=dtype)),
+        dp.Box(low, high),
+        [polytope],
+    )
+    actions = 2 * draw(2, 4, 3, 2, seed=5)  # four candidates of each problem
+    found = problem.project(actions.to(dtype))
+    assert problem.contains(found).all()
+    g, h = np.array(matrix), np.array(offset)
+    sides = {"type": "ineq", "fun": lambda x: h - g @ x}
+    for index in np.ndindex(2, 3):
+        side = [v.expand(2, 3, 2)[index].tolist() for v in (low, high)]
+        alone = problem_with(polytope, low=side[0], high=side[1])
+        rows = (index[0], slice(None), index[1])
+        expected = nearest(actions[rows], alone, [sides]).to(dtype)
+        torch.testing.assert_close(found[rows], expected, rtol=0, atol=2e-6)
+    planner = dp.GradMPC(3, iterations=5, num_starts=1)
+    plan = planner(problem, torch.zeros(2, 2, dtype=dtype))
+    assert problem.contains(plan.actions).all()
+    assert (plan.status != int(dp.Status.CONSTRAINT_VIOLATED)).all()
+
+
+@quiet
+@with_cvxpylayers
+def test_polytopes_follow_the_bounds_of_each_step() -> None:
+    offset = torch.tensor([0.5], dtype=DOUBLE)
+    # The second and the third step have the same bounds, but each has its own.
+    low = torch.tensor([[-1, -1], [-0.4, -0.3], [-0.4, -0.3]], dtype=DOUBLE)
+    high = torch.tensor([[1, 1], [0.1, 1], [0.1, 1]], dtype=DOUBLE)
+    actions = torch.tensor([[2, 0.3], [0.9, 0.8], [-0.9, 1.4]], dtype=DOUBLE)
+    given = [v.requires_grad_() for v in (actions, offset, low, high)]
+
+    def projected(
+        actions: Tensor, offset: Tensor, low: Tensor, high: Tensor, *more: Ball
+    ) -> Tensor:
+        problem = dp.PlanningProblem(
+            lambda state, action: state + action,
+            dp.objectives.GoalDistance(torch.ones(2, dtype=DOUBLE)),
+            dp.Box(low, high),
+            [Polytope([[1.0, 1.0]], offset), *more],
+        )
+        return problem.project(actions)
+
+    assert torch.autograd.gradcheck(projected, given)
+    together = projected(*given, Ball(0.45))
+    alone = torch.stack(
+        [
+            projected(actions[step], offset, low[step], high[step], Ball(0.45))
+            for step in range(3)
+        ]
+    )
+    torch.testing.assert_close(together, alone)
+    slopes = [torch.autograd.grad(v.sin().sum(), given) for v in (together, alone)]
+    torch.testing.assert_close(*slopes)
+
+
 @quiet
 @with_cvxpylayers
 def test_polytopes_in_forward_mode_and_under_vmap() -> None:

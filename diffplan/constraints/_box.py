@@ -167,7 +167,7 @@ class Box:
             inside_high = _stepped(moved_high, high, -1)
             # Between neighbours there may be none: then the nearest.
             empty = inside_low > inside_high
-            middle = ((low + high) / 2).to(like.dtype)
+            middle = (low / 2 + high / 2).to(like.dtype)
             moved_low = torch.where(empty, middle, inside_low)
             moved_high = torch.where(empty, middle, inside_high)
         return _unchecked(moved_low, moved_high)
@@ -209,7 +209,8 @@ class Box:
         In the shape of the bounds, as `scale`.
         """
         nearest = torch.zeros_like(self.low).clamp(self.low, self.high)
-        middle = (self.low + self.high) / 2  # infinite or NaN where a side is open
+        # Halved first: the sum of large bounds is infinite. NaN where a side is open.
+        middle = self.low / 2 + self.high / 2
         return torch.where(middle.abs() < torch.inf, middle, nearest)
 
     @property
@@ -217,7 +218,7 @@ class Box:
         """Half the width `[A]`; 1 where a side is open."""
         bounded = torch.isfinite(self.low) & torch.isfinite(self.high)
         low, high = self.low.nan_to_num(0, 0, 0), self.high.nan_to_num(0, 0, 0)
-        return torch.where(bounded, (high - low) / 2, torch.ones_like(self.low))
+        return torch.where(bounded, high / 2 - low / 2, torch.ones_like(self.low))
 
     def project(self, actions: Tensor, step: int | None = None) -> Tensor:
         """Return the nearest allowed actions, same shape `[…, A]`.

@@ -76,7 +76,8 @@ class Categorical(Box):
     def project(self, actions: Tensor, step: int | None = None) -> Tensor:
         """Return allowed actions: each block's largest number becomes its choice.
 
-        That has no derivative: a block's is that of the identity (straight-through).
+        That has no derivative: a block's is that of the identity (straight-through),
+        except for infinite numbers.
 
         Args:
             actions: `[…, A]`.
@@ -84,7 +85,7 @@ class Categorical(Box):
         """
         numbers, *_ = self.split(super().project(actions))
         _, *blocks = self.split(actions)
-        chosen = [_one_hot(block) + (block - block.detach()) for block in blocks]
+        chosen = [_one_hot(block) + _straight_through(block) for block in blocks]
         return torch.cat([numbers, *chosen], dim=-1)
 
     def hull(self, actions: Tensor) -> Tensor:
@@ -112,6 +113,11 @@ class Categorical(Box):
             if self.box is None
             else (f"Categorical({sizes}, box={self.box})")
         )
+
+
+def _straight_through(block: Tensor) -> Tensor:
+    """Return zeros with the derivative of the block; NaN where it is NaN."""
+    return torch.where(block.isinf(), 0.0, block - block.detach())
 
 
 def _one_hot(block: Tensor) -> Tensor:

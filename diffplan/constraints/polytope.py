@@ -22,7 +22,7 @@ from diffplan.errors import (
     UnsupportedProblemError,
 )
 from diffplan.functional._derivatives import inside_transform, is_mapped
-from diffplan.functional._polyhedron import along_sides, find_nearest
+from diffplan.functional._polyhedron import Nearest, along_sides, find_nearest
 
 _SOLVER = {"solve_method": "SCS", "eps": 1e-9, "max_iters": 5000}
 _TIGHT = 1e-6
@@ -34,10 +34,11 @@ class Polytope(ActionConstraint):
 
     Each action outside costs a small quadratic programme on the CPU, about a
     millisecond: fine for gradient planners with few candidates, slow for sampling
-    planners with thousands. Actions inside cost nothing. How far away they are and how
-    the rows are scaled does not matter. Derivatives with respect to actions, bounds,
-    matrix and offset are right to any order. Neither `torch.compile` nor
-    `torch.func.vmap` goes through it.
+    planners with thousands. Where the box has bounds of each step or problem, actions
+    with other bounds are solved one after the other. Actions inside cost nothing. How
+    far away they are and how the rows are scaled does not matter. Derivatives with
+    respect to actions, bounds, matrix and offset are right to any order. Neither
+    `torch.compile` nor `torch.func.vmap` goes through it.
 
     Args:
         matrix: G, `[C, A]`, no row zero; may carry a graph.
@@ -80,14 +81,24 @@ class Polytope(ActionConstraint):
     def project_within(self, actions: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Return the nearest actions inside the polytope and inside a box.
 
+        Args:
+            actions: `[…, A]`.
+            low: `[A]`, or what lines up with the actions.
+            high: Likewise, of the same shape.
+
         Raises:
             ArgumentError: they have no action in common.
         """
         matrix, offset = self._rows(actions)
         eye = torch.eye(len(matrix[0]), dtype=matrix.dtype, device=matrix.device)
-        below, above = torch.isfinite(low), torch.isfinite(high)
+        below, above = (
+            torch.isfinite(side).reshape(-1, side.shape[-1]).any(0)
+            for side in (low, high)
+        )
         matrix = torch.cat([matrix, -eye[below], eye[above]])
-        offset = torch.cat([offset, -low[below].double(), high[above].double()])
+        offset = offset.expand(*low.shape[:-1], -1)
+        ends = -low[..., below].double(), high[..., above].double()
+        offset = torch.cat([offset, *ends], dim=-1)
         return _nearest(actions, matrix, offset).clamp(low, high)
 
     def excess(self, actions: Tensor) -> Tensor:
@@ -122,27 +133,31 @@ class Polytope(ActionConstraint):
 
 
 def _nearest(actions: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Solve for the actions outside; those inside are their own nearest point."""
+    """Solve for the actions outside; those inside are their own nearest point.
+
+    Args:
+        actions: `[…, A]`.
+        matrix: `[C, A]`.
+        offset: `[C]`, or what lines up with the actions, `[…, C]`.
+    """
     if is_mapped(actions):
         raise UnsupportedProblemError(
             "constraints: Polytope looks at numbers, which torch.func.vmap hides; give "
             "the planner all problems in one batch"
         )
     points = actions.reshape(-1, actions.shape[-1])
+    if offset.ndim > 1:
+        offset = offset.expand(*actions.shape[:-1], -1).reshape(len(points), -1)
     fixed = points.detach().double()
     inside = (fixed @ matrix.detach().mT <= offset.detach()).all(dim=-1)
     outside = ~inside & torch.isfinite(fixed).all(dim=-1)
     if not outside.any():
         return actions
     given = points[outside].double()
+    offset = offset if offset.ndim == 1 else offset[outside]
     single = torch.finfo(torch.float32).eps
-    found = find_nearest(
-        given,
-        matrix,
-        offset,
-        tight=_guess(given.detach(), matrix.detach(), offset.detach()),
-        rounding=8 * min(torch.finfo(actions.dtype).eps, single),
-    )
+    rounding = 8 * min(torch.finfo(actions.dtype).eps, single)
+    found = _search(given.detach(), matrix.detach(), offset.detach(), rounding)
     if not found.found.all():
         first = int(found.found.to(torch.uint8).argmin())
         raise ArgumentError(
@@ -152,6 +167,27 @@ def _nearest(actions: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
     solved = along_sides(found.points, given, matrix, offset, found.tight)
     index = outside.nonzero().expand(-1, points.shape[-1])
     return points.scatter(0, index, solved.to(points)).reshape(actions.shape)
+
+
+def _search(points: Tensor, matrix: Tensor, offset: Tensor, rounding: float) -> Nearest:
+    """Find the nearest points, those of equal sides together.
+
+    Args:
+        points: `[B, A]`.
+        matrix: `[C, A]`.
+        offset: `[C]` or `[B, C]`.
+        rounding: See `find_nearest`.
+    """
+    if offset.ndim == 1:
+        tight = _guess(points, matrix, offset)
+        return find_nearest(points, matrix, offset, tight=tight, rounding=rounding)
+    kinds, kind = offset.unique(dim=0, return_inverse=True)
+    parts = [
+        _search(points[kind == number], matrix, side, rounding)
+        for number, side in enumerate(kinds)
+    ]
+    back = kind.argsort(stable=True).argsort()
+    return Nearest(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
 
 
 def _guess(points: Tensor, matrix: Tensor, offset: Tensor) -> Tensor | None:

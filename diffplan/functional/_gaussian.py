@@ -1,8 +1,10 @@
 """Diagonal Gaussians over action sequences, refitted to weighted candidates."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffplan.functional._isolation import known_finite, may_look
 from diffplan.functional._safe_math import safe_sqrt
 
 
@@ -37,5 +39,17 @@ def weighted_std(
         center: `[…, T, A]`, usually `weighted_mean` of the same arguments.
         epsilon: Added to the variance, so that the search never dies out entirely.
     """
+    if may_look(candidates):
+        variance = _variance(candidates, weights, center)
+        if known_finite((variance,)):
+            return safe_sqrt(variance + epsilon)
+    # In units in which no square overflows: one, unless they come near to that.
+    largest = candidates.detach().abs().flatten(-3).amax(-1)[..., None, None]
+    unit = (largest / (torch.finfo(largest.dtype).max ** 0.5 / 4)).clamp_min(1)
+    variance = _variance(candidates / unit.unsqueeze(-3), weights, center / unit)
+    return unit * safe_sqrt(variance + epsilon / unit.square())
+
+
+def _variance(candidates: Tensor, weights: Tensor, center: Tensor) -> Tensor:
     deviations = (candidates - center.unsqueeze(-3)).square()
-    return safe_sqrt(weighted_mean(deviations, weights) + epsilon)
+    return weighted_mean(deviations, weights)

@@ -44,6 +44,28 @@ def test_gradients() -> None:
     assert torch.autograd.gradgradcheck(spread, (candidates, weights))
 
 
+@pytest.mark.parametrize("scale", [1e18, 1e21, 5e37])
+def test_spreads_whose_square_overflows(scale: float) -> None:
+    small, weights = draw(2, 5, 4, 3).clamp(-4, 4).float(), draw(2, 5).softmax(-1)
+    weights[0, 0], small[1] = 0.0, small[1] / scale  # the second is of size one
+    candidates = (scale * small).requires_grad_()
+    weights = (weights / weights.sum(-1, keepdim=True)).float()
+    center = weighted_mean(candidates, weights)
+    std = weighted_std(candidates, weights, center, epsilon=1e-6)
+    exact, share = candidates.detach().double().numpy(), weights.double().numpy()
+    for index in range(2):
+        mean = np.average(exact[index], axis=0, weights=share[index])
+        square = (exact[index] - mean) ** 2
+        variance = np.average(square, axis=0, weights=share[index])
+        expected = torch.as_tensor(np.sqrt(variance + 1e-6)).float()
+        torch.testing.assert_close(std[index], expected, rtol=1e-5, atol=0)
+    (slope,) = torch.autograd.grad(std.sum(), candidates)
+    same, weights = small.double().requires_grad_(), weights.double()
+    unscaled = weighted_std(same, weights, weighted_mean(same, weights))
+    (wanted,) = torch.autograd.grad(unscaled[0].sum(), same)
+    torch.testing.assert_close(slope[0], wanted[0].float(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_collapsed_spread_has_gradient_zero_instead_of_nan() -> None:
     candidates = torch.ones(4, 2, 1, requires_grad=True)
     weights = torch.full((4,), 0.25)

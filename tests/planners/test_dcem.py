@@ -117,6 +117,36 @@ def test_standardised_costs_do_not_depend_on_scale_and_offset() -> None:
     torch.testing.assert_close(raw.weigh(cost), expected)
 
 
+@pytest.mark.parametrize("count", [2, 3, 100])
+def test_costs_whose_sum_overflows_are_standardised(count: int) -> None:
+    most, share = 3.4e38, torch.linspace(0, 7, 3 * count).sin().reshape(3, count)
+    share[:, -1] = 1.0
+    cost = (most * share).requires_grad_()
+    standard = _standardized(cost)
+    exact = cost.detach().double().numpy()
+    mean, std = exact.mean(-1, keepdims=True), exact.std(-1, ddof=1, keepdims=True)
+    torch.testing.assert_close(standard, torch.tensor((exact - mean) / std).float())
+    # Oracle of the derivative: the same costs in units in which they are small.
+    small, pull = share.double().requires_grad_(), share.flip(-1).cos()
+    (gradient,) = torch.autograd.grad((standard * pull).sum(), cost)
+    (wanted,) = torch.autograd.grad((_standardized(small) * pull).sum(), small)
+    torch.testing.assert_close(most * gradient, wanted.float(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("walled", [True, False])
+def test_costs_whose_sum_overflows_are_planned_with(walled: bool) -> None:
+    def plan(size: float) -> dp.Plan:
+        def objective(states: Tensor, actions: Tensor) -> Tensor:
+            x, square = states[..., -1, 0], (states[..., -1, 0] - 1).square()
+            return torch.where(x < 0, size, square) if walled else size / 9 * square
+
+        problem = dp.PlanningProblem(lambda x, u: x + u, objective, dp.Box([-1], [1]))
+        return DCEM(2)(problem, torch.zeros(1))
+
+    assert plan(3e38).status == int(dp.Status.COMPLETED)
+    torch.testing.assert_close(plan(3e38).actions, plan(1e30).actions)
+
+
 def test_standardised_costs_have_mean_zero_and_unbiased_deviation_one() -> None:
     cost = torch.tensor([[1.0, 2.0, 4.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
     standard = _standardized(cost.double())

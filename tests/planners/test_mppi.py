@@ -3,8 +3,10 @@
 import pytest
 import torch
 from problems import double_integrator, states_of
+from scipy.special import softmax
 from torch import nn
 
+import diffplan as dp
 from diffplan.errors import ArgumentError
 from diffplan.planners import MPPI
 from diffplan.planners._evaluation import candidate_costs
@@ -63,6 +65,47 @@ def test_candidates_of_infinite_cost_weigh_nothing() -> None:
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.0, 0.5]]))
 
 
+@pytest.mark.parametrize("num_elites", [None, 3])
+@pytest.mark.parametrize("temperature", [1e-38, 1e-4, 1.0, 1e30, 3e38, torch.inf])
+def test_weights_are_right_at_any_scale(
+    temperature: float, num_elites: int | None
+) -> None:
+    most = torch.finfo(torch.float32).max
+    cost = torch.tensor([[9.5, 10.0, 9.5, torch.inf], [1e30, most, -1e30, 2e38]])
+    learned = nn.Parameter(torch.tensor(temperature))
+    planner = MPPI(1, num_samples=4, num_elites=num_elites, temperature=learned)
+    weights = planner.weigh(cost.requires_grad_())
+    exact = cost.detach().double()
+    if num_elites:
+        exact[1, 1] = torch.inf
+    exact = exact.numpy() - exact.numpy().min(-1, keepdims=True)
+    share = exact / min(learned.double().item(), 1e300)
+    expected = torch.as_tensor(softmax(-share, axis=-1)).float()
+    torch.testing.assert_close(weights, expected)
+    for row in range(2):  # whatever the other problems of the batch are
+        assert torch.equal(planner.weigh(cost[row : row + 1])[0], weights[row])
+    pulled = (weights * torch.arange(4.0)).sum()
+    for value in torch.autograd.grad(pulled, (cost, learned)):
+        assert not value.isnan().any()
+
+
+def test_costs_that_overflow_leave_the_other_problems_alone() -> None:
+    problem = dp.PlanningProblem(
+        lambda state, action: torch.cat([state[..., :1] + action, state[..., 1:]], -1),
+        lambda states, actions: (
+            states[..., -1, 1] * ((states[..., -1, 0] - 1).square() + 1)
+        ),
+        dp.Box([-1.0], [1.0]),
+    )
+    state, keys = torch.tensor([[0.0, 1e35], [0.0, 3e38]]), torch.arange(2)
+    planner = MPPI(2, temperature=1e-4)
+    together = planner(problem, state, keys=keys)
+    alone = planner(problem, state[:1], keys=keys[:1])
+    assert torch.equal(together.actions[:1], alone.actions)
+    assert alone.status.tolist() == [int(dp.Status.COMPLETED)]
+    assert alone.cost < 1.01e35  # the cheapest candidates lead to x = 1
+
+
 def test_a_collapsed_spread_has_a_finite_gradient() -> None:
     # One candidate has all the weight and the std is exactly 0, where the derivative of
     # a square root is infinite; with several and hardly a temperature it is about 0.
@@ -118,12 +161,13 @@ def test_all_samples_as_elites_are_mppi() -> None:
     torch.testing.assert_close(plans[0].actions, plans[1].actions)
 
 
-def test_weights_of_elites_have_a_derivative() -> None:
+@pytest.mark.parametrize("num_elites", [None, 3])
+def test_weights_have_a_derivative(num_elites: int | None) -> None:
     cost = torch.tensor([[3.0, 1.0, 2.5, 2.0, 0.5]]).double().requires_grad_()
     temperature = torch.tensor(0.7).double().requires_grad_()
 
     def weights(cost: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-        planner = MPPI(3, num_samples=5, num_elites=3, temperature=temperature)
+        planner = MPPI(3, num_samples=5, num_elites=num_elites, temperature=temperature)
         return planner.weigh(cost)
 
     assert torch.autograd.gradcheck(weights, (cost, temperature))

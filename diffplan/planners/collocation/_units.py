@@ -50,7 +50,7 @@ class ActionUnits:
         return cls(
             box=box,
             center=center,
-            unit=torch.where(bounded, 2 * half / (1 + half), 1.0),
+            unit=torch.where(bounded, 2 * (half / (1 + half)), 1.0),
             low=torch.where(bounded, -limit, box.low - center),
             high=torch.where(bounded, limit, box.high - center),
             pinned=pinned,

@@ -21,7 +21,8 @@ from diffplan.planners._numbers import set_number
 from diffplan.planners.sampling.loop import SamplingPlanner
 
 _SPREAD_FLOOR = 1e-6
-"""Added to the standard deviation of the costs before it divides them."""
+"""Added to the standard deviation of the costs before it divides them, as by the
+authors. One relative to the costs would go on where searches of small costs end."""
 
 
 class DCEM(SamplingPlanner):
@@ -52,7 +53,8 @@ class DCEM(SamplingPlanner):
             above zero, or a tensor or `nn.Parameter` to learn it. (The `temp` of the
             authors' code multiplies: it is 1/τ.)
         standardize: Bring each problem's costs to mean 0 and standard deviation 1
-            before they are weighed, so that one temperature suits all scales.
+            before they are weighed, so that one temperature suits all scales. Costs
+            that differ by much less than 1e-6 count as equal: scale them up.
         straight_through: Choose exactly `num_elites` candidates as CEM does, and take
             the derivative of the projection for that of the choice. An estimator: the
             plan is a piecewise constant function of the weights.
@@ -160,8 +162,12 @@ def _standardized(cost: Tensor) -> Tensor:
     finite = torch.isfinite(cost)
     count = finite.sum(-1, keepdim=True)
     known = torch.where(finite, cost, 0.0)
+    # in units in which no sum overflows: one, unless the costs come near to that
+    share = 4 * cost.shape[-1] / torch.finfo(cost.dtype).max
+    unit = (known.detach().abs().amax(-1, keepdim=True) * share).clamp_min(1)
+    known = known / unit
     mean = known.sum(-1, keepdim=True) / count.clamp_min(1)
     deviation = torch.where(finite, known - mean, 0.0)
     spread = safe_norm(deviation) / (count - 1).clamp_min(1).to(cost.dtype).sqrt()
-    standard = deviation / (spread + _SPREAD_FLOOR)
+    standard = deviation / (spread + _SPREAD_FLOOR / unit)
     return torch.where(finite, standard, cost)

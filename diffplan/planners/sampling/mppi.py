@@ -7,7 +7,6 @@ from torch import Tensor
 
 from diffplan._kinds import OrInfinite
 from diffplan.functional._gaussian import weighted_std
-from diffplan.functional._isolation import known_finite
 from diffplan.functional.top_k import hard_top_k
 from diffplan.gradients import (
     CONSTANT,
@@ -19,6 +18,9 @@ from diffplan.gradients import (
 )
 from diffplan.planners._numbers import set_number
 from diffplan.planners.sampling.loop import SamplingPlanner
+
+_FAR = 1e3
+"""Costs twice as many temperatures above the least weigh nothing: e^-2000 is 0."""
 
 
 class MPPI(SamplingPlanner):
@@ -123,14 +125,14 @@ class MPPI(SamplingPlanner):
         if self.num_elites is not None:
             elite = hard_top_k(-cost, self.num_elites) > 0
             cost = torch.where(elite, cost, torch.inf)
-        if known_finite((cost,)):
-            return torch.softmax(cost / -self.temperature, dim=-1)
-        finite = cost < torch.inf
-        # An infinite cost would make the derivative by the temperature NaN.
-        score = torch.where(finite, cost, 0.0) / -self.temperature
-        score = score.clamp_min(torch.finfo(cost.dtype).min)
-        some = finite.any(dim=-1, keepdim=True)
-        return torch.softmax(score.masked_fill(~finite & some, -torch.inf), dim=-1)
+        least = cost.detach().amin(dim=-1, keepdim=True)
+        some = least < torch.inf
+        # Halved first: the difference of two large costs is infinite.
+        excess = cost / 2 - torch.where(some, least, 0.0) / 2
+        # Far ones would make the derivative by the temperature NaN, as infinite ones.
+        near = excess < _FAR * self.temperature
+        score = torch.where(near, excess, 0.0) / (-self.temperature / 2)
+        return torch.softmax(score.masked_fill(~near & some, -torch.inf), dim=-1)
 
     def refit_std(
         self, candidates: Tensor, weights: Tensor, mean: Tensor, std: Tensor
