@@ -9,13 +9,14 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from diffplan._checks import describe
 from diffplan._one_line import brief, listed
+from diffplan._problem_data import with_stand_ins
 from diffplan._segments import at, step_numbers, takes_time
 from diffplan._user_functions import call, require_result
 from diffplan.capabilities import (
@@ -28,6 +29,7 @@ from diffplan.capabilities import (
     model_behind,
 )
 from diffplan.errors import TensorTypeError, UnsupportedProblemError
+from diffplan.functional._isolation import StandIns
 from diffplan.functional._rollout import rollout
 from diffplan.functional.linearize import linearize_dynamics
 
@@ -262,6 +264,15 @@ class CheckedModel:
         """
         model = self.require(Predictable, "a distribution of the next state")
         return predicted(model, state, action, time)
+
+    def standing_in(self: ModelT, rows: StandIns) -> ModelT:
+        """Return this with the data of those that stand in for failed elements.
+
+        Args:
+            rows: Who stands in.
+        """
+        changed = self._changed(partial(with_stand_ins, element=rows.element))
+        return cast(ModelT, changed)
 
     def _changed(self, change: Callable[..., Any]) -> "CheckedModel":
         """Return this with other data of each problem, or itself if it has none.

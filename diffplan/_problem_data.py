@@ -11,12 +11,14 @@ number of dimensions that belong to one problem::
 They are looked for in the objective, in the dynamics and in the functions of state
 constraints, wherever these are modules (or methods of one) and as deep as they are, and
 changed in a copy of the modules that have them; parameters and graphs are shared with
-the original. The action space has its bounds by the same declaration. `aligned` lines
-them up with what a planner asks about.
+the original. What holds functions that are no submodules changes them itself, by a
+method `changed_functions`. The action space has its bounds by the same declaration.
+`aligned` lines them up with what a planner asks about.
 """
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -152,12 +154,30 @@ def with_repeated_problems(objective: ObjectiveT, count: int) -> ObjectiveT:
     return objective if count == 1 else _changed(objective, repeat)
 
 
+def with_stand_ins(objective: ObjectiveT, element: Tensor) -> ObjectiveT:
+    """Return a function with the data of those that stand in for failed elements.
+
+    Args:
+        objective: Of any kind, with data of one leading dimension; modules are looked
+            through.
+        element: Whose data each element gets, `[B]`.
+    """
+
+    def pick(name: str, value: Tensor, own: int) -> Tensor:  # noqa: ARG001
+        return value if value.ndim <= own else value.index_select(0, element)
+
+    return _changed(objective, pick)
+
+
 def _changed(
     objective: ObjectiveT, change: Callable[[str, Tensor, int], Tensor]
 ) -> ObjectiveT:
+    if hasattr(type(objective), "changed_functions"):
+        changed = objective.changed_functions(partial(_changed, change=change))  # type: ignore[attr-defined]
+        return cast(ObjectiveT, changed)
     owner = getattr(objective, "__self__", None)
     if isinstance(owner, nn.Module):  # a method, such as `model.step`
-        copied = _copied(owner, change)
+        copied = _changed(owner, change)
         name = getattr(objective, "__name__", "")
         return objective if copied is owner else getattr(copied, name)
     if isinstance(objective, nn.Module):
@@ -191,7 +211,8 @@ def _copied(
     """Return the module, or a copy with other data and children where some change."""
     data = _changed_data(module, change)
     children = {
-        name: (child, _copied(child, change)) for name, child in module.named_children()
+        name: (child, _changed(child, change))
+        for name, child in module.named_children()
     }
     children = {name: pair for name, pair in children.items() if pair[0] is not pair[1]}
     if not data and not children:

@@ -36,7 +36,7 @@ from diffplan.constraints._base import ActionConstraint
 from diffplan.constraints._box import BoxLike
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import ShapeError, TensorTypeError, UnsupportedProblemError
-from diffplan.functional._isolation import guarded_evaluation
+from diffplan.functional._isolation import StandIns, guarded_evaluation
 from diffplan.functional._random import fold, standard_normal, stream_keys
 from diffplan.functional._rollout import rollout
 from diffplan.problem import Objective, PlanningProblem, Predictable
@@ -272,6 +272,20 @@ class StochasticProblem(PlanningProblem):
         """Return the states by the mean dynamics `[…, T+1, S]`, and the risk `[…]`."""
         states = self.rollout(state, actions)
         return states, self.cost(state, actions)
+
+    def standing_in(self, rows: StandIns) -> "StochasticProblem":
+        """Return this problem with the data, and the noise, of those that stand in."""
+        other = super().standing_in(rows)
+        if self.noise is None:
+            return other
+        own_noise = self.noise.ndim - 3 == rows.sound.ndim  # one for each candidate
+        other = copy.copy(other)
+        other.noise = (
+            rows.put(self.noise)
+            if own_noise
+            else self.noise.index_select(0, rows.element)
+        )
+        return other
 
     def _changed(self, change: Callable[..., Any]) -> PlanningProblem:
         other = super()._changed(change)

@@ -14,7 +14,7 @@ Numbers may only be looked at from the host where that is free (`may_look`): els
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,51 @@ def may_look(value: Tensor) -> bool:
     return not inside_transform() and torch._C._len_torch_dispatch_stack() == 0
 
 
+class StandIns(NamedTuple):
+    """Whose numbers stand in for rows that are not sound.
+
+    Those of a sound row of the same element, which shares its data (a goal, a context,
+    noise); for an element without one, those of the first element that has one.
+
+    Attributes:
+        sound: Which rows are, `[B, …]` bool.
+        element: Whose rows stand in, `[B]`: each its own where it has a sound one.
+        row: Which of them, `[B]`.
+    """
+
+    sound: Tensor
+    element: Tensor
+    row: Tensor
+
+    @classmethod
+    def of(cls, sound: Tensor) -> "StandIns":
+        """Choose the first sound ones.
+
+        Args:
+            sound: `[B, …]` bool.
+        """
+        rows = sound.flatten(1) if sound.ndim > 1 else sound[:, None]
+        # Not uint8: of a mask that is known to be all true while compiling, Inductor's
+        # largest byte is at an index out of bounds (torch 2.13, 64 rows, AVX-512).
+        some = rows.any(1).to(torch.int32)
+        own = torch.arange(len(some), device=some.device)
+        element = torch.where(some > 0, own, some.argmax())
+        row = rows.to(torch.int32).argmax(1).index_select(0, element)
+        return cls(sound, element, row)
+
+    def put(self, value: Tensor) -> Tensor:
+        """Return values `[B, …]`, those of stand-ins as constants.
+
+        Args:
+            value: With the leading dimensions of `sound`.
+        """
+        lead = self.sound.ndim
+        rows = value.detach().reshape(len(value), -1, *value.shape[lead:])
+        spare = rows[self.element, self.row]
+        spare = spare.reshape(-1, *(1,) * (lead - 1), *value.shape[lead:])
+        return select_rows(self.sound, (value,), (spare,))[0]
+
+
 @runtime_checkable
 class Guardable(Protocol):
     """Something whose rollouts may be guarded, as a `PlanningProblem`."""
@@ -42,6 +87,18 @@ class Guardable(Protocol):
 
 
 GuardableT = TypeVar("GuardableT", bound=Guardable)
+
+
+IsolableT = TypeVar("IsolableT")
+
+
+@runtime_checkable
+class Isolable(Protocol):
+    """Something that has data of each element, as a `PlanningProblem`."""
+
+    def standing_in(self: IsolableT, rows: StandIns) -> IsolableT:
+        """Return this with the data of those that stand in."""
+        ...
 
 
 def guarded_copy(problem: GuardableT, like: Tensor) -> GuardableT:
@@ -59,7 +116,10 @@ def guarded_copy(problem: GuardableT, like: Tensor) -> GuardableT:
 
 
 def isolated(
-    function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor, lead: int
+    function: Callable[..., tuple[Tensor, ...]],
+    problem: Isolable,
+    *inputs: Tensor,
+    lead: int,
 ) -> tuple[Tensor, ...]:
     """Call a function of rows; a row whose outputs are not finite has no gradient.
 
@@ -68,31 +128,52 @@ def isolated(
     numbers may not be looked at, this is a call of the function.
 
     Args:
-        function: From inputs to outputs that all have the same leading dimensions, each
-            leading index for itself; it may close over parameters. A pure function.
-        inputs: Its arguments.
+        function: From a problem and inputs to outputs that all have the same leading
+            dimensions, each leading index for itself; it may close over parameters. A
+            pure function.
+        problem: With the data of each element, the first of the leading dimensions.
+        inputs: The other arguments.
         lead: How many dimensions lead.
     """
-    outputs = function(*inputs)
+    outputs = function(problem, *inputs)
     tracked = torch.is_grad_enabled() and any(part.requires_grad for part in outputs)
     if not tracked or known_finite(outputs) or not may_look(outputs[0]):
         return outputs
     ok = finite_rows(outputs, lead)
     if not bool(ok.any()):
-        return without_gradient(outputs, inputs)
-    again = function(*replaced(inputs, ok))
+        return without_gradient(outputs)
+    rows = StandIns.of(ok)
+    again = function(problem.standing_in(rows), *map(rows.put, inputs))
     return select_rows(ok, again, tuple(part.detach() for part in outputs))
 
 
-def without_gradient(
-    values: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """Return values as constants that still count as differentiable by `inputs`.
+def without_gradient(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return values as constants that still count as differentiable.
 
-    A loss over a batch that failed as a whole then has the gradient zero instead of
-    none, as one over a batch that failed in part has.
+    A loss over a batch that failed as a whole then has the gradient zero, as one over a
+    batch that failed in part has, by all leaves of the graph: parameters among them.
     """
-    return tuple(_Constant.apply(value, *inputs) for value in values)
+    return tuple(_Constant.apply(value.detach(), *_leaves(value)) for value in values)
+
+
+def _leaves(value: Tensor) -> list[Tensor]:
+    """Return the tensors without history that a tensor is computed from.
+
+    A derivative of none would be walked back to them through what failed, by functions
+    that make zeros of it and multiply those with infinity.
+    """
+    if value.is_leaf:
+        return [value] if value.requires_grad else []
+    found, waiting, seen = [], [value.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::AccumulateGrad":
+            found.append(cast(Any, node).variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def known_finite(values: tuple[Tensor, ...]) -> bool:
@@ -112,25 +193,6 @@ def finite_rows(values: tuple[Tensor, ...], lead: int) -> Tensor:
         for value in values
     ]
     return torch.isfinite(sums[0] if len(sums) == 1 else torch.stack(sums).sum(0))
-
-
-def replaced(values: tuple[Tensor, ...], ok: Tensor) -> tuple[Tensor, ...]:
-    """Return values with the numbers of the first row that is ok where one is not.
-
-    The replacements are constants. If no row is ok they are those of the first.
-
-    Args:
-        values: Each with the leading dimensions of `ok`.
-        ok: `[…]` bool.
-    """
-    # Not uint8: of a mask that is known to be all true while compiling, Inductor's
-    # largest byte is at an index out of bounds (torch 2.13, 64 rows, AVX-512).
-    first = ok.flatten().to(torch.int32).argmax().reshape(1)
-    spare = tuple(
-        value.detach().flatten(0, ok.dim() - 1).index_select(0, first).squeeze(0)
-        for value in values
-    )
-    return select_rows(ok, values, spare)
 
 
 def select_rows(

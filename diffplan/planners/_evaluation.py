@@ -63,13 +63,14 @@ def candidate_costs(
             seen = problem.redrawn(iteration, first, count)
         # Copied, for a product of matrices takes a far slower way for expanded ones.
         start = state.unsqueeze(1).expand(-1, count, -1).contiguous()
-        costs += isolated(partial(row_costs, seen, checkpoint), start, chunk, lead=2)
+        counted = partial(row_costs, checkpoint=checkpoint)
+        costs += isolated(counted, seen, start, chunk, lead=2)
         first += count
     return torch.cat(costs, dim=1) if len(costs) > 1 else costs[0]
 
 
 def row_costs(
-    problem: PlanningProblem, checkpoint: bool, start: Tensor, chunk: Tensor
+    problem: PlanningProblem, start: Tensor, chunk: Tensor, *, checkpoint: bool = False
 ) -> tuple[Tensor]:
     """Return the cost `[B, N]` of candidates from states `[B, N, S]`, in a tuple."""
     evaluated = checkpointed_cost if checkpoint else _cost
@@ -151,6 +152,13 @@ def checkpointed_cost(
         state, cost = recomputed(segment, state, part)
         costs.append(cost)
     return torch.stack(costs).sum(dim=0)
+
+
+def evaluation(
+    problem: PlanningProblem, state: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return `problem.evaluate(state, actions)`."""
+    return problem.evaluate(state, actions)
 
 
 def checkpointed_evaluation(

@@ -14,14 +14,22 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from diffplan.functional._derivatives import apply, is_followed
-from diffplan.functional._isolation import finite_rows, may_look, replaced
-from diffplan.plan import Plan, Status
+from diffplan.functional._isolation import (
+    Isolable,
+    StandIns,
+    finite_rows,
+    may_look,
+    without_gradient,
+)
 
 ResultT = TypeVar("ResultT")
 
 
 def evaluate_soundly(
-    function: Callable[..., ResultT], inputs: tuple[Tensor, ...], sound: Tensor
+    function: Callable[..., ResultT],
+    problem: Isolable,
+    inputs: tuple[Tensor, ...],
+    sound: Tensor,
 ) -> tuple[ResultT, Tensor]:
     """Evaluate a function of a batch so that failed elements have no part in backward.
 
@@ -30,7 +38,9 @@ def evaluate_soundly(
     sound before (where numbers may not be looked at: if it has a graph).
 
     Args:
-        function: Of tensors `[B, …]` to a tensor, or a tuple of tensors, `[B, …]`.
+        function: Of a problem and tensors `[B, …]` to a tensor, or a tuple of tensors,
+            `[B, …]`.
+        problem: With data of each element.
         inputs: What to evaluate it at.
         sound: Which elements have not failed before, `[B]` bool.
 
@@ -38,37 +48,31 @@ def evaluate_soundly(
         The result, whose numbers mean nothing for elements that are not sound, and
         which are, `[B]` bool. If all have failed nothing flows back.
     """
-    result = function(*stand_ins(inputs, sound))
+    result = function(*_with_stand_ins(problem, inputs, sound))
     leaves = tree_leaves(result)
     good = sound & finite_rows(tuple(leaves), 1)
     if not any(leaf.requires_grad for leaf in leaves):
         return result, good
     if may_look(good):
+        if not bool(good.any()):
+            return tree_map(_constant, result), good
         if bool((good == sound).all()):
             return result, good
-        if not bool(good.any()):
-            return tree_map(_Cut.apply, result), good
-    return function(*stand_ins(inputs, good)), good
+    return function(*_with_stand_ins(problem, inputs, good)), good
 
 
-def stand_ins(inputs: tuple[Tensor, ...], sound: Tensor) -> tuple[Tensor, ...]:
-    """Put the numbers of the first sound element in the place of those that are not.
-
-    Args:
-        inputs: Tensors `[B, …]`.
-        sound: `[B]` bool.
-    """
-    if not sound.shape[0] or (may_look(sound) and bool(sound.all())):
-        return inputs
-    return replaced(inputs, sound)
+def _with_stand_ins(
+    problem: Isolable, inputs: tuple[Tensor, ...], sound: Tensor
+) -> tuple[Any, ...]:
+    if needs_no_stand_ins(sound):
+        return problem, *inputs
+    rows = StandIns.of(sound)
+    return problem.standing_in(rows), *map(rows.put, inputs)
 
 
-def can_start_from(plan: Plan) -> Tensor:
-    """Return where a plan can be warm-started from, `[B]`: nothing of it is NaN."""
-    usable = plan.status != int(Status.NON_FINITE)
-    for value in (plan.actions, plan.states, *plan.memory.values()):
-        usable = usable & torch.isfinite(value).flatten(1).all(dim=1)
-    return usable
+def needs_no_stand_ins(sound: Tensor) -> bool:
+    """Return whether it is known that all elements are sound, of `[B]` bool."""
+    return not len(sound) or (may_look(sound) and bool(sound.all()))
 
 
 def where_sound(sound: Tensor, value: Tensor, other: Tensor | float) -> Tensor:
@@ -83,22 +87,8 @@ def with_value(value: Tensor, of: Tensor) -> Tensor:
     return apply(_ValuedBothModes, _Valued, value, of)
 
 
-class _Cut(torch.autograd.Function):
-    """Its argument, through which nothing flows back."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> None:  # noqa: ARG004
-        return None
+def _constant(value: Tensor) -> Tensor:
+    return without_gradient((value,))[0]
 
 
 class _Valued(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffplan.functional._conjugate_gradients import Solve
 from diffplan.functional._derivatives import constants, keep
-from diffplan.functional._isolation import replaced
+from diffplan.functional._isolation import StandIns, without_gradient
 from diffplan.gradients import Implicit
 from diffplan.objectives._base import StageObjective
 from diffplan.planners._exact_newton import ActionCost
@@ -45,18 +45,20 @@ def differentiate_actions(
         with "stationarity" `[B, 1]` in its diagnostics.
     """
     shape = solution.actions.shape
-    box = problem.action_space.to(state)
-    low, high = (side.expand(shape).flatten(1) for side in (box.low, box.high))
     start = problem.action_space.project(solution.actions.detach()).flatten(1)
     few = state.shape[-1] + shape[-1] <= _FEW
     exact = few and isinstance(problem.objective, StageObjective)
 
-    def minimization(state: Tensor) -> ActionCost | Minimization:
+    def minimization(
+        problem: PlanningProblem, state: Tensor
+    ) -> ActionCost | Minimization:
+        box = problem.action_space.to(state)
+        low, high = (side.expand(shape).flatten(1) for side in (box.low, box.high))
         if exact:
             return ActionCost(problem, state, shape, strategy, low, high)
         return _matrix_free(problem, state, shape, strategy, low, high)
 
-    smooth = minimization(state)
+    smooth = minimization(problem, state)
     minimum = polish(smooth, start)
     polished = minimum.variables
     with constants():
@@ -66,8 +68,9 @@ def differentiate_actions(
     if not bool(finite.all()):
         # Another element stands in the place of one that is NaN, whose own numbers
         # would make the gradient of the parameters that they share NaN.
-        here, there = replaced((state, polished), finite)
-        smooth = minimization(here)
+        rows = StandIns.of(finite)
+        here, there = map(rows.put, (state, polished))
+        smooth = minimization(problem.standing_in(rows), here)
         minimum = replace(minimum, variables=there, local=smooth.local(there))
     if isinstance(smooth, ActionCost):
         actions, depends, solved = smooth.differentiable(minimum)
@@ -75,7 +78,7 @@ def differentiate_actions(
     else:
         actions, depends = differentiable(smooth, minimum).view(shape), ()
     if not bool(finite.any()):
-        actions, depends = actions.detach(), (*depends, actions)
+        (actions,), depends = without_gradient((actions,)), ()
     constant = polished.view(shape)
     actions = Guard.apply(actions, constant, state, strategy, sound, *depends)
     return judged(solution, actions, sound, minimum.stationarity)

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffplan.functional._isolation import isolated, may_look
 from diffplan.plan import Status
 from diffplan.planners._evaluation import pick, worst_if_failed
+from diffplan.problem import PlanningProblem
 
 ROUNDING = 10.0
 """How many units of rounding a cost may rise and still count as the same."""
@@ -55,12 +56,16 @@ def with_cheaper_last(cost: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(replaced & cheaper, count, index)
 
 
-Evaluation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`(state […, S], actions […, T, A]) → (states […, T+1, S], cost […])`."""
+Evaluation = Callable[[PlanningProblem, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`(problem, state […, S], actions […, T, A]) → (states […, T+1, S], cost […])`."""
 
 
 def unless_worse(
-    evaluate: Evaluation, state: Tensor, actions: Tensor, known: Tensor
+    evaluate: Evaluation,
+    problem: PlanningProblem,
+    state: Tensor,
+    actions: Tensor,
+    known: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Roll out actions and what was known before; keep that where it is better.
 
@@ -68,6 +73,7 @@ def unless_worse(
 
     Args:
         evaluate: Rolls out.
+        problem: The problem.
         state: `[B, S]`.
         actions: `[B, T, A]`.
         known: `[B, T, A]`.
@@ -77,7 +83,7 @@ def unless_worse(
     """
     both = torch.stack((known, actions), dim=1)
     start = state.unsqueeze(1).expand(-1, 2, -1)
-    states, cost = isolated(evaluate, start, both, lead=2)
+    states, cost = isolated(evaluate, problem, start, both, lead=2)
     first, last = worst_if_failed(cost.detach()).unbind(dim=1)
     index = torch.where(has_risen(first, last), 0, 1)
     return pick(both, index), pick(states, index), pick(cost, index)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from diffplan.functional._isolation import isolated
 from diffplan.plan import Plan, Status
-from diffplan.planners._evaluation import checkpointed_evaluation
+from diffplan.planners._evaluation import checkpointed_evaluation, evaluation
 from diffplan.planners._progress import unless_worse
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
@@ -66,13 +65,12 @@ def answer(
         states = state.new_full(shape, torch.nan)
         cost = state.new_full(shape[:1], torch.nan)
     else:
-        thrifty = partial(checkpointed_evaluation, problem)
-        follow = thrifty if checkpoint else problem.evaluate
+        follow = checkpointed_evaluation if checkpoint else evaluation
         if solution.known is None:
-            states, cost = isolated(follow, state, actions, lead=1)
+            states, cost = isolated(follow, problem, state, actions, lead=1)
         else:
-            known = solution.known
-            actions, states, cost = unless_worse(follow, state, actions, known)
+            both = actions, solution.known
+            actions, states, cost = unless_worse(follow, problem, state, *both)
         finite = finite & torch.isfinite(cost)
     return Plan(
         actions=actions,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from problems import (
     states_of,
 )
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
 
 import diffplan as dp
+from diffplan._problem_data import aligned
 from diffplan.constraints import Ball, StateConstraint
 from diffplan.errors import (
     ArgumentError,
@@ -34,6 +36,7 @@ from diffplan.objectives import (
     StageObjective,
     SumOfResiduals,
     WeightedSum,
+    with_action_change,
 )
 from diffplan.objectives._penalty import add_penalty
 from diffplan.planners import ILQR, FixedMultiplier, ShootingGN
@@ -565,6 +568,79 @@ class Shares(StageObjective):
         return state.abs().sum(-1)
 
 
+class OwnEnd(GoalDistance):
+    """Residuals, and a cost of the last state that is not half their square."""
+
+    def terminal_cost(self, state: Tensor) -> Tensor:
+        return 100 * (state[..., 0] + 0.5).square()
+
+
+class Late(Shares):
+    """Terms that do not add up to the cost."""
+
+    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+        return 10 * (states[..., -1, 0] - 1).square()
+
+
+@pytest.mark.parametrize(
+    "objective", [Late(), OwnEnd(torch.zeros(1))], ids=["own forward", "own end"]
+)
+def test_constraints_that_are_kept_anyway_change_no_plan(
+    objective: StageObjective,
+) -> None:
+    far = StateConstraint(lambda state, action: state[..., :1] - 5)
+    planner = dp.AugmentedLagrangian(dp.CEM(3), outer_iterations=1)
+    free, kept = (
+        planner(
+            dp.PlanningProblem(
+                lambda state, action: state + action,
+                objective,
+                dp.Box([-1.0], [1.0]),
+                constraints,
+            ),
+            torch.zeros(1, 1),
+            keys=torch.zeros(1, dtype=torch.int64),
+        )
+        for constraints in ([], [far])
+    )
+    torch.testing.assert_close(kept.actions, free.actions)
+    torch.testing.assert_close(kept.cost, objective(free.states, free.actions))
+
+
+class Limit(nn.Module):
+    """A limit of the state for each problem."""
+
+    per_problem: ClassVar = {"limit": 1}
+
+    def __init__(self, limit: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("limit", limit)
+
+    def forward(self, state: Tensor, action: Tensor | None = None) -> Tensor:
+        return state - aligned("limit", self.limit, state, own=1)
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+@pytest.mark.parametrize("change", [False, True], ids=["plain", "with change"])
+def test_limits_of_each_problem_follow_its_starts(starts: int, change: bool) -> None:
+    limits = torch.tensor([[0.3], [0.6]], dtype=DOUBLE)
+    wall, size = Limit(limits), 2 if change else 1
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        GoalDistance(torch.tensor([[1.0], [0.8]], dtype=DOUBLE)),
+        dp.Box([-1.0], [1.0]),
+        [StateConstraint(wall, terminal=wall.forward)],
+    )
+    if change:
+        problem = with_action_change(problem, 0.0)
+    planner = dp.AugmentedLagrangian(dp.LatCo(3, num_starts=starts, iterations=20))
+    plan = planner(problem, torch.zeros(2, size, dtype=DOUBLE))
+    torch.testing.assert_close(wall.limit, limits)
+    # The best plan goes as near its goal as its limit lets it, and stays.
+    best = limits[:, None].expand(2, 3, 1)
+    torch.testing.assert_close(plan.states[:, 1:, :1], best, rtol=0, atol=0.02)
+
+
 def multipliers_for(batch: int, horizon: int) -> ConstraintMultipliers:
     generator = torch.Generator().manual_seed(0)
 
@@ -655,11 +731,13 @@ def test_batches_that_fit_no_multipliers_are_refused() -> None:
     ("objective", "kind"),
     [
         (GoalDistance(torch.zeros(2, dtype=DOUBLE)), ResidualObjective),
+        (OwnEnd(torch.zeros(2, dtype=DOUBLE)), ResidualObjective),
         (Shares(), StageObjective),
         (WeightedSum([Shares()], [2.0]), StageObjective),
+        (Late(), object),
         (lambda states, actions: states.square().sum((-1, -2)), object),
     ],
-    ids=["residuals", "stages", "sum", "callable"],
+    ids=["residuals", "own end", "stages", "sum", "own forward", "callable"],
 )
 def test_the_sum_keeps_the_structure_of_the_objective(
     objective: Callable[[Tensor, Tensor], Tensor], kind: type
@@ -672,3 +750,33 @@ def test_the_sum_keeps_the_structure_of_the_objective(
     actions = torch.randn(2, 3, 1, generator=generator, dtype=DOUBLE)
     expected = objective(states, actions) + term(states, actions)
     torch.testing.assert_close(both(states, actions), expected)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        dp.CEM(3, num_samples=12, num_elites=3, iterations=2),
+        dp.GradMPC(3, num_starts=2, iterations=3),
+    ],
+    ids=["CEM", "GradMPC"],
+)
+def test_without_state_constraints_particles_are_planned_for(inner: dp.Planner) -> None:
+    class Drift:
+        def predict(self, state: Tensor, action: Tensor) -> torch.distributions.Normal:
+            return torch.distributions.Normal(state + action, 0.1 + action.square())
+
+    problem = dp.StochasticProblem(
+        Drift(),
+        GoalDistance(torch.ones(1, dtype=DOUBLE)),
+        dp.Box([-1.0], [1.0]),
+        num_particles=5,
+    )
+    state, keys = torch.zeros(2, 1, dtype=DOUBLE), torch.tensor([4, 9])
+    plan = dp.AugmentedLagrangian(inner)(problem, state, keys=keys)
+    expected = inner(problem, state, keys=keys)
+    assert torch.equal(plan.actions, expected.actions)
+    assert torch.equal(plan.cost, expected.cost)
+    assert torch.equal(plan.status, expected.status)
+    wrapped = dp.AugmentedLagrangian(ILQR(3))
+    with pytest.raises(UnsupportedProblemError, match="cannot weigh the particles"):
+        wrapped(problem, state)

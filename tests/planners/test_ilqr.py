@@ -387,6 +387,7 @@ def test_what_is_needed_is_asked_for() -> None:
         ({"step_sizes": ()}, "step_sizes"),
         ({"step_sizes": (1.0, 0.0)}, "step_sizes"),
         ({"step_sizes": (2.0,)}, "step_sizes"),
+        ({"feedback": True, "form": "condensed"}, "form: .*feedback=True"),
     ],
 )
 def test_wrong_arguments_are_named(changes: dict, name: str) -> None:

@@ -10,6 +10,7 @@ from diffplan.errors import (
     ArgumentError,
     ShapeError,
     UnsupportedGradientError,
+    UnsupportedProblemError,
 )
 from diffplan.functional import rollout
 from diffplan.planners import CEM, DCEM, MPPI, GradMPC, LatentActions, ShootingGD
@@ -107,11 +108,52 @@ def test_boxes_of_any_width_are_kept(action_dim: int) -> None:
         assert plan.memory["latent"].shape == (2, 1, 2)
 
 
-def test_particles_and_constraints_of_the_problem_are_kept() -> None:
-    class Drift:
-        def predict(self, state: Tensor, action: Tensor) -> torch.distributions.Normal:
-            return torch.distributions.Normal(state + action, 0.1 + action.square())
+class Drift:
+    def predict(self, state: Tensor, action: Tensor) -> torch.distributions.Normal:
+        return torch.distributions.Normal(state + action, 0.1 + action.square())
 
+
+def drifting() -> dp.StochasticProblem:
+    return dp.StochasticProblem(
+        Drift(),
+        dp.objectives.GoalDistance(torch.ones(1).double()),
+        dp.Box([-torch.inf], [torch.inf]),
+        num_particles=8,
+        risk=dp.CVaR(0.5),
+    )
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_planners_by_derivatives_plan_for_particles(inference: bool) -> None:
+    problem, state = drifting(), torch.zeros(2, 1, dtype=torch.float64)
+    everywhere = dp.Box([-torch.inf] * 3, [torch.inf] * 3)
+    for inner, plain in (
+        (
+            GradMPC(1, num_starts=2, iterations=4),
+            GradMPC(3, num_starts=2, iterations=4),
+        ),
+        (ShootingGD(1, iterations=4), ShootingGD(3, iterations=4)),
+    ):
+        planner = LatentActions(inner, unflatten, everywhere, horizon=3)
+        with torch.inference_mode(inference):
+            plan, expected = planner(problem, state), plain(problem, state)
+        torch.testing.assert_close(plan.actions, expected.actions)
+        torch.testing.assert_close(plan.cost, expected.cost)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [dp.ILQR(1), dp.FirstOrderLatCo(1), dp.AugmentedLagrangian(dp.ILQR(1))],
+    ids=lambda inner: type(inner).__name__,
+)
+def test_planners_of_one_trajectory_refuse_particles(inner: dp.Planner) -> None:
+    planner = LatentActions(inner, unflatten, 3, horizon=3)
+    name = type(inner).__name__
+    with pytest.raises(UnsupportedProblemError, match=f"{name} plans one trajectory"):
+        planner(drifting(), torch.zeros(2, 1, dtype=torch.float64))
+
+
+def test_particles_and_constraints_of_the_problem_are_kept() -> None:
     ball = dp.constraints.Ball(0.25)
     problem = dp.StochasticProblem(
         Drift(),
@@ -316,3 +358,46 @@ def test_needs_of_the_inner_planner_are_checked() -> None:
     inner = dp.LatCo(1, iterations=2)
     with pytest.raises(dp.errors.DiffplanError):
         LatentActions(inner, unflatten, 4, horizon=4)(pendulum(), states_of(1))
+
+
+@pytest.mark.parametrize("inner", [GradMPC(1), dp.ILQR(1)], ids=["GradMPC", "ILQR"])
+def test_choices_in_the_latent_space_need_a_planner_of_choices(
+    inner: dp.Planner,
+) -> None:
+    moves = torch.tensor([0.0, 0.3, 1.0])
+
+    def chosen(latent: Tensor) -> Tensor:
+        return (latent @ moves)[..., None, None]
+
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.ones(1), running_weight=0.0),
+        dp.Box([-1.0], [1.0]),
+    )
+    state, choices = torch.zeros(2, 1), dp.Categorical(3)
+    plan = LatentActions(CEM(1), chosen, choices, horizon=1)(problem, state)
+    assert (plan.cost == 0).all()  # one of the three moves reaches the goal
+    name = type(inner).__name__
+    with pytest.raises(UnsupportedProblemError, match=rf"{name} .*Categorical\(3\)"):
+        LatentActions(inner, chosen, choices, horizon=1)(problem, state)
+
+
+@pytest.mark.parametrize(("goal", "best"), [(0.5, 0.5), (-3.0, -1.0)])
+def test_the_decoder_sees_nothing_outside_of_the_latent_space(
+    goal: float, best: float
+) -> None:
+    def inside_only(latent: Tensor) -> Tensor:
+        return torch.where(latent.abs() <= 1, latent, torch.nan).unsqueeze(-1)
+
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.tensor([goal]), running_weight=0.0),
+        dp.Box([-5.0], [5.0]),
+    )
+    inner = dp.FirstOrderLatCo(1, iterations=200, fall_back=False)
+    planner = LatentActions(inner, inside_only, 1, horizon=1)
+    plan = planner(problem, torch.zeros(8, 1))
+    assert (plan.status == dp.Status.CONVERGED).all()
+    # Starts are drawn on both sides of the limits.
+    reached = torch.full((8,), best)
+    torch.testing.assert_close(plan.actions.flatten(), reached, rtol=0, atol=0.05)

@@ -14,6 +14,7 @@ import diffplan as dp
 from diffplan.errors import ArgumentError
 from diffplan.planners import LatCo
 from diffplan.planners.second_order.loop import SecondOrderShooting
+from diffplan.solvers import ChainBlocks, ChainStep, RiccatiSolver
 
 each_truncated = each_planner_that(lambda case: dp.Truncated in case.gradients)
 # … whose iterate is the actions alone.
@@ -119,6 +120,70 @@ def test_latco_goes_on_from_a_constant(engine: str) -> None:
     before = latco(4, dp.Detach())(given, problem.state).detach()
     after = latco(2, dp.Unroll())(given, problem.state, warm_start=before)
     torch.testing.assert_close(found, slope(after), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["native", "theseus"])
+@pytest.mark.parametrize("iterations", [20, 21])
+def test_the_status_does_not_depend_on_the_cut(engine: str, iterations: int) -> None:
+    if engine == "theseus":
+        pytest.importorskip("theseus")
+
+    def step(state: Tensor, action: Tensor) -> Tensor:
+        return torch.cat([state[..., :1] + action[..., :1], state[..., 1:]], dim=-1)
+
+    # Nothing decides the second action: every other system, without the damping of a
+    # retry, is singular.
+    goal = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    problem = dp.PlanningProblem(
+        step,
+        dp.objectives.GoalDistance(goal, running_weight=0.0),
+        dp.Box([-1.0, -1.0], [1.0, 1.0]),
+    )
+    state = torch.zeros(2, 2, dtype=torch.float64)
+
+    def plan(gradient: dp.GradientStrategy) -> dp.Plan:
+        options = {"damping": 0.0, "fall_back": False, "engine": engine}
+        planner = LatCo(3, iterations=iterations, gradient=gradient, **options)
+        return planner(problem, state)
+
+    whole = plan(dp.Unroll())
+    failed = iterations == 21
+    assert ((whole.status == dp.Status.FACTORIZATION_FAILED) == failed).all()
+    for kept in (2, 3, 30):
+        cut = plan(dp.Truncated(kept))
+        assert torch.equal(cut.status, whole.status)
+        torch.testing.assert_close(cut.actions, whole.actions)
+
+
+@pytest.mark.parametrize("gradient", [dp.Unroll(), dp.Truncated(2)], ids=str)
+def test_a_step_that_was_refused_is_told_of(gradient: dp.GradientStrategy) -> None:
+    class Overflowing:
+        """Its first step leaves the finite numbers."""
+
+        calls = 0
+
+        def __call__(self, blocks: ChainBlocks) -> ChainStep:
+            self.calls += 1
+            found = RiccatiSolver()(blocks)
+            scale = torch.inf if self.calls == 1 else 1.0
+            return found._replace(actions=found.actions * scale)
+
+    problem = linear_quadratic(0.7)
+    planner = LatCo(HORIZON, iterations=4, solver=Overflowing(), gradient=gradient)
+    plan = planner(problem.with_values(), problem.state)
+    assert (plan.status == dp.Status.NON_FINITE).all()
+
+
+def test_a_damping_is_learned_through_a_cut_that_cuts_nothing() -> None:
+    problem = linear_quadratic(0.7)
+
+    def slope(gradient: dp.GradientStrategy) -> Tensor:
+        damping = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+        planner = LatCo(HORIZON, iterations=3, damping=damping, gradient=gradient)
+        loss = weighted(planner(problem.with_values(), problem.state).actions)
+        return torch.autograd.grad(loss, damping)[0]
+
+    torch.testing.assert_close(slope(dp.Truncated(3)), slope(dp.Unroll()))
 
 
 @pytest.mark.parametrize("kind", [dp.ILQR, dp.ShootingGN])

@@ -13,7 +13,6 @@ that fail are handled as in `planners/_failures.py`.
 """
 
 from abc import abstractmethod
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -196,11 +195,11 @@ class FirstOrderCollocation(Planner):
         point, multipliers = self._start(relaxed, request)
         moments, sound = start_moments(point), relaxed.all_sound
         traces: dict[str, list[Tensor]] = {name: [] for name in _TRACES}
-        slope_of, rule = partial(self._slope, relaxed), RULES["adam"]
+        rule = RULES["adam"]
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
                 inputs = relaxed.state, point, *multipliers
-                found, sound = evaluate_soundly(slope_of, inputs, sound)
+                found, sound = evaluate_soundly(self._slope, relaxed, inputs, sound)
                 slope, measured = found[0], found[2:]
                 if iteration:
                     _record(traces, measured, multipliers, sound)
@@ -219,8 +218,8 @@ class FirstOrderCollocation(Planner):
                     where_sound(sound, dual[1], multipliers[1].detach()),
                 )
         with torch.no_grad():
-            measure = partial(_measured, relaxed)
-            measured, sound = evaluate_soundly(measure, (relaxed.state, point), sound)
+            given = relaxed.state, point
+            measured, sound = evaluate_soundly(_measured, relaxed, given, sound)
         if self.iterations:
             _record(traces, measured, multipliers, sound)
         point = where_sound(sound, point, point.detach())

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from diffplan.functional._isolation import StandIns
 from diffplan.functional._rollout import rollout
 from diffplan.functional._safe_math import safe_sqrt
 from diffplan.functional.linearize import linearize_dynamics
@@ -129,6 +130,13 @@ class MomentProblem(TrajectoryProblem):
         self.dynamics_violation = dynamics_violation
         drawn, added = noise.chunk(2, dim=1)
         self.draws = (balanced(drawn), balanced(added))
+
+    def standing_in(self, rows: StandIns) -> "MomentProblem":
+        """Return this problem with the data of those that stand in; see the base."""
+        changed = super().standing_in(rows)
+        if self.predict == self.problem.predict:
+            changed.predict = changed.problem.predict
+        return changed
 
     def lifted(self, states: Tensor, memory: Mapping[str, Tensor]) -> Tensor:
         """Return means `[…, T, S]` with the spreads of an earlier plan, or of none."""

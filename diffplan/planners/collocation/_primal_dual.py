@@ -7,7 +7,7 @@ evaluated twice.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -117,6 +117,21 @@ class PrimalDualState:
 
 
 @dataclass(frozen=True)
+class _Resumed(FixedDamping):
+    """Fixed damping that goes on with a retry.
+
+    Attributes:
+        report: Of the steps before.
+    """
+
+    report: Report = field(kw_only=True)
+
+    def start(self, like: Tensor) -> Tensor:
+        fixed = super().start(like)  # with its graph, where it is learned
+        return torch.where(self.report.failed, self.report.damping, fixed)
+
+
+@dataclass(frozen=True)
 class PrimalDual:
     """Residuals, their weights, and how the weights follow the violations.
 
@@ -164,13 +179,14 @@ class PrimalDual:
         options = self.stepping(damping)
         cut = 0 if kept is None else max(iterations - kept, 0)
         before: tuple[Record, ...] = ()
+        broken: Tensor | bool = False
         if kept is not None:
             with constants():
                 trajectory, progress, report = engine(
                     self.linearize, trajectory, progress, iterations=cut, **options
                 )
                 progress = self.observe(trajectory, progress)
-            options = self.stepping(damping, report)
+            options, broken = self.stepping(damping, report), report.non_finite
             # both parts record the iterate between them
             before = progress.records[:-1]
             progress = replace(progress, records=())
@@ -179,6 +195,7 @@ class PrimalDual:
         )
         progress = self.observe(trajectory, progress)
         progress = replace(progress, records=(*before, *progress.records))
+        report = replace(report, non_finite=report.non_finite | broken)
         return trajectory, progress, report
 
     def stepping(
@@ -187,7 +204,9 @@ class PrimalDual:
         report: Report | None = None,
     ) -> dict[str, Any]:
         """Return the engine's options, to begin with or to go on with a report."""
-        return {"damping": FixedDamping(damping)}
+        if report is None:
+            return {"damping": FixedDamping(damping)}
+        return {"damping": _Resumed(damping, report=report)}
 
     def linearize(
         self, trajectory: Trajectory, progress: PrimalDualState, damping: Tensor

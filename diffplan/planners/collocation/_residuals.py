@@ -16,15 +16,20 @@ not finite are handled as in `planners/failures.py`.
 
 import copy
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffplan.functional._isolation import StandIns
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.objectives._base import ResidualObjective, half_square
-from diffplan.planners._failures import evaluate_soundly, stand_ins, with_value
+from diffplan.planners._failures import (
+    evaluate_soundly,
+    needs_no_stand_ins,
+    with_value,
+)
 from diffplan.planners.collocation._units import ActionUnits
 from diffplan.problem import PlanningProblem
 from diffplan.solvers._least_squares import Trajectory
@@ -137,6 +142,9 @@ class Linearized(Protocol):
         ...
 
 
+ProblemT = TypeVar("ProblemT", bound="TrajectoryProblem")
+
+
 class TrajectoryProblem:
     """A planning problem seen by collocation, for states `[B, S]`.
 
@@ -201,15 +209,35 @@ class TrajectoryProblem:
         states = self.problem.rollout(state, actions)
         return self.problem.trajectory_cost(states, actions)
 
-    def standing_in(self, sound: Tensor, linked: bool) -> "TrajectoryProblem":
-        """Return this problem with a sound element's state for those that are not.
+    def standing_in(self: ProblemT, rows: StandIns) -> ProblemT:
+        """Return this problem with the data of those that stand in for failed elements.
+
+        State and draws stay as they are: what is evaluated is given both.
+
+        Args:
+            rows: Who stands in.
+        """
+        problem = self.problem.standing_in(rows)
+        if problem is self.problem:
+            return self
+        changed = copy.copy(self)
+        changed.problem = problem
+        changed.units = ActionUnits.of(problem.action_space.to(self.state))
+        return changed
+
+    def replaced(self, sound: Tensor, linked: bool) -> "TrajectoryProblem":
+        """Return this problem with a sound element in the place of those that are not.
 
         Args:
             sound: Which are, `[B]` bool.
             linked: Whether what flows back to a stand-in reaches the element's state.
         """
-        changed = copy.copy(self)
-        (changed.state,) = stand_ins((self.state,), sound)
+        rows = StandIns.of(sound)
+        changed = copy.copy(
+            self if needs_no_stand_ins(sound) else self.standing_in(rows)
+        )
+        changed.state = rows.put(self.state)
+        changed.draws = tuple(map(rows.put, self.draws))
         if linked:
             changed.state = with_value(changed.state.detach(), self.state)
         return changed
@@ -234,13 +262,15 @@ class TrajectoryProblem:
         Returns:
             The residuals, and which elements are sound.
         """
-        return evaluate_soundly(self._evaluate, self._inputs(trajectory), sound)
+        evaluate = type(self)._evaluate
+        return evaluate_soundly(evaluate, self, self._inputs(trajectory), sound)
 
     def sound_linearization(
         self, trajectory: Trajectory, sound: Tensor
     ) -> tuple[Linearized, Tensor]:
         """Do with `linearize` what `sound_residuals` does with `residuals`."""
-        return evaluate_soundly(self._linearize, self._inputs(trajectory), sound)
+        linearize = type(self)._linearize
+        return evaluate_soundly(linearize, self, self._inputs(trajectory), sound)
 
     def _inputs(self, trajectory: Trajectory) -> tuple[Tensor, ...]:
         return (self.state, trajectory.states, trajectory.actions, *self.draws)

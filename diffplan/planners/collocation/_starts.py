@@ -41,7 +41,8 @@ class Starts:
             problem = collocation.problem
             actions = problem.project(units.actions(variables))
             rolled, sound = evaluate_soundly(
-                problem.rollout,
+                type(problem).rollout,
+                problem,
                 (collocation.state, actions),
                 collocation.all_sound,
             )

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from diffplan.functional._conjugate_gradients import Solve
+from diffplan.functional._isolation import StandIns
 from diffplan.gradients import Implicit
-from diffplan.planners._failures import stand_ins, with_value
+from diffplan.planners._failures import with_value
 from diffplan.planners.collocation._primal_dual import Multipliers
 from diffplan.planners.collocation._residuals import TrajectoryProblem
 from diffplan.solvers._least_squares import Layout, Trajectory
@@ -50,7 +51,7 @@ def differentiate_trajectory(
     frozen = Multipliers(multipliers.dynamics.detach(), multipliers.action.detach())
 
     def minimization(sound: Tensor) -> Minimization:
-        finite = problem.standing_in(sound, linked=strategy.on_failure == "nan")
+        finite = problem.replaced(sound, linked=strategy.on_failure == "nan")
 
         def cost(vector: Tensor) -> Tensor:
             residuals = finite.residuals(layout.unflatten(vector))
@@ -67,9 +68,9 @@ def differentiate_trajectory(
     with torch.no_grad():
         _, sound = problem.sound_linearization(trajectory, problem.all_sound)
     start = layout.flatten(trajectory.states, trajectory.actions)
-    minimum = polish(minimization(sound), *stand_ins((start,), sound))
+    minimum = polish(minimization(sound), StandIns.of(sound).put(start))
     sound = sound & torch.isfinite(minimum.stationarity)
-    (point,) = stand_ins((minimum.variables,), sound)
+    point = StandIns.of(sound).put(minimum.variables)
     minimum = replace(
         minimum,
         variables=point,

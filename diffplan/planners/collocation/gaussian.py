@@ -196,11 +196,13 @@ class GaussianLatCo(LatCo):
         solution, problem = super().solve(request), request.problem
         if solution.known is None or not request.evaluate:
             return replace(solution, known=None)
-        collocation = self.collocation(request)
 
-        def evaluate(state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        def evaluate(
+            problem: PlanningProblem, state: Tensor, actions: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            collocation = self.collocation(replace(request, problem=problem))
             return actions, collocation.rollout_cost(state, actions)
 
-        actions = problem.project(solution.actions)
-        found = unless_worse(evaluate, request.state, actions, solution.known)
+        both = problem.project(solution.actions), solution.known
+        found = unless_worse(evaluate, problem, request.state, *both)
         return replace(solution, actions=found[0], known=None)

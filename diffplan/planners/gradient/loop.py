@@ -14,7 +14,6 @@ gradient is that of the steps that led to it. Gradients come from `torch.func.gr
 updates from pure rules, so the loop can be unrolled, differentiated again and compiled.
 """
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -206,8 +205,7 @@ class GradientPlanner(Planner):
     def _slopes(
         self, problem: PlanningProblem, start: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        slope = partial(self._slope, problem)
-        gradient, cost = isolated(slope, start, candidates, lead=2)
+        gradient, cost = isolated(self._slope, problem, start, candidates, lead=2)
         return gradient, cost
 
     def _slope(
@@ -219,7 +217,7 @@ class GradientPlanner(Planner):
             return checkpointed_gradient(problem, start, candidates)
 
         def total_cost(actions: Tensor) -> tuple[Tensor, Tensor]:
-            (cost,) = row_costs(problem, False, start, actions)
+            (cost,) = row_costs(problem, start, actions)
             return cost.sum(), cost
 
         return torch.func.grad(total_cost, has_aux=True)(candidates)

@@ -8,6 +8,7 @@ dynamics. On a linear-quadratic problem without bounds the first iteration is ex
 from collections.abc import Sequence
 from typing import ClassVar
 
+from diffplan.errors import ArgumentError
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw
 from diffplan.gradients import (
     AT_A_SOLUTION,
@@ -84,15 +85,16 @@ class ILQR(SecondOrderShooting):
         form: How the model of an iteration is minimised. "sweep" goes backwards over
             the steps, linear in T; its law has feedback. "condensed" eliminates the
             states: one quadratic program in all T · A actions, solved exactly, without
-            feedback. "auto" is condensed where that is no slower in a batch of 64, and
-            several times faster at batch 1: up to T · A = 160 for dynamics that say
-            that they are affine (`is_affine`, as `LinearDynamics`), whose first program
-            is the whole problem, else up to 24. It does not ask for the batch, on which
-            no plan depends; and is a sweep with `feedback`. The optima are the same.
+            feedback: `feedback` refuses it. "auto" is condensed where that is no slower
+            in a batch of 64, and several times faster at batch 1: up to T · A = 160 for
+            dynamics that say that they are affine (`is_affine`, as `LinearDynamics`),
+            whose first program is the whole problem, else up to 24. It does not ask for
+            the batch, on which no plan depends; and is a sweep with `feedback`. The
+            optima are the same.
         gradient: `Unroll()` (if None), `Truncated(k)`, `Implicit()` or `Detach()`.
 
     Raises:
-        ArgumentError: an argument is out of range.
+        ArgumentError: an argument is out of range, or `feedback` and `form` disagree.
         UnsupportedGradientError: `gradient` is another strategy.
 
     References:
@@ -147,6 +149,11 @@ class ILQR(SecondOrderShooting):
             form=form,
         )
         self.gauss_newton = gauss_newton
+        if feedback and form == "condensed":
+            raise ArgumentError(
+                'form: expected "sweep" or "auto" with feedback=True, got "condensed", '
+                "which has no gains"
+            )
         self.feedback = feedback
         self.damping = damping or AdaptiveDamping(
             initial=1e-6, shrink=0.2, grow=10.0, minimum=1e-9, maximum=1e9

@@ -28,9 +28,9 @@ from diffplan.errors import ArgumentError
 from diffplan.functional._condensed import is_short
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._isolation import (
+    StandIns,
     finite_rows,
     may_look,
-    replaced,
     without_gradient,
 )
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_sweep
@@ -196,7 +196,7 @@ class SecondOrderShooting(Planner):
             if bool(ok.all()):
                 return solution, cost
             if not bool(ok.any()):
-                (constant,) = without_gradient((solution.actions,), (state, actions))
+                (constant,) = without_gradient((solution.actions,))
                 return replace(solution, actions=constant), cost
             failed, request = (solution, cost), replace(request, watch=None)
         else:
@@ -204,7 +204,9 @@ class SecondOrderShooting(Planner):
                 nominal = roll_out(request.problem, state, actions)
             ok = finite_rows((nominal.states, nominal.cost), damping.dim())
             failed = never_moved(actions), nominal.cost
-        others = replaced((state, actions, damping), ok)
+        rows = StandIns.of(ok)
+        request = replace(request, problem=request.problem.standing_in(rows))
+        others = map(rows.put, (state, actions, damping))
         return in_place_of(failed, ok, self._iterate(request, *others))
 
     def _iterate(

@@ -128,6 +128,8 @@ class AugmentedLagrangian(Planner):
         self.needs_derivatives = planner.needs_derivatives
         self.leaves_bounds = planner.leaves_bounds
         self.plans_categories = planner.plans_categories
+        # No problem has both noise and constraints on states.
+        self.plans_under_noise = planner.plans_under_noise  # type: ignore[misc]
         self.outer_iterations = require_count("outer_iterations", outer_iterations)
         self.penalty = require_positive("penalty", penalty)
         if not growth >= 1:
@@ -295,14 +297,16 @@ def _named(multipliers: ConstraintMultipliers) -> dict[str, Tensor]:
 
 
 def _values(problem: PlanningProblem, plan: Plan) -> _ConstraintValues:
-    constraints = problem.state_constraints
-
-    def evaluate(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(
+        problem: PlanningProblem, states: Tensor, actions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        constraints = problem.state_constraints
         stage = torch.cat([c.stages(states, actions) for c in constraints], dim=-1)
         terminal = torch.cat([c.last(states) for c in constraints], dim=-1)
         return stage, terminal
 
-    return _ConstraintValues(*isolated(evaluate, plan.states, plan.actions, lead=1))
+    given = plan.states, plan.actions
+    return _ConstraintValues(*isolated(evaluate, problem, *given, lead=1))
 
 
 def _ascend(multiplier: Tensor, penalty: Tensor, value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from diffplan._checks import require_count, require_shape
 from diffplan._user_functions import call, require_result
 from diffplan.constraints._box import require_vector
 from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.functional._isolation import StandIns
 from diffplan.gradients import (
     CONSTANT,
     Derivatives,
@@ -152,9 +153,14 @@ class LatentActions(Planner):
     def decode(self, problem: PlanningProblem, latent: Tensor) -> Tensor:
         """Return the allowed actions `[…, T, A]` of latent points `[…, d]`.
 
+        Of a planner that leaves bounds on its way, the decoder sees the nearest points
+        inside `latent_space`.
+
         Raises:
             ShapeError, TensorTypeError: the decoder returns another shape or dtype.
         """
+        if self.planner.leaves_bounds:
+            latent = self.latent_space.project(latent)
         advice = "a decoder takes any leading dimensions"
         actions = call("decoder:", self.decoder, latent, advice=advice)
         expected = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
@@ -163,11 +169,14 @@ class LatentActions(Planner):
 
     def check_problem(self, problem: PlanningProblem) -> None:
         """Raise what the inner planner raises for the problem it will be given."""
-        self.planner.check_problem(self.latent_problem(problem))
+        self.planner.refuse(self.latent_problem(problem))
         self.planner._check_learnable()
 
     def check_derivatives(self, problem: PlanningProblem, state: Tensor) -> None:
         """Raise what the inner planner raises for the problem it will be given."""
+        # What was made in inference mode cannot be differentiated.
+        with torch.inference_mode(mode=False):
+            problem = problem.realize(state, self.horizon)
         self.planner.check_derivatives(self.latent_problem(problem), state)
 
     def noise_shape(self, request: PlanRequest) -> tuple[int, ...] | None:
@@ -258,13 +267,28 @@ class _LatentProblem(PlanningProblem):
         self.common_noise = problem.common_noise
         self._cost_in, self._decoded = cost, problem
 
+    def refuse_noise(self, needed_by: str) -> None:
+        self._decoded.refuse_noise(needed_by)
+
     def redrawn(self, iteration: int, first: int, count: int) -> PlanningProblem:
         if self.common_noise:
             return self
-        seen = self._decoded.redrawn(iteration, first, count)
-        redrawn = copy.copy(self)
-        redrawn.objective = _DecodedCost(partial(self._cost_in, seen))
-        return redrawn
+        return self._of(self._decoded.redrawn(iteration, first, count))
+
+    def standing_in(self, rows: StandIns) -> "_LatentProblem":
+        return self._of(self._decoded.standing_in(rows))
+
+    def _changed(self, change: Callable[..., Any]) -> PlanningProblem:
+        return self._of(self._decoded._changed(change))
+
+    def _of(self, problem: PlanningProblem) -> "_LatentProblem":
+        """Return the problem that this one is of another one."""
+        if problem is self._decoded:
+            return self
+        other = copy.copy(self)
+        other.objective = _DecodedCost(partial(self._cost_in, problem))
+        other._decoded = problem
+        return other
 
 
 class _DecodedCost(StageObjective):
