@@ -159,8 +159,8 @@ def test_the_price_of_doubt_is_what_its_formula_says() -> None:
     objective = cautious_return(
         lambda state: state[..., 0], heads, discount=0.5, penalty=0.1
     )
-    # Rewards 1 and 3, deviations 1 and 3, and 9 is the mean value of the end.
-    expected = -(1 - 0.1 * 1) - 0.5 * (3 - 0.1 * 3) - 0.25 * 9
+    # Reward 1, deviations 1 and 3, and 9 is the mean value of the end, reward included.
+    expected = -(1 - 0.1 * 1) - 0.5 * (9 - 0.1 * 3)
     torch.testing.assert_close(objective(states, actions), torch.tensor(expected))
 
 

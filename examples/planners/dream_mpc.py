@@ -30,6 +30,27 @@ def dream_mpc(
     return dp.PolicyGradMPC(horizon, policy, **{**numbers, **options})
 
 
+class ReturnAndValue(NegativeReturn):
+    """A negative return whose last value begins with the last state's own reward.
+
+    So does the value of Dreamer's critic, V(x_t) = r(x_t) + γ V(x_{t+1}). It stands in
+    the place of that reward, which would count twice otherwise:
+
+        cost = -Σ_{t=1}^{T-1} γ^{t-1} r(x_t) - γ^{T-1} V(x_T)
+
+    A reward of state and action is not yet received in the last state; with one this
+    is `NegativeReturn`.
+    """
+
+    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return minus the value of the last state, as it counts at the start."""
+        assert self.value is not None
+        assert time is not None  # terms that take the time are told it
+        steps = time if self.sees_action else time - 1
+        value = self.value(state)
+        return -(self.discount ** steps.to(value.dtype)) * value
+
+
 def cautious_return(
     reward: Callable[..., Tensor],
     values: Iterable[Callable[[Tensor], Tensor]],
@@ -39,17 +60,19 @@ def cautious_return(
 ) -> WeightedSum:
     """Return the objective: rewards and a value, less a price of doubt at each state.
 
-    Doubt is how far the heads of the value disagree. It is discounted as rewards are
-    and has a gradient; the authors' code multiplies it by the value and lets no
-    gradient through, so that it only chooses among the candidates.
+    Each reward counts once, see `ReturnAndValue`. Doubt is how far the heads of the
+    value disagree. It is discounted as rewards are and has a gradient; the authors'
+    code multiplies it by the value and lets no gradient through, so that it only
+    chooses among the candidates.
 
     Args:
         reward: `(state) → reward […]`, or of state and action.
-        values: At least two heads, `(state […, S]) → value […]`.
+        values: At least two heads, `(state […, S]) → value […]`, each of which begins
+            with the state's own reward.
         discount: γ.
         penalty: λ, the price of a standard deviation.
     """
     values = list(values)
-    gain = NegativeReturn(reward, discount=discount, value=Ensemble(values, mean))
+    gain = ReturnAndValue(reward, discount=discount, value=Ensemble(values, mean))
     doubt = NegativeReturn(Ensemble(values, deviation), discount=discount)
     return WeightedSum([gain, doubt], [1.0, -penalty])

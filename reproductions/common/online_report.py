@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,14 @@ BIN_STEPS = 30_000
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Where the time of runs went: its mean over their seeds."""
+
+    seeds: list[int]
+    cost: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table of online runs.
 
@@ -60,7 +68,7 @@ class Row:
         test: Of the last noise-free evaluation; None if there was none.
         steps: Environment steps of the shortest run.
         seeds: Of the runs.
-        cost: Where the time went, mean over runs.
+        costs: Where the time went, of one or several seeds each: mean over these.
         fast_images: Whether any of the runs saw images without shadows.
         mark: `*` if what made them is in no commit, see `provenance.mark`.
     """
@@ -73,13 +81,26 @@ class Row:
     test: Estimate | None
     steps: int
     seeds: list[int]
-    cost: dict[str, float]
+    costs: list[Cost]
     fast_images: bool = False
     mark: str = ""
 
+    @property
+    def cost(self) -> dict[str, float]:
+        """Where the time went, mean over runs; of all of which it has to be known."""
+        known = [seed for each in self.costs for seed in each.seeds]
+        if sorted(known) != sorted(self.seeds):
+            return {}
+        sizes = [len(each.seeds) for each in self.costs]
+        return {
+            name: float(np.average([e.cost[name] for e in self.costs], weights=sizes))
+            for name in COST_METRICS
+            if all(name in each.cost for each in self.costs)
+        }
+
 
 def summarise(
-    runs: Sequence[Run], final_episodes: int, cost: dict[str, float], records: Records
+    runs: Sequence[Run], final_episodes: int, costs: list[Cost], records: Records
 ) -> Row:
     """Return the table's line of several seeds of one task and planner."""
     tests = [run.score("test", slice(-1, None)) for run in runs]
@@ -94,7 +115,7 @@ def summarise(
         test=None if any(map(math.isnan, tests)) else mean(tests),
         steps=min(run.steps for run in runs),
         seeds=[run.seed for run in runs],
-        cost=cost,
+        costs=costs,
         fast_images=any(map(_fast_images, settings)),
         mark=mark(records, *(run.unit for run in runs)),
     )
@@ -135,40 +156,38 @@ def write(
     published, groups = output / f"{name}.json", grouped(read(output, name), planners)
     if not groups:
         return []
-    costs = _costs(published) | _mean_costs(list(fresh.values()))
+    costs = _costs(published, fresh.values())
     for task in dict.fromkeys(task for task, _ in groups):
         chosen = {who: each for (what, who), each in groups.items() if what == task}
         path = output / f"{name}_{task.rpartition('/')[2]}.png"
         save_figure(learning_figure(task, chosen), path)
     rows = [
-        summarise(each, final_episodes, costs.get(key, {}), results.records)
+        summarise(each, final_episodes, costs.get(key, []), results.records)
         for key, each in groups.items()
     ]
-    text = json.dumps([_plain(asdict(row)) for row in rows], indent=2) + "\n"
+    lines = [_plain(asdict(row) | {"cost": row.cost}) for row in rows]
+    text = json.dumps(lines, indent=2) + "\n"
     write_text(published, text)
     return rows
 
 
-def _costs(published: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Return where the time of published runs went, by task and planner."""
+def _costs(
+    published: Path, fresh: Iterable[History]
+) -> dict[tuple[str, str], list[Cost]]:
+    """Return where the time of all runs went, by task and planner.
+
+    Published seeds of which only a mean is known are gone when one of them is fresh.
+    """
     text = published.read_text(encoding="utf-8") if published.exists() else "[]"
-    return {(row["task"], row["planner"]): row["cost"] for row in json.loads(text)}
-
-
-def _mean_costs(
-    runs: Sequence[History],
-) -> dict[tuple[str, str], dict[str, float]]:
-    found: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for run in runs:
-        found.setdefault((run.task, run.planner), []).append(run.cost())
-    return {
-        key: {
-            name: float(np.mean([cost[name] for cost in costs]))
-            for name in COST_METRICS
-            if all(name in cost for cost in costs)
-        }
-        for key, costs in found.items()
+    found = {
+        (row["task"], row["planner"]): [Cost(**each) for each in row.get("costs", [])]
+        for row in json.loads(text)
     }
+    for run in fresh:
+        known = found.get((run.task, run.planner), [])
+        kept = [each for each in known if run.seed not in each.seeds]
+        found[run.task, run.planner] = [*kept, Cost([run.seed], run.cost())]
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -279,7 +298,7 @@ def body(
 ) -> list[str]:
     """Return figures and the table of scores and of where the time went."""
     tasks = dict.fromkeys(row.task.rpartition("/")[2] for row in rows)
-    names = list(rows[0].cost) if rows else []
+    names = [name for name in COST_METRICS if any(name in row.cost for row in rows)]
     scores = ("random", "training", "test")
     columns = [name.replace("_", " ") for name in names]
     header = ["task", "planner", "seeds", "n", *scores, *columns]
@@ -288,7 +307,7 @@ def body(
             *(row.task, row.planner + row.mark, row.seeds),
             f"{len(row.seeds)} × {final_episodes}",
             *(_score(getattr(row, name), row.measure) for name in scores),
-            *(f"{row.cost[name]:.3g}" for name in names),
+            *(f"{row.cost[name]:.3g}" if name in row.cost else "–" for name in names),
         ]
         for row in rows
     ]
@@ -306,7 +325,8 @@ def body(
         "Random: the seed episodes. Training: the collected episodes of each run, at "
         f"most its last {final_episodes}, with exploration "
         "noise; the table at the top has this number. Test: the last noise-free "
-        "evaluation, of few episodes. Times are means over the later rounds. n: "
+        "evaluation, of few episodes. Times are means over the later rounds and over "
+        "the seeds, – where they are not known of all. n: "
         "training seeds × episodes of the number under training. Each episode stands "
         "in `ledger.csv.gz`.\n",
         *([IDLE_READING] if knowing_nothing else []),

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +149,6 @@ class Grid:
         part = f"{found[1]} of {found[2]}" if found else said[:_WIDTH]
         holder = held(folder)
         if holder is not None:
-            seconds += _since(holder)
             left = self._left(name, seconds, found)
             return Row(name, RUNNING, part, seconds, left, str(holder.get("host", "")))
         error = _text(folder / ERROR)
@@ -243,16 +241,8 @@ def _after_their_needs(units: Sequence[Unit]) -> Iterator[Unit]:
 
 
 def _seconds(folder: Path) -> float:
-    """Return the seconds of the sessions that ended."""
+    """Return the seconds of all sessions; one that runs writes them as it goes."""
     return sum(map(float, _text(folder / SESSIONS).split()))
-
-
-def _since(holder: Mapping[str, Any]) -> float:
-    try:
-        start = datetime.fromisoformat(str(holder["start"]))
-        return max((datetime.now(UTC) - start).total_seconds(), 0.0)
-    except (KeyError, ValueError, TypeError):
-        return 0.0
 
 
 def _last_line(path: Path) -> str:

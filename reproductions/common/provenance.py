@@ -11,7 +11,7 @@ from typing import Any
 
 from diffplan.training._files import read_json
 from reproductions.common.runs import folders
-from reproductions.common.units import read_record
+from reproductions.common.units import fingerprint, read_record
 
 RECORDS = "run.json"
 Records = Mapping[str, dict[str, Any]]
@@ -61,7 +61,8 @@ def with_digests(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with a SHA-256 of each file and folder, not of each file inside.
 
     A unit of data has hundreds; the hash of a folder is that of the sorted lines
-    `<SHA-256>  <path>`, as `sha256sum` writes them.
+    `<SHA-256>  <path>`, as `sha256sum` writes them. The fingerprint of the unit, which
+    is made of all files, is kept beside them.
     """
     found: dict[str, list[str]] = {}
     for name, entry in sorted(record.get("files", {}).items()):
@@ -76,7 +77,8 @@ def with_digests(record: Mapping[str, Any]) -> dict[str, Any]:
         for place, lines in found.items()
     }
     kept = {key: value for key, value in record.items() if key != "files"}
-    return kept | ({"sha256": hashes} if hashes else {})
+    own = {"fingerprint": fingerprint(record), "sha256": hashes}
+    return kept | (own if hashes else {})
 
 
 def summary(records: Iterable[dict[str, Any]]) -> str:

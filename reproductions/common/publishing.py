@@ -90,6 +90,17 @@ def require_publishable(
             "publish: expected committed units that fit those of the run folder, got "
             f"{_some(stale)}"
         )
+    foreign = [
+        f"{name}, made from another {need}"
+        for name, unit in sorted(done.items())
+        for need, made_from in unit.record.get("inputs", {}).items()
+        if need not in done and made_from != _published(need, committed, made_from)
+    ]
+    if foreign:
+        raise ArgumentError(
+            "publish: expected units that were made from the committed ones, got "
+            f"{_some(foreign)}; publish what they were made from too"
+        )
     if own:
         raise ArgumentError(
             f"publish: expected the settings of the preset, got {_some(own)}"
@@ -100,6 +111,23 @@ def require_publishable(
             "publish: expected units that ran from a commit, got changes that none "
             f"holds in {_some(dirty)}"
         )
+
+
+def _published(
+    name: str, committed: Mapping[str, Mapping[str, Any]], unknown: str
+) -> str:
+    """Return the fingerprint of a committed unit, or `unknown`.
+
+    Records of earlier versions do not have it, but those of the units of its stage
+    that were made from it.
+    """
+    if name not in committed:
+        return unknown
+    stage = name.partition("/")[0]
+    readers = (r for n, r in committed.items() if n.partition("/")[0] == stage)
+    known = [committed[name].get("fingerprint")]
+    known += [each.get("inputs", {}).get(name) for each in readers]
+    return next((each for each in known if each), unknown)
 
 
 def _some(texts: Sequence[str]) -> str:

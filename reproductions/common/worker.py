@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from diffplan._files import write_atomically
 from diffplan._outside import source_version
 from diffplan.training._run_record import hardware, package_versions
 from reproductions.common.lock import exclusive
@@ -41,6 +43,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
 _PATIENCE = 10.0
 """Seconds that a process of an earlier, killed start may take to end."""
+_REFRESH = 10.0
+"""Seconds between two writings of the time: at most so many are lost by a kill."""
 
 
 def work(unit: Unit, needs: Mapping[str, dict[str, Any]], threads: int) -> int:
@@ -108,14 +112,38 @@ def _run(unit: Unit, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    start = time.time()
     try:
-        unit.run()
+        with _timed(unit.directory / SESSIONS):
+            unit.run()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        with (unit.directory / SESSIONS).open("a", encoding="utf-8") as file:
-            file.write(f"{time.time() - start:.3f}\n")
+
+
+@contextmanager
+def _timed(path: Path) -> Iterator[None]:
+    """Keep in the last line of a file how long the block takes, killed or not."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    start, ended = time.monotonic(), threading.Event()
+
+    def write() -> None:
+        text = f"{before}{time.monotonic() - start:.3f}\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+    def follow() -> None:
+        while not ended.wait(_REFRESH):
+            with suppress(OSError):  # what the unit writes itself tells of a full disk
+                write()
+
+    write()
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+        write()
 
 
 def write_done(unit: Unit, inputs: Mapping[str, str]) -> None:

@@ -129,7 +129,8 @@ class PolicySettings:
         episodes: Collected for each step of PPO.
         tuned: Parts that are fine-tuned, of reward, transition and decoder; the others
             are frozen.
-        std: Deviation of the policy around the controller's action.
+        std: Deviation of the policy around the controller's action: √0.1, for "a fixed
+            variance of 0.1" (appendix D).
         learn_std: Whether that is where it begins, instead of being fixed.
         critic_hidden: Width of the two layers of the value function.
         critic_learning_rate: Of the value function and of a learnt deviation.
@@ -141,7 +142,7 @@ class PolicySettings:
 
     episodes: int = 10
     tuned: tuple[str, ...] = ("decoder", "reward")
-    std: float = 0.1
+    std: float = 0.1**0.5
     learn_std: bool = False
     critic_hidden: int = 64
     critic_learning_rate: float = 3e-4

@@ -33,7 +33,7 @@ def scaled() -> LocomotionConfig:
     """Return all three phases, small enough for one core per task.
 
     Smaller networks, batches and planners (the embedded one still has a tenth of
-    the budget of the full one), scaled observations, a hundredth of the episodes.
+    the budget of the full one), scaled observations, a small share of the episodes.
     """
     online = replace(
         initial_training(),
@@ -89,6 +89,7 @@ def scaled() -> LocomotionConfig:
         ),
         policy=PolicySettings(
             episodes=4,
+            std=0.1,  # as published; the 0.1 of the paper is the variance
             evaluate_every=4,
             evaluation_episodes=4,
             ppo=PPOConfig(passes=1, minibatches=16, learning_rate=1e-5),

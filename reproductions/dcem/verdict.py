@@ -10,12 +10,7 @@ import numpy as np
 
 from reproductions.common.experiment import Results
 from reproductions.common.provenance import LEGEND, mark, mark_of
-from reproductions.common.statistics import (
-    Estimate,
-    difference,
-    mean,
-    paired_difference,
-)
+from reproductions.common.statistics import Estimate, difference, paired_difference
 from reproductions.dcem import cartpole_report, paper_numbers, regression_report
 from reproductions.dcem.locomotion_results import Tested, read_tested
 
@@ -34,8 +29,8 @@ fresh states, or the paper's where it was not measured, is above 1. 2b: the cost
 end is lower with τ = 1 than with τ = 0, of cells with equally many updates. 3a: the
 mean return of phase 2 is above {NEARLY:g} of that of phase 1. 3b: the mean return of
 phase 3 is above that of phase 2. In 2 and 3 the whole interval of 95 % decides (over
-seeds; in 3 of the paired difference, as all phases play the same episodes: of one model
-Student's over episodes, of several a bootstrap over models and episodes): on the right
+seeds; in 3 of the paired difference, as all phases play the same episodes: Student's t
+over models and episodes together, of one model over its episodes alone): on the right
 side *held*, on the wrong one *contradicted*, else *not seen*. At a share of the paper's
 training no word is about the paper's own numbers.
 
@@ -171,14 +166,9 @@ def _returns(before: Tested, after: Tested, share: float) -> Row:
 
 
 def _gain(before: np.ndarray, after: np.ndarray) -> Estimate:
-    """Return the mean gain, paired where both played the same number of episodes.
-
-    Of one model with few episodes by Student's t: a bootstrap would be too sure.
-    """
+    """Return the mean gain, paired where both played the same number of episodes."""
     if before.shape != after.shape:
         return difference(after.flatten().tolist(), before.flatten().tolist())
-    if len(after) == 1:
-        return mean((after - before)[0].tolist())
     return paired_difference(after, before)
 
 

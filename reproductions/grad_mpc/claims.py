@@ -20,7 +20,7 @@ EQUATION_6 = "policy_grad_mpc_h1_"
 
 COLUMNS = ("claim", "task", "here", "difference [95 %]", "n", "test")
 SEEDS = "Student's t over training seeds"
-PAIRS = "bootstrap over training seeds and starts, paired"
+PAIRS = "Student's t over training seeds and starts, paired"
 
 RULES = f"""\
 At preset `{{preset}}`. *Held* where the whole interval of the difference is above zero,

@@ -25,7 +25,7 @@ from diffplan.planners.sampling.cem import CEM
 from diffplan.problem import Box, Objective
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
-from examples.planners.dream_mpc import cautious_return
+from examples.planners.dream_mpc import ReturnAndValue, cautious_return
 from reproductions.common.stages import Unit
 from reproductions.grad_mpc.dreamer_settings import DreamerRun
 from reproductions.grad_mpc.online import MODEL, POLICY, Policy, load_policy
@@ -87,7 +87,8 @@ class Contender:
         settings: Of the planner.
         horizon: Actions of a plan, of which the first is executed.
         objective: What plans maximise: the model's "reward" of each step, the "value"
-            of each state (eq. 6), or the "return", rewards and the last state's value.
+            of each state (eq. 6), or the "return", rewards and the last state's value,
+            which begins with its own reward (eq. 3 and 5).
         critics: Whose value that is: the "first", from which the actor learnt, the
             "least" of all, or their mean less a price of doubt (Dream-MPC).
     """
@@ -138,7 +139,7 @@ class Contender:
             value = Ensemble(policy.critics, minimum)
         if self.objective == "value":
             return NegativeReturn(value)
-        return NegativeReturn(model.reward, discount=0.99, value=value)
+        return ReturnAndValue(model.reward, discount=0.99, value=value)
 
 
 def unit(

@@ -217,7 +217,7 @@ def _contest_tables(found: Sequence[Outcome], baseline: str) -> str:
             parts.append(LEGEND + "\n")
     parts.append(
         f"Baseline: `{baseline}`. All contenders of a task act with the same frozen "
-        "models from the same starts; a difference is paired, its interval a bootstrap "
+        "models from the same starts; a difference is paired, its interval Student's "
         "over training seeds and starts. n: seeds × starts. Of Grad-MPC the steps of "
         "the model are those with a gradient.\n"
     )

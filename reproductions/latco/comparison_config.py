@@ -51,7 +51,7 @@ class DataConfig:
         validation_episodes: More of the same mix, never trained on.
         held_sigma: Noise around held directions.
         expert_noise: Noises of the expert, in turn.
-        detour: Fewest and most steps of a random start.
+        detour: Fewest steps of a random start, and the number that it stays below.
     """
 
     task: str = "metaworld/reach"

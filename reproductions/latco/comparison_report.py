@@ -1,6 +1,7 @@
 """The tables of stage (a), computed from the ledger."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ planner's own data; it is frozen, and the same for all planners; actions have no
 where the paper's table script reads training episodes with noise 0.3{budgets}.
 So the paper compares whole agents, and this table planning alone.
 """
+_TRACE = re.compile(rf"{EXPERIMENT}/seed_\d+/trace")
 RELEASED_BUDGET = "the released code on these tasks 10,000 × 100"
 
 READING = """\
@@ -56,7 +58,7 @@ PAIRED = """\
 
 {table}
 Success of LatCo less that of the other, with the same models from the same starts, and
-the middle 95 % of its bootstrap over training seeds and starts together (with one seed:
+its 95 % interval by Student's t over training seeds and starts together (with one seed:
 over starts alone, and about this model alone). The claim is that LatCo succeeds more
 often: *held* where the whole interval is above zero, *contradicted* where it is below,
 else *not seen*.{native}
@@ -89,7 +91,8 @@ def write(results: Results) -> tuple[dict[str, Any], str]:
     write_text(output / SUMMARY, json.dumps(summary, indent=2) + "\n")
     save_figure(distance_figure(found), output / "comparison_distance.png")
     traces = [read_csv(path) for path in sorted(directory.glob("seed_*/trace/*.csv"))]
-    if traces:
+    all_traces = [n for n in results.records if _TRACE.fullmatch(n)]
+    if traces and len(traces) >= len(all_traces):  # else the published picture has more
         figure = optimization_figure(traces)
         save_figure(figure, output / "comparison_optimization.png")
     return summary, section(found, summary) + beside(found, PUBLISHED / results.preset)

@@ -32,8 +32,8 @@ the same starts with all settings. The settings named are those that differ from
 training: `num_starts=8` plans from eight initialisations and keeps the plan whose
 predicted return is best. Score: success of the episode where the task knows it, else
 the return; over several training seeds with Student's interval, with one about its
-episodes. Less as trained: paired by training seed and start, with the middle 95 % of
-its bootstrap. The paper's numbers are of Table 2, where LatCo and gradient descent
+episodes. Less as trained: paired by training seed and start, with Student's interval
+over both. The paper's numbers are of Table 2, where LatCo and gradient descent
 start several times.
 """
 

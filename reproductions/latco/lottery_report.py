@@ -69,9 +69,9 @@ CLAIMS = """\
 ### The paper's claims
 
 {table}
-Preference: share of the top goal less that of the bottom goal. Intervals: the middle
-95 % of the bootstrap over training seeds and starts together (with one seed: over
-starts alone). *Held* where the whole interval says so, *contradicted* where all of it
+Preference: share of the top goal less that of the bottom goal. Intervals of 95 %: by
+Student's t over training seeds and starts together (with one seed: over starts
+alone). *Held* where the whole interval says so, *contradicted* where all of it
 says the opposite, else *not seen*. "In similar proportions" is read as: the shares
 differ by less than {similar} points. Of a planner that ends at a goal from fewer than
 {decided} % of the starts nothing is said: *not seen*.

@@ -41,7 +41,7 @@ SHOOTING = ("gd_many", "gd_one", "cem_coloured", "cem", "mppi")
 OVERVIEW = """\
 Success by task; reach is stage (a). *Less the best of shooting*: LatCo's success less
 that of the shooting planner that did best on the same starts, which favours shooting:
-the paired difference, its 95 % interval (bootstrap over training seeds and starts), and
+the paired difference, its 95 % interval (Student's t over seeds and starts), and
 whether LatCo succeeds more often. Each task has data, models and starts of its own.
 """
 

@@ -97,7 +97,8 @@ def test_the_training_is_the_papers() -> None:
         assert played == paper_numbers.locomotion_steps(task, "policy")
     policy = paper.policy
     assert (policy.episodes, policy.tuned) == (10, ("decoder", "reward"))
-    assert policy.std == 0.1
+    assert policy.std**2 == pytest.approx(0.1)  # "a fixed variance of 0.1"
+    assert PAPER.settings("cpu").locomotion.policy.std == 0.1  # as published
     ppo = policy.ppo
     assert ppo.passes in (1, 2, 4)
     assert ppo.learning_rate in (1e-4, 1e-5)

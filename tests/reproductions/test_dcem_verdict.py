@@ -71,10 +71,10 @@ def test_temperatures_are_compared_at_equal_updates(
 @pytest.mark.parametrize(
     ("phase_2", "phase_3", "nearly", "better"),
     [
-        ([99, 100, 101], [119, 120, 121], verdict.HELD, verdict.HELD),
+        ([99, 100, 101], [118, 120, 122], verdict.HELD, verdict.HELD),
         ([49, 50, 51], [48, 50, 52], verdict.CONTRADICTED, verdict.NOT_SEEN),
         ([60, 90, 120], [29, 30, 31], verdict.NOT_SEEN, verdict.NOT_SEEN),
-        ([89, 90, 91], [29, 30, 31], verdict.NOT_SEEN, verdict.CONTRADICTED),
+        ([89, 90, 91], [28, 30, 32], verdict.NOT_SEEN, verdict.CONTRADICTED),
     ],
 )
 def test_phases_are_compared_with_the_one_before(

@@ -13,7 +13,7 @@ from diffplan._runs.online import build_model
 from diffplan.errors import UnknownNameError
 from diffplan.models.rssm import RSSM
 from diffplan.objectives import SoftplusReward
-from diffplan.planners.collocation import LatCo
+from diffplan.planners.collocation import GaussianLatCo, LatCo
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.second_order import ILQR
 from diffplan.training.checkpoint import Checkpoints
@@ -83,6 +83,10 @@ def test_planners_are_built_with_their_settings() -> None:
     planner, _ = paper_run("cheetah-run", "ilqr").planner.build(model)
     assert isinstance(planner, ILQR)
     assert (planner.horizon, planner.iterations) == (12, 100)
+    for task in ("reach", "push", "cheetah-run", "dense-reach"):  # appendix B
+        planner, _ = paper_run(task, "gaussian_latco").planner.build(model)
+        assert isinstance(planner, GaussianLatCo)
+        assert planner.iterations == 50
 
 
 @pytest.mark.parametrize("name", PLANNERS)

@@ -165,15 +165,15 @@ def test_settings_are_compared_run_by_run_and_start_by_start(tmp_path: Path) -> 
     assert thermos[:3] == ["metaworld/thermos", "latco*", "as trained"]
     # Of seeds: 1/4 and 2/4, Student's t with one degree of freedom 12.706 · 1/8.
     assert thermos[3:] == ["38 % [0, 100]", "2 × 4", "–", "10", "–"]
-    # In one of four starts, with both models: zero to three times of four draws.
+    # In one of four starts, with both models: Student's t over starts, 3.182 · 1/4.
     assert thermos_more[2:4] == ["num_starts=8", "62 % [0, 100]"]
-    assert thermos_more[5] == "+25 points [+0, +75]"
+    assert thermos_more[5] == "+25 points [-55, +105]"
     assert thermos_more[7] == "37 ± 21 % (Table 2 (offline and online data))"
     assert by_cem[1:6] == ["cem", "as trained", "0 % [0, 49]", "1 × 4", "–"]
     assert by_cem[7].startswith("1 ± 1 %")
     # Returns are twice as high here: of seeds 0.5 and 1.
     assert cheetah[3] == "1 [-2, 4]"
-    assert cheetah_more[5] == "0 [0, 2]"
+    assert cheetah_more[5] == "0 [-1, 2]"
     assert cheetah_more[7] == "–"
     assert [row[3:5] for row in section.rows][-1] == ["62 %", "0 … 100"]
     # What is published makes the same section.

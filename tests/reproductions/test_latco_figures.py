@@ -1,20 +1,23 @@
 """Figures 1, 11 and 12 of LatCo: plans followed through iterations, a reward's map."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from finished_runs import finished
 from toy_paper import results_of
 
 import diffplan as dp
 from diffplan._runs.settings import Settings
+from diffplan._runs.tables import write_csv
 from diffplan.models.rssm import RSSM
 from diffplan.training.seeding import make_generator
 from reproductions.common.experiment import Selection
 from reproductions.common.units import DONE
-from reproductions.latco import figures, figures_report
+from reproductions.latco import comparison_report, figures, figures_report
 from reproductions.latco.comparison_config import MODEL, EvaluationConfig
 from reproductions.latco.comparison_planners import DESCENT, LATCO_NATIVE
 from reproductions.latco.iterates import first_states, follow, start_seeds
@@ -162,3 +165,26 @@ def test_figures_show_the_models_of_the_comparison(tmp_path: Path) -> None:
         path = unit.run.keywords["model_path"]
         assert path == known[model].directory / "model.pt"
         assert unit.directory == tmp_path / unit.name
+
+
+def test_a_picture_keeps_the_seeds_that_joining_runs_do_not_have(
+    tmp_path: Path,
+) -> None:
+    """Fig. 6 is made of traces, which no ledger has."""
+    pytest.importorskip("matplotlib")
+    runs, output = tmp_path / "runs", tmp_path / "output"
+    names = ("predicted_return", "dynamics_violation")
+    row = {f"{name}_{end}": 1.0 for name in names for end in ("mean", "low", "high")}
+    finished(runs, "latco", 1, [1, 0])
+    write_csv(runs / "seed_1/trace/trace.csv", [{"seed": 1, "iteration": 1, **row}])
+    output.mkdir()
+    picture = output / "comparison_optimization.png"
+    picture.write_bytes(b"of seed 0")
+    published = {f"comparison/seed_{seed}/trace": {} for seed in (0, 1)}
+    results = results_of(runs, output)
+    results = replace(results, records={**results.records, **published})
+    comparison_report.write(results)
+    assert picture.read_bytes() == b"of seed 0"
+    write_csv(runs / "seed_0/trace/trace.csv", [{"seed": 0, "iteration": 1, **row}])
+    comparison_report.write(results)
+    assert picture.stat().st_size > 1000

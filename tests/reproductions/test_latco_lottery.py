@@ -86,7 +86,7 @@ def test_claims_have_the_verdict_that_the_shares_have() -> None:
     again = "Gaussian LatCo chooses the top goal more often than "
     assert verdicts[again + "LatCo"] == "held"
     assert verdicts[again + "CEM"] == "not seen"
-    # 98 of 100 starts decided almost evenly: the bootstrap's interval is ± 20 points.
+    # 98 of 100 starts decided almost evenly: the interval is ± 20 points.
     assert verdicts["LatCo visits both in similar proportions"] in ("held", "not seen")
 
 

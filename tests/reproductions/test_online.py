@@ -1,12 +1,14 @@
 """What online runs of all papers share: devices, boxes, stopwatches, the reader."""
 
+import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toy_paper import results_of
 
 from diffplan._runs.metrics import Rounds
 from diffplan._runs.online import Acting, OnlineRun, action_box, on_device
@@ -103,8 +105,9 @@ def test_what_a_task_gives_away_is_measured_without_a_model(tmp_path: Path) -> N
     found = idle.read(tmp_path, "planet", {made.name: {"source": DIRTY}})
     assert [each.agent for each in found] == ["random", "still"]
     one = Estimate(1.0, 0.0, 2.0, 2)
+    cost = online_report.Cost([0, 1], {"planning_share": 0.5})
     row = online_report.Row(
-        run.task, "cem", "return", one, one, None, 1000, [0, 1], {"planning_share": 0.5}
+        run.task, "cem", "return", one, one, None, 1000, [0, 1], [cost]
     )
     *_, table = online_report.body([row], "planet", 8, found)
     line = next(x for x in table.splitlines() if "no action" in x)
@@ -115,3 +118,44 @@ def test_what_a_task_gives_away_is_measured_without_a_model(tmp_path: Path) -> N
 
 
 DIRTY = {"commit": "0123456789", "dirty": True}
+
+
+def trained(folder: Path, seed: int, seconds: float) -> None:
+    """Leave what a run with seeds, a trained and a tested episode leaves."""
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(
+        f'{{"seed": {seed}, "run": {{"task": "toy", "planner": {{"name": "cem"}}}}}}'
+    )
+    logger = RunLogger(folder, tensorboard=False)
+    for index in range(2):
+        cost = {} if index == 0 else {"time/seconds_per_plan": seconds}
+        logger.write(index, 10 * index + 10, {"collect/episode_0/return": 1.0, **cost})
+
+
+def test_times_are_means_over_all_seeds_whenever_they_came(tmp_path: Path) -> None:
+    """Each is published alone, beside those before; the first two were together."""
+    pytest.importorskip("matplotlib")
+    output, seconds = tmp_path / "output", {0: 4.0, 1: 8.0, 2: 0.3, 3: 1.7}
+    for name, seeds in {"first": (0, 1), "second": (2,), "third": (3,)}.items():
+        for seed in seeds:
+            trained(tmp_path / name / "toy" / f"seed_{seed}", seed, seconds[seed])
+        results = results_of(tmp_path / name, output)
+        (row,) = online_report.write(results, "toy", ["cem"], 8)
+    assert row.seeds == [0, 1, 2, 3]
+    assert row.cost == {"seconds_per_plan": pytest.approx(3.5)}
+    # What is published says the same again, without runs.
+    none = results_of(tmp_path / "none", output)
+    (again,) = online_report.write(none, "toy", ["cem"], 8)
+    assert again.cost == row.cost
+    # Of two seeds only their mean is known: of one anew, nothing of the other.
+    together = online_report.Cost([0, 1], {"seconds_per_plan": 6.0})
+    (line,) = json.loads((output / "toy.json").read_text())
+    line["costs"] = [asdict(together), *line["costs"][2:]]
+    (output / "toy.json").write_text(json.dumps([line]))
+    (same,) = online_report.write(none, "toy", ["cem"], 8)
+    assert same.cost == row.cost
+    trained(tmp_path / "anew" / "toy" / "seed_0", 0, 5.0)
+    results = results_of(tmp_path / "anew", output)
+    (row,) = online_report.write(results, "toy", ["cem"], 8)
+    assert row.cost == {}
+    assert "seconds per plan" not in online_report.body([row], "toy", 8)[-1]

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from toy_paper import finish, paper
+from toy_paper import complete, finish, paper
 
 from reproductions.common import publishing, results
 from reproductions.common.command import DONE, FAILED, WRONG, Command
 from reproductions.common.lock import exclusive
 from reproductions.common.provenance import with_digests
-from reproductions.common.units import Unit
+from reproductions.common.units import Unit, fingerprint
+from reproductions.common.worker import write_done
 
 CLEAN = {"commit": "0" * 40, "dirty": False}
 
@@ -150,13 +151,45 @@ def test_units_made_from_another_model_do_not_stay(
     assert "score/seed_0, made from another score/seed_2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "of an earlier version"])
+def test_units_made_from_another_model_do_not_join(
+    earlier: bool, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone; beside their model, or made from the committed one, they do."""
+    records = json.loads((home / "run.json").read_text())
+    if earlier:
+        for record in records.values():
+            record.pop("fingerprint", None)
+        # Only units of the model's own stage tell what was committed.
+        before = records["score/seed_0"]["inputs"]["model/seed_0"]
+        records["score/seed_0"]["inputs"] = {}
+        records["model/seed_1"]["inputs"] = {"model/seed_0": before}
+        (home / "run.json").write_text(json.dumps(records))
+    for name in ("equal", "other"):
+        units = finish(tmp_path / name, [0])
+        if name == "other":
+            (units[0].directory / "model.txt").write_text("7")
+            write_done(units[0], {})
+            (units[1].directory / "done.json").unlink()
+            complete(units[1], units)
+    where = ["--directory", str(tmp_path / "other"), "--stages"]
+    assert call(tmp_path, "publish", "--add", *where, "score") == WRONG
+    assert "score/seed_0, made from another model/seed_0" in capsys.readouterr().err
+    same = ["--directory", str(tmp_path / "equal"), "--stages", "score"]
+    assert call(tmp_path, "publish", "--add", *same) == DONE
+
+
 def test_a_folder_has_the_hash_of_its_listing() -> None:
     files = {
         name: {"sha256": name[-1] * 64} for name in ("model.pt", "data/b", "data/a")
     }
     listing = f"{'a' * 64}  a\n{'b' * 64}  b\n"
-    assert with_digests({"files": files, "name": "x"}) == {
-        "name": "x",
+    record = {"files": files, "settings": {}}
+    once = with_digests(record)
+    assert with_digests(once) == once
+    assert once == {
+        "settings": {},
+        "fingerprint": fingerprint(record),
         "sha256": {
             "data": hashlib.sha256(listing.encode()).hexdigest(),
             "model.pt": "t" * 64,

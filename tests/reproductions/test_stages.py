@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from diffplan.errors import ArgumentError
+from reproductions.common import worker
 from reproductions.common.stages import DONE, LOG, Unit, run_units
+
+ROOT = Path(__file__).parents[2]
 
 
 def write(directory: Path, text: str) -> None:
@@ -96,6 +99,26 @@ def test_a_killed_unit_resumes(tmp_path: Path) -> None:
     assert run_units(units).failed == {"killed": "killed by SIGKILL"}
     assert run_units(units).complete
     assert calls(tmp_path, "killed") == ["0", "1", "2"]
+
+
+def test_a_kill_loses_no_time_of_a_unit(tmp_path: Path) -> None:
+    seconds = tmp_path / "seconds.txt"
+    killed = (
+        "import os, pathlib, time\n"
+        "from reproductions.common import worker\n"
+        "worker._REFRESH = 0.05\n"
+        f"with worker._timed(pathlib.Path({str(seconds)!r})):\n"
+        "    time.sleep(1.0)\n"
+        "    os._exit(1)\n"
+    )
+    for _ in range(2):
+        command = [sys.executable, "-c", killed]
+        assert subprocess.run(command, cwd=ROOT).returncode == 1
+    with worker._timed(seconds):
+        time.sleep(0.1)
+    *sessions, last = map(float, seconds.read_text().split())
+    assert [0.8 <= each <= 1.5 for each in sessions] == [True, True]
+    assert 0.1 <= last < 0.8
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
