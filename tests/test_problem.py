@@ -20,6 +20,7 @@ from diffplan.errors import (
     UnsupportedProblemError,
 )
 from diffplan.objectives import NegativeReturn, ResidualObjective
+from diffplan.planners.collocation._units import ActionUnits
 
 
 def problem(dynamics: dp.Dynamics | None = None) -> dp.PlanningProblem:
@@ -68,6 +69,44 @@ def test_center_and_scale_are_finite(
     assert box.center.tolist() == [center]
     assert box.scale.tolist() == [scale]
     assert box.contains(box.center)
+
+
+MOST = torch.finfo(torch.float32).max
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-MOST, MOST), (2e38, 3e38), (-3e38, -1e38), (0.1, 0.7)]
+)
+def test_center_and_scale_of_wide_boxes(low: float, high: float) -> None:
+    bounds = torch.tensor([low]), torch.tensor([high])
+    box, exact = dp.Box(*bounds), [side.double() for side in bounds]
+    center, scale = (exact[0] + exact[1]) / 2, (exact[1] - exact[0]) / 2
+    torch.testing.assert_close(box.center, center.float(), rtol=1e-7, atol=0)
+    torch.testing.assert_close(box.scale, scale.float(), rtol=1e-7, atol=0)
+    units = ActionUnits.of(box)
+    assert 0 < units.unit.item() <= 2
+    ends = torch.stack([units.actions(units.low), units.actions(units.high)])
+    torch.testing.assert_close(ends, torch.stack(bounds))
+
+
+@pytest.mark.parametrize("width", [1e21, MOST])
+@pytest.mark.parametrize("kind", [dp.CEM, dp.MPPI, dp.DCEM])
+def test_wide_boxes_are_searched_as_others(
+    kind: type[dp.Planner], width: float
+) -> None:
+    def plan(width: float) -> dp.Plan:
+        bound = torch.tensor([width])
+        problem = dp.PlanningProblem(
+            lambda state, action: action / width,
+            lambda states, actions: (states[..., -1, 0] - 0.3).square(),
+            dp.Box(-bound, bound),
+        )
+        return kind(1, iterations=4)(problem, torch.zeros(1))
+
+    found = plan(width)
+    assert found.status == int(dp.Status.COMPLETED)
+    expected = plan(1.0).actions
+    torch.testing.assert_close(found.actions / width, expected, rtol=1e-3, atol=1e-4)
 
 
 side = st.floats(-100, 100, width=32)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -69,7 +70,8 @@ def relays(term: Term) -> Term:
     return term
 
 
-def _is_relay(cls: type, name: str) -> bool:
+def is_relay(cls: type, name: str) -> bool:
+    """Return whether the term of that name only calls terms of the same kind."""
     return getattr(inspect.getattr_static(cls, name, None), "is_relay", False)
 
 
@@ -139,8 +141,8 @@ class StageObjective(nn.Module, ABC):
                 setattr(cls, name, _checked(term))
         timed = [name for name in TERMS if takes_time(getattr(cls, name, None))]
         cls.timed_terms = frozenset(timed)
-        cls.uses_time = not all(_is_relay(cls, name) for name in timed)
-        cls.same_start = all(_is_relay(cls, name) for name in cls._start())
+        cls.uses_time = not all(is_relay(cls, name) for name in timed)
+        cls.same_start = all(is_relay(cls, name) for name in cls._start())
         cls.sums_steps = cls.forward is StageObjective.forward
         # What is known of the terms of a base is not true of other terms.
         if not vars(cls).keys().isdisjoint((*TERMS, "forward")):
@@ -312,6 +314,22 @@ def half_square(residual: Float[Tensor, "*batch R"]) -> Float[Tensor, "*batch"]:
         first, *others = residual.square().unbind(-1)
         return 0.5 * sum(others, first)
     return 0.5 * residual.square().sum(dim=-1)
+
+
+def root_of_weight(weight: Tensor, like: Tensor) -> Tensor:
+    """Return √weight, by which ½‖√w r‖² has its gradient ½ r² by a weight of zero too.
+
+    There √ has an infinite derivative, and a root of zero would multiply it by zero. A
+    weight that is learned stops short of that: the root of its zero is 1e-12.
+
+    Args:
+        weight: As it is held, for within a transform of `torch.func` what is made of it
+            does not show that it is learned. NaN where it is below zero.
+        like: A tensor of the dtype.
+    """
+    if weight.requires_grad:
+        weight = torch.where(weight == 0, weight + 1e-24, weight)
+    return weight.to(like.dtype).sqrt()
 
 
 def no_residual(state: Tensor) -> Tensor:

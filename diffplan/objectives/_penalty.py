@@ -7,18 +7,19 @@ Up to a constant this is the augmented Lagrangian of the inequalities, and since
 stay residuals, stage costs stay stage costs.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import is_
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffplan._user_functions import require_result
 from diffplan.constraints.state import StateConstraint
-from diffplan.errors import (
-    ShapeError,
-)
+from diffplan.errors import ShapeError
 from diffplan.objectives._base import ResidualObjective, StageObjective
+from diffplan.objectives.change import Whole
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.problem import Objective
 
@@ -59,6 +60,19 @@ class ConstraintPenalty(ResidualObjective):
         super().__init__()
         self.constraints = tuple(constraints)
         self.multipliers = multipliers
+
+    def changed_functions(self, change: Callable[..., Any]) -> "ConstraintPenalty":
+        """Return the term of changed constraints, or itself if they are the same.
+
+        Args:
+            change: Of one function; see `diffplan._problem_data`.
+        """
+        constraints = tuple(item.changed(change) for item in self.constraints)
+        if all(map(is_, constraints, self.constraints)):
+            return self
+        other = copy.copy(self)
+        other.constraints = constraints
+        return other
 
     def initial_residual(self, state: Tensor, action: Tensor, time: Tensor) -> Tensor:
         """Return √ρ max(0, g + λ/ρ) `[…, C]` at t = 0."""
@@ -102,20 +116,15 @@ def add_penalty(objective: Objective, penalty: ConstraintPenalty) -> Objective:
         penalty: The term.
 
     Returns:
-        A `ResidualObjective` or a `StageObjective` if `objective` is one.
+        A `ResidualObjective` or a `StageObjective` if `objective` is one whose cost is
+        the sum of its terms.
     """
-    if isinstance(objective, ResidualObjective):
+    sums = getattr(objective, "sums_steps", False)
+    if sums and isinstance(objective, ResidualObjective):
         return SumOfResiduals([objective, penalty])
-    if isinstance(objective, StageObjective):
+    if sums and isinstance(objective, StageObjective):
         return WeightedSum([objective, penalty], [1.0, 1.0])
-
-    def both(states: Tensor, actions: Tensor) -> Tensor:
-        cost = objective(states, actions)
-        lead = states.shape[:-2]
-        cost = require_result("objective:", objective, cost, lead, like=states)
-        return cost + penalty(states, actions)
-
-    return both
+    return Whole(objective, penalty)
 
 
 def _aligned(values: Tensor, like: Tensor) -> Tensor:

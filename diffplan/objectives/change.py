@@ -26,6 +26,7 @@ from diffplan.objectives._base import (
     StageObjective,
     no_end,
     no_residual,
+    root_of_weight,
 )
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.problem import Objective, PlanningProblem
@@ -70,14 +71,15 @@ class ActionChange(ResidualObjective):
 
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return √w (u_t - u_{t-1}) `[…, A]`."""
-        root = self._weight(state, action).sqrt()
+        root = root_of_weight(self.weight, action)
+        root = self._aligned(root, state, action)
         return root * (action - state[..., -action.shape[-1] :])
 
     def quadratize(self, states: Tensor, actions: Tensor) -> Forms:
         """Return Hessians and gradients along a trajectory; see `Quadratizable`."""
         before = states[..., :-1, :]
         width, size = actions.shape[-1], states.shape[-1]
-        weight = self._weight(before, actions)
+        weight = self._aligned(self.weight, before, actions)
         eye = torch.eye(width, dtype=states.dtype, device=states.device)
         # of u_t - u_{t-1} by (u, x), which ends with u_{t-1}
         jacobian = torch.cat((eye, eye.new_zeros(width, size - width), -eye), -1)
@@ -89,15 +91,15 @@ class ActionChange(ResidualObjective):
             *no_end(states),
         )
 
-    def _weight(self, state: Tensor, action: Tensor) -> Tensor:
-        """w, made to line up with the actions."""
+    def _aligned(self, weight: Tensor, state: Tensor, action: Tensor) -> Tensor:
+        """Make w, or its root, line up with the actions."""
         width = action.shape[-1]
         if state.shape[-1] <= width:
             raise ShapeError(
                 f"state: expected […, S + {width}], a state and the action before, for "
                 f"ActionChange, got {list(state.shape)}; see with_action_change"
             )
-        weight = self.weight.reshape(1) if self.weight.ndim == 0 else self.weight
+        weight = weight.reshape(1) if weight.ndim == 0 else weight
         if weight.shape[-1] not in (1, width):
             raise ShapeError(
                 f"weight: expected [], [{width}] or […, {width}] for actions of size "
@@ -177,7 +179,8 @@ class _Held(nn.Module):
 
     def call(self, state: Tensor, *others: Tensor, **time: Tensor) -> Any:
         function = getattr(self.held, self.method) if self.method else self.held
-        return function(state[..., : -self.width], *others, **time)  # type: ignore[operator]
+        seen = state[..., : state.shape[-1] - self.width]
+        return function(seen, *others, **time)  # type: ignore[operator]
 
     def forward(self, state: Tensor, *others: Tensor, **time: Tensor) -> Tensor:
         return self.call(state, *others, **time)
@@ -222,9 +225,9 @@ class _Residuals(SumOfResiduals):
     def parts(self) -> list[Part]:
         return [part._replace(hides=self.width) for part in super().parts()]
 
-    def _side_by_side(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
+    def _each(self, name: str, time: Tensor | None, *given: Tensor) -> list[Tensor]:
         state, *action = given
-        return super()._side_by_side(name, time, state[..., : -self.width], *action)
+        return super()._each(name, time, state[..., : -self.width], *action)
 
 
 class _Stages(WeightedSum):
@@ -242,20 +245,29 @@ class _Stages(WeightedSum):
         return super()._sum(name, time, state[..., : -self.width], *action)
 
 
-class _Whole(nn.Module):
-    """Any other objective, and the price of changes."""
+class Whole(nn.Module):
+    """The sum of an objective that has no terms of steps and one that has.
 
-    def __init__(self, objective: Objective, change: ActionChange, width: int) -> None:
+    Args:
+        objective: Any.
+        term: What is added.
+        width: How many numbers at the end of a state `objective` does not see.
+    """
+
+    def __init__(
+        self, objective: Objective, term: StageObjective, width: int = 0
+    ) -> None:
         super().__init__()
         self.objective = _Held(objective, width, timed=False)
-        self.change = change
+        self.term = term
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Return the cost `[…]` of trajectories."""
         cost = self.objective(states, actions)
         lead = states.shape[:-2]
         held = self.objective.held
         require_result("objective:", held, cost, lead, like=states)
-        return cost + self.change(states, actions)
+        return cost + self.term(states, actions)
 
 
 def _with_change(objective: Objective, change: ActionChange, width: int) -> Objective:
@@ -264,7 +276,7 @@ def _with_change(objective: Objective, change: ActionChange, width: int) -> Obje
         return SumOfResiduals([_Residuals(objective, width), change])
     if sums and isinstance(objective, StageObjective):
         return WeightedSum([_Stages(objective, width), change], [1.0, 1.0])
-    return _Whole(objective, change, width)
+    return Whole(objective, change, width)
 
 
 def _forgetting(constraint: StateConstraint, width: int) -> StateConstraint:

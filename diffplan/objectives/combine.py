@@ -8,8 +8,14 @@ from torch import Tensor, nn
 
 from diffplan._checks import require_number, sequence
 from diffplan.capabilities import Part
-from diffplan.errors import ArgumentError, TensorTypeError
-from diffplan.objectives._base import ResidualObjective, StageObjective, relays
+from diffplan.errors import ArgumentError, TensorTypeError, UnsupportedProblemError
+from diffplan.objectives._base import (
+    TERMS,
+    ResidualObjective,
+    StageObjective,
+    is_relay,
+    relays,
+)
 
 
 class SumOfResiduals(ResidualObjective):
@@ -21,12 +27,14 @@ class SumOfResiduals(ResidualObjective):
     Raises:
         ArgumentError: no terms are given.
         TensorTypeError: a term is no `ResidualObjective`.
+        UnsupportedProblemError: a term has a `forward` of its own.
     """
 
     def __init__(self, terms: Iterable[ResidualObjective]) -> None:
         super().__init__()
         self.terms = _checked(terms, ResidualObjective)
         _take_after(self, self.terms)
+        self._squares = all(map(_is_squares, self.terms))
 
     def parts(self) -> list[Part]:
         """Return the terms."""
@@ -51,11 +59,37 @@ class SumOfResiduals(ResidualObjective):
         """Return all initial residuals `[…, R₁ + R₂ + …]`."""
         return self._side_by_side("initial_residual", time, state, action)
 
+    @relays
+    def running_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of running costs `[…]`."""
+        if self._squares:
+            return super().running_cost(state, action, time)
+        return _sum(self._each("running_cost", time, state, action))
+
+    @relays
+    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return the sum of terminal costs `[…]`."""
+        if self._squares:
+            return super().terminal_cost(state, time)
+        return _sum(self._each("terminal_cost", time, state))
+
+    @relays
+    def initial_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of initial costs `[…]`."""
+        if self._squares:
+            return super().initial_cost(state, action, time)
+        return _sum(self._each("initial_cost", time, state, action))
+
     def _side_by_side(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
+        return torch.cat(self._each(name, time, *given), dim=-1)
+
+    def _each(self, name: str, time: Tensor | None, *given: Tensor) -> list[Tensor]:
         terms = cast(Iterable[ResidualObjective], self.terms)
-        return torch.cat(
-            [term.timed_term(name, time)(*given) for term in terms], dim=-1
-        )
+        return [term.timed_term(name, time)(*given) for term in terms]
 
 
 class WeightedSum(StageObjective):
@@ -68,6 +102,7 @@ class WeightedSum(StageObjective):
     Raises:
         ArgumentError: no terms are given, or weights of another number.
         TensorTypeError: a term is no `StageObjective`.
+        UnsupportedProblemError: a term has a `forward` of its own.
     """
 
     def __init__(
@@ -114,7 +149,11 @@ class WeightedSum(StageObjective):
             weight * term.timed_term(name, time)(*given)
             for weight, term in zip(self.weights, terms, strict=True)
         ]
-        return torch.stack(weighted).sum(dim=0)
+        return _sum(weighted)
+
+
+def _sum(costs: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(costs)).sum(dim=0)
 
 
 def _take_after(total: StageObjective, terms: nn.ModuleList) -> None:
@@ -130,7 +169,7 @@ def _take_after(total: StageObjective, terms: nn.ModuleList) -> None:
     total.same_start = total.same_start and all(part.same_start for part in parts)
 
 
-def _checked(terms: Iterable[nn.Module], kind: type[nn.Module]) -> nn.ModuleList:
+def _checked(terms: Iterable[nn.Module], kind: type[StageObjective]) -> nn.ModuleList:
     terms = sequence("terms", terms)
     if not terms:
         raise ArgumentError("terms: expected at least one objective, got none")
@@ -139,4 +178,16 @@ def _checked(terms: Iterable[nn.Module], kind: type[nn.Module]) -> nn.ModuleList
             raise TensorTypeError(
                 f"terms[{index}]: expected a {kind.__name__}, got {type(term).__name__}"
             )
+        if not term.sums_steps:
+            raise UnsupportedProblemError(
+                f"terms[{index}]: expected a {kind.__name__} whose cost is the sum of "
+                f"its terms, got {type(term).__name__}, whose `forward` is its own; "
+                "add costs of whole trajectories in a function"
+            )
     return nn.ModuleList(terms)
+
+
+def _is_squares(term: nn.Module) -> bool:
+    """Return whether costs are half the squares of residuals, not a class's own."""
+    relayed = all(is_relay(type(term), name) for name in TERMS[:3])
+    return relayed and getattr(term, "_squares", True)

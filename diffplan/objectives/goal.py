@@ -4,13 +4,19 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from diffplan._checks import require_at_least, require_finite, require_tensor
 from diffplan._problem_data import aligned
 from diffplan.errors import ShapeError
-from diffplan.objectives._base import Forms, ResidualObjective, no_end, no_residual
+from diffplan.objectives._base import (
+    Forms,
+    ResidualObjective,
+    no_end,
+    no_residual,
+    root_of_weight,
+)
 
 
 class GoalDistance(ResidualObjective):
@@ -115,9 +121,9 @@ class Tracking(ResidualObjective):
         tensor(2.5000)
     """
 
-    per_problem: ClassVar[Mapping[str, int]] = {"reference": 2, "roots": 2}
+    per_problem: ClassVar[Mapping[str, int]] = {"reference": 2, "weights": 2}
     reference: Tensor
-    roots: Tensor
+    weights: Tensor
 
     def __init__(self, reference: Tensor, weights: Tensor | None = None) -> None:
         super().__init__()
@@ -132,16 +138,19 @@ class Tracking(ResidualObjective):
             weights = reference.new_ones(steps)
         require_finite("weights", require_tensor("weights", weights))
         size = reference.shape[-1]
-        if weights.shape == (steps,):
+        if weights.shape == (steps,) and not isinstance(weights, nn.Parameter):
             weights = weights.unsqueeze(-1).expand(steps, size)
-        if weights.shape[-2:] != (steps, size):
+        if weights.shape != (steps,) and weights.shape[-2:] != (steps, size):
             raise ShapeError(
                 f"weights: expected [{steps}], [{steps}, {size}] or […, {steps}, "
                 f"{size}], got {list(weights.shape)}"
             )
         require_at_least("weights", float(weights.detach().min()), 0.0)
         self.register_buffer("reference", reference)
-        self.register_buffer("roots", weights.sqrt())
+        if isinstance(weights, nn.Parameter):
+            self.register_parameter("weights", weights)
+        else:
+            self.register_buffer("weights", weights)
         self.only_horizon = steps - 1
 
     def running_residual(  # type: ignore[override]
@@ -158,7 +167,8 @@ class Tracking(ResidualObjective):
         horizon, width = actions.shape[-2:]
         self._check_horizon(horizon)
         reference = aligned("reference", self.reference, states, own=2)
-        weights = aligned("weights", self.roots, states, own=2).square()
+        weights = self._of_each_number(self.weights)
+        weights = aligned("weights", weights, states, own=2)
         slope, before = weights * (states - reference), (width, 0)
         hessian = torch.diag_embed(pad(weights[..., :-1, :], before))
         total = hessian.shape[-1]
@@ -173,11 +183,17 @@ class Tracking(ResidualObjective):
         self, state: Tensor, time: Tensor
     ) -> Tensor:
         """Return √w_T (x_T - x*_T) `[…, 1, S]`."""
+        roots = self._of_each_number(root_of_weight(self.weights, state))
         chosen, root = (
             aligned(name, value.index_select(-2, time), state, own=2)
-            for name, value in (("reference", self.reference), ("weights", self.roots))
+            for name, value in (("reference", self.reference), ("weights", roots))
         )
         return root * (state - chosen)
+
+    def _of_each_number(self, weights: Tensor) -> Tensor:
+        if weights.ndim == 1:
+            return weights.unsqueeze(-1).expand(-1, self.reference.shape[-1])
+        return weights
 
 
 class ActionPenalty(ResidualObjective):

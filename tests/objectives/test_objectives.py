@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffplan.errors import ArgumentError, NonFiniteError, ShapeError, TensorTypeError
+import diffplan as dp
+from diffplan.errors import (
+    ArgumentError,
+    NonFiniteError,
+    ShapeError,
+    TensorTypeError,
+    UnsupportedProblemError,
+)
 from diffplan.objectives import (
     ActionPenalty,
     GoalDistance,
@@ -207,6 +214,41 @@ def test_malformed_arguments_are_refused_by_name() -> None:
             GoalDistance(GOAL, running_weight=weight)
         with pytest.raises(ArgumentError, match="terminal_weight"):
             GoalDistance(GOAL, terminal_weight=weight)
+
+
+def test_a_sum_counts_what_its_terms_count() -> None:
+    class OwnEnd(GoalDistance):
+        """Its last state costs something else than half the square of a residual."""
+
+        def terminal_cost(self, state: Tensor) -> Tensor:
+            return state.abs().sum(-1)
+
+    class Late(OwnEnd):
+        def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+            return states[..., -1, 0]
+
+    states, actions = trajectory(2)
+    running = 0.5 * ((states[:, :-1] - GOAL).square().sum((-1, -2)))
+    effort = 0.15 * actions.square().sum((-1, -2))
+    expected = running + effort + states[:, -1].abs().sum(-1)
+    total = SumOfResiduals([OwnEnd(GOAL), ActionPenalty(0.3)])
+    torch.testing.assert_close(total(states, actions), expected)
+    again = SumOfResiduals([total, ActionPenalty(0.3)])
+    torch.testing.assert_close(again(states, actions), expected + effort)
+    box = dp.Box(-torch.ones(3), torch.ones(3))
+    problem = dp.PlanningProblem(lambda x, u: x, OwnEnd(GOAL), box)
+    smooth = dp.objectives.with_action_change(problem, 0.0)
+    remembered = torch.cat(
+        [states, torch.zeros_like(states[..., :1]).expand(-1, -1, 3)], -1
+    )
+    torch.testing.assert_close(
+        smooth.trajectory_cost(remembered, actions), expected - effort
+    )
+    words = r"terms\[1\]: expected .* sum of its terms, got Late"
+    with pytest.raises(UnsupportedProblemError, match=words):
+        SumOfResiduals([total, Late(GOAL)])
+    with pytest.raises(UnsupportedProblemError, match=words):
+        WeightedSum([total, Late(GOAL)], [1.0, 1.0])
 
 
 def test_terms_may_be_given_by_an_iterator() -> None:
