@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "border": ("constraints", "segments"),
     "checked_model": (
         *("capabilities", "functional", "one_line", "segments"),
-        "user_functions",
+        *("problem_data", "user_functions"),
     ),
     "problem_data": (),
     "problem": (

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import ShapeError
 from diffplan.objectives._base import ResidualObjective, StageObjective
-from diffplan.objectives.change import Whole
+from diffplan.objectives.change import _Whole
 from diffplan.objectives.combine import SumOfResiduals, WeightedSum
 from diffplan.problem import Objective
 
@@ -124,7 +124,7 @@ def add_penalty(objective: Objective, penalty: ConstraintPenalty) -> Objective:
         return SumOfResiduals([objective, penalty])
     if sums and isinstance(objective, StageObjective):
         return WeightedSum([objective, penalty], [1.0, 1.0])
-    return Whole(objective, penalty)
+    return _Whole(objective, penalty)
 
 
 def _aligned(values: Tensor, like: Tensor) -> Tensor:

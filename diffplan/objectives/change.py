@@ -245,7 +245,7 @@ class _Stages(WeightedSum):
         return super()._sum(name, time, state[..., : -self.width], *action)
 
 
-class Whole(nn.Module):
+class _Whole(nn.Module):
     """The sum of an objective that has no terms of steps and one that has.
 
     Args:
@@ -276,7 +276,7 @@ def _with_change(objective: Objective, change: ActionChange, width: int) -> Obje
         return SumOfResiduals([_Residuals(objective, width), change])
     if sums and isinstance(objective, StageObjective):
         return WeightedSum([_Stages(objective, width), change], [1.0, 1.0])
-    return Whole(objective, change, width)
+    return _Whole(objective, change, width)
 
 
 def _forgetting(constraint: StateConstraint, width: int) -> StateConstraint:
