@@ -13,8 +13,9 @@ from diffplan.training.episode import Episode
 from diffplan.training.seeding import derive_seed
 
 Timing = Callable[[str], AbstractContextManager[None]]
-Observer = Callable[[int, np.ndarray, AgentState], None]
-"""`(first environment of the batch, observations [B, …], agent state after acting)`."""
+Observer = Callable[[int, np.ndarray, AgentState, np.ndarray], None]
+"""`(number of the batch's first episode, observations [B, …], agent state after acting,
+whether each episode still runs [B])`."""
 
 
 @runtime_checkable
@@ -83,7 +84,7 @@ def run_episodes(
                 )
                 numbers = action.cpu().numpy()
             if observer is not None:
-                observer(first, batch.observations, agent_state)
+                observer(first, batch.observations, agent_state, batch.running)
             batch.step(numbers)
         episodes += batch.episodes()
     return episodes

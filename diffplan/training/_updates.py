@@ -52,6 +52,7 @@ class Updates:
         first: int,
         observations: np.ndarray,
         agent_state: AgentState,
+        running: np.ndarray,
     ) -> None:
         self._seen += 1
         self._reach(min(self.total, self.total * self._seen // self.decisions))

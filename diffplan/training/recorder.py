@@ -36,10 +36,14 @@ class EpisodeRecorder:
 
     @torch.no_grad()
     def __call__(
-        self, first: int, observations: np.ndarray, agent_state: AgentState
+        self,
+        first: int,
+        observations: np.ndarray,
+        agent_state: AgentState,
+        running: np.ndarray,
     ) -> None:
-        """Keep one moment of the first environment of the first batch."""
-        if first != 0 or observations.ndim != _IMAGE_AXES:
+        """Keep one moment of the first episode of the first batch, until it ends."""
+        if first != 0 or not running[0] or observations.ndim != _IMAGE_AXES:
             return
         self.seen.append(np.array(observations[0]))
         if agent_state.plan is not None and knows(self.model, Decoding):

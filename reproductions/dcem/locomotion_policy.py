@@ -172,7 +172,7 @@ class PolicyTraining:
             self._seeds("episode", index, self.settings.episodes),
             agent_seed=derive_seed(self.seed, "agent", index),
             explore=True,
-            observer=lambda first, _, __: batches.setdefault(first, []).append(
+            observer=lambda first, *_: batches.setdefault(first, []).append(
                 newest.pop()
             ),
         )

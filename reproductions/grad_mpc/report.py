@@ -25,6 +25,11 @@ QUOTED = {"grad_mpc": "grad_mpc", "cem": "planet", "policy": "dreamer"}
 """Columns of Table 1 by planner."""
 OF_PRESETS = {"cpu": (1, 2, 3), "smoke": (1, 2, 3), "gpu-short": (3,), "paper": ()}
 OF_STAGES = {"planet": (4, 5), "pixels": (4, 5), "dreamer": (4, 6, 7)}
+OF_BOTH = {
+    ("cpu", "planet"): (10,),
+    ("cpu", "pixels"): (9, 10),
+    ("gpu-short", "planet"): (9,),
+}
 """Numbers of the deviations in README.md."""
 REFINED = re.compile(r"policy_grad_mpc_h(\d+)_i(\d+)_s([\d.e-]+)")
 """Contenders that `contest.refined` makes, by the first critic."""
@@ -94,7 +99,8 @@ def _online(results: Results, name: str, planners: Sequence[str]) -> Section | N
     def shown(row: online_report.Row) -> list[str]:
         task = row.task.rpartition("/")[2]
         agent, number = NAMES[row.planner], paper_number(task, row.planner)
-        numbers = OF_PRESETS[results.preset] + OF_STAGES[name]
+        both = OF_BOTH.get((results.preset, name), ())
+        numbers = OF_PRESETS[results.preset] + OF_STAGES[name] + both
         deviations = ", ".join(map(str, numbers))
         return online_report.line(row, task, agent, number, results.preset, deviations)
 

@@ -25,7 +25,7 @@ from reproductions.latco.images import EXPERIMENT
 
 MODELS = "images_models.json"
 STRIP, FILM = "images_film_strip.png", "images_plan.gif"
-DEVIATIONS = "2, 3, 4, 6, 7, 10, 11"
+DEVIATIONS = "2, 3, 4, 6, 7, 10, 11, 18"
 
 READING = """\
 Success: any of 150 steps within 5 cm of the goal. n: training seeds × starts, which are

@@ -35,7 +35,7 @@ from reproductions.latco.comparison_result import (
 from reproductions.latco.tasks import EXPERIMENT
 
 SUMMARY = "tasks.json"
-DEVIATIONS = "1, 2, 3, 4, 6, 7, 10, 16, 17"
+DEVIATIONS = "1, 2, 3, 4, 6, 7, 10, 16, 17, 18"
 SHOOTING = ("gd_many", "gd_one", "cem_coloured", "cem", "mppi")
 
 OVERVIEW = """\

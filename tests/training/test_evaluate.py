@@ -165,7 +165,10 @@ def test_episodes_of_different_length_end_by_themselves() -> None:
 def test_observer_sees_observation_and_plan_of_every_decision() -> None:
     seen: list[tuple[int, float, int]] = []
 
-    def observer(first: int, observations: np.ndarray, memory: AgentState) -> None:
+    def observer(
+        first: int, observations: np.ndarray, memory: AgentState, running: np.ndarray
+    ) -> None:
+        assert running.tolist() == [True, first == 0]
         horizon = memory.plan.horizon
         seen.append((first, float(observations[0, 0]), horizon))
 
