@@ -44,8 +44,8 @@ def rewritten(path: Path, folder: Path) -> Path:
 def test_published_results_are_computed_from_their_ledger(
     path: Path, tmp_path: Path
 ) -> None:
-    page = rewritten(path, tmp_path / "copy")
-    assert page.read_text("utf-8") == path.read_text("utf-8")
+    page, told = rewritten(path, tmp_path / "copy"), "run python -m reproductions.pages"
+    assert page.read_text("utf-8") == path.read_text("utf-8"), told
     for file in path.parent.glob("*.json"):
         after = json.loads((page.parent / file.name).read_text("utf-8"))
         assert same(json.loads(file.read_text("utf-8")), after), file.name
