@@ -112,6 +112,20 @@ def times_each(vector: Tensor, matrix: Tensor) -> Tensor:
     return (vector.unsqueeze(-2) @ matrix).squeeze(-2)
 
 
+def hold(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """Keep data in a module: a parameter if it is one, else a buffer.
+
+    Args:
+        module: Gets an attribute.
+        name: Of the attribute.
+        value: The data, or None for none.
+    """
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
+
+
 def with_one_batch_dimension(objective: ObjectiveT, batch: torch.Size) -> ObjectiveT:
     """Return a function whose data fit states with one batch dimension.
 

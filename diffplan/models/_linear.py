@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from diffplan._checks import is_traced, require_finite, require_shape
-from diffplan._problem_data import at_steps, times_each
+from diffplan._problem_data import at_steps, hold, times_each
 from diffplan.errors import ShapeError
 
 Linearization = tuple[Tensor, Tensor, Tensor]
@@ -65,10 +65,7 @@ class AnalyticDynamics(nn.Module, ABC):
         value = torch.as_tensor(value)
         if not is_traced(value):
             require_finite(name, value)
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        else:
-            self.register_buffer(name, value)
+        hold(self, name, value)
 
     def _check(self, state: Tensor, action: Tensor) -> None:
         require_shape("state", state, [self.state_dim], "must equal state_dim")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._checks import require_finite
-from diffplan._problem_data import aligned
+from diffplan._problem_data import aligned, hold
 from diffplan._segments import takes_time
 from diffplan._user_functions import require_result
 from diffplan.capabilities import Linearizable, Part
@@ -64,10 +64,7 @@ class ActionChange(ResidualObjective):
             raise ArgumentError(f"weight: expected at least 0, got {weight}")
         if value.ndim == 0:
             value = value.reshape(1)
-        if isinstance(weight, nn.Parameter):
-            self.register_parameter("weight", weight)
-        else:
-            self.register_buffer("weight", value)
+        hold(self, "weight", weight if isinstance(weight, nn.Parameter) else value)
 
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return √w (u_t - u_{t-1}) `[…, A]`."""

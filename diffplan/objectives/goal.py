@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from diffplan._checks import require_at_least, require_finite, require_tensor
-from diffplan._problem_data import aligned
+from diffplan._problem_data import aligned, hold
 from diffplan.errors import ShapeError
 from diffplan.objectives._base import (
     Forms,
@@ -27,7 +27,8 @@ class GoalDistance(ResidualObjective):
     Args:
         goal: `[S]`, or `[…, S]` to give each problem of a batch its own; the leading
             dimensions are those of the states that are planned from, candidates and
-            steps may follow. It is met in the dtype of the states.
+            steps may follow. It is met in the dtype of the states. An `nn.Parameter`
+            is learned.
         running_weight: w, at least zero; zero judges the last state only.
         terminal_weight: w_T, at least zero.
 
@@ -52,7 +53,7 @@ class GoalDistance(ResidualObjective):
         require_finite("goal", require_tensor("goal", goal))
         if goal.ndim == 0:
             raise ShapeError("goal: expected [S] or […, S], got a scalar")
-        self.register_buffer("goal", goal)
+        hold(self, "goal", goal)
         # A negative weight has no residual: its root would be a complex number.
         for name, weight in (
             ("running_weight", running_weight),
@@ -146,11 +147,8 @@ class Tracking(ResidualObjective):
                 f"{size}], got {list(weights.shape)}"
             )
         require_at_least("weights", float(weights.detach().min()), 0.0)
-        self.register_buffer("reference", reference)
-        if isinstance(weights, nn.Parameter):
-            self.register_parameter("weights", weights)
-        else:
-            self.register_buffer("weights", weights)
+        hold(self, "reference", reference)
+        hold(self, "weights", weights)
         self.only_horizon = steps - 1
 
     def running_residual(  # type: ignore[override]

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffplan._checks import require_finite
-from diffplan._problem_data import aligned, at_steps, times_each
+from diffplan._problem_data import aligned, at_steps, hold, times_each
 from diffplan._segments import step_numbers
 from diffplan.errors import ShapeError
 from diffplan.objectives._base import Forms, StageObjective
@@ -165,10 +165,7 @@ class QuadraticCost(StageObjective):
             own = self.per_problem[name]
             if not name.startswith("final") and value.ndim >= own:
                 self._note_steps(name, value.shape[-own])
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        else:
-            self.register_buffer(name, value)
+        hold(self, name, value)
 
     def _note_steps(self, name: str, steps: int) -> None:
         if steps == 1:

@@ -127,3 +127,23 @@ def test_plans_have_a_gradient_by_a_weight_of_zero(
     at, near, far = (loss(nn.Parameter(value)).detach() for value in ahead)
     expected = (4 * near - far - 3 * at) / (2 * step)
     torch.testing.assert_close(slope, expected.reshape(1), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda goal: dp.objectives.GoalDistance(goal),
+        lambda goal: dp.objectives.Tracking(goal),
+        lambda goal: dp.objectives.ActionChange(goal),
+        lambda goal: dp.objectives.QuadraticCost(
+            torch.eye(2), torch.eye(1), state_linear=goal
+        ),
+    ],
+    ids=["goal", "reference", "weight", "linear"],
+)
+def test_what_is_learned_is_among_the_parameters(
+    objective: Callable[[nn.Parameter], nn.Module],
+) -> None:
+    goal = nn.Parameter(torch.ones(3, 2))
+    assert [each is goal for each in objective(goal).parameters()] == [True]
+    assert list(objective(goal.detach()).parameters()) == []
