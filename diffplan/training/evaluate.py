@@ -42,7 +42,8 @@ class Evaluation:
         if not episodes:
             raise ArgumentError("episodes: expected at least one")
         successes = [episode.succeeded for episode in episodes]
-        known = None not in successes
+        # One that was told of none, where others were told, had none.
+        known = any(each is not None for each in successes)
         return cls(
             returns=np.array([episode.episode_return for episode in episodes]),
             lengths=np.array([episode.length for episode in episodes]),

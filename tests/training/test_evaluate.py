@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,14 @@ def test_success_counts_at_any_step_not_only_the_last() -> None:
     result = Evaluation.of([episode([0, 1, 0]), episode([0, 0, 0]), episode([0, 0, 1])])
     assert result.successes.tolist() == [True, False, True]
     assert result.metrics("test")["test/success"] == pytest.approx(2 / 3)
+
+
+def test_an_episode_that_was_told_of_none_had_no_success() -> None:
+    silent = Episode(np.zeros((3, 1)), np.zeros((2, 1)), np.ones(2))
+    told = replace(silent, success=np.array([0.0, 1.0]))
+    result = Evaluation.of([silent, told])
+    assert result.successes.tolist() == [False, True]
+    assert result.success_rate == 0.5
 
 
 def test_tasks_without_success_have_none() -> None:
