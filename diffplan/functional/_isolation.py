@@ -62,7 +62,8 @@ class StandIns(NamedTuple):
         # largest byte is at an index out of bounds (torch 2.13, 64 rows, AVX-512).
         some = rows.any(1).to(torch.int32)
         own = torch.arange(len(some), device=some.device)
-        element = torch.where(some > 0, own, some.argmax())
+        first = some.argmax() if len(some) else own  # of none there is no largest
+        element = torch.where(some > 0, own, first)
         row = rows.to(torch.int32).argmax(1).index_select(0, element)
         return cls(sound, element, row)
 
@@ -72,8 +73,8 @@ class StandIns(NamedTuple):
         Args:
             value: With the leading dimensions of `sound`.
         """
-        lead = self.sound.ndim
-        rows = value.detach().reshape(len(value), -1, *value.shape[lead:])
+        (count, *others), lead = self.sound.shape, self.sound.ndim
+        rows = value.detach().reshape(count, math.prod(others), *value.shape[lead:])
         spare = rows[self.element, self.row]
         spare = spare.reshape(-1, *(1,) * (lead - 1), *value.shape[lead:])
         return select_rows(self.sound, (value,), (spare,))[0]

@@ -114,3 +114,17 @@ def test_particles_that_fail_harm_no_other(planner: dp.Planner, common: bool) ->
         assert 0 < int(failed.sum()) < 6
     each = [found(keys[i : i + 1])[1] for i in range(6)]
     torch.testing.assert_close(slope, torch.stack(each).sum())
+
+
+@each_planner_that(lambda case: dp.Unroll in case.gradients)
+def test_an_empty_batch_is_planned_for(case: PlannerCase) -> None:
+    problem, state = case.problem(DOUBLE)
+    strategies: list[dp.GradientStrategy] = [dp.Unroll()]
+    if dp.Implicit in case.gradients:
+        strategies.append(dp.Implicit())
+    for strategy in strategies:
+        given = state[:0].detach().requires_grad_()
+        plan = case.build(3, gradient=strategy, iterations=2)(problem, given)
+        (plan.actions.sum() + plan.cost.sum()).backward()
+        assert plan.actions.shape[:2] == (0, 3)
+        assert given.grad.shape == given.shape
