@@ -1,19 +1,20 @@
 """The regulator with limited actions: one sweep of control-limited dynamic programming.
 
 About a trajectory, the linear-quadratic problem of the increments du, dx is swept from
-the last step to the first. Where an action would leave its box the law of that step is
-the solution of a small quadratic program: held actions go to their bound and do not
-answer to the state, the others do the best they can, and the cost-to-go of the steps
-before knows it::
+the last step to the first. Where an action would leave its box the law of that step
+nearly solves a small quadratic program: actions that would leave are held at their bound
+and do not answer to the state, the others are solved for once more, and the cost-to-go
+of the steps before knows it::
 
     du_t = k_t + K_t dx_t,     low ≤ k_t ≤ high.
 
 For matrices as small as these the number of operations is what counts: gain and
 feedforward are columns of one law and solved for at once.
 
-A law that is zero everywhere is optimal within the bounds. Otherwise it is the optimum
-of each step given those after it, which is not quite the one of all steps together:
-iterated, it gets there, usually in as many sweeps as it takes to find the held actions.
+A law that is zero everywhere is optimal within the bounds. With one action it is the
+optimum of each step given those after it; of several, none that is held is let go again.
+Neither is quite the optimum of all steps together: iterated, it gets there, usually in
+as many sweeps as it takes to find the held actions.
 
 Symbols: z = (du, dx); F = (B, A) dynamics, from z to dx'; V, v cost-to-go
 ½ dx'V dx + v'dx; Q the same by z, before the action is chosen; law = (K, k).
@@ -115,8 +116,8 @@ class LimitedLaw(NamedTuple):
         feedforward: k_t, `[…, T, A]`.
         gains: K_t, `[…, T, A, S]`; rows of held actions are zero.
         decrease: How much the law lowers the model's cost from the start that it is
-            made for, `[…]`; without a graph. Exact if no feedforward is at a bound,
-            else a lower bound.
+            made for, `[…]`; without a graph. Exact if no feedforward is at a bound; a
+            lower bound with one action; else an estimate, which may be too high.
         ok: Whether every damped Q_uu is positive definite in the free actions, and all
             is finite, `[…]` bool.
     """
