@@ -2,9 +2,9 @@
 
 About a trajectory, the linear-quadratic problem of the increments du, dx is swept from
 the last step to the first. Where an action would leave its box the law of that step
-nearly solves a small quadratic program: actions that would leave are held at their bound
-and do not answer to the state, the others are solved for once more, and the cost-to-go
-of the steps before knows it::
+nearly solves a small quadratic program: actions that would leave are held at their
+bound and do not answer to the state, the others are solved for once more, and the
+cost-to-go of the steps before knows it::
 
     du_t = k_t + K_t dx_t,     low ≤ k_t ≤ high.
 
@@ -12,9 +12,9 @@ For matrices as small as these the number of operations is what counts: gain and
 feedforward are columns of one law and solved for at once.
 
 A law that is zero everywhere is optimal within the bounds. With one action it is the
-optimum of each step given those after it; of several, none that is held is let go again.
-Neither is quite the optimum of all steps together: iterated, it gets there, usually in
-as many sweeps as it takes to find the held actions.
+optimum of each step given those after it; of several, none that is held is let go
+again. Neither is quite the optimum of all steps together: iterated, it gets there,
+usually in as many sweeps as it takes to find the held actions.
 
 Symbols: z = (du, dx); F = (B, A) dynamics, from z to dx'; V, v cost-to-go
 ½ dx'V dx + v'dx; Q the same by z, before the action is chosen; law = (K, k).

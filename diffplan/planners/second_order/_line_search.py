@@ -40,8 +40,8 @@ class PolicyStep(NamedTuple):
         feedforward: Increments of the actions, `[…, T, A]`.
         gains: How the actions answer to a deviation of the states, `[…, T, A, S]`;
             None for a step in open loop.
-        decrease: How much the model expects the whole step to lower the cost, at
-            least, `[…]`; without a graph.
+        decrease: How much the model expects the whole step to lower the cost,
+            `[…]`; without a graph.
         ok: Whether there is a step, `[…]` bool; where not, the others are zero.
         max_step: How far it may move an action, feedback included; None for no limit.
     """
