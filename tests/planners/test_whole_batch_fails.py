@@ -43,8 +43,9 @@ class Rooted(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::diffplan.errors.NumericsWarning")
-@pytest.mark.parametrize("root", [torch.sqrt, Root.apply], ids=["torch", "own"])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("root", "batch"), [(torch.sqrt, 1), (Root.apply, 3)], ids=["torch", "own"]
+)
 @each_planner_that(
     lambda case: (
         dp.Unroll in case.gradients
@@ -53,7 +54,7 @@ class Rooted(nn.Module):
     )
 )
 def test_the_gradient_is_zero(
-    case: PlannerCase, batch: int, root: Callable[[Tensor], Tensor]
+    case: PlannerCase, root: Callable[[Tensor], Tensor], batch: int
 ) -> None:
     model = Rooted(root)
     goal = dp.objectives.GoalDistance(torch.tensor([0.5, 0.0], dtype=torch.float64))
