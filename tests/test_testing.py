@@ -2,16 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 import diffplan as dp
+from diffplan.errors import ArgumentError
 from diffplan.models import RSSM
+from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.planners import CEM
 from diffplan.planners.base import Solution
-from diffplan.testing import check_planner, check_world_model
+from diffplan.testing import (
+    check_gradients,
+    check_planner,
+    check_world_model,
+    point_mass_problem,
+)
+from diffplan.testing._planners import check_purity
 
 
 def cem() -> CEM:
@@ -88,6 +97,54 @@ def test_hidden_state_is_caught() -> None:
         check_planner(Forgetful(3, num_samples=16, num_elites=4, iterations=2))
 
 
+class Drifting(CEM):
+    """Mixes in a little of all that it planned before."""
+
+    before: float = 0.0
+
+    def solve(self, request):  # noqa: ANN001, ANN201
+        solution = super().solve(request)
+        moved = solution.actions + 0.1 * self.before
+        self.before += 0.1
+        return replace(solution, actions=moved)
+
+
+class Evaluating(CEM):
+    """Does not hear that only actions are wanted."""
+
+    def forward(self, problem, state, *, evaluate=True, **options):  # noqa: ANN001, ANN003, ANN201
+        return super().forward(problem, state, **options)
+
+
+class Lazy(CEM):
+    """Searches less where only actions are wanted."""
+
+    def solve(self, request):  # noqa: ANN001, ANN201
+        solution = super().solve(request)
+        share = 1.0 if request.evaluate else 0.5
+        return replace(solution, actions=share * solution.actions)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Evaluating, r"plan\.states with evaluate=False: expected NaN"),
+        (Lazy, r"plan\.actions with evaluate=False: differs"),
+    ],
+)
+def test_what_goes_wrong_without_evaluation_is_caught(
+    kind: type[CEM], words: str
+) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_planner(kind(3, num_samples=16, num_elites=4, iterations=2))
+
+
+def test_state_between_calls_is_caught() -> None:
+    wrong = Drifting(3, num_samples=16, num_elites=4, iterations=2)
+    with pytest.raises(AssertionError, match="other problems planned before"):
+        check_purity(wrong, *point_mass_problem())
+
+
 def test_leaving_the_bounds_is_caught() -> None:
     class Loose(CEM):
         def forward(self, *args, **kwargs):  # noqa: ANN002, ANN003, ANN202
@@ -159,3 +216,179 @@ def test_a_batch_that_mixes_is_caught() -> None:
     wrong.__class__ = Wrong
     with pytest.raises(AssertionError, match=r"step with|step without"):
         check_world_model(wrong, OBSERVATION)
+
+
+class Linear(WorldModel):
+    """A small right model, of which the wrong ones below are made."""
+
+    state_dim, action_dim = 4, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(5, 4), torch.nn.Linear(4, 5)
+        self.dynamics, self.rewards = torch.nn.Linear(6, 4), torch.nn.Linear(4, 1)
+
+    def encode(self, observation: Tensor) -> Tensor:
+        return self.encoder(observation)
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        return self.dynamics(torch.cat([state, action], dim=-1)).tanh()
+
+    def decode(self, state: Tensor) -> Tensor:
+        return self.decoder(state)
+
+    def reward(self, state: Tensor) -> Tensor:
+        return self.rewards(state)[..., 0]
+
+    def value(self, state: Tensor) -> Tensor:
+        return state.sum(dim=-1)
+
+    def continues(self, state: Tensor) -> Tensor:
+        return state.mean(dim=-1).sigmoid()
+
+    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
+        states = [state]
+        for action in actions.unbind(dim=-2):
+            states.append(self.step(states[-1], action))
+        return torch.stack(states, dim=-2)
+
+    def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
+        seen = self.encode(batch.observations)
+        noise = torch.randn(seen.shape, generator=generator)
+        states = self.step((seen + noise)[:, :-1], batch.actions)
+        errors = (
+            states - seen[:, 1:],
+            self.reward(states) - batch.rewards,
+            self.decode(seen) - batch.observations,
+        )
+        return LossRecord(sum(error.square().mean() for error in errors), {})
+
+
+def test_a_model_with_all_readouts_passes() -> None:
+    check_world_model(Linear(), OBSERVATION)
+
+
+@pytest.mark.parametrize(
+    "name", ["encode", "observe", "reward", "value", "continues", "decode"]
+)
+def test_a_capability_that_sees_its_neighbours_is_caught(name: str) -> None:
+    def mixed(self: Linear, *arguments: Tensor) -> Tensor:
+        result = getattr(Linear, name)(self, *arguments)
+        return result - result.mean()
+
+    wrong = type("Wrong", (Linear,), {name: mixed})()
+    with pytest.raises(AssertionError, match=f"{name} without leading dimensions"):
+        check_world_model(wrong, OBSERVATION)
+
+
+def test_a_readout_that_counts_dimensions_is_caught() -> None:
+    class Wrong(Linear):
+        def reward(self, state: Tensor) -> Tensor:
+            return super().reward(state) * (state.ndim < 3)
+
+    with pytest.raises(AssertionError, match="reward with two leading dimensions"):
+        check_world_model(Wrong(), OBSERVATION)
+
+
+def test_a_rollout_that_is_not_its_steps_is_caught() -> None:
+    class Wrong(Linear):
+        def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
+            return super().rollout(state, 0.9 * actions)
+
+    with pytest.raises(AssertionError, match="rollout, against step by step"):
+        check_world_model(Wrong(), OBSERVATION)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [("encode", 0), ("observe", 0), ("step", 0), ("step", 1)]
+)
+def test_a_model_that_changes_its_arguments_is_caught(name: str, changed: int) -> None:
+    def careless(self: Linear, *arguments: Tensor) -> Tensor:
+        result = getattr(Linear, name)(self, *arguments)
+        arguments[changed].add_(1.0)
+        return result
+
+    wrong = type("Wrong", (Linear,), {name: careless})()
+    with pytest.raises(AssertionError, match=rf"{name}\(…\) changed an argument"):
+        check_world_model(wrong, OBSERVATION)
+
+
+def test_a_loss_with_noise_of_its_own_is_caught() -> None:
+    class Wrong(Linear):
+        calls = 0
+
+        def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
+            self.calls += 1
+            return super().loss(batch, torch.Generator().manual_seed(self.calls))
+
+    with pytest.raises(AssertionError, match="loss with an equal generator"):
+        check_world_model(Wrong(), OBSERVATION)
+
+
+class Pushed(torch.nn.Module):
+    """Dynamics and an objective that have a parameter each."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.strength = torch.nn.Parameter(torch.tensor(0.3, dtype=dtype))
+
+    def step(self, state: Tensor, action: Tensor) -> Tensor:
+        return state + self.strength.to(state) * action
+
+    def cost(self, states: Tensor, actions: Tensor) -> Tensor:
+        distance = (self.strength * (states - 1.0)).square().sum((-1, -2))
+        return distance + 0.1 * actions.square().sum((-1, -2))
+
+
+START = torch.zeros(2, 2, dtype=torch.float64)
+
+
+def pushed(dynamics: Callable[..., Tensor], objective: object = None) -> object:
+    goal = dp.objectives.GoalDistance(torch.ones(2).double())
+    box = dp.Box([-1.0] * 2, [1.0] * 2)
+    return dp.PlanningProblem(dynamics, objective or goal, box)
+
+
+def check(problem: object, **options: object) -> dp.testing.GradientReport:
+    planner = options.pop("planner", dp.GradMPC(2, iterations=3))
+    return check_gradients(planner, problem, START, verbose=False, **options)
+
+
+def test_parameters_behind_partials_and_methods_are_checked() -> None:
+    problem = pushed(partial(Pushed().step), Pushed().cost)
+    names = {row.name for row in check(problem).rows}
+    assert names == {"state", "dynamics.strength", "objective.strength"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"wrt": {"state": START.clone().requires_grad_()}}, "always is added"),
+        ({"wrt": {"start": START}}, "always is added"),
+        ({"wrt": {"goal": torch.ones(2).requires_grad_()}}, "goal: .* float64"),
+        ({"directions": 0}, "directions"),
+        ({"directions": -3}, "directions"),
+        ({"order": 7}, "order: expected 1 or 2"),
+        ({"planner": dp.GradMPC(2, gradient=dp.Detach())}, "actions are constants"),
+    ],
+)
+def test_gradients_that_cannot_be_checked_are_refused(
+    options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        check(pushed(Pushed().step), **options)
+
+
+def test_a_parameter_in_float32_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"dynamics\.strength: .* float64"):
+        check(pushed(Pushed(torch.float32).step))
+
+
+def test_a_plan_without_the_graph_that_is_declared_is_caught() -> None:
+    class Cut(dp.GradMPC):
+        def solve(self, request):  # noqa: ANN001, ANN202
+            solution = super().solve(request)
+            return replace(solution, actions=solution.actions.detach())
+
+    with pytest.raises(AssertionError, match="has no graph although"):
+        check(pushed(Pushed().step), planner=Cut(2, iterations=3))

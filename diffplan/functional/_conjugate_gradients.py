@@ -54,6 +54,10 @@ def conjugate_gradients(
         iterations: At most so many products.
         tolerance: Of ‖H w - rhs‖ relative to ‖rhs‖.
     """
+    # in units of the largest entry no square leaves the range
+    unit = rhs.detach().abs().amax(dim=1, keepdim=True)
+    unit = torch.where((unit > 0) & (unit < torch.inf), unit, 1.0)
+    rhs = rhs / unit
     solution = torch.zeros_like(rhs)
     residual = rhs
     conditioned = precondition(residual)
@@ -83,7 +87,7 @@ def conjugate_gradients(
         rho = torch.where(active, following, rho)
         active = active & (residual.norm(dim=1) > goal)
     converged = definite & (residual.norm(dim=1) <= goal)
-    return LinearSolution(solution, converged, definite, count)
+    return LinearSolution(unit * solution, converged, definite, count)
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

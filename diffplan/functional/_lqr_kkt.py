@@ -113,7 +113,7 @@ def factorize(matrices: Matrices) -> tuple[Factor, Tensor]:
     root, value = torch.stack(roots[::-1], 1), torch.stack(values[::-1], 1)
     gain = -_solve_upper(root.mT, torch.stack(halves[::-1], 1))
     # infinity passes every pivot test, but not unseen through gains and costs-to-go
-    finite = torch.isfinite(gain.sum((1, 2, 3)) + value.sum((1, 2, 3)))
+    finite = _finite(gain, value)
     if failures:
         finite = finite & (torch.stack(failures) == 0).all(0)
     return Factor(gain, by_state + by_action @ gain, root, value), finite
@@ -206,11 +206,17 @@ def _masked_sweep(
     matrices: Matrices, factor: Factor, factor_ok: Tensor, vectors: Vectors
 ) -> KKTPoint:
     states, actions, costates = _sweep(matrices, factor, vectors)
-    total = states.sum((1, 2)) + actions.sum((1, 2)) + costates.sum((1, 2))
-    ok = factor_ok & torch.isfinite(total)
+    ok = factor_ok & _finite(states, actions, costates)
     return KKTPoint(
         zero_unless(ok, states), zero_unless(ok, actions), zero_unless(ok, costates), ok
     )
+
+
+def _finite(*tensors: Tensor) -> Tensor:
+    """Return whether all numbers of each element are finite, `[B]`."""
+    # a sum of the numbers themselves may leave the range before any of them does
+    zeros = [(0 * tensor).flatten(1).sum(1) for tensor in tensors]
+    return torch.stack(zeros).sum(0) == 0
 
 
 def _sweep(

@@ -103,7 +103,7 @@ def project_simplex(
     empty, the answer lies in the box and its sum is as near to the total as may be.
 
     Args:
-        point: `[…, A]`.
+        point: `[…, A]`; -inf stands for farther off than any other.
         total: A scalar tensor above zero.
         low: `[A]`; below zero is the same as zero.
         high: `[A]`; inf leaves a side open.
@@ -122,7 +122,13 @@ def project_simplex(
     room = (total - low.sum(dim=-1, keepdim=True)).clamp_min(0)
     high = torch.minimum(high, low + room)
     # A shift of all changes nothing; about the largest, far points keep their digits.
-    point = point - point.detach().amax(dim=-1, keepdim=True)
+    top = point.detach().amax(dim=-1, keepdim=True)
+    point = point - top.clamp_min(torch.finfo(point.dtype).min)
+    with constants():
+        # What is at -inf gets a share only after all others have met their bound.
+        gone = point == -torch.inf
+        last = torch.where(gone, 0, point - high).amin(dim=-1, keepdim=True)
+    point = torch.where(gone, last, point)
     with constants():
         ends = torch.cat([point - low, point - high], dim=-1)
         shift = _bracket(

@@ -135,8 +135,9 @@ def _solve(
 ) -> Tensor:
     arguments = (diagonal, lower, rhs, ok, *factor)
     if not is_followed(diagonal, lower, rhs):
-        return _SolveReverse.forward(*arguments)
-    return apply(_Solve, _SolveReverse, *arguments)
+        return _SolveReverse.forward(*arguments)[0]
+    x: Tensor = apply(_Solve, _SolveReverse, *arguments)[0]
+    return x
 
 
 class _SolveReverse(torch.autograd.Function):
@@ -145,22 +146,25 @@ class _SolveReverse(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(diagonal: Tensor, lower: Tensor, *rest: Tensor) -> Tensor:
+    def forward(
+        diagonal: Tensor, lower: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
         del lower  # its numbers are in the factor; here only for its gradient
         rhs, ok, *factor = rest
         blocks = diagonal.shape[1]
         x = _substitute(tuple(factor[:blocks]), tuple(factor[blocks:]), rhs)
-        finite = torch.isfinite(x).flatten(1).all(1)
-        return zero_unless(ok & finite, x)
+        ok = ok & torch.isfinite(x).flatten(1).all(1)
+        return zero_unless(ok, x), ok
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        keep(ctx, *inputs, output)
+        ctx.mark_non_differentiable(output[1])
+        keep(ctx, *inputs, *output)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        diagonal, lower, _, ok, *factor, x = ctx.saved_tensors
-        y = _solve(diagonal, lower, cotangent, ok, tuple(factor))
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        diagonal, lower, _, _, *factor, x, ok = ctx.saved_tensors
+        y = _solve(diagonal, lower, cotangents[0], ok, tuple(factor))
         by_diagonal = by_lower = None
         if ctx.needs_input_grad[0]:
             half = -0.5 * y[..., :, None] * x[..., None, :]
@@ -177,12 +181,12 @@ class _Solve(_SolveReverse):
     """The same with forward mode: H dx = db - dH x."""
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        diagonal, lower, _, ok, *factor, x = ctx.saved_tensors
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
+        diagonal, lower, _, _, *factor, x, ok = ctx.saved_tensors
         by_diagonal, by_lower, by_rhs = or_zero(tangents[:3], ctx.saved_tensors[:3])
         symmetric = 0.5 * (by_diagonal + by_diagonal.mT)
         moved = BlockTridiagonal(symmetric, by_lower).matvec(x)
-        return _solve(diagonal, lower, by_rhs - moved, ok, tuple(factor))
+        return _solve(diagonal, lower, by_rhs - moved, ok, tuple(factor)), None
 
 
 def _factorize(

@@ -137,7 +137,8 @@ class _ProjectionReverse(torch.autograd.Function):
         by_temperature = None
         if ctx.needs_input_grad[2]:
             slope = (pull * _centred(y, x)).sum(-1, keepdim=True)
-            by_temperature = -slope / temperature.square()
+            # the square of a small temperature would vanish
+            by_temperature = -(slope / temperature) / temperature
         return pull / temperature, None, by_temperature
 
 
@@ -183,7 +184,7 @@ def _total(h: Tensor) -> Tensor:
 def _project(x: Tensor, k: int, temperature: float | Tensor) -> Tensor:
     """Solve the program row by row; see the module's formulas."""
     if k in (0, x.shape[-1]):
-        return _all_or_none(x, k)
+        return _all_or_none(x, k, temperature)
     best, order = x.topk(k, dim=-1, sorted=False)
     rest = x.scatter(-1, order, -torch.inf)
     # Scores count from the middle between the k-th and the next. There both sums have
@@ -222,10 +223,15 @@ def _solve(best: Tensor, rest: Tensor, steps: int) -> Tensor:
     return shift
 
 
-def _all_or_none(x: Tensor, k: int) -> Tensor:
+def _all_or_none(x: Tensor, k: int, temperature: float | Tensor) -> Tensor:
     everything = torch.full_like(x, 1.0 if k else 0.0)
     available = torch.where(x == -torch.inf, 0.0, everything)
-    return torch.where(x.isnan().any(-1, keepdim=True), torch.nan, available)
+    unknown = x.isnan().any(-1, keepdim=True)
+    if k:
+        unknown = unknown | x.isposinf().all(-1, keepdim=True)
+    if isinstance(temperature, Tensor):
+        unknown = unknown | temperature.isnan()
+    return torch.where(unknown, torch.nan, available)
 
 
 def _check(x: Tensor, k: int, temperature: float | Tensor) -> None:

@@ -50,7 +50,8 @@ def generalized_advantages(
     goes_on = torch.ones_like(rewards)
     if terminated is not None:
         goes_on = (~terminated).to(rewards.dtype)
-    errors = rewards + discount * goes_on * values[..., 1:] - values[..., :-1]
+    following = _weighted(discount * goes_on, values[..., 1:])
+    errors = rewards + following - values[..., :-1]
     nothing = torch.zeros_like(values[..., 0])
     return _accumulated(errors, discount * gae_lambda * goes_on, nothing)
 
@@ -88,14 +89,21 @@ def lambda_returns(
     require_share("lambda_", lambda_)
     if not rewards.shape[-1]:
         return rewards
-    one_step = rewards + (1 - lambda_) * discounts * next_values
+    one_step = rewards + _weighted((1 - lambda_) * discounts, next_values)
     return _accumulated(one_step, lambda_ * discounts, next_values[..., -1])
 
 
 def _accumulated(terms: Tensor, decays: Tensor, last: Tensor) -> Tensor:
     """Return y_t = terms_t + decays_t y_{t+1}, all `[…, T]`, with y_T = last `[…]`."""
     found: list[Tensor] = []
-    for time in range(terms.shape[-1] - 1, -1, -1):
-        last = terms[..., time] + decays[..., time] * last
+    steps = zip(terms.unbind(-1), decays.unbind(-1), strict=True)
+    for term, decay in reversed(list(steps)):
+        last = term + _weighted(decay, last)
         found.append(last)
     return torch.stack(found[::-1], dim=-1) if found else torch.zeros_like(terms)
+
+
+def _weighted(share: Tensor, value: Tensor) -> Tensor:
+    """Return share · value; a share of zero takes nothing from infinity or NaN."""
+    finite = value.nan_to_num(0.0, 0.0, 0.0)
+    return share * torch.where(share == 0, finite, value)

@@ -136,8 +136,8 @@ class Planner(CompilableCore, ABC):
             evaluate: False leaves out the rollout of the answer, T steps of the
                 dynamics one after the other, for those who want nothing but actions:
                 `plan.states` and `plan.cost` are NaN, `plan.status` does not tell
-                whether the cost is finite, and planners that sample do not compare
-                their answer with the warm start. `AugmentedLagrangian` still rolls out
+                whether the cost is finite, and the answer is not compared with what was
+                known before it (a warm start). `AugmentedLagrangian` still rolls out
                 each plan that its multipliers follow from.
             callback: Called with an `Iterate` in each iteration: what was tried, and
                 what it cost. Not where the planner is compiled or transformed.

@@ -146,6 +146,14 @@ def check_cost(planner: Planner, problem: PlanningProblem, state: Tensor) -> Non
     """`plan.cost` is the objective of `plan.states` and `plan.actions`."""
     plan = planner(problem, state)
     close("plan.cost", plan.cost, problem.objective(plan.states, plan.actions), 1e-6)
+    blind = planner(problem, state, evaluate=False)
+    if not planner.leaves_bounds:  # collocation rolls out to compare with its start
+        close("plan.actions with evaluate=False", blind.actions, plan.actions, 1e-5)
+    for name in ("states", "cost"):
+        got, expected = getattr(blind, name), getattr(plan, name)
+        same(f"plan.{name}.shape with evaluate=False", got.shape, expected.shape)
+        if not got.isnan().all():
+            fail(f"plan.{name} with evaluate=False: expected NaN, got {got.tolist()}")
 
 
 def check_states_follow_actions(
@@ -180,6 +188,7 @@ def check_randomness(planner: Planner, problem: PlanningProblem, state: Tensor) 
 def check_purity(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
     """Planning changes neither its arguments nor the planner."""
     memory, given = copy.deepcopy(planner.state_dict()), state.clone()
+    fresh = copy.deepcopy(planner)
     warm_start = planner(problem, state).detach()
     kept = copy.deepcopy(warm_start)
     planner(problem, state, warm_start=warm_start)
@@ -189,6 +198,12 @@ def check_purity(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
     for name, value in planner.state_dict().items():
         if not torch.equal(value, memory[name]):
             fail(f"the planner's {name} was changed by planning; memory is a record")
+    other, keys = state.flip(0), torch.arange(5, 5 + len(state), device=state.device)
+    same_plan(
+        "other problems planned before",
+        planner(problem, other, keys=keys),
+        fresh(problem, other, keys=keys),
+    )
 
 
 def check_warm_start(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:

@@ -7,12 +7,14 @@ whatever their size, so that the check costs a few plans and not one per paramet
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
 from diffplan.errors import ArgumentError
+from diffplan.gradients import Detach
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner
 from diffplan.problem import PlanningProblem
@@ -113,10 +115,11 @@ def check_gradients(
         wrt: Tensors by name that the plan depends on: leaves that require a gradient
             (parameters of dynamics, objective or planner, bounds). They are moved in
             place and put back. None stands for all parameters of the planner and of
-            dynamics and objective where these are modules. The state always is added.
+            dynamics and objective where these are modules. The state always is added,
+            under the name "state".
         warm_start: As for the planner.
-        order: 2 also checks the derivative of the gradient.
-        directions: Random directions per tensor.
+        order: 1, or 2 to check the derivative of the gradient as well.
+        directions: Random directions per tensor, at least 1.
         step: Of the differences, relative to nothing: 1e-6 suits numbers near one.
         tolerance: Largest `|layer - difference| / (1 + |difference|)`.
         seed: Of weighting and directions.
@@ -126,8 +129,11 @@ def check_gradients(
         The report; `str(report)` is the table.
 
     Raises:
-        AssertionError: a derivative is wrong; the table is in the message.
-        ArgumentError: the problem is not in float64, or a tensor is no leaf.
+        AssertionError: a derivative is wrong, and the table is in the message; or the
+            plan has no graph, although the planner declares a gradient.
+        ArgumentError: the problem is not in float64, a tensor is no leaf, `wrt` holds
+            the state, `order` or `directions` is out of range, or the plan is a
+            constant, as it is with `Detach()`.
 
     Example:
         >>> import torch, diffplan as dp
@@ -141,29 +147,19 @@ def check_gradients(
         >>> check_gradients(planner, problem, start, verbose=False).right
         True
     """
-    require_count("order", order)
+    if require_count("order", order) > 2:
+        raise ArgumentError(f"order: expected 1 or 2, got {order}")
+    require_count("directions", directions)
     require_positive("step", step)
-    if state.dtype != torch.float64:
-        raise ArgumentError(
-            f"state: differences need float64, got {state.dtype}: call .double() on "
-            "state, models and bounds"
-        )
-    state = state.detach().clone().requires_grad_()
-    tensors = {
-        "state": state,
-        **(_parameters(planner, problem) if wrt is None else wrt),
-    }
-    for name, tensor in tensors.items():
-        if not (tensor.is_leaf and tensor.requires_grad):
-            raise ArgumentError(
-                f"wrt[{name!r}]: expected a leaf tensor that requires a gradient, got "
-                f"requires_grad={tensor.requires_grad}, is_leaf={tensor.is_leaf}"
-            )
+    tensors = _moving(planner, problem, state, wrt)
+    state = tensors["state"]
     generator = torch.Generator().manual_seed(seed)
     weights: list[Tensor] = []
 
     def weighted() -> Tensor:
         plan = planner(problem, state, warm_start=warm_start)
+        if not plan.actions.requires_grad:
+            _refuse_constant(planner)
         if not weights:
             weights.append(_normal(plan.actions, generator))
         return (weights[0] * plan.actions).sum()
@@ -262,19 +258,50 @@ class _Comparison:
                 tensor.copy_(kept)
 
 
+def _moving(
+    planner: Planner,
+    problem: PlanningProblem,
+    state: Tensor,
+    wrt: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Return the tensors to move by name, a copy of the state among them."""
+    parameters = _parameters(planner, problem)
+    given = parameters if wrt is None else wrt
+    for name, tensor in given.items():
+        if name == "state" or tensor is state:
+            raise ArgumentError(
+                f"wrt[{name!r}]: expected no state, which always is added: leave it out"
+            )
+    for name, tensor in {"state": state, **parameters, **given}.items():
+        if tensor.dtype != torch.float64:
+            raise ArgumentError(
+                f"{name}: differences need float64, got {tensor.dtype}: call .double() "
+                "on state, models and bounds"
+            )
+    for name, tensor in given.items():
+        if not (tensor.is_leaf and tensor.requires_grad):
+            raise ArgumentError(
+                f"wrt[{name!r}]: expected a leaf tensor that requires a gradient, got "
+                f"requires_grad={tensor.requires_grad}, is_leaf={tensor.is_leaf}"
+            )
+    return {"state": state.detach().clone().requires_grad_(), **given}
+
+
 def _parameters(planner: Planner, problem: PlanningProblem) -> dict[str, Tensor]:
-    owners = {
-        "planner": planner,
-        "dynamics": getattr(problem.dynamics, "__self__", problem.dynamics),
-        "objective": problem.objective,
-    }
-    return {
-        f"{owner}.{name}": parameter
-        for owner, module in owners.items()
-        if isinstance(module, torch.nn.Module)
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
+    own = {f"planner.{name}": value for name, value in planner.named_parameters()}
+    found = {**own, **dict(problem.named_parameters())}
+    return {name: value for name, value in found.items() if value.requires_grad}
+
+
+def _refuse_constant(planner: Planner) -> NoReturn:
+    if isinstance(planner.gradient, Detach):
+        raise ArgumentError(
+            f"planner: expected a gradient to check, got gradient={planner.gradient}, "
+            "with which actions are constants"
+        )
+    raise AssertionError(
+        f"plan.actions has no graph although gradient={planner.gradient}"
+    )
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

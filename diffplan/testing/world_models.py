@@ -1,14 +1,19 @@
 """Conformance checks for world models, your own included."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from diffplan.capabilities import (
     Acting,
     Decoding,
+    Encoding,
     Ending,
     Linearizable,
     Rewarding,
+    Rolling,
     Valuing,
     knows,
     takes_action,
@@ -46,11 +51,16 @@ def check_world_model(
 
     action = drawn(3, model.action_dim)
     with torch.no_grad():
-        state = model.observe(example, action, observation)
-        same("observe(…).shape", state.shape, (3, model.state_dim))
-        _check_leading_dimensions(model, state, action, tolerance)
+        alone = _Alone((model.state_dim,), tolerance)
+        if knows(model, Encoding):
+            alone.check("encode", model.encode, observation)
+        state = alone.check("observe", model.observe, example, action, observation)
+        following = alone.check("step", model.step, state, action)
+        close("model(state, action)", model(state, action), following, tolerance)
         _check_nothing_is_broadcast(model, state, action, observation)
-        _check_readouts(model, state, action, observation)
+        _check_readouts(model, state, action, observation, tolerance)
+        if knows(model, Rolling):
+            _check_rollout(model, state, action, tolerance)
     if isinstance(model, Linearizable):
         _check_jacobians(model, state, action, tolerance)
     batch = SequenceBatch(
@@ -59,21 +69,39 @@ def check_world_model(
         rewards=drawn(3, 1),
         terminated=torch.tensor([[True], [False], [False]], device=generator.device),
     )
-    _check_loss(model, batch, generator)
+    _check_loss(model, batch, generator, tolerance)
 
 
-def _check_leading_dimensions(
-    model: WorldModel, state: Tensor, action: Tensor, tolerance: float
-) -> None:
-    following = model.step(state, action)
-    same("step(…).shape", following.shape, state.shape)
-    close("model(state, action)", model(state, action), following, tolerance)
-    wide = model.step(state[:, None], action[:, None])
-    close("step with two leading dimensions", wide[:, 0], following, tolerance)
-    single = torch.stack(
-        [model.step(one, move) for one, move in zip(state, action, strict=True)]
-    )
-    close("step without leading dimensions", single, following, tolerance)
+@dataclass(frozen=True)
+class _Alone:
+    """What a function says of a state depends on that state alone.
+
+    Neither on its neighbours nor on the number of leading dimensions; and the arguments
+    stay as they are.
+    """
+
+    trailing: tuple[int, ...]
+    tolerance: float
+
+    def check(
+        self, name: str, function: Callable[..., Tensor], *arguments: Tensor
+    ) -> Tensor:
+        given = [argument.clone() for argument in arguments]
+        whole = function(*given)
+        for before, after in zip(arguments, given, strict=True):
+            if not torch.equal(before, after):
+                fail(f"{name}(…) changed an argument in place")
+        same(f"{name}(…).shape", whole.shape, (len(arguments[0]), *self.trailing))
+        wide = function(*(argument[:, None].clone() for argument in arguments))
+        words = f"{name} with two leading dimensions"
+        close(words, wide, whole[:, None], self.tolerance)
+        singles = [
+            function(*(argument[index].clone() for argument in arguments))
+            for index in range(len(whole))
+        ]
+        words = f"{name} without leading dimensions"
+        close(words, torch.stack(singles), whole, self.tolerance)
+        return whole
 
 
 def _check_nothing_is_broadcast(
@@ -88,29 +116,41 @@ def _check_nothing_is_broadcast(
 
 
 def _check_readouts(
-    model: WorldModel, state: Tensor, action: Tensor, observation: Tensor
+    model: WorldModel,
+    state: Tensor,
+    action: Tensor,
+    observation: Tensor,
+    tolerance: float,
 ) -> None:
-    for given, move in (
-        (state[0], action[0]),
-        (state, action),
-        (state[:, None], action[:, None]),
-    ):
-        lead = given.shape[:-1]
-        if knows(model, Rewarding):
-            arguments = (given, move) if takes_action(model.reward) else (given,)
-            same("reward(…).shape", model.reward(*arguments).shape, lead)
-        if knows(model, Valuing):
-            same("value(…).shape", model.value(given).shape, lead)
-        if knows(model, Acting):
-            same("policy(…).shape", model.policy(given).shape, move.shape)
-        if knows(model, Ending):
-            share = model.continues(given)
-            same("continues(…).shape", share.shape, lead)
-            if not ((share >= 0) & (share <= 1)).all():
-                fail(f"continues(…): expected probabilities, got {share}")
-        if knows(model, Decoding):
-            shape = (*lead, *observation.shape[1:])
-            same("decode(…).shape", model.decode(given).shape, shape)
+    number = _Alone((), tolerance)
+    if knows(model, Rewarding):
+        arguments = (state, action) if takes_action(model.reward) else (state,)
+        number.check("reward", model.reward, *arguments)
+    if knows(model, Valuing):
+        number.check("value", model.value, state)
+    if knows(model, Acting):
+        width = (action.shape[-1],)
+        _Alone(width, tolerance).check("policy", model.policy, state)
+    if knows(model, Ending):
+        share = number.check("continues", model.continues, state)
+        if not ((share >= 0) & (share <= 1)).all():
+            fail(f"continues(…): expected probabilities, got {share}")
+    if knows(model, Decoding):
+        shape = tuple(observation.shape[1:])
+        _Alone(shape, tolerance).check("decode", model.decode, state)
+
+
+def _check_rollout(
+    model: Rolling, state: Tensor, action: Tensor, tolerance: float
+) -> None:
+    actions = torch.stack([action, action.roll(1, 0), -action], dim=1)
+    states = [state]
+    for step in range(actions.shape[1]):
+        following = model.step(states[-1], actions[:, step])  # type: ignore[attr-defined]
+        states.append(following)
+    shape = (len(states), state.shape[-1])
+    got = _Alone(shape, tolerance).check("rollout", model.rollout, state, actions)
+    close("rollout, against step by step", got, torch.stack(states, 1), tolerance)
 
 
 def _check_jacobians(
@@ -126,10 +166,16 @@ def _check_jacobians(
 
 
 def _check_loss(
-    model: WorldModel, batch: SequenceBatch, generator: torch.Generator
+    model: WorldModel,
+    batch: SequenceBatch,
+    generator: torch.Generator,
+    tolerance: float,
 ) -> None:
     before = torch.get_rng_state()
+    again = torch.Generator(generator.device).set_state(generator.get_state())
     record = model.loss(batch, generator)
+    repeated = model.loss(batch, again).total
+    close("loss with an equal generator", repeated, record.total, tolerance)
     if not torch.equal(before, torch.get_rng_state()):
         fail("loss changed the global random state; use the generator")
     same("loss(…).total.shape", record.total.shape, ())

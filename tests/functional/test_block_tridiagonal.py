@@ -183,3 +183,16 @@ def test_derivatives_of_the_normal_equations_step() -> None:
 
     assert gradcheck(solve, tensors)
     assert gradgradcheck(solve, tensors, fast_mode=True)
+
+
+def test_an_infinite_solution_has_no_gradient() -> None:
+    eye = 3 * torch.eye(2).expand(2, 3, 2, 2)
+    b = torch.ones(2, 3, 2)
+    b[1, 0, 0] = torch.inf
+    b.requires_grad_()
+    x = BlockTridiagonal(eye, torch.zeros(2, 2, 2, 2)).cholesky().solve(b)
+    (gradient,) = torch.autograd.grad(x.sum(), b)
+    torch.testing.assert_close(x[0], torch.full((3, 2), 1 / 3))
+    torch.testing.assert_close(gradient[0], torch.full((3, 2), 1 / 3))
+    assert not x[1].any()
+    assert not gradient[1].any()

@@ -216,3 +216,37 @@ def test_a_box_without_points_is_reported() -> None:
     found = box_qp(hessian, torch.ones(3, 2, dtype=torch.float64), low, high)
     assert found.ok.tolist() == [False, True, False]
     assert found.converged.tolist() == [False, True, False]
+
+
+def test_a_newton_step_out_of_range_ends_at_the_bounds() -> None:
+    # separable: each variable goes to the bound that its gradient pushes it to
+    one = torch.ones(2)
+    found = box_qp(1e-30 * torch.eye(2), torch.tensor([-1e30, 1.0]), -one, one)
+    assert found.solution.tolist() == [1.0, -1.0]
+    assert found.ok
+    assert found.converged
+
+
+def test_an_infinite_answer_is_reported_and_has_no_gradient() -> None:
+    hessian = (1e-30 * torch.eye(2)).requires_grad_()
+    linear = torch.tensor([-1e30, 1.0], requires_grad=True)
+    low = torch.tensor([[-torch.inf, -torch.inf], [torch.inf, -1.0]])
+    high = torch.tensor([[torch.inf, torch.inf], [torch.inf, 1.0]])
+    found = box_qp(hessian, linear, low, high)
+    assert found.ok.tolist() == [False, False]
+    assert not found.solution.isnan().any()
+    for gradient in torch.autograd.grad(found.solution.sum(), (hessian, linear)):
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_a_start_that_is_not_finite_is_zero(strange: float) -> None:
+    hessian = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    linear, high = torch.tensor([-0.5, 5.0]), torch.tensor([torch.inf, 1.0])
+    found = box_qp(
+        hessian, linear, -torch.ones(2), high, start=torch.tensor([strange, 0.0])
+    )
+    # the second is held at -1, and 2 x = 0.5 + 1
+    torch.testing.assert_close(found.solution, torch.tensor([0.75, -1.0]))
+    assert found.ok
+    assert found.converged

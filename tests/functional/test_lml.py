@@ -509,3 +509,29 @@ def test_a_temperature_that_left_its_range_shows() -> None:
     weights = lml(x, 2, temperature)
     assert weights[:3].isnan().all()
     assert weights[3].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-22, 1e-24, 1e-30])
+def test_gradient_by_a_tiny_temperature(scale: float) -> None:
+    def gradient(scale: float, dtype: torch.dtype) -> Tensor:
+        # the weights depend on x / τ only, so that the gradient goes as 1 / scale
+        x = scale * torch.tensor([3.0, 1.0, 2.0], dtype=dtype)
+        temperature = torch.tensor(scale, dtype=dtype, requires_grad=True)
+        score = (lml(x, 1, temperature) * torch.tensor([1.0, 2.0, 4.0])).sum()
+        return torch.autograd.grad(score, temperature)[0]
+
+    expected = gradient(1.0, torch.float64).item() / scale
+    assert gradient(scale, torch.float32).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_a_wrong_temperature_spoils_its_row_for_every_k(k: int) -> None:
+    temperature = torch.tensor([[1.0], [math.nan], [-1.0], [0.0]])
+    found = lml(torch.tensor([1.0, 2.0]).expand(4, 2), k, temperature)
+    assert found.isnan().all(-1).tolist() == [False, True, True, True]
+    assert found[0].sum().item() == pytest.approx(k)
+
+
+def test_infinity_everywhere_is_nan_also_if_all_are_chosen() -> None:
+    x = torch.tensor([[math.inf, math.inf], [math.inf, 1.0]])
+    assert lml(x, 2).isnan().tolist() == [[True, True], [False, False]]

@@ -287,3 +287,26 @@ def test_no_steps_are_refused() -> None:
     )
     with pytest.raises(ShapeError, match="T must be at least 1"):
         lqr(problem)
+
+
+def test_costs_near_the_end_of_the_range_are_fine() -> None:
+    # a factor for all costs changes no action
+    problem = LQRProblem(
+        state_cost=torch.eye(20).expand(5, 20, 20),
+        action_cost=torch.eye(1).expand(4, 1, 1),
+        cross_cost=torch.zeros(4, 1, 20),
+        state_linear=torch.zeros(5, 20),
+        action_linear=torch.zeros(4, 1),
+        state_jacobian=0.5 * torch.eye(20).expand(4, 20, 20),
+        action_jacobian=0.1 * torch.ones(4, 20, 1),
+        offset=torch.zeros(4, 20),
+        initial_state=torch.ones(20),
+    )
+    huge = problem._replace(
+        state_cost=5e36 * problem.state_cost, action_cost=5e36 * problem.action_cost
+    )
+    found, expected = lqr(huge), lqr(problem)
+    assert found.ok
+    assert expected.actions.any()
+    torch.testing.assert_close(found.actions, expected.actions)
+    torch.testing.assert_close(found.states, expected.states)

@@ -484,3 +484,24 @@ def test_far_points_have_the_nearest_point_of_their_direction(
         edge = (1 + 0.28**0.5) / 2
         expected = torch.tensor([1 - edge, edge, 0.0], dtype=dtype)
         torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("point", "high", "expected"),
+    [
+        ([-INF, 1.0, 0.5], [INF, INF, INF], [0.0, 0.75, 0.25]),
+        ([-INF, 1.0, 0.5], [1.0, 0.3, 0.3], [0.4, 0.3, 0.3]),
+        ([-INF, -INF, -INF], [INF, INF, INF], [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_simplex_takes_minus_infinity_as_a_limit(
+    point: list[float], high: list[float], expected: list[float]
+) -> None:
+    low, most = torch.zeros(3).double(), torch.tensor(high).double()
+    given = torch.tensor(point).double().requires_grad_()
+    found = project_simplex(given, number(1.0), low, most)
+    torch.testing.assert_close(found, torch.tensor(expected).double())
+    assert torch.autograd.grad(found[1], given)[0].isfinite().all()
+    # what it is the limit of
+    far = given.detach().clamp_min(-1e6)
+    torch.testing.assert_close(project_simplex(far, number(1.0), low, most), found)

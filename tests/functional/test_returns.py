@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import ArgumentError, ShapeError
-from diffplan.functional import generalized_advantages
+from diffplan.functional import generalized_advantages, lambda_returns
 
 
 def brute_force(
@@ -83,3 +83,28 @@ def test_wrong_arguments() -> None:
         generalized_advantages(torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(ArgumentError, match="gae_lambda: expected 0 … 1"):
         generalized_advantages(torch.zeros(3), torch.zeros(4), gae_lambda=1.5)
+
+
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_nothing_behind_an_end_reaches_the_episode_before(strange: float) -> None:
+    rewards = torch.tensor([1.0, 1.0, strange])
+    values = torch.tensor([0.0, 0.0, strange, 0.0])
+    ended = torch.tensor([False, True, False])
+    found = generalized_advantages(
+        rewards, values, discount=0.5, gae_lambda=0.5, terminated=ended
+    )
+    torch.testing.assert_close(found[:2], torch.tensor([1.25, 1.0]))
+
+
+def test_a_discount_of_zero_takes_nothing_from_infinity() -> None:
+    next_values = torch.tensor([2.0, torch.inf])
+    discounts = torch.tensor([0.5, 0.0], requires_grad=True)
+    found = lambda_returns(torch.ones(2), next_values, discounts, 0.5)
+    # 1 + 0.5 (0.5 · 2 + 0.5 · 1)
+    torch.testing.assert_close(found, torch.tensor([1.75, 1.0]))
+
+
+def test_a_discount_of_zero_keeps_its_derivative() -> None:
+    discounts = torch.zeros(1, requires_grad=True)
+    lambda_returns(torch.ones(1), torch.tensor([3.0]), discounts, 0.5).sum().backward()
+    torch.testing.assert_close(discounts.grad, torch.tensor([3.0]))

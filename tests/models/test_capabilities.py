@@ -218,6 +218,6 @@ def test_a_recorder_shows_what_was_seen_where_nothing_can_be_decoded() -> None:
     start = AgentState.start(model.initial_state((1,)), 1, seed=0)
     memory = AgentState(**{**vars(start), "plan": plan, "age": torch.ones(1).long()})
     recorder = EpisodeRecorder(model)
-    recorder(0, np.zeros((1, 3, 8, 8), np.uint8), memory)
+    recorder(0, np.zeros((1, 3, 8, 8), np.uint8), memory, np.ones(1, bool))
     assert len(recorder.seen) == 1
     assert recorder.imagined == []
