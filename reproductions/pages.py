@@ -11,17 +11,29 @@ import tempfile
 from pathlib import Path
 
 from reproductions.common import results
-from reproductions.common.experiment import papers
+from reproductions.common.experiment import Paper, papers
 from reproductions.common.page import write_page
+
+
+def made_again(paper: Paper, home: Path, folder: Path) -> Path:
+    """Make a published page again in a copy of its folder; return the page.
+
+    Args:
+        paper: Whose it is.
+        home: Where it is published, a folder with the name of the preset.
+        folder: The copy, made unless it exists.
+    """
+    if not folder.exists():
+        shutil.copytree(home, folder)
+    return write_page(paper, folder / "none", folder, home.name)
+
 
 if __name__ == "__main__":
     for paper in papers():
         for page in sorted(paper.folder.glob("results/*/README.md")):
-            home, preset = page.parent, page.parent.name
+            home = page.parent
             with tempfile.TemporaryDirectory() as scratch:
-                copy = Path(scratch) / "copy"
-                shutil.copytree(home, copy)
-                write_page(paper, Path(scratch) / "no runs", copy, preset)
+                copy = made_again(paper, home, Path(scratch) / "copy").parent
                 for picture in home.glob("*.png"):
                     shutil.copy2(picture, copy)
-                results.install(copy, home, paper.name, preset)
+                results.install(copy, home, paper.name, home.name)

@@ -142,19 +142,20 @@ def isolated(
         return outputs
     ok = finite_rows(outputs, lead)
     if not bool(ok.any()):
-        return without_gradient(outputs)
+        return tuple(map(without_gradient, outputs))
     rows = StandIns.of(ok)
     again = function(problem.standing_in(rows), *map(rows.put, inputs))
     return select_rows(ok, again, tuple(part.detach() for part in outputs))
 
 
-def without_gradient(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return values as constants that still count as differentiable.
+def without_gradient(value: Tensor) -> Tensor:
+    """Return a constant that still counts as differentiable.
 
     A loss over a batch that failed as a whole then has the gradient zero, as one over a
     batch that failed in part has, by all leaves of the graph: parameters among them.
     """
-    return tuple(_Constant.apply(value.detach(), *_leaves(value)) for value in values)
+    constant: Tensor = _Constant.apply(value.detach(), *_leaves(value))
+    return constant
 
 
 def _leaves(value: Tensor) -> list[Tensor]:

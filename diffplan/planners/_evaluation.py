@@ -154,13 +154,6 @@ def checkpointed_cost(
     return torch.stack(costs).sum(dim=0)
 
 
-def evaluation(
-    problem: PlanningProblem, state: Tensor, actions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return `problem.evaluate(state, actions)`."""
-    return problem.evaluate(state, actions)
-
-
 def checkpointed_evaluation(
     problem: PlanningProblem, state: Tensor, actions: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def evaluate_soundly(
         return result, good
     if may_look(good):
         if not bool(good.any()):
-            return tree_map(_constant, result), good
+            return tree_map(without_gradient, result), good
         if bool((good == sound).all()):
             return result, good
     return function(*_with_stand_ins(problem, inputs, good)), good
@@ -64,15 +64,10 @@ def evaluate_soundly(
 def _with_stand_ins(
     problem: Isolable, inputs: tuple[Tensor, ...], sound: Tensor
 ) -> tuple[Any, ...]:
-    if needs_no_stand_ins(sound):
+    if not len(sound) or (may_look(sound) and bool(sound.all())):
         return problem, *inputs
     rows = StandIns.of(sound)
     return problem.standing_in(rows), *map(rows.put, inputs)
-
-
-def needs_no_stand_ins(sound: Tensor) -> bool:
-    """Return whether it is known that all elements are sound, of `[B]` bool."""
-    return not len(sound) or (may_look(sound) and bool(sound.all()))
 
 
 def where_sound(sound: Tensor, value: Tensor, other: Tensor | float) -> Tensor:
@@ -85,10 +80,6 @@ def with_value(value: Tensor, of: Tensor) -> Tensor:
     if not is_followed(of):
         return value
     return apply(_ValuedBothModes, _Valued, value, of)
-
-
-def _constant(value: Tensor) -> Tensor:
-    return without_gradient((value,))[0]
 
 
 class _Valued(torch.autograd.Function):

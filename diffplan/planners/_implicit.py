@@ -78,7 +78,7 @@ def differentiate_actions(
     else:
         actions, depends = differentiable(smooth, minimum).view(shape), ()
     if not bool(finite.any()):
-        (actions,), depends = without_gradient((actions,)), ()
+        actions, depends = without_gradient(actions), ()
     constant = polished.view(shape)
     actions = Guard.apply(actions, constant, state, strategy, sound, *depends)
     return judged(solution, actions, sound, minimum.stationarity)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffplan.functional._isolation import isolated
 from diffplan.plan import Plan, Status
-from diffplan.planners._evaluation import checkpointed_evaluation, evaluation
+from diffplan.planners._evaluation import checkpointed_evaluation
 from diffplan.planners._progress import unless_worse
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
@@ -65,7 +65,7 @@ def answer(
         states = state.new_full(shape, torch.nan)
         cost = state.new_full(shape[:1], torch.nan)
     else:
-        follow = checkpointed_evaluation if checkpoint else evaluation
+        follow = checkpointed_evaluation if checkpoint else type(problem).evaluate
         if solution.known is None:
             states, cost = isolated(follow, problem, state, actions, lead=1)
         else:

@@ -13,7 +13,7 @@ from diffplan.errors import FileError
 from reproductions import numbers
 from reproductions.common import ledger
 from reproductions.common.experiment import papers
-from reproductions.common.page import write_page
+from reproductions.pages import made_again
 
 RESULTS = sorted((numbers.ROOT / "reproductions").glob("*/results/*/README.md"))
 
@@ -34,10 +34,8 @@ def test_a_page_quotes_the_ledgers_and_states_nothing_else(path: Path) -> None:
 def rewritten(path: Path, folder: Path) -> Path:
     """Make a page of published results again, in a copy of its folder."""
     pytest.importorskip("matplotlib")
-    if not folder.exists():
-        shutil.copytree(path.parent, folder)
     (paper,) = [each for each in papers() if each.name == path.parents[2].name]
-    return write_page(paper, folder / "none", folder, path.parent.name)
+    return made_again(paper, path.parent, folder)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=title)

@@ -30,7 +30,6 @@ from diffplan.functional._isolation import finite_rows, isolated
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.gradients import Implicit
 from diffplan.plan import Status
-from diffplan.planners._evaluation import evaluation
 from diffplan.planners._failures import where_sound
 from diffplan.planners._implicit import differentiate_actions
 from diffplan.planners._solution import Solution
@@ -325,7 +324,7 @@ def differentiate_optimum(
     exact = torch.where(limit != shifted, limit, solution.actions)
     solution = replace(solution, actions=exact.detach())
     found = differentiate_actions(problem, state, solution, strategy)
-    states, _ = isolated(evaluation, problem, state, found.actions, lead=1)
+    states, _ = isolated(type(problem).evaluate, problem, state, found.actions, lead=1)
     planned = {"planned_states": states[:, 1:], "raw_actions": found.actions}
     return replace(
         found,

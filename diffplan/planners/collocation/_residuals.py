@@ -25,11 +25,7 @@ from torch.nn.functional import pad
 from diffplan.functional._isolation import StandIns
 from diffplan.functional.linearize import batched_jacobian
 from diffplan.objectives._base import ResidualObjective, half_square
-from diffplan.planners._failures import (
-    evaluate_soundly,
-    needs_no_stand_ins,
-    with_value,
-)
+from diffplan.planners._failures import evaluate_soundly, with_value
 from diffplan.planners.collocation._units import ActionUnits
 from diffplan.problem import PlanningProblem
 from diffplan.solvers._least_squares import Trajectory
@@ -233,9 +229,7 @@ class TrajectoryProblem:
             linked: Whether what flows back to a stand-in reaches the element's state.
         """
         rows = StandIns.of(sound)
-        changed = copy.copy(
-            self if needs_no_stand_ins(sound) else self.standing_in(rows)
-        )
+        changed = copy.copy(self.standing_in(rows))
         changed.state = rows.put(self.state)
         changed.draws = tuple(map(rows.put, self.draws))
         if linked:

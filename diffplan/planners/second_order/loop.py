@@ -196,7 +196,7 @@ class SecondOrderShooting(Planner):
             if bool(ok.all()):
                 return solution, cost
             if not bool(ok.any()):
-                (constant,) = without_gradient((solution.actions,))
+                constant = without_gradient(solution.actions)
                 return replace(solution, actions=constant), cost
             failed, request = (solution, cost), replace(request, watch=None)
         else:
