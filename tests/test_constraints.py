@@ -709,6 +709,31 @@ def test_a_constraint_of_ones_own_that_returns_another_shape_is_refused(
         )
 
 
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 0.5), (-math.inf, 0.5), (0, 0.3)])
+def test_one_pair_of_bounds_for_all_dimensions_clamps_as_any(
+    low: float, high: float
+) -> None:
+    """Against numpy and central differences; a learned bound has the same values."""
+    box = dp.Box([low, low], [high, high])
+    actions = torch.tensor(
+        [[-3.0, 0.2], [0.5, 9.0], [math.inf, 0.1]], dtype=torch.float64
+    )
+    expected = np.clip(actions.numpy(), low, high)
+    assert np.array_equal(box.project(actions).numpy(), expected)
+    learned = torch.tensor([low, low], dtype=torch.float64, requires_grad=True)
+    projected = dp.Box(learned, [high, high]).project(actions)
+    assert np.array_equal(projected.detach().numpy(), expected)
+    (by_bound,) = torch.autograd.grad(projected[0, 0], learned)
+    assert by_bound.tolist() == [float(low > -3.0), 0.0]
+    moved = torch.zeros(2, dtype=torch.float64)
+    _, tangent = torch.func.jvp(
+        lambda shift: dp.Box(learned.detach() + shift, [high, high]).project(actions),
+        (moved,),
+        (torch.ones_like(moved),),
+    )
+    assert tangent[0].tolist() == [float(low > -3.0), float(low > 0.2)]
+
+
 def test_projections_keep_leading_dimensions() -> None:
     problem = dp.PlanningProblem(
         lambda state, action: state + action,

@@ -9,6 +9,8 @@ from torch import Tensor
 from diffplan._checks import is_traced
 from diffplan._problem_data import aligned
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
+from diffplan.functional._derivatives import is_followed
+from diffplan.functional._isolation import may_look
 
 
 @runtime_checkable
@@ -232,7 +234,14 @@ class Box:
         if step is not None and self.low.ndim > 1:
             return self.at(step).project(actions.unsqueeze(-2)).squeeze(-2)
         box = self.aligned(actions)
-        return actions.clamp(box.low, box.high)
+        low, high = box.low, box.high
+        # Between tensors `clamp` takes actions one by one on a CPU, between numbers
+        # eight at once: four times as fast. A bound that is learned stays a tensor.
+        if low.ndim == 1 and may_look(low) and not is_followed(low, high):
+            lows, highs = low.tolist(), high.tolist()
+            if len(set(lows)) == len(set(highs)) == 1:
+                return actions.clamp(lows[0], highs[0])
+        return actions.clamp(low, high)
 
     def contains(self, actions: Tensor) -> Tensor:
         """Return where actions `[…, A]` are allowed, exactly; booleans `[…]`."""

@@ -30,13 +30,15 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffplan._checks import is_traced
+
+CountT = TypeVar("CountT", Tensor, int, Tensor | int)
 
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 """γ of SplitMix64, the golden ratio as an odd number, in two's complement."""
@@ -136,15 +138,17 @@ def fold(
         >>> fold(torch.zeros((), dtype=torch.int64), torch.arange(3)).shape
         torch.Size([3])
     """
-    if not isinstance(data, Tensor):  # filled on the device: a copy would be waited for
-        data = torch.full_like(keys, wrapped(data))
     if torch.compiler.is_compiling():
+        if not isinstance(data, Tensor):  # filled on the device: no copy to wait for
+            data = torch.full_like(keys, wrapped(data))
         return _fold_as_one(keys, data)
     return _folded(keys, data)
 
 
-def _folded(keys: Tensor, data: Tensor) -> Tensor:
-    return _mix(keys + _mix(_times(data, _FOLD_GAMMA)))
+def _folded(keys: Tensor, data: Tensor | int) -> Tensor:
+    number = _times(data, _FOLD_GAMMA)
+    mixed = _mix(number) if isinstance(number, Tensor) else _mixed(number)
+    return _mix(keys + mixed)
 
 
 def wrapped(number: int) -> int:
@@ -299,7 +303,7 @@ def _bits(rows: Tensor, first: int, count: int) -> Tensor:
     return _mix(rows + _times(counter, _GAMMA))
 
 
-def _times(counter: Tensor, gamma: int) -> Tensor:
+def _times(counter: CountT, gamma: int) -> CountT:
     """Return (counter + 1) · γ modulo 2^64.
 
     Written with the complement, -counter - 1: torch's Inductor takes whatever is linear
@@ -313,6 +317,14 @@ def _mix(value: Tensor) -> Tensor:
     for shift, factor in _MIXERS:
         value = _shifted(value, shift).bitwise_xor_(value).mul_(factor)
     return _shifted(value, 31).bitwise_xor_(value)
+
+
+def _mixed(number: int) -> int:
+    """Return what `_mix` makes of one number, which costs no operations on tensors."""
+    number %= 2**64
+    for shift, factor in _MIXERS:
+        number = (number ^ number >> shift) * factor % 2**64
+    return wrapped(number ^ number >> 31)
 
 
 def _shifted(value: Tensor, shift: int) -> Tensor:

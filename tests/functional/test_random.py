@@ -128,6 +128,13 @@ def test_the_finaliser_is_that_of_splitmix64() -> None:
     assert as_unsigned(found)[0].tolist() == expected
 
 
+@pytest.mark.parametrize("number", [0, 1, 12345, 2**63 - 1, 2**63, -1, 10**30])
+def test_a_number_is_folded_in_as_a_tensor_is(number: int) -> None:
+    keys = keys_of(4)
+    data = torch.full_like(keys, wrapped(number))
+    assert torch.equal(fold(keys, number), fold(keys, data))
+
+
 def test_the_table_holds_half_the_normal_quantiles_of_variance_one() -> None:
     table = random._table(torch.device("cpu")).double().numpy()
     assert (table * 2**21 == np.round(table * 2**21)).all()  # so that sums are exact

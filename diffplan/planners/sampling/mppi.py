@@ -19,8 +19,12 @@ from diffplan.gradients import (
 from diffplan.planners._numbers import set_number
 from diffplan.planners.sampling.loop import SamplingPlanner
 
-_FAR = 1e3
-"""Costs twice as many temperatures above the least weigh nothing: e^-2000 is 0."""
+_FAR = 40.0
+"""Costs twice as many temperatures above the least weigh nothing.
+
+e^-80 is far below the rounding of any sum of weights. Smaller ones soon are subnormal
+numbers of float32, with which a CPU calculates several times slower.
+"""
 
 
 class MPPI(SamplingPlanner):
