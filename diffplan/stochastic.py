@@ -170,11 +170,10 @@ class StochasticProblem(PlanningProblem):
                 "constraints: StochasticProblem takes constraints on actions only; a "
                 "constraint on random states would hold for no plan for certain"
             )
-        if not callable(risk) or isinstance(risk, type):
-            given = "the class " if isinstance(risk, type) else ""
+        if isinstance(risk, type):
             raise TensorTypeError(
                 "risk: expected a function of costs, such as Mean() or CVaR(0.1), got "
-                f"{given}{describe(risk)}"
+                f"the class {describe(risk)}"
             )
         self.model = model
         self.num_particles = require_count("num_particles", num_particles)

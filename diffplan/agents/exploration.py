@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_share
+from diffplan._checks import require_at_least, require_share
 from diffplan.agents._base import AgentState
 from diffplan.constraints._box import require_bounded
-from diffplan.errors import ArgumentError
 from diffplan.functional._random import standard_normal, stream_keys, uniform
 from diffplan.problem import Box
 
@@ -41,8 +40,7 @@ class GaussianNoise:
     std: float = 0.3
 
     def __post_init__(self) -> None:
-        if not self.std >= 0:
-            raise ArgumentError(f"std: expected at least 0, got {self.std}")
+        require_at_least("std", self.std, 0)
 
     def __call__(
         self, action: Tensor, action_space: Box, keys: Tensor | torch.Generator

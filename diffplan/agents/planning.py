@@ -95,11 +95,6 @@ class PlanningAgent(Filtering, nn.Module):
                 f"replan_every: expected 1 … {planner.horizon} (planner.horizon), got "
                 f"{replan_every}"
             )
-        if not hasattr(model, "step"):
-            raise TensorTypeError(
-                "model: expected step(state, action), the dynamics of plans; "
-                f"{type(model).__name__} has none"
-            )
         super().__init__()
         action_space = require_vector(
             "action_space", as_box("action_space", action_space)

@@ -11,9 +11,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_positive
+from diffplan._checks import require_at_least, require_positive
 from diffplan._kinds import OrInfinite
-from diffplan.errors import ArgumentError
 from diffplan.models._linear import AnalyticDynamics, Linearization
 
 _Pair = tuple[Tensor, Tensor]
@@ -47,8 +46,7 @@ class PointMass(AnalyticDynamics):
         damping: Tensor | float = 0.0,
     ) -> None:
         super().__init__()
-        if dimensions < 1:
-            raise ArgumentError(f"dimensions: expected at least 1, got {dimensions}")
+        require_at_least("dimensions", dimensions, 1)
         self.time_step = require_positive("time_step", time_step)
         self.action_dim, self.state_dim = dimensions, 2 * dimensions
         self._hold("mass", mass)

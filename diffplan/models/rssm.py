@@ -6,7 +6,7 @@ deterministic memory (the *belief*), a transition, a decoder and a reward.
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -93,12 +93,12 @@ class RSSM(WorldModel):
         image_depth: int = 32,
         image_bits: int = 8,
         free_nats: float = 3.0,
-        free_nats_on: str = "mean",
+        free_nats_on: Literal["mean", "step"] = "mean",
         kl_scale: float = 1.0,
         observation_scale: float = 1.0,
         reward_scale: float = 1.0,
         min_std: float = 0.1,
-        initialization: str = "glorot",
+        initialization: Literal["glorot", "torch"] = "glorot",
     ) -> None:
         # Before anything else is named here: all arguments, to be saved with weights.
         config = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffplan._checks import require_count
+from diffplan._checks import require_at_least, require_count
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, FileError, ShapeError
 from diffplan.models.base import SequenceBatch
@@ -49,8 +49,8 @@ class ReplayBuffer:
         capacity: int | None = None,
         absorbing_steps: int = 0,
     ) -> None:
-        if capacity is not None and capacity < 1:
-            raise ArgumentError(f"capacity: expected at least 1, got {capacity}")
+        if capacity is not None:
+            require_at_least("capacity", capacity, 1)
         self.directory = None if directory is None else Path(directory)
         self.capacity = capacity
         self.absorbing_steps = require_count("absorbing_steps", absorbing_steps, 0)

@@ -24,9 +24,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_count, require_positive
+from diffplan._checks import require_at_least, require_count, require_positive
 from diffplan._kinds import OrInfinite
-from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
+from diffplan.errors import ShapeError
 from diffplan.functional._isolation import isolated
 from diffplan.gradients import (
     CONSTANT,
@@ -119,10 +119,6 @@ class AugmentedLagrangian(Planner):
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(planner, Planner):
-            raise TensorTypeError(
-                f"planner: expected a Planner, got {type(planner).__name__}"
-            )
         self.planner = planner
         self.horizon = planner.horizon
         self.needs_derivatives = planner.needs_derivatives
@@ -132,9 +128,7 @@ class AugmentedLagrangian(Planner):
         self.plans_under_noise = planner.plans_under_noise  # type: ignore[misc]
         self.outer_iterations = require_count("outer_iterations", outer_iterations)
         self.penalty = require_positive("penalty", penalty)
-        if not growth >= 1:
-            raise ArgumentError(f"growth: expected at least 1, got {growth}")
-        self.growth = growth
+        self.growth = require_at_least("growth", growth, 1)
         self.tolerance = require_positive("tolerance", tolerance)
         self.max_penalty = require_positive("max_penalty", max_penalty)
         # As much as the wrapped planner promises for its own strategy.

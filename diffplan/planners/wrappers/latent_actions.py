@@ -17,7 +17,7 @@ from torch import Tensor
 from diffplan._checks import require_count, require_shape
 from diffplan._user_functions import call, require_result
 from diffplan.constraints._box import require_vector
-from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.errors import ArgumentError
 from diffplan.functional._isolation import StandIns
 from diffplan.gradients import (
     CONSTANT,
@@ -111,18 +111,10 @@ class LatentActions(Planner):
         gradient: GradientStrategy | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(planner, Planner):
-            raise TensorTypeError(
-                f"planner: expected a Planner, got {type(planner).__name__}"
-            )
         if planner.horizon != 1:
             raise ArgumentError(
                 "planner: expected horizon 1 (its one action is the latent point), "
                 f"got {type(planner).__name__} with horizon {planner.horizon}"
-            )
-        if not callable(decoder):
-            raise TensorTypeError(
-                f"decoder: expected a callable, got {type(decoder).__name__}"
             )
         if not isinstance(latent_space, Box):
             size = require_count("latent_space", latent_space)
