@@ -9,6 +9,7 @@ it supports, to which order and with respect to what; any other is refused when 
 planner is built, not when `backward` runs.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +22,8 @@ from diffplan.functional._derivatives import constants
 __all__ = [
     "AT_A_SOLUTION",
     "CONSTANT",
+    "UNROLLED",
+    "UNROLLED_OR_SOLVED",
     "Derivatives",
     "Detach",
     "GradientStrategy",
@@ -165,6 +168,17 @@ class Detach(GradientStrategy):
     on actions) it is zero, though an active bound has a price, its multiplier: use
     another strategy to learn bounds.
     """
+
+
+_ITERATED = {Unroll: Derivatives(order=2), Truncated: Derivatives(order=2)}
+
+UNROLLED: Mapping[type[GradientStrategy], Derivatives]
+UNROLLED = {**_ITERATED, Detach: CONSTANT}
+"""Of a planner all of whose iterations can be differentiated."""
+
+UNROLLED_OR_SOLVED: Mapping[type[GradientStrategy], Derivatives]
+UNROLLED_OR_SOLVED = {**_ITERATED, Implicit: AT_A_SOLUTION, Detach: CONSTANT}
+"""Of one whose solution can be differentiated, too."""
 
 
 def tracked(

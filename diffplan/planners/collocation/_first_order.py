@@ -21,15 +21,7 @@ from torch import Tensor
 from diffplan._checks import require_count, require_positive
 from diffplan.functional._first_order import RULES, start_moments
 from diffplan.functional._isolation import finite_rows
-from diffplan.gradients import (
-    CONSTANT,
-    Derivatives,
-    Detach,
-    GradientStrategy,
-    Truncated,
-    Unroll,
-    tracked,
-)
+from diffplan.gradients import UNROLLED, GradientStrategy, tracked
 from diffplan.plan import Plan, Status
 from diffplan.planners._compiling import known_before, start_plan
 from diffplan.planners._failures import evaluate_soundly, where_sound
@@ -111,11 +103,7 @@ class FirstOrderCollocation(Planner):
     It owns the loop above.
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED
     learnable_numbers: ClassVar = ("step_size",)
     needs_derivatives = True
     leaves_bounds = True

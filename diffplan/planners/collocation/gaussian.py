@@ -14,7 +14,7 @@ from torch import Tensor
 from diffplan._checks import require_count
 from diffplan.capabilities import Predictable
 from diffplan.errors import ArgumentError
-from diffplan.gradients import CONSTANT, Derivatives, Detach, Truncated, Unroll
+from diffplan.gradients import UNROLLED
 from diffplan.planners._progress import unless_worse
 from diffplan.planners.base import Solution
 from diffplan.planners.collocation._moments import (
@@ -92,11 +92,7 @@ class GaussianLatCo(LatCo):
         torch.Size([3, 1])
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED
 
     def __init__(
         self,

@@ -23,16 +23,7 @@ from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
 from diffplan.errors import ArgumentError
-from diffplan.gradients import (
-    AT_A_SOLUTION,
-    CONSTANT,
-    Derivatives,
-    Detach,
-    GradientStrategy,
-    Implicit,
-    Truncated,
-    Unroll,
-)
+from diffplan.gradients import UNROLLED_OR_SOLVED, GradientStrategy, Implicit, Unroll
 from diffplan.objectives._base import ResidualObjective
 from diffplan.plan import Plan
 from diffplan.planners._compiling import known_before, start_plan
@@ -148,12 +139,7 @@ class LatCo(Planner):
         torch.Size([3, 1])
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Implicit: AT_A_SOLUTION,
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED_OR_SOLVED
     learnable_numbers: ClassVar = ("damping",)
     needs_derivatives = True
     leaves_bounds = True

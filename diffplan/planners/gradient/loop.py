@@ -23,14 +23,7 @@ from diffplan._checks import require_count
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._first_order import FirstOrderRule, clip_norm, start_moments
 from diffplan.functional._isolation import finite_rows, isolated, known_finite
-from diffplan.gradients import (
-    CONSTANT,
-    Derivatives,
-    Detach,
-    Truncated,
-    Unroll,
-    tracked,
-)
+from diffplan.gradients import UNROLLED, tracked
 from diffplan.plan import Plan
 from diffplan.planners._compiling import any_afresh, start_plan, starts_afresh
 from diffplan.planners._evaluation import (
@@ -64,11 +57,7 @@ class GradientPlanner(Planner):
         keep_best: Whether the answer is the best iterate instead of the last one.
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED
     learnable_numbers: ClassVar[tuple[str, ...]] = ("step_size",)
     plans_under_noise: ClassVar[bool] = True
     needs_derivatives = True

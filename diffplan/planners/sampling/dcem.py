@@ -9,14 +9,7 @@ from diffplan._kinds import OrInfinite
 from diffplan.functional._safe_math import safe_norm
 from diffplan.functional.lml import lml
 from diffplan.functional.top_k import hard_top_k
-from diffplan.gradients import (
-    CONSTANT,
-    Derivatives,
-    Detach,
-    GradientStrategy,
-    Truncated,
-    Unroll,
-)
+from diffplan.gradients import UNROLLED, GradientStrategy
 from diffplan.planners._numbers import set_number
 from diffplan.planners.sampling.loop import SamplingPlanner
 
@@ -95,11 +88,7 @@ class DCEM(SamplingPlanner):
         True
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED
     learnable_numbers: ClassVar = ("temperature", "initial_std")
     temperature: float | Tensor
 

@@ -8,14 +8,7 @@ from torch import Tensor
 from diffplan._kinds import OrInfinite
 from diffplan.functional._gaussian import weighted_std
 from diffplan.functional.top_k import hard_top_k
-from diffplan.gradients import (
-    CONSTANT,
-    Derivatives,
-    Detach,
-    GradientStrategy,
-    Truncated,
-    Unroll,
-)
+from diffplan.gradients import UNROLLED, GradientStrategy
 from diffplan.planners._numbers import set_number
 from diffplan.planners.sampling.loop import SamplingPlanner
 
@@ -79,11 +72,7 @@ class MPPI(SamplingPlanner):
         True
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED
     learnable_numbers: ClassVar = ("temperature", "initial_std")
     temperature: float | Tensor
 

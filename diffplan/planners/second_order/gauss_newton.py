@@ -14,16 +14,7 @@ from torch import Tensor
 
 from diffplan._checks import require_count
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw, limited_rollout
-from diffplan.gradients import (
-    AT_A_SOLUTION,
-    CONSTANT,
-    Derivatives,
-    Detach,
-    GradientStrategy,
-    Implicit,
-    Truncated,
-    Unroll,
-)
+from diffplan.gradients import UNROLLED_OR_SOLVED, GradientStrategy
 from diffplan.objectives._base import ResidualObjective
 from diffplan.plan import Plan
 from diffplan.planners._arguments import Form, Init
@@ -95,12 +86,7 @@ class ShootingGN(SecondOrderShooting):
         tensor([0.2000, 0.2000, 0.2000])
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Implicit: AT_A_SOLUTION,
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED_OR_SOLVED
     learnable_numbers: ClassVar = ("damping",)
     candidate_dimensions: ClassVar[int] = 2  # starts, and fractions of a step
     damping: AdaptiveDamping | Tensor | float

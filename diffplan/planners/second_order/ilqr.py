@@ -10,16 +10,7 @@ from typing import ClassVar
 
 from diffplan.errors import ArgumentError
 from diffplan.functional.box_lqr import IncrementalLQR, LimitedLaw
-from diffplan.gradients import (
-    AT_A_SOLUTION,
-    CONSTANT,
-    Derivatives,
-    Detach,
-    GradientStrategy,
-    Implicit,
-    Truncated,
-    Unroll,
-)
+from diffplan.gradients import UNROLLED_OR_SOLVED, GradientStrategy
 from diffplan.objectives._base import ResidualObjective, StageObjective
 from diffplan.plan import Plan
 from diffplan.planners._arguments import Form
@@ -116,12 +107,7 @@ class ILQR(SecondOrderShooting):
         tensor([0.2000, 0.2000, 0.2000])
     """
 
-    supported_gradients: ClassVar = {
-        Unroll: Derivatives(order=2),
-        Truncated: Derivatives(order=2),
-        Implicit: AT_A_SOLUTION,
-        Detach: CONSTANT,
-    }
+    supported_gradients: ClassVar = UNROLLED_OR_SOLVED
 
     def __init__(
         self,
