@@ -342,13 +342,13 @@ def _system_gradients(
         for states in (x, lx)
     )
     makers: tuple[Callable[[], Tensor], ...] = (
-        lambda: _symmetric_outer(nu, lx[:, :-1], mu, x[:, :-1]),
-        lambda: _symmetric_outer(nu, lu, mu, u),
+        lambda: two_outer(nu, lx[:, :-1], mu, x[:, :-1]),
+        lambda: two_outer(nu, lu, mu, u),
         # divided twice, since w * w overflows float32 long before w does
         lambda: -((nu / weight) * (mu / weight)).sum(-1),
-        lambda: -_symmetric_outer(stage, lx[:, :-1], stage_adjoint, x[:, :-1]),
-        lambda: -_symmetric_outer(stage, lu, stage_adjoint, u),
-        lambda: -_symmetric_outer(end, lx[:, -1], end_adjoint, x[:, -1]),
+        lambda: -two_outer(stage, lx[:, :-1], stage_adjoint, x[:, :-1]),
+        lambda: -two_outer(stage, lu, stage_adjoint, u),
+        lambda: -two_outer(end, lx[:, -1], end_adjoint, x[:, -1]),
         lambda: -u * lu,
         lambda: -(x * lx).sum((-1, -2)) - (u * lu).sum((-1, -2)),
     )
@@ -384,7 +384,7 @@ def flatten_batch(tensor: Tensor, lead: int) -> Tensor:
     return tensor.reshape(math.prod(tensor.shape[:lead]), *tensor.shape[lead:])
 
 
-def _symmetric_outer(left: Tensor, right: Tensor, other: Tensor, to: Tensor) -> Tensor:
+def two_outer(left: Tensor, right: Tensor, other: Tensor, to: Tensor) -> Tensor:
     """`left right' + other to'`, in one pass over the result."""
     return torch.stack((left, other), -1) @ torch.stack((right, to), -2)
 

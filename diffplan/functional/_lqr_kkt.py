@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan.functional._chain import times, zero_unless
+from diffplan.functional._chain import times, two_outer, zero_unless
 from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
 from diffplan.functional._safe_math import cholesky_solve
 
@@ -323,11 +323,11 @@ def _matrix_gradients(
     lx, lu, mu = adjoint.states, adjoint.actions, adjoint.costates[:, 1:]
     before, lbefore = x[:, :-1], lx[:, :-1]
     makers: tuple[Callable[[], Tensor], ...] = (
-        lambda: 0.5 * _two_outer(x, lx, lx, x),
-        lambda: 0.5 * _two_outer(u, lu, lu, u),
-        lambda: _two_outer(u, lbefore, lu, before),
-        lambda: _two_outer(nu, lbefore, mu, before),
-        lambda: _two_outer(nu, lu, mu, u),
+        lambda: 0.5 * two_outer(x, lx, lx, x),
+        lambda: 0.5 * two_outer(u, lu, lu, u),
+        lambda: two_outer(u, lbefore, lu, before),
+        lambda: two_outer(nu, lbefore, mu, before),
+        lambda: two_outer(nu, lu, mu, u),
     )
     return tuple(
         make() if wanted else None for make, wanted in zip(makers, needed, strict=True)
@@ -349,11 +349,6 @@ def symmetric(matrix: Tensor) -> Tensor:
     """Return the symmetric part of matrices `[…, n, n]`; one, expanded, stays one."""
     small = unexpanded(matrix)
     return torch.lerp(small, small.mT, 0.5).expand_as(matrix)
-
-
-def _two_outer(left: Tensor, right: Tensor, other: Tensor, to: Tensor) -> Tensor:
-    """`left right' + other to'`, in one pass over the result."""
-    return torch.stack((left, other), -1) @ torch.stack((right, to), -2)
 
 
 def _unpack(
