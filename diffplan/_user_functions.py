@@ -89,6 +89,26 @@ def require_result(
     return result
 
 
+def ask(
+    begins: str,
+    function: Callable[..., object],
+    *inputs: Tensor,
+    expected: Sequence[int],
+    advice: str,
+) -> Tensor:
+    """Return what a function of the user returns for some tensors, and check it.
+
+    Args:
+        begins: See `call` and `require_result`; so are the others.
+        function: The function.
+        inputs: What it is given; the result must be like the first.
+        expected: The sizes of the result.
+        advice: What the function should do.
+    """
+    result = call(begins, function, *inputs, advice=advice)
+    return require_result(begins, function, result, expected, like=inputs[0])
+
+
 def _expectation(begins: str, function: object, expected: Sequence[int]) -> str:
     sizes = ", ".join("?" if size == -1 else str(size) for size in expected)
     return f"{begins} expected {describe(function)} to return [{sizes}], "

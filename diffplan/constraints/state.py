@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffplan._checks import describe
 from diffplan._segments import at, split, step_numbers, takes_time
-from diffplan._user_functions import call, require_result
+from diffplan._user_functions import ask
 
 _StageFunction = Callable[[Tensor, Tensor], Tensor]
 """`(state […, S], action […, A]) → g […, C]`, for any leading dimensions."""
@@ -133,6 +133,6 @@ class StateConstraint:
 
 def _checked(name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     begins = f"{name}: StateConstraint"
-    value = call(begins, function, *inputs, advice="it takes any leading dimensions")
+    advice = "it takes any leading dimensions"
     lead = (*inputs[0].shape[:-1], -1)
-    return require_result(begins, function, value, lead, like=inputs[0])
+    return ask(begins, function, *inputs, expected=lead, advice=advice)

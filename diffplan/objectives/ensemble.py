@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffplan._checks import require_at_least, sequence
-from diffplan._user_functions import call, require_result
+from diffplan._user_functions import ask
 from diffplan.capabilities import takes_action
 from diffplan.errors import ArgumentError, TensorTypeError
 from diffplan.objectives._base import ResidualObjective, no_residual
@@ -113,10 +113,9 @@ class Ensemble(nn.Module):
 
     def forward(self, state: Tensor, *action: Tensor) -> Tensor:
         """Return the combination `[…]` for states `[…, S]`, and perhaps actions."""
-        values = [
-            _checked(head, state.shape[:-1], state, *action) for head in self.heads
-        ]
-        return self.combine(torch.stack(values, dim=-1))
+        lead = state.shape[:-1]
+        values = [_checked(head, lead, state, *action) for head in self.heads]
+        return _checked(self.combine, lead, torch.stack(values, dim=-1))
 
     if TYPE_CHECKING:  # that of `nn.Module` returns Any
 
@@ -191,8 +190,7 @@ def _as_modules(name: str, functions: Iterable[Callable[..., Tensor]]) -> nn.Mod
 
 
 def _checked(
-    function: Callable[..., Tensor], shape: torch.Size, state: Tensor, *action: Tensor
+    function: Callable[..., Tensor], shape: torch.Size, *given: Tensor
 ) -> Tensor:
     advice = "it takes any leading dimensions"
-    result = call("objective:", function, state, *action, advice=advice)
-    return require_result("objective:", function, result, shape, like=state)
+    return ask("objective:", function, *given, expected=shape, advice=advice)

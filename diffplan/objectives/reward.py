@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffplan._checked_model import ALIGNED
 from diffplan._checks import require_share
-from diffplan._user_functions import call, require_result
+from diffplan._user_functions import ask
 from diffplan.capabilities import takes_action
 from diffplan.errors import ArgumentError
 from diffplan.objectives._base import (
@@ -66,16 +66,16 @@ class NegativeReturn(StageObjective):
     ) -> Tensor:
         """Return minus the reward of a step, as it counts at the start."""
         if self.sees_action:
-            return -self._now(self.reward(state, action), time, 0)
-        return -self._now(self.reward(state), time, 1)
+            return -self._now(time, 0, self.reward, state, action)
+        return -self._now(time, 1, self.reward, state)
 
     def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
         """Return minus what the last state earns, and minus its value."""
         cost = torch.zeros_like(state[..., 0])
         if not self.sees_action:
-            cost = -self._now(self.reward(state), time, 1)
+            cost = -self._now(time, 1, self.reward, state)
         if self.value is not None:
-            cost = cost - self._now(self.value(state), time, 0)
+            cost = cost - self._now(time, 0, self.value, state)
         return cost
 
     def initial_cost(
@@ -86,8 +86,11 @@ class NegativeReturn(StageObjective):
             return self.running_cost(state, action, time)
         return torch.zeros_like(state[..., 0])
 
-    def _now(self, earned: Tensor, time: Tensor | None, arrived: int) -> Tensor:
+    def _now(
+        self, time: Tensor | None, arrived: int, function: _Reward, *given: Tensor
+    ) -> Tensor:
         # A reward on arrival belongs to the step before.
+        earned = _checked(function, *given)
         if self.discount == 1.0:
             return earned
         if time is None:
@@ -171,9 +174,8 @@ class TerminatingReturn(nn.Module):
 
 
 def _checked(function: _Reward, *given: Tensor) -> Tensor:
-    result = call("objective:", function, *given, advice=ALIGNED)
     lead = given[0].shape[:-1]
-    return require_result("objective:", function, result, lead, like=given[0])
+    return ask("objective:", function, *given, expected=lead, advice=ALIGNED)
 
 
 class SoftplusReward(ResidualObjective):
@@ -197,11 +199,11 @@ class SoftplusReward(ResidualObjective):
 
     def running_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return softplus(-reward) `[…, 1]`."""
-        return nn.functional.softplus(-self.reward(state)).unsqueeze(-1)
+        return nn.functional.softplus(-_checked(self.reward, state)).unsqueeze(-1)
 
     def terminal_residual(self, state: Tensor) -> Tensor:
         """Return softplus(-reward) of the last state `[…, 1]`."""
-        return nn.functional.softplus(-self.reward(state)).unsqueeze(-1)
+        return nn.functional.softplus(-_checked(self.reward, state)).unsqueeze(-1)
 
     def initial_residual(self, state: Tensor, action: Tensor) -> Tensor:
         """Return no residual `[…, 0]`: the given state is no choice of the plan."""

@@ -47,8 +47,7 @@ class ReturnAndValue(NegativeReturn):
         assert self.value is not None
         assert time is not None  # terms that take the time are told it
         steps = time if self.sees_action else time - 1
-        value = self.value(state)
-        return -(self.discount ** steps.to(value.dtype)) * value
+        return -(self.discount ** steps.to(state.dtype)) * self.value(state)
 
 
 def cautious_return(

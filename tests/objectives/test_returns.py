@@ -12,13 +12,19 @@ from torch import Tensor, nn
 import diffplan as dp
 from diffplan._problem_data import aligned
 from diffplan.capabilities import takes_action
-from diffplan.errors import ArgumentError, ShapeError, UnsupportedProblemError
+from diffplan.errors import (
+    ArgumentError,
+    DiffplanError,
+    ShapeError,
+    UnsupportedProblemError,
+)
 from diffplan.objectives import (
     ActionPenalty,
     Disagreement,
     Ensemble,
     LowerConfidenceBound,
     NegativeReturn,
+    SoftplusReward,
     SumOfResiduals,
     TerminatingReturn,
     Tracking,
@@ -233,6 +239,50 @@ def test_what_is_wrong_is_named() -> None:
     box, whole = dp.Box([-1.0], [1.0]), TerminatingReturn(arrival, goes_on)
     with pytest.raises(UnsupportedProblemError, match="StageObjective"):
         dp.ILQR(3)(dp.PlanningProblem(lambda x, u: x + u, whole, box), states[:, 0])
+
+
+def mixes(state: Tensor) -> Tensor:
+    return arrival(state).sum()
+
+
+def mixes_some(state: Tensor) -> Tensor:
+    return arrival(state).mean(0, keepdim=True)
+
+
+def one_for_all(state: Tensor) -> float:
+    return 0.0
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+@pytest.mark.parametrize("wrong", [mixes, mixes_some, one_for_all])
+def test_a_reward_or_value_that_would_broadcast_is_named(
+    wrong: Callable[[Tensor], Tensor], discount: float
+) -> None:
+    """Its own name, what it should have returned, and what it did."""
+    problem, state = double_integrator(limit=1.0), states_of(3)
+    words = rf"expected {wrong.__name__} to return \[3, .*\], got "
+    shapes = {mixes: r"\[\]", mixes_some: r"\[1, .*\]", one_for_all: "float"}
+    for objective in (
+        NegativeReturn(wrong, discount=discount),
+        NegativeReturn(arrival, value=wrong, discount=discount),
+        SoftplusReward(wrong),
+    ):
+        posed = dp.PlanningProblem(problem.dynamics, objective, problem.action_space)
+        with pytest.raises(DiffplanError, match=f"objective: {words}{shapes[wrong]}"):
+            posed.cost(state[:, None], torch.zeros(3, 1, 2, 1, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("planner", [dp.CEM(2), dp.GradMPC(2), dp.ILQR(2)])
+def test_heads_of_several_problems_are_not_combined(planner: dp.Planner) -> None:
+    def everything(heads: Tensor) -> Tensor:
+        return heads.mean()
+
+    problem, state = double_integrator(limit=1.0), states_of(3)
+    objective = NegativeReturn(arrival, value=Ensemble([arrival], everything))
+    posed = dp.PlanningProblem(problem.dynamics, objective, problem.action_space)
+    words = r"objective: expected .*everything to return \[3\], got \[\]"
+    with pytest.raises(ShapeError, match=words):
+        planner(posed, state)
 
 
 def test_heads_that_agree_have_a_derivative() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_count, require_shape
-from diffplan._user_functions import call, require_result
+from diffplan._user_functions import ask
 from diffplan.constraints._box import require_vector
 from diffplan.errors import ArgumentError
 from diffplan.functional._isolation import StandIns
@@ -154,9 +154,8 @@ class LatentActions(Planner):
         if self.planner.leaves_bounds:
             latent = self.latent_space.project(latent)
         advice = "a decoder takes any leading dimensions"
-        actions = call("decoder:", self.decoder, latent, advice=advice)
-        expected = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
-        require_result("decoder:", self.decoder, actions, expected, like=latent)
+        sizes = (*latent.shape[:-1], self.horizon, problem.action_space.dim)
+        actions = ask("decoder:", self.decoder, latent, expected=sizes, advice=advice)
         return problem.project(actions)
 
     def check_problem(self, problem: PlanningProblem) -> None:
