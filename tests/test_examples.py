@@ -3,6 +3,7 @@
 import ast
 import io
 import tokenize
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +14,12 @@ from planner_cases import ProportionalPolicy
 from torch import Tensor
 
 import diffplan as dp
+from diffplan.errors import ShapeError
 from diffplan.objectives import Ensemble, NegativeReturn, mean
 from diffplan.planners import follow
 from diffplan.testing import check_planner, point_mass_problem
 from examples.imitation import imitate, planners
-from examples.planners.dream_mpc import cautious_return, dream_mpc
+from examples.planners.dream_mpc import ReturnAndValue, cautious_return, dream_mpc
 from examples.planners.grasp import GRASP
 from examples.planners.icem import ICEM
 from examples.planners.mrsq import search_return
@@ -105,6 +107,36 @@ def test_dream_mpc_improves_on_its_policy_and_on_its_last_plan() -> None:
         plan = planner(problem, state, warm_start=plan)
         costs.append(plan.cost)
     assert all((later < before).all() for before, later in pairwise(costs))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lambda state: torch.zeros(1).to(state),
+        lambda state: state[..., :1].mean(0, keepdim=True),
+    ],
+    ids=["a constant", "a mean over the batch"],
+)
+def test_policies_that_would_broadcast_are_refused(
+    policy: Callable[[Tensor], Tensor],
+) -> None:
+    problem, state = reach_origin()
+    heads = [lambda state, action: (state * action).sum(-1)]
+    searched = search_return(lambda state: state[..., 0], heads, policy)
+    posed = dp.PlanningProblem(problem.dynamics, searched, problem.action_space)
+    for plan in (
+        lambda: PolicyMPPI(3, policy)(problem, state),
+        lambda: dream_mpc(3, policy)(problem, state),
+        lambda: dp.CEM(3)(posed, state),
+    ):
+        with pytest.raises(ShapeError, match=r"^policy: expected <lambda> to return "):
+            plan()
+
+
+def test_a_constant_as_value_of_the_cautious_return_is_refused() -> None:
+    objective = ReturnAndValue(lambda state: state[..., 0], value=lambda state: 0.0)
+    with pytest.raises(ShapeError, match=r"to return \[2, 1\]"):
+        objective(torch.ones(2, 4, 2), torch.zeros(2, 3, 1))
 
 
 def test_dream_mpc_mixes_its_proposals_with_what_they_became_last_time() -> None:

@@ -14,7 +14,13 @@ from diffplan.planners.collocation import (
     MethodOfMultipliers,
     MultiplierRule,
 )
-from diffplan.planners.gradient import GradMPC, PolicyGradMPC, ShootingGD, follow
+from diffplan.planners.gradient import (
+    GradMPC,
+    PolicyGradMPC,
+    ShootingGD,
+    actions_of,
+    follow,
+)
 from diffplan.planners.request import Callback, Iterate, PlanRequest, Watch
 from diffplan.planners.sampling import CEM, DCEM, MPPI, SamplingPlanner, Search
 from diffplan.planners.second_order import ILQR, ShootingGN
@@ -48,10 +54,11 @@ __all__ = [
     "ShootingGN",
     "Solution",
     "Watch",
+    "actions_of",
     "candidate_costs",
     "follow",
 ]
 
 # Planners see to it themselves; records are built too often.
 _RULES = ("DualAscent", "FixedMultiplier", "LogarithmicRule", "MethodOfMultipliers")
-check_public(globals(), (*_RULES, "candidate_costs", "follow"))
+check_public(globals(), (*_RULES, "actions_of", "candidate_costs", "follow"))

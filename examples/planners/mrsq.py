@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 
 from diffplan.objectives import Ensemble, NegativeReturn, minimum
+from diffplan.planners import actions_of
 
 
 class LeastValue(nn.Module):
@@ -32,7 +33,7 @@ class LeastValue(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """Return min_i Q_i(x, π(x)) `[…]` for states `[…, S]`."""
-        return self.heads(state, self.policy(state))
+        return self.heads(state, actions_of(self.policy, state))
 
 
 def search_return(

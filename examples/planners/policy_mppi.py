@@ -14,7 +14,7 @@ from torch import Tensor
 
 import diffplan as dp
 from diffplan.gradients import CONSTANT
-from diffplan.planners import PlanRequest, Search, follow
+from diffplan.planners import PlanRequest, Search, actions_of, follow
 
 
 class PolicyMPPI(dp.MPPI):
@@ -72,7 +72,7 @@ class PolicyMPPI(dp.MPPI):
         return search._replace(carried={"proposals": proposals})
 
     def _propose(self, state: Tensor, noise: Tensor) -> Tensor:
-        return self.policy(state) + noise
+        return actions_of(self.policy, state, size=noise.shape[-1]) + noise
 
     def propose(self, search: Search, noise: Tensor, iteration: int) -> Tensor:
         """Return the policy's proposals and samples around the mean."""

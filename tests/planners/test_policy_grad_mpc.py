@@ -1,12 +1,14 @@
 """Policy + Grad-MPC by hand: equation 6, where it begins, what it refuses."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from problems import double_integrator, states_of
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.errors import ArgumentError, ShapeError
+from diffplan.errors import ArgumentError, DiffplanError, ShapeError
 from diffplan.models import RSSM, Actor, Critic
 from diffplan.objectives import NegativeReturn
 from diffplan.planners import follow
@@ -73,6 +75,51 @@ def test_a_model_may_bring_the_policy_and_one_without_is_refused() -> None:
         dp.PolicyGradMPC(1, RSSM((5,), 1, **sizes))
     with pytest.raises(ArgumentError, match=r"policy: .* got float"):
         dp.PolicyGradMPC(1, 0.5)
+
+
+# For states with two numbers and actions with two; all but the last three would
+# be broadcast against noise `[…, A]`.
+WRONG_POLICIES: dict[str, Callable[..., object]] = {
+    "too few actions": lambda state: state[..., :1],
+    "a constant": lambda state: torch.zeros(2).to(state),
+    "a mean over the batch": lambda state: state.mean(0, keepdim=True),
+    "a mean over the starts": lambda state: state.mean(1, keepdim=True),
+    "another dtype": lambda state: state.float(),
+    "a lost dimension": lambda state: state.sum(-1),
+    "nothing": lambda state: None,
+    "dynamics": lambda state, action: state + action,
+}
+
+
+@pytest.mark.parametrize("name", WRONG_POLICIES)
+@pytest.mark.parametrize("init", ["mode", "sample"])
+@pytest.mark.parametrize("method", [False, True])
+def test_what_a_policy_returns_is_checked(name: str, init: str, method: bool) -> None:
+    class Sampling:
+        def __call__(self, state: Tensor) -> Tensor:
+            return state
+
+        def sample(self, state: Tensor, noise: Tensor) -> object:
+            return WRONG_POLICIES[name](state)
+
+    policy = Sampling() if method else WRONG_POLICIES[name]
+    box = dp.Box([-1.0, -1.0], [1.0, 1.0])
+    objective = dp.objectives.GoalDistance(torch.zeros(2).double())
+    problem = dp.PlanningProblem(torch.add, objective, box)
+    planner = dp.PolicyGradMPC(3, policy, num_starts=5, init=init)
+    with pytest.raises(DiffplanError, match=r"^policy: "):
+        planner(problem, states_of(3))
+
+
+def test_followed_actions_are_checked() -> None:
+    problem, state = double_integrator(limit=1.0), states_of(3)
+    noise = torch.zeros(3, 4, 2, 1).double()
+
+    def act(state: Tensor, noise: Tensor) -> Tensor:
+        return state  # two numbers, for one action
+
+    with pytest.raises(ShapeError, match=r"act to return \[3, 4, 1\], got \[3, 4, 2\]"):
+        follow(act, problem, state, noise)
 
 
 @pytest.mark.parametrize("shape", [(2,), (4, 2), (3, 4, 2)])

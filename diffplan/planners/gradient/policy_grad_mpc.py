@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffplan._checks import require_shape, require_share
+from diffplan._user_functions import ask
 from diffplan.capabilities import policy_of
 from diffplan.gradients import CONSTANT, Detach, GradientStrategy
 from diffplan.planners.gradient.grad_mpc import GradMPC
@@ -123,15 +124,40 @@ class PolicyGradMPC(GradMPC):
         """Return the policy's actions in the states `[B, N, S]` of all starts."""
         if self.init == "sample":
             return self._sample(state, noise)
-        mode = self.policy(state[:, :1])
+        mode = actions_of(self.policy, state[:, :1], size=noise.shape[-1])
         if self.num_starts == 1:
             return mode
         return torch.cat([mode, self._sample(state[:, 1:], noise[:, 1:])], dim=1)
 
     def _sample(self, state: Tensor, noise: Tensor) -> Tensor:
+        size = noise.shape[-1]
         if hasattr(self.policy, "sample"):
-            return self.policy.sample(state, noise)
-        return self.policy(state) + self.std * noise
+            return actions_of(self.policy.sample, state, noise, size=size)
+        return actions_of(self.policy, state, size=size) + self.std * noise
+
+
+def actions_of(
+    policy: Callable[..., Tensor], state: Tensor, *others: Tensor, size: int = -1
+) -> Tensor:
+    """Return what a policy does in states `[…, S]`: one action `[…, A]` for each.
+
+    Args:
+        policy: `state → action`; it may take more.
+        state: `[…, S]`.
+        others: What else it takes, such as noise.
+        size: A; -1 stands for any.
+
+    Raises:
+        ShapeError, TensorTypeError: the policy fails, or returns other dimensions,
+            which would be broadcast, or another dtype.
+
+    Example:
+        >>> actions_of(torch.zeros_like, torch.ones(3, 2), size=2).shape
+        torch.Size([3, 2])
+    """
+    expected = (*state.shape[:-1], size)
+    advice = "a policy takes states with any leading dimensions"
+    return ask("policy:", policy, state, *others, expected=expected, advice=advice)
 
 
 def follow(
@@ -147,12 +173,17 @@ def follow(
         problem: Its dynamics are followed; every action is brought into its box.
         state: `[B, S]`.
         noise: For `act`, `[B, N, T, A]`.
+
+    Raises:
+        ShapeError, TensorTypeError: see `actions_of`.
     """
     actions: list[Tensor] = []
     state = state.unsqueeze(1).expand(-1, noise.shape[1], -1)
+    size = problem.action_space.dim
     times = problem.times(0, noise.shape[2], state)  # None but for timed dynamics
     for step in range(noise.shape[2]):
-        actions.append(problem.project(act(state, noise[..., step, :]), step))
+        action = actions_of(act, state, noise[..., step, :], size=size)
+        actions.append(problem.project(action, step))
         if step + 1 < noise.shape[2]:
             time = None if times is None else times[step]
             state = problem.step(state, actions[-1], time)
