@@ -56,6 +56,17 @@ class Triable(Protocol):
         ...
 
 
+@runtime_checkable
+class Risky(Protocol):
+    """What the trial asks of a `StochasticProblem` besides."""
+
+    num_particles: int
+
+    def risk_of(self, costs: Tensor) -> Tensor:
+        """Return the risk of costs `[…, P]`, its shape checked."""
+        ...
+
+
 def try_problem(
     problem: Triable, state: Tensor, horizon: int | None = None, between: int = 1
 ) -> None:
@@ -80,6 +91,7 @@ def try_problem(
             _try_step(problem, state, action)
             return
         taken = [1, *state.shape, action.shape[-1], horizon, horizon + 1]
+        taken += [problem.num_particles] if isinstance(problem, Risky) else []
         spread: list[int] = []
         for _ in range(between):
             spread.append(unlike([*taken, *spread]))
@@ -159,7 +171,11 @@ def _try_objective(problem: Triable, state: Tensor, actions: Tensor) -> None:
     actions = _spread(actions, state)
     states = state.unsqueeze(-2).expand(*state.shape[:-1], actions.shape[-2] + 1, -1)
     states = states.contiguous()
-    problem.trajectory_cost(states, actions)
+    cost = problem.trajectory_cost(states, actions)
+    if isinstance(problem, Risky):
+        count, *others = cost.shape
+        each = cost.unsqueeze(1).expand(count, problem.num_particles, *others)
+        problem.risk_of(each.contiguous().movedim(1, -1))  # as they lie in memory
     for constraint in problem.state_constraints:
         constraint.stages(states, actions)
         constraint.last(states)

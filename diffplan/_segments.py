@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 ChoiceT = TypeVar("ChoiceT")
@@ -65,9 +66,14 @@ def at(function: FunctionT, timed: bool, time: Tensor | None) -> FunctionT:
     return told if time.ndim else partial(_one_step, told)  # type: ignore[return-value]
 
 
-def _one_step(told: Callable[..., Tensor], state: Tensor, *others: Tensor) -> Tensor:
+def _one_step(told: Callable[..., Any], state: Tensor, *others: Tensor) -> Any:
     result = told(state.unsqueeze(-2), *(other.unsqueeze(-2) for other in others))
-    return result.squeeze(state.ndim - 1)
+    axis = state.ndim - 1
+    if isinstance(result, Normal):  # was checked as it was made, which waits for a GPU
+        parts = result.mean.squeeze(axis), result.stddev.squeeze(axis)
+        return Normal(*parts, validate_args=False)
+    # What is no tensor is refused by name where it arrives.
+    return result.squeeze(axis) if isinstance(result, Tensor) else result
 
 
 _one_step.stands_for_its_argument = True  # type: ignore[attr-defined]  # in messages

@@ -59,7 +59,7 @@ class Linearizable(Protocol):
 
 @runtime_checkable
 class Predictable(Protocol):
-    """Dynamics that know the distribution of the next state."""
+    """Dynamics that know the distribution of the next state; it may take the `time`."""
 
     def predict(self, state: Tensor, action: Tensor) -> Normal:
         """Return the distribution of the next state, mean and spread `[…, S]`."""

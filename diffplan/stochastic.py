@@ -30,7 +30,8 @@ from torch.distributions import Normal
 from diffplan._checked_model import predicted
 from diffplan._checks import describe, require_count, require_positive, require_share
 from diffplan._kinds import check_public
-from diffplan._user_functions import call, require_result
+from diffplan._segments import takes_time
+from diffplan._user_functions import ask
 from diffplan.capabilities import model_behind
 from diffplan.constraints._base import ActionConstraint
 from diffplan.constraints._box import BoxLike
@@ -111,8 +112,8 @@ class StochasticProblem(PlanningProblem):
     refuse it.
 
     Args:
-        dynamics: With a method `predict(state, action) → Normal`, see `Predictable`; a
-            world model, its `step`, or any object.
+        dynamics: With a method `predict(state, action) → Normal`, see `Predictable`,
+            which may take the `time` too; a world model, its `step`, or any object.
         objective: The cost of one particle's trajectory, see `Objective`.
         action_space: The box that every returned action lies in.
         num_particles: P.
@@ -235,37 +236,49 @@ class StochasticProblem(PlanningProblem):
             UnsupportedProblemError: the noise is not drawn.
             ShapeError: it was drawn for another batch or horizon.
         """
-        return rollout(*self._per_step(state, actions))
+        step, start, moves, times = self._per_step(state, actions)
+        return rollout(step, start, moves, times=times)
 
     def particle_costs(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the cost of every particle `[…, P]`; see `particles`."""
-        step, start, moves = self._per_step(state, actions)
+        step, start, moves, times = self._per_step(state, actions)
         if self.guarded:
-            costs = guarded_evaluation(step, self.trajectory_cost, start, moves)[1]
+            functions = step, self.trajectory_cost
+            costs = guarded_evaluation(*functions, start, moves, times)[1]
         else:
-            costs = self.trajectory_cost(rollout(step, start, moves), moves)
+            states = rollout(step, start, moves, times=times)
+            costs = self.trajectory_cost(states, moves)
         return costs.movedim(self._noise_for(state, actions)[1], -1)
 
     def _per_step(
         self, state: Tensor, actions: Tensor
-    ) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
-        """Return the dynamics of one rollout of particles, their states and actions."""
+    ) -> tuple[Callable[..., Tensor], Tensor, Tensor, Tensor | None]:
+        """Return dynamics of one rollout of particles, their states, actions, times."""
         noise, axis = self._noise_for(state, actions)
         between = (1,) * (state.ndim - 1 - axis)
         shape = (*noise.shape[: axis + 1], *between, *noise.shape[axis + 1 :])
         each = iter(noise.reshape(shape).unbind(-2))
 
-        def step(current: Tensor, action: Tensor) -> Tensor:
-            following = predicted(self.model, current, action)
+        def step(current: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
+            following = predicted(self.model, current, action, time)
             return following.mean + following.stddev * next(each)
 
-        return step, self._per_particle(state, axis), self._per_particle(actions, axis)
+        start, moves = (self._per_particle(value, axis) for value in (state, actions))
+        return step, start, moves, self.times(0, actions.shape[-2], state)
 
     def _cost(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the risk `[…]` of the cost of actions; see `particles`."""
-        costs = self.particle_costs(state, actions)
-        risk = call("risk:", self.risk, costs, advice="it sums up the last dimension")
-        return require_result("risk:", self.risk, risk, costs.shape[:-1], like=costs)
+        return self.risk_of(self.particle_costs(state, actions))
+
+    def risk_of(self, costs: Tensor) -> Tensor:
+        """Return the risk `[…]` of costs of particles `[…, P]`, and check it.
+
+        Raises:
+            ShapeError, TensorTypeError: not one number for each P costs, or of another
+                dtype, or the risk fails.
+        """
+        advice = "it sums up the last dimension"
+        return ask("risk:", self.risk, costs, expected=costs.shape[:-1], advice=advice)
 
     def evaluate(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states by the mean dynamics `[…, T+1, S]`, and the risk `[…]`."""
@@ -335,12 +348,18 @@ class _MeanDynamics(nn.Module):
     def __init__(self, model: Predictable) -> None:
         super().__init__()
         self.model = model
+        self.takes_time = takes_time(model.predict)
+        self.only_horizon: int | None = getattr(model, "only_horizon", None)
 
-    def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        return predicted(self.model, state, action).mean
+    def forward(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        return self.predict(state, action, time).mean
 
-    def predict(self, state: Tensor, action: Tensor) -> Normal:
-        return predicted(self.model, state, action)
+    def predict(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Normal:
+        return predicted(self.model, state, action, time)
 
 
 check_public(globals(), ("CVaR", "StochasticProblem"))

@@ -52,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "stochastic": (
         *("constraints", "functional"),
-        *("capabilities", "checked_model", "problem", "user_functions"),
+        *("capabilities", "checked_model", "problem", "segments", "user_functions"),
     ),
     "functional": ("shapes",),
     "solvers": MATHS,

@@ -17,6 +17,7 @@ import diffplan as dp
 from diffplan.constraints import Ball, StateConstraint
 from diffplan.errors import (
     ArgumentError,
+    DiffplanError,
     ShapeError,
     TensorTypeError,
     UnsupportedProblemError,
@@ -288,6 +289,50 @@ def test_particles_by_hand() -> None:
     torch.testing.assert_close(costs, got[..., -1, 0].movedim(1, -1))
 
 
+class Rising:
+    """Mean and spread depend on the number of the step, which it needs."""
+
+    def predict(self, state: Tensor, action: Tensor, time: Tensor) -> Normal:
+        assert state.shape[-2] == len(time) == action.shape[-2]
+        number = time.to(state).unsqueeze(-1)
+        return Normal(state + number * action, 0.1 + number.expand_as(state))
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_prediction_that_takes_the_time_is_told_it(guarded: bool) -> None:
+    """Each number of the state moves by t u_t + (0.1 + t) ε_t in step t."""
+    state, actions = draw(3, 2), 0.5 * draw(3, 4, 2, seed=1)
+    problem = problem_of(model=Rising(), num_particles=6).realize(state, 4)
+    problem.guarded = guarded
+    number = torch.arange(4, dtype=DOUBLE)[:, None]
+    moves = (number * actions)[:, None] + (0.1 + number) * problem.noise
+    expected = state[:, None] + moves.sum(-2)
+    got = problem.particles(state, actions)
+    torch.testing.assert_close(got[..., -1, :], expected)
+    costs = problem.particle_costs(state, actions)
+    torch.testing.assert_close(costs, expected[..., 0])
+    states, cost = problem.evaluate(state, actions)
+    torch.testing.assert_close(states[:, -1], state + (number * actions).sum(-2))
+    torch.testing.assert_close(cost, expected[..., 0].mean(1))
+
+
+def test_plans_for_a_prediction_that_takes_the_time() -> None:
+    """Only from step one on can an action move the state."""
+    problem, state = problem_of(model=Rising(), num_particles=4), draw(2, 2)
+    for planner in (dp.CEM(3, num_samples=64, num_elites=8), dp.GradMPC(3)):
+        plan = planner(problem, state)
+        assert (plan.actions[:, 1:, 0] < -0.5).all()  # the first number is the cost
+        realized = problem.realize(state, 3)
+        torch.testing.assert_close(plan.cost, realized.cost(state, plan.actions))
+
+
+def test_a_prediction_with_data_of_other_steps_is_refused() -> None:
+    model = Rising()
+    model.only_horizon = 4
+    with pytest.raises(ShapeError, match="data for 4 steps"):
+        dp.CEM(3)(problem_of(model=model), draw(2, 2))
+
+
 def test_noise_of_planner_and_dynamics_differ() -> None:
     state = torch.zeros(1, 2, dtype=DOUBLE)
     planner = dp.CEM(4, num_samples=5, num_elites=2, iterations=1)
@@ -459,6 +504,35 @@ def test_predictions_that_are_no_normal_are_refused() -> None:
     problem = problem_of(model=Odd())
     with pytest.raises(TensorTypeError, match=r"torch\.distributions\.Normal"):
         dp.CEM(2)(problem, draw(2, 2))
+
+
+@pytest.mark.parametrize(
+    "risk",
+    [
+        lambda costs: costs.mean(0),  # the problems
+        lambda costs: costs.mean(1),  # the candidates, if there are any
+        lambda costs: costs.mean(),
+        lambda costs: costs.mean(-1, keepdim=True),
+        lambda costs: costs.float().mean(-1),
+        lambda costs: None,
+    ],
+    ids=["problems", "candidates", "all", "kept", "dtype", "nothing"],
+)
+@pytest.mark.parametrize("size", [3, 20])
+@pytest.mark.parametrize("build", [dp.CEM, dp.GradMPC])
+def test_a_risk_of_other_than_the_particles_is_refused(
+    build: type[dp.Planner], size: int, risk: Callable[[Tensor], Tensor]
+) -> None:
+    """Also where as many candidates, or problems, as particles hide it."""
+    options = (
+        {"num_samples": size, "num_elites": 2}
+        if build is dp.CEM
+        else {"num_starts": size}
+    )
+    problem = problem_of(num_particles=size, risk=risk)
+    for batch in (3, size):
+        with pytest.raises(DiffplanError, match=r"^risk: expected <lambda> to return"):
+            build(2, iterations=1, **options)(problem, draw(batch, 2))
 
 
 def test_state_constraints_are_refused() -> None:

@@ -241,12 +241,25 @@ def test_one_iteration_is_a_damped_gauss_newton_step(linearization: str) -> None
     torch.testing.assert_close(stepped, moved, rtol=1e-9, atol=1e-9)
 
 
-def test_spreads_follow_the_variance_of_a_linear_model() -> None:
+class Rising:
+    """A linear model whose spread depends on the number of the step."""
+
+    def step(self, state: Tensor, action: Tensor, time: Tensor) -> Tensor:
+        return 0.8 * state + action
+
+    def predict(self, state: Tensor, action: Tensor, time: Tensor) -> Normal:
+        spread = (0.5 + 0.1 * time).to(state).unsqueeze(-1)
+        return Normal(self.step(state, action, time), spread.expand_as(state))
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_spreads_follow_the_variance_of_a_linear_model(timed: bool) -> None:
     def linear(state: Tensor, action: Tensor) -> Tensor:
         return 0.8 * state + action
 
     goal = dp.objectives.GoalDistance(torch.ones(1, dtype=torch.float64))
-    problem = dp.PlanningProblem(Noisy(linear, 0.5).step, goal, dp.Box([-1.0], [1.0]))
+    model = Rising() if timed else Noisy(linear, 0.5)
+    problem = dp.PlanningProblem(model.step, goal, dp.Box([-1.0], [1.0]))
     planner = dp.GaussianLatCo(4, num_samples=4, dynamics_tolerance=1e-12)
     # Draws (1, 1), (1, -1), (-1, -1), (-1, 1): uncorrelated, so that all is exact.
     noise = torch.ones(5, 4, 2, dtype=torch.float64)
@@ -255,7 +268,7 @@ def test_spreads_follow_the_variance_of_a_linear_model() -> None:
     plan = planner(problem, state, noise=noise)
     variance = 0.0
     for step in range(4):
-        variance = 0.8**2 * variance + 0.5**2
+        variance = 0.8**2 * variance + (0.5 + 0.1 * step * timed) ** 2
         found = plan.diagnostics["planned_spreads"][step].item()
         assert found == pytest.approx(math.sqrt(variance), rel=1e-4)
 
