@@ -116,7 +116,8 @@ class Planner(CompilableCore, ABC):
 
         What is random about a plan depends on a seed, on the key of its problem and on
         the number of plans before it, which a warm start remembers: neither on the
-        place in the batch, nor on the batch, nor on how the work is split.
+        place in the batch, nor on the batch, nor on how the work is split. With
+        `shared_noise`, however, all depend on the key of the first in their batch.
 
         Args:
             problem: Dynamics, objective and action space.
@@ -127,9 +128,8 @@ class Planner(CompilableCore, ABC):
             generator: Gives the seed of this call, and so advances; None stands for
                 seed 0, so that equal calls give equal plans. The global random state
                 is never touched.
-            keys: Of the problems, int64 with the leading dimensions of `state`, such
-                as the numbers of episodes; None stands for the index in the batch.
-                Problems with equal keys get equal noise.
+            keys: Of the problems, int64 `[…]`, such as the numbers of episodes; None
+                stands for the index in the batch. Equal keys give equal noise.
             noise: The random numbers themselves, in place of `generator` and `keys`:
                 what `draw_noise` returned, now or in another run, or numbers of your
                 own in its shape. None draws them.

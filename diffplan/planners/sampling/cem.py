@@ -41,7 +41,8 @@ class CEM(SamplingPlanner):
             (iCEM; 2 to 4 suits inertial systems).
         epsilon: Added to the variance after each refit.
         shared_noise: Give all problems of a batch the noise of the first one, which
-            saves drawing and keeping the others'.
+            saves drawing and keeping the others'. A plan then depends on the batch:
+            on the key of its first problem.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         keep_best: Answer with the warm start where that costs less than the final mean
             by more than a hundredth; False always answers with the mean.

@@ -71,7 +71,8 @@ class SamplingPlanner(Planner):
             half the width of the action space.
         noise_exponent: Colour of the noise over time, see `colour_noise`.
         shared_noise: Whether all problems see the noise of the first one,
-            `[1, iterations, N, T, A]`, which saves drawing and keeping the others'.
+            `[1, iterations, N, T, A]`, which saves drawing and keeping the others'. A
+            plan then depends on the batch: on the key of its first problem.
         chunk_size: Candidates rolled out at once; None takes all.
         keep_best: Whether a warm start that is better is the answer; of choices, the
             best candidate.

@@ -43,7 +43,8 @@ class MPPI(SamplingPlanner):
         fixed_std: Keep `initial_std` in all iterations, as in the first papers.
         noise_exponent: Colour of the noise over time: 0 is white, larger is smoother.
         shared_noise: Give all problems of a batch the noise of the first one, which
-            saves drawing and keeping the others'.
+            saves drawing and keeping the others'. A plan then depends on the batch:
+            on the key of its first problem.
         chunk_size: Candidates rolled out at once, to bound memory; None takes all.
         checkpoint: Let backward compute rollouts again instead of keeping them: memory
             grows with √T instead of T, for one more forward pass.
