@@ -77,8 +77,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "main": ("cli",),
 }
 
-NEEDED = ("torch", "jaxtyping", "safetensors")
-"""Core dependencies."""
+NEEDED = ("torch", "jaxtyping", "safetensors", "filelock")
+"""Core dependencies; torch brings the last one."""
 
 # For each package that is not a core dependency, the only places that may import it.
 OPTIONAL: dict[str, tuple[str, ...]] = {

@@ -21,6 +21,7 @@ from diffplan.errors import ArgumentError, FileError
 from diffplan.models import save
 from diffplan.models.rssm import RSSM
 from diffplan.problem import Box
+from diffplan.training._lock import exclusive
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import Tracker
 
@@ -53,7 +54,7 @@ def train(
 
     Raises:
         ArgumentError: the folder holds a run with other settings, or one of more
-            rounds; or the planner has no iterations.
+            rounds, or another process is in it; or the planner has no iterations.
     """
     if run.planner.get("iterations") == 0:
         raise ArgumentError(
@@ -66,30 +67,31 @@ def train(
         model = new_model(run.model, envs, run, seed)
         box = action_box(envs.single_action_space, run.resolve_device())
         agent = run.agent(model, box)
-        save_settings(run, seed, directory)  # What is refused leaves none behind.
         # A worker has a stopwatch of its own.
         watches = {} if run.num_workers else {"rendering": rendering}
         watches["plan"] = Stopwatch().watch(agent.planner)
-        writers = []
-        if tracker:
-            about = {"config": run.content(), "name": directory.name}
-            writers.append(Tracker(tracker, project="diffplan", **about))
-        run_online(
-            model,
-            agent,
-            envs,
-            run.training,
-            seed=seed,
-            directory=directory,
-            watches=watches,
-            tensorboard=True,
-            quiet=quiet,
-            writers=writers,
-            # As far as any window reaches.
-            absorbing_steps=run.training.sequence_length,
-        )
-    card = {"task": run.task, "seed": seed, "settings": run.content()}
-    save(model, directory / MODEL, card=card)
+        with exclusive(directory):  # What is refused has left none behind.
+            save_settings(run, seed, directory)
+            writers = []
+            if tracker:
+                about = {"config": run.content(), "name": directory.name}
+                writers.append(Tracker(tracker, project="diffplan", **about))
+            run_online(
+                model,
+                agent,
+                envs,
+                run.training,
+                seed=seed,
+                directory=directory,
+                watches=watches,
+                tensorboard=True,
+                quiet=quiet,
+                writers=writers,
+                # As far as any window reaches.
+                absorbing_steps=run.training.sequence_length,
+            )
+            card = {"task": run.task, "seed": seed, "settings": run.content()}
+            save(model, directory / MODEL, card=card)
 
 
 @dataclass(frozen=True)

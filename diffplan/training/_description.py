@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffplan.agents._base import Agent
 from diffplan.models.base import WorldModel
 from diffplan.problem import PlanningProblem
+from diffplan.training._run_record import plain
 from diffplan.training.episode import Episode
 
 _DEEPEST = 6
@@ -137,14 +138,14 @@ def changes(
     """Return each setting that is another one now, in words.
 
     Args:
-        saved: As they were, nested.
+        saved: As they were, nested; an infinity of an earlier version is a number.
         settings: As they are now.
         extensible: Those that may differ, by their path, such as "training.rounds".
         path: Of the two, for the words.
     """
     found = []
     for name in sorted({*saved, *settings}):
-        before, now = saved.get(name), settings.get(name)
+        before, now = plain(saved.get(name)), settings.get(name)
         later = name in _LATER and not path
         # Neither do they hold tensors of several numbers, anywhere in these.
         later |= isinstance(now, list) and path.startswith(_LATER)
@@ -154,5 +155,8 @@ def changes(
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             found += changes(before, now, extensible, f"{path}{name}.")
         else:
-            found.append(f"{path}{name} was {before!r}, now {now!r}")
+            words = [
+                repr(t[name]) if name in t else "not set" for t in (saved, settings)
+            ]
+            found.append(f"{path}{name} was {words[0]}, now {words[1]}")
     return found

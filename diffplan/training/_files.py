@@ -10,7 +10,7 @@ from diffplan._files import reading, write_atomically
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, atomically."""
-    text = json.dumps(content, indent=2) + "\n"
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

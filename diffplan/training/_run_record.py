@@ -1,5 +1,6 @@
 """`run.json`: what a run was, so that its numbers can be traced and repeated."""
 
+import math
 import os
 import platform
 import sys
@@ -87,13 +88,18 @@ class RunRecord:
 
 
 def plain(value: Any) -> Any:
-    """Return configurations as what JSON knows; anything unknown as its `repr`."""
+    """Return configurations as what JSON knows; anything unknown as its `repr`.
+
+    JSON does not know infinity: it becomes "inf", which reads as a number again.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value) if isinstance(value, Path) else repr(value)

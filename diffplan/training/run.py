@@ -6,12 +6,15 @@ came after that checkpoint, with the same numbers, bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, NonFiniteError
 from diffplan.training._description import changes
+from diffplan.training._lock import exclusive
 from diffplan.training._run_record import RunRecord, plain
 from diffplan.training.checkpoint import Checkpoints
 from diffplan.training.logging import MetricWriter, Progress, RunLogger
@@ -67,48 +70,53 @@ def run_rounds(
         writers: Of metrics, beside these files; they are closed at the end.
 
     Raises:
-        ArgumentError: the folder holds a run with other settings.
+        ArgumentError: the folder holds a run with other settings, or another process
+            trains in it, which is named.
         FileError: what it holds is damaged, or does not fit this job.
         NonFiniteError: a round met NaN or infinity, such as a loss; it names the last
             good checkpoint, which stays as it is.
     """
     checkpoints = Checkpoints(Path(directory) / "checkpoints", keep)
     settings = {"seed": seed, **plain(config)}
-    first, metrics_before = _resume(job, checkpoints, settings, extensible)
-    record = RunRecord(directory, config, seed)
-    record.begin(first)
-    logger = RunLogger(
-        directory,
-        first,
-        tensorboard=tensorboard,
-        rows=metrics_before,
-        writers=writers,
-    )
-    status = "interrupted"
+    with exclusive(checkpoints.directory):
+        first, rows = _resume(job, checkpoints, settings, extensible)
+        record = RunRecord(directory, config, seed)
+        record.begin(first)
+        status = "interrupted"
+        make = partial(RunLogger, directory, first, tensorboard=tensorboard)
+        try:
+            with (
+                closing(make(rows=rows, writers=writers)) as logger,
+                Progress(rounds, quiet=quiet) as progress,
+            ):
+                for index in range(first, rounds):
+                    step, metrics = _played(job, index, checkpoints)
+                    logger.write(index, step, metrics)
+                    done = index + 1
+                    if done % checkpoint_every == 0 or done == rounds:
+                        # With the metrics: a lost or cut file is written again.
+                        content = {
+                            "settings": settings,
+                            "job": job.state_dict(),
+                            "metrics": logger.text(),
+                        }
+                        checkpoints.save(done, content)
+                    progress.update(done, metrics)
+            status = "completed"
+        finally:
+            record.end(status)
+
+
+def _played(
+    job: Job, index: int, checkpoints: Checkpoints
+) -> tuple[int, dict[str, float]]:
+    """Play a round; an error about numbers says where the last good state is."""
     try:
-        with Progress(rounds, quiet=quiet) as progress:
-            for index in range(first, rounds):
-                try:
-                    step, metrics = job.play_round(index)
-                except NonFiniteError as error:
-                    raise NonFiniteError(
-                        f"round {index}: {error}; {_last_good(checkpoints)}"
-                    ) from error
-                logger.write(index, step, metrics)
-                done = index + 1
-                if done % checkpoint_every == 0 or done == rounds:
-                    # With the metrics: a lost or cut file is written again from here.
-                    content = {
-                        "settings": settings,
-                        "job": job.state_dict(),
-                        "metrics": logger.text(),
-                    }
-                    checkpoints.save(done, content)
-                progress.update(done, metrics)
-        status = "completed"
-    finally:
-        logger.close()
-        record.end(status)
+        return job.play_round(index)
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"round {index}: {error}; {_last_good(checkpoints)}"
+        ) from error
 
 
 def _last_good(checkpoints: Checkpoints) -> str:

@@ -14,11 +14,11 @@ from typing import NoReturn
 from diffplan._cli import DONE, FAILED, INTERRUPTED, WRONG
 from diffplan._runs.config import describe
 from diffplan.errors import ArgumentError, DiffplanError, FileError
+from diffplan.training._lock import exclusive
 from reproductions.common import ledger, publishing, results, runs
 from reproductions.common.engines import add_engine_options, engine_of
 from reproductions.common.experiment import Paper, Selection
 from reproductions.common.grammar import choice, help_text
-from reproductions.common.lock import exclusive
 from reproductions.common.page import write_page
 from reproductions.common.progress import show_status
 from reproductions.common.provenance import published

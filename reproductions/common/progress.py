@@ -13,7 +13,7 @@ from rich.table import Table
 
 from diffplan.errors import FileError
 from diffplan.training._files import read_json
-from reproductions.common.lock import held
+from diffplan.training._lock import held
 from reproductions.common.schedule import duration, schedule
 from reproductions.common.units import (
     ERROR,

@@ -23,8 +23,8 @@ from types import FrameType
 from typing import Any
 
 from diffplan.errors import ArgumentError, FileError
+from diffplan.training._lock import held
 from reproductions.common.engines import Engine, Local
-from reproductions.common.lock import held
 from reproductions.common.progress import Grid, live
 from reproductions.common.schedule import duration
 from reproductions.common.units import (

@@ -16,8 +16,8 @@ from typing import Any
 
 from diffplan._files import write_atomically
 from diffplan._outside import source_version
+from diffplan.training._lock import exclusive
 from diffplan.training._run_record import hardware, package_versions
-from reproductions.common.lock import exclusive
 from reproductions.common.units import (
     DONE,
     ERROR,

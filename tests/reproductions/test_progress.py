@@ -12,9 +12,9 @@ import pytest
 from toy_paper import finish, paper
 
 from diffplan.errors import ArgumentError, FileError, MissingDependencyError
+from diffplan.training._lock import exclusive, held
 from reproductions.common.command import DONE, WRONG, Command
 from reproductions.common.engines import Local, add_engine_options, engine_of
-from reproductions.common.lock import exclusive, held
 from reproductions.common.progress import GRID, Grid, show_status, summary
 from reproductions.common.stages import run_units
 from reproductions.common.units import Unit

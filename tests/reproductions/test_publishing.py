@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from toy_paper import complete, finish, paper
 
+from diffplan.training._lock import exclusive
 from reproductions.common import publishing, results
 from reproductions.common.command import DONE, FAILED, WRONG, Command
-from reproductions.common.lock import exclusive
 from reproductions.common.provenance import with_digests
 from reproductions.common.units import Unit, fingerprint
 from reproductions.common.worker import write_done

@@ -9,8 +9,8 @@ import pytest
 from toy_paper import complete, finish, paper
 
 from diffplan.errors import ArgumentError
+from diffplan.training._lock import HOLDER, exclusive
 from reproductions.common.experiment import Selection
-from reproductions.common.lock import HOLDER, exclusive
 from reproductions.common.stages import run_units
 from reproductions.common.units import Unit
 

@@ -1,10 +1,12 @@
 """An interrupted run, started again, equals an uninterrupted one bit for bit."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from diffplan.training import (
     CheckpointWarning,
     OfflineTrainer,
     OnlineTrainer,
+    OptimizerConfig,
     ReplayBuffer,
     read_metrics,
     run_episodes,
@@ -114,6 +117,60 @@ def test_killed_process_leaves_no_gap_and_no_duplicate(tmp_path: Path) -> None:
     assert len(reproducible(folder)) < len(reproducible(tmp_path / "whole"))
     subprocess.run(command, env={**environment, "TOY_DELAY": "0"}, check=True)
     assert reproducible(folder) == reproducible(tmp_path / "whole")
+
+
+def test_two_at_once_are_one_and_a_refusal(tmp_path: Path) -> None:
+    run(make_online(tmp_path / "whole"))
+    first, second = (make_online(tmp_path / "shared") for _ in range(2))
+    play, told = first.play_round, list[str]()
+
+    def refused() -> None:
+        with pytest.raises(ArgumentError) as caught:
+            run(second)
+        told.append(str(caught.value))
+
+    def meanwhile(index: int) -> Any:
+        if index == 2:
+            other = threading.Thread(target=refused)
+            other.start()
+            other.join()
+        return play(index)
+
+    first.play_round = meanwhile
+    run(first)
+    assert f"in use by process {os.getpid()} " in told[0]
+    assert reproducible(tmp_path / "shared") == reproducible(tmp_path / "whole")
+    assert second.environment_step == 0
+
+
+def test_ctrl_c_before_the_first_round_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard takes seconds to be imported."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffplan.training.run.RunLogger", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_online(tmp_path))
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_infinity_is_written_as_json_and_goes_on(tmp_path: Path) -> None:
+    boundless = OptimizerConfig(learning_rate=1e-2, gradient_clip=float("inf"))
+    run(make_online(tmp_path, rounds=1, optimizer=boundless))
+    text = (tmp_path / "run.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)  # of what is no JSON
+    assert float(found["config"]["optimizer"]["gradient_clip"]) == float("inf")
+    # Checkpoints of earlier versions hold the number.
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    index, content = checkpoints.load_latest()
+    content["settings"]["optimizer"]["gradient_clip"] = float("inf")
+    checkpoints.save(index, content)
+    run(make_online(tmp_path, rounds=2, optimizer=boundless))
+    with pytest.raises(ArgumentError, match=r"gradient_clip was 'inf', now 100\.0"):
+        run(make_online(tmp_path, rounds=2))
 
 
 def test_a_finished_run_plays_nothing_again(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def exclusive(
     except Timeout:
         raise ArgumentError(
             f"directory: {directory} is in use by {_described(holder)}; wait until it "
-            "ends, stop it, or choose another --directory. If it lives no more, which "
+            "ends, stop it, or choose another folder. If it lives no more, which "
             "this machine cannot tell on some network disks, delete "
             f"{directory / LOCK}"
         ) from None
