@@ -8,14 +8,17 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folder import ITERATIONS, new_run, shown
+from run_folder import ITERATIONS, new_run, record_swing_up, shown
 
+import diffplan as dp
 from diffplan import _cli
 from diffplan._colours import PLANNERS
+from diffplan.training import RunLogger
 
 ROOT = Path(__file__).parents[1]
 CHROME = [
@@ -246,6 +249,91 @@ def test_it_fits_and_can_be_read(opened: Page, width: int, dark: bool) -> None:
         picture(opened, f"view-{scheme}", "#plan")
     else:
         picture(opened, f"view-phone-{scheme}", "#plan")
+
+
+@pytest.fixture(scope="module")
+def sparse(browser: Page, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A page of late rounds, of gaps, and of plans whose episodes ended early."""
+    pytest.importorskip("imageio")
+    folder = tmp_path_factory.mktemp("sparse")
+    logger = RunLogger(folder, tensorboard=False)
+    for index, value in enumerate([float("nan"), 3.0, float("nan"), 5.0, 6.0, 7.0]):
+        logger.write(12345 + index, 1_234_567 + index, {"train/loss": value})
+    early = record_swing_up(dp.ILQR(40, iterations=1))
+    replace(early, seen=early.seen[:11]).save(folder / "plans" / "early.npz")
+    short = record_swing_up(dp.ILQR(1, iterations=1))
+    ended = replace(short, happened=short.happened[:1])
+    ended.save(folder / "plans" / "short.npz")
+    file = folder / "page.html"
+    assert _cli.main(["view", str(folder), "--output", str(file)]) == 0
+    browser.look(1200, dark=False)
+    browser.driver.get(file.as_uri())
+    return browser
+
+
+def test_whole_numbers_are_told_as_they_are(sparse: Page) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    for number, (axis, first) in enumerate((("rounds", 12345), ("steps", 1_234_567))):
+        Select(sparse.find("#against")).select_by_value(str(number))
+        sparse.wait("return document.querySelector('#metrics svg path')")
+        told = sparse.run(
+            "const chart = document.querySelector('#metrics svg'), found = [];"
+            "const { left, width } = chart.getBoundingClientRect();"
+            "for (let i = 0; i < 6; i += 1) {"
+            "  const clientX = left + 48 + i * (width - 58) / 5;"
+            "  chart.dispatchEvent(new PointerEvent('pointermove', { clientX }));"
+            "  found.push(document.getElementById('tip').textContent.split('\\n')[0]);"
+            "}"
+            "return found"
+        )
+        assert told == [f"{axis} {first + index}" for index in range(6)]
+        text = sparse.find("#metrics svg").text
+        assert {str(first), f"{first + 5} {axis}"} <= set(text.splitlines())
+
+
+def test_a_number_between_gaps_is_a_dot(sparse: Page) -> None:
+    (path,) = sparse.paths("#metrics")
+    dots = sparse.run(
+        "return [...document.querySelectorAll('#metrics circle')]"
+        ".map(each => [+each.getAttribute('cx'), +each.getAttribute('cy')])"
+    )
+    places = [tuple(map(float, p.split())) for p in re.findall(r"[ML]([^ML]+)", path)]
+    assert len(places) == 4
+    assert dots == [pytest.approx(places[0], abs=0.06)]  # 3, and no part of 5, 6, 7
+
+
+def test_each_strip_has_its_own_times(sparse: Page) -> None:
+    choose_plan(sparse, "early")
+    sparse.wait("return document.querySelectorAll('.film')[1].querySelector('span')")
+    sparse.wait(
+        "return [...document.querySelectorAll('.film span')].every(e => e.style.flex)"
+    )
+    found = sparse.run(
+        "return [...document.querySelectorAll('.film')].map(film => {"
+        "  const image = film.querySelector('img');"
+        "  const texts = [...film.querySelectorAll('span')];"
+        "  return [image.naturalWidth, image.clientWidth,"
+        "    texts.map(e => e.textContent),"
+        "    texts.map(e => e.getBoundingClientRect().width)];"
+        "})"
+    )
+    for (natural, width, texts, widths), last in zip(found, (40, 8), strict=True):
+        assert texts == [f"t = {time}" for time in range(0, last + 1, 4)]
+        assert natural == 49 * len(texts) - 1  # pictures of 48 pixels, one between
+        assert widths == [pytest.approx(width / len(texts), abs=0.5)] * len(texts)
+
+
+def test_dots_have_the_colours_of_their_lines(sparse: Page) -> None:
+    choose_plan(sparse, "short")
+    colours = sparse.run(
+        "const of = (e, kind) => getComputedStyle(e)[kind];"
+        "const line = k => of(document.querySelector(`#legend path.${k}`), 'stroke');"
+        "const dot = k => of(document.querySelector(`#plan circle.${k}`), 'fill');"
+        "return ['now', 'answer', 'happened'].map(k => [line(k), dot(k)])"
+    )
+    assert [dot for _, dot in colours] == [line for line, _ in colours]
+    assert len({dot for _, dot in colours}) == 3
 
 
 def test_nothing_went_wrong_in_the_browser(opened: Page) -> None:

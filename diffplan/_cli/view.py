@@ -6,9 +6,11 @@ it is loaded; --output writes it as one file that can be sent to others.
 """
 
 import argparse
+import sys
 import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from diffplan._cli import DONE, say
 from diffplan.errors import ArgumentError, DiffplanError
@@ -43,7 +45,12 @@ def run(options: argparse.Namespace) -> int:
         write_atomically(options.output, lambda file: file.write(text.encode()))
         say(f"{options.output}: {len(text.encode()) / 2**20:.2g} MiB")
         return DONE
-    with ThreadingHTTPServer((_LOCAL[1], options.port), _handler(options)) as server:
+    try:
+        server = _Server((_LOCAL[1], options.port), _handler(options))
+    except OSError as error:
+        told = f"expected one that is free, got {options.port}: {error.strerror}"
+        raise OSError(f"--port: {told}") from error
+    with server:
         address = f"http://{_LOCAL[1]}:{server.server_port}/"
         say(f"{address} (Ctrl-C ends)")
         if not options.no_browser:
@@ -55,6 +62,13 @@ def run(options: argparse.Namespace) -> int:
     return DONE
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that has left."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def _handler(options: argparse.Namespace) -> type[BaseHTTPRequestHandler]:
     """Return what answers a browser."""
     from diffplan._cli._page import page
@@ -62,7 +76,7 @@ def _handler(options: argparse.Namespace) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             # Another name for this machine is a page elsewhere that wants to read.
-            host = self.headers.get("Host", "").rpartition(":")[0]
+            host = self.headers.get("Host", "").lower().partition(":")[0]
             if host not in _LOCAL or self.path != "/":
                 self.send_error(404)
                 return

@@ -40,10 +40,11 @@ def page(run: Path, videos: int = 8) -> str:
     if not run.exists():
         raise ArgumentError(f"RUN: expected a run's folder, got {run}: nothing there")
     content = _content(run, videos)
-    if not (content["metrics"] or content["plans"] or content["videos"]):
+    begun = any((run / name).exists() for name in ("run.json", "metrics.csv"))
+    if not (begun or content["plans"] or content["videos"]):
         raise ArgumentError(
-            "RUN: expected metrics.csv, videos or plans (see `diffplan plan`), got "
-            f"{run} without any"
+            "RUN: expected run.json, metrics.csv, videos or plans (see `diffplan "
+            f"plan`), got {run} without any"
         )
     # Inside of a script only "<" can end it.
     told = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
@@ -102,10 +103,9 @@ def _metrics(path: Path) -> dict[str, list[list[float | None]]]:
     table: dict[str, list[list[float | None]]] = {}
     for row in read_metrics(path):
         if "/episode_" not in row["name"]:
-            numbers = (row["round"], row["environment_step"], row["value"])
-            table.setdefault(row["name"], []).append(
-                [_number(float(number)) for number in numbers]
-            )
+            place = [int(row["round"]), int(row["environment_step"])]
+            value = _number(float(row["value"]))
+            table.setdefault(row["name"], []).append([*place, value])
     return table
 
 
@@ -140,7 +140,7 @@ def _plan(file: Path) -> dict[str, Any]:
     strips = []
     if record.images is not None and record.image_iterations is not None:
         pairs = zip(record.image_iterations.tolist(), record.images, strict=True)
-        strips = [{"iteration": i, "source": _strip(row, every)} for i, row in pairs]
+        strips = [{"iteration": i, **_strip(row, every)} for i, row in pairs]
         seen = None if record.seen is None else _strip(record.seen, every)
     happened = None if record.happened is None else _columns(record.happened.T, names)
     return {
@@ -156,7 +156,6 @@ def _plan(file: Path) -> dict[str, Any]:
         "happened": happened,
         "strips": strips,
         "seen": seen,
-        "times": list(range(0, record.states.shape[1], every)),
     }
 
 
@@ -173,9 +172,10 @@ def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _strip(frames: Any, every: int) -> str:
-    """Return a film strip as the address of a PNG."""
-    return _url("image/png", as_png(film_strip([frames], every, gap=1)))
+def _strip(frames: Any, every: int) -> dict[str, Any]:
+    """Return a film strip as the address of a PNG, and the times of its pictures."""
+    source = _url("image/png", as_png(film_strip([frames], every, gap=1)))
+    return {"source": source, "times": list(range(0, len(frames), every))}
 
 
 def _url(kind: str, content: bytes) -> str:

@@ -19,6 +19,9 @@ function short(value, digits = 4) {
   return String(+value.toPrecision(digits));
 }
 
+/* Steps, rounds and iterations have all their digits. */
+function whole(value) { return Number.isInteger(value) ? String(value) : short(value); }
+
 /* A chart of lines {kind, x, y, name}; `fixed` ones are not drawn, but span its axes too. */
 function chart(host, title, label, { log = false, fixed = [] } = {}) {
   const picture = make("svg", { role: "img", "aria-label": title });
@@ -43,17 +46,19 @@ function chart(host, title, label, { log = false, fixed = [] } = {}) {
       parts.push(make("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }));
       parts.push(make("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, short(log ? 10 ** value : value, 3)));
     }
-    parts.push(make("text", { x: LEFT, y: HEIGHT - 5 }, short(x0)));
-    parts.push(make("text", { x: width - RIGHT, y: HEIGHT - 5, "text-anchor": "end" }, `${short(x1)} ${label}`));
+    parts.push(make("text", { x: LEFT, y: HEIGHT - 5 }, whole(x0)));
+    parts.push(make("text", { x: width - RIGHT, y: HEIGHT - 5, "text-anchor": "end" }, `${whole(x1)} ${label}`));
     for (const line of lines) {
       let path = "", pen = "M";
+      const drawn = (i) => (line.y[i] ?? null) !== null;
       line.x.forEach((x, i) => {
-        if (line.y[i] === null) { pen = "M"; return; }
+        if (!drawn(i)) { pen = "M"; return; }
         path += `${pen}${across(x).toFixed(1)} ${up(line.y[i]).toFixed(1)}`;
         pen = "L";
+        // Alone it would be a line of no length.
+        if (!drawn(i - 1) && !drawn(i + 1)) parts.push(make("circle", { class: line.kind, cx: across(x), cy: up(line.y[i]), r: 3 }));
       });
       parts.push(make("path", { class: line.kind, d: path }));
-      if (line.x.length === 1 && path) parts.push(make("circle", { cx: across(line.x[0]), cy: up(line.y[0]), r: 3 }));
     }
     if (mark !== null && lines[0].y[mark] !== null) {
       parts.push(make("circle", { class: "mark", cx: across(lines[0].x[mark]), cy: up(lines[0].y[mark]), r: 4.5 }));
@@ -75,7 +80,7 @@ function chart(host, title, label, { log = false, fixed = [] } = {}) {
     const at = scales.across(x);
     picture.append(make("line", { class: "cross", x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM }));
     const tip = $("tip");
-    tip.textContent = `${label} ${short(x)}\n${told.join("\n")}`;
+    tip.textContent = `${label} ${whole(x)}\n${told.join("\n")}`;
     tip.hidden = false;
     tip.style.left = `${Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8)}px`;
     tip.style.top = `${Math.max(event.clientY - tip.offsetHeight - 10, 4)}px`;
@@ -191,17 +196,17 @@ function showPlan(plan) {
 
 /* Film strips: imagined at the slider's iteration, above what happened. */
 function films(plan) {
-  const strip = (name, source) => {
+  const strip = (name, { source, times: shown }) => {
     const image = make("img", { alt: name, src: source });
-    const times = make("div", { class: "times" }, ...plan.times.map((t) => make("span", {}, `t = ${t}`)));
+    const times = make("div", { class: "times" }, ...shown.map((t) => make("span", {}, `t = ${t}`)));
     const title = make("figcaption", {}, name), box = make("figure", { class: "film" }, title, image, times);
     image.addEventListener("load", () => [...times.children].forEach((label) => {
-      label.style.flex = `0 0 ${image.clientWidth / plan.times.length}px`;
+      label.style.flex = `0 0 ${image.clientWidth / shown.length}px`;
     }));
     $("strips").append(box);
     return { image, title };
   };
-  const imagined = strip("imagined", plan.strips[0].source);
+  const imagined = strip("imagined", plan.strips[0]);
   if (plan.seen) strip("what happened", plan.seen);
   return (at) => {
     const nearest = plan.strips.reduce((best, each) => (each.iteration <= at ? each : best));
