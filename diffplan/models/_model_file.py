@@ -123,11 +123,18 @@ def _encoded(model: nn.Module, metadata: dict[str, str]) -> bytearray:
     try:
         # Others, such as transposed ones, are refused.
         dense = {name: value.contiguous() for name, value in weights.items()}
-        return bytearray(save(dense, metadata))
+        data = bytearray(save(dense, metadata))
     except (ValueError, KeyError, RuntimeError) as error:
         raise ArgumentError(
             f"model: expected weights that safetensors can hold, got {error}"
         ) from error
+    # Equal models are equal files: it writes metadata in a random order.
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.JSONEncoder(
+        ensure_ascii=False, sort_keys=True, separators=(",", ":")
+    ).encode(json.loads(data[8:end]))
+    data[8:end] = header.encode().ljust(end - 8)
+    return data
 
 
 def _checksum(header: bytes | bytearray) -> tuple[int, bytes]:

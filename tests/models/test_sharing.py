@@ -57,6 +57,15 @@ def test_what_is_loaded_is_what_was_saved(name: str, tmp_path: Path) -> None:
         assert file.metadata()["kind"] == type(model).__name__
 
 
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    model = Doubled(4)
+    more = {"text": '“\x1f\\"\x7f\u2028', **CARD}
+    for number in range(8):  # the order of the header's entries is drawn anew in each
+        save(model, path := tmp_path / str(number), card=more)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert card(path) == {"kind": "Doubled", **more}
+
+
 def test_a_loaded_actor_acts_as_before(tmp_path: Path) -> None:
     actor, state = models()["Actor"], torch.randn(7, 6)
     save(actor, tmp_path / "actor.safetensors")
