@@ -100,7 +100,10 @@ def test_help_lists_the_words_and_each_helps(
         assert ended.value.code == 0
         told = capsys.readouterr().out
         assert "exit status: 0 done" in told
+        assert str(_cli.INTERRUPTED) in told
         assert all(f"  {word} " in told for word in WORDS) or given[1:]
+        if given[0] == "tune":
+            assert {"5000", "20", "4"} <= set(told.split())
 
 
 def test_the_script_is_the_command_line() -> None:

@@ -2,8 +2,11 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import urllib.error
@@ -19,7 +22,7 @@ import diffplan as dp
 from diffplan import _cli
 from diffplan._cli._page import _some, page
 from diffplan._colours import PLANNERS, planner_styles
-from diffplan.training import load_plan_record
+from diffplan.training import RunLogger, RunRecord, load_plan_record
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +42,7 @@ def test_the_page_holds_the_run_and_nothing_of_it_is_markup(run: Path) -> None:
     assert "seed 7" in content["facts"]
     assert "test/episode_0" not in content["metrics"]
     rows = content["metrics"]["train/grad_norm"]
-    assert rows[4] == [4.0, 2500.0, None]
+    assert rows[4] == [4, 2500, None]
     assert rows[29][2] == pytest.approx(2 + torch.tensor(29.0).cos().item(), rel=1e-4)
     assert [each["name"] for each in content["videos"]] == [
         "round 000029",
@@ -56,6 +59,24 @@ def test_the_page_holds_the_run_and_nothing_of_it_is_markup(run: Path) -> None:
         record.happened[:, 2].tolist(), rel=1e-5
     )
     assert tuple(told["colour"]) == PLANNERS["LatCo"]
+
+
+def test_a_run_in_its_first_round_is_shown(tmp_path: Path) -> None:
+    RunRecord(tmp_path, {}, seed=3).begin(0)
+    for _ in range(2):
+        content = shown(page(tmp_path))
+        assert content["facts"][:2] == ["status running", "seed 3"]
+        assert content["metrics"] == {}
+        RunLogger(tmp_path, tensorboard=False).close()  # a table without rows
+
+
+def test_steps_have_all_their_digits(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, tensorboard=False)
+    places = [(12345 + i, 123_456_789 + i) for i in range(5)]
+    for index, step in places:
+        logger.write(index, step, {"train/loss": 1.0})
+    rows = shown(page(tmp_path))["metrics"]["train/loss"]
+    assert [tuple(row[:2]) for row in rows] == places
 
 
 def test_every_planner_has_a_colour_of_its_own() -> None:
@@ -103,9 +124,14 @@ def test_what_cannot_be_shown_is_an_error(
     assert told(tmp_path / "none", *out)[0] == 64
     status, text = told(tmp_path, *out)
     assert status == 64
-    assert "expected metrics.csv, videos or plans" in text
+    assert "expected run.json, metrics.csv, videos or plans" in text
     assert told(run, "--videos", "-1", *out)[0] == 64
     assert told(run, "--port", "70000")[0] == 64
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, text = told(run, "--port", port)
+    assert status == 1
+    assert text.startswith(f"error: --port: expected one that is free, got {port}: ")
     (tmp_path / "metrics.csv").write_text("no,such,table\n1,2,3\n")
     status, text = told(tmp_path, *out)
     assert status == 1
@@ -133,14 +159,18 @@ def test_the_page_is_served_to_this_machine_until_interrupted(run: Path) -> None
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DIFFPLAN_TYPECHECK": "0"}
     # In the background of a shell that gives it to nobody, Ctrl-C is ignored.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, text=True, preexec_fn=heard
-    ) as served:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **streams, preexec_fn=heard) as served:
         try:
             address = served.stdout.readline().split()[0]
             assert address.startswith("http://127.0.0.1:")
-            with urllib.request.urlopen(address) as answer:
-                assert shown(answer.read().decode())["title"] == run.name
+            leave(int(address.rstrip("/").rpartition(":")[2]))
+            # Pages that take as long: behind them nothing of that one is to come.
+            for host in (None, "127.0.0.1", "LOCALHOST:80"):  # of port 80 none is told
+                headers = {} if host is None else {"Host": host}
+                asked = urllib.request.Request(address, headers=headers)
+                with urllib.request.urlopen(asked) as answer:
+                    assert shown(answer.read().decode())["title"] == run.name
             for path, host in (("favicon.ico", "127.0.0.1:1"), ("", "evil.example:80")):
                 asked = urllib.request.Request(address + path, headers={"Host": host})
                 with pytest.raises(urllib.error.HTTPError, match="404") as refused:
@@ -149,13 +179,22 @@ def test_the_page_is_served_to_this_machine_until_interrupted(run: Path) -> None
         finally:
             served.send_signal(signal.SIGINT)
         assert served.wait(60) == 0
+        assert served.stderr.read() == ""
+
+
+def leave(port: int) -> None:
+    """Ask for the page, and go without a word before it comes."""
+    with socket.create_connection(("127.0.0.1", port)) as browser:
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        at_once = struct.pack("ii", 1, 0)
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
 
 def test_a_plan_of_a_trained_run_goes_to_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("gymnasium")
-    folder = tmp_path / "run"
+    folder = tmp_path / "my run"
     given = [
         f"training.{name}"
         for name in (
@@ -169,7 +208,9 @@ def test_a_plan_of_a_trained_run_goes_to_its_folder(
     words = ["planner=latco", "planner.iterations=4", "horizon=6"]
     assert _cli.main(["plan", str(folder), *words, "--seed", "3"]) == 0
     path = folder / "plans" / "latco_3.npz"
-    assert str(path) in capsys.readouterr().out
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith(f"{path}: ")
+    assert shlex.split(second, comments=True) == ["diffplan", "view", str(folder)]
     record = load_plan_record(path)
     assert record.states.shape == (5, 7, 12)
     assert record.happened.shape == (7, 12)
@@ -178,6 +219,8 @@ def test_a_plan_of_a_trained_run_goes_to_its_folder(
     # Pendulum pays at most nothing.
     assert (record.rewards < 0).all()
     assert [each["name"] for each in shown(page(folder))["plans"]] == ["latco_3"]
-    assert _cli.main(["plan", str(folder), "--name", "../there"]) == 64
+    for name in ("../there", "..", "."):
+        assert _cli.main(["plan", str(folder), "--name", name]) == 64
+    assert [each.name for each in (folder / "plans").iterdir()] == [path.name]
     assert _cli.main(["plan", str(folder), "horizont=3"]) == 64
     assert _cli.main(["plan", str(tmp_path)]) == 64

@@ -29,7 +29,9 @@ DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 64, 130
 
 # Damaged files and numbers that diverge are arguments only to the library.
 _FAILURES = FileError, NonFiniteError, MissingDependencyError, WorkerError, OSError
-_ENDING = "exit status: 0 done, 1 something is wrong, 64 wrong arguments"
+_ENDING = (
+    "exit status: 0 done, 1 something is wrong, 64 wrong arguments, 130 after Ctrl-C"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

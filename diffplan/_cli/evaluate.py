@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_run(options.directory, options.words)
     scores = [play(loaded, episodes, "evaluation") for play in (score, score_random)]
     output = options.output or options.directory / "evaluation.csv"
+    say(summary(scores))  # Before anything is written, which may fail.
     write_csv(output, [row for each in scores for row in each.rows()])
-    say(summary(scores) + f"\n{loaded.settings.task}, {loaded.rounds} rounds; {output}")
+    say(f"{loaded.settings.task}, {loaded.rounds - 1} rounds; {output}")
     return DONE

@@ -6,6 +6,7 @@ such as planner=latco or horizon=20.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from diffplan._cli import DONE, say
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_run(options.run, options.words)
     planner = type(loaded.agent.planner).__name__.lower()
     name = options.name or f"{planner}_{options.seed}"
-    if Path(name).name != name:
+    if Path(name).name != name or name.startswith("."):
         raise ArgumentError(f"--name: expected the name of a file, got {name!r}")
     with loaded.environments(1) as environments:
         record = record_agent_plan(loaded.agent, environments, seed=options.seed)
@@ -41,5 +42,5 @@ def run(options: argparse.Namespace) -> int:
     record.save(path)
     first, last = record.cost[0], record.cost[-1]
     say(f"{path}: cost {first:.4g} at first, {last:.4g} of the answer; it was executed")
-    say(f"diffplan view {options.run}  # shows it")
+    say(f"diffplan view {shlex.quote(str(options.run))}  # shows it")
     return DONE

@@ -1,7 +1,7 @@
 """Draws the learning curves of runs, beside a short page with their results.
 
-Each RUN is the folder of `diffplan train`, finished or not. Runs of the same task and
-planner are seeds of one curve.
+Each RUN is the folder of `diffplan train`, finished or not. Runs that differ in their
+seed alone are one curve.
 """
 
 import argparse

@@ -45,6 +45,6 @@ def run(options: argparse.Namespace) -> int:
         )
     more = {"tracker": options.tracker, "quiet": options.quiet}
     train(made, options.seed, options.directory, **more)
-    rounds = 1 + made.training.rounds
-    say(f"{options.directory}: all {rounds} rounds of {made.task} are done")
+    rounds = f"the random round of {made.task} and {made.training.rounds} more"
+    say(f"{options.directory}: {rounds} are done")
     return DONE

@@ -13,10 +13,10 @@ from pathlib import Path
 from diffplan._cli import DONE, FAILED, say
 
 _HELP = {
-    "budget": "evaluations of the model in a plan",
-    "trials": "settings that are tried of each planner",
-    "episodes": "in which each is tried",
-    "held_out": "episodes from other starts for the best ones",
+    "budget": (5000, "evaluations of the model in a plan"),
+    "trials": (20, "settings that are tried of each planner"),
+    "episodes": (4, "in which each is tried"),
+    "held_out": (20, "episodes from other starts for the best ones"),
 }
 
 
@@ -24,9 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("directory", type=Path, metavar="RUN", help="its folder")
     parser.add_argument("planners", metavar="planner=NAME,NAME", help="what is tuned")
-    for name, told in _HELP.items():
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, dest=name, type=int, metavar="N", help=told)
+    for name, (default, told) in _HELP.items():
+        option, told = f"--{name.replace('_', '-')}", f"{told}; {default}"
+        parser.add_argument(option, type=int, default=default, metavar="N", help=told)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,22 +42,21 @@ def run(options: argparse.Namespace) -> int:
     names = [require_known("planner", name, tuple(PLANNERS)) for name in names]
     given = {name: getattr(options, name) for name in _HELP}
     for name, value in given.items():
-        if value is not None:
-            require_count(f"--{name.replace('_', '-')}", value)
-    tuning = Tuning(**{k: v for k, v in given.items() if v is not None})
+        require_count(f"--{name.replace('_', '-')}", value)
+    tuning = Tuning(**given)
     loaded = load_run(options.directory)
     for name in names:  # What does not take the task is refused before hours pass.
         loaded.with_settings([f"planner={name}"])
     counter, tell = Counter(loaded.model), partial(say, error=True)
     found = {name: tune(loaded, name, tuning, counter, tell) for name in names}
     rows = [row(name, each) for name, each in found.items() if each is not None]
-    output = options.directory / "tune.csv"
     if rows:
-        write_csv(output, rows)
         short = [[_short(value) for value in each.values()] for each in rows]
         say(markdown_table(list(rows[0]), short))
     scores = [each.held_out for each in found.values() if each is not None]
     say(summary([*scores, score_random(loaded, tuning.held_out, "held out")]))
+    if rows:  # What was found is told, whatever the disk says.
+        write_csv(options.directory / "tune.csv", rows)
     failed = [name for name, each in found.items() if each is None]
     for name in failed:
         say(f"{name}: no trial gave a result", error=True)

@@ -2,8 +2,8 @@
 
 Settings of a run are frozen dataclasses with defaults, and `Settings` of what
 the library builds. An override names a value by its path; it is read as the field or
-argument asks. Wrong names and values are refused before anything runs, with the closest
-names that exist.
+argument asks. Wrong names and values are refused before anything runs, with the names
+that are close.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         for text in waiting:
             path, equals, value = text.partition("=")
             if not equals or not path:
-                raise ArgumentError(f"override: expected key=value, got {text!r}")
+                raise ArgumentError(f"{text!r}: expected key=value, a setting")
             try:
                 config = _replaced(config, path.split("."), value, path, config)
             except ArgumentError as error:
@@ -139,22 +139,15 @@ def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) ->
     present = _values(config)
     head, *rest = path
     if head not in present:
-        known = [key for key, _, _ in keys(root)]
-        close = difflib.get_close_matches(whole, known, n=3, cutoff=0.5)
-        raise UnknownNameError(
-            f"override: there is no setting {whole!r}; did you mean "
-            f"{', '.join(close or sorted(present))}?"
-        )
+        raise _unknown(whole, root)
     value = present[head]
     if rest and not _is_group(value):
         raise UnknownNameError(
-            f"override: {whole!r} goes into {head!r}, which is a plain value"
+            f"{whole}: there is no such setting; {head} is a plain value"
         )
     if not rest and _is_group(value):
         inner = ", ".join(key for key, _, _ in keys(value, f"{whole}."))
-        raise ArgumentError(
-            f"override: {whole} is a group of settings; set one of {inner}"
-        )
+        raise ArgumentError(f"{whole}: it is a group of settings; set one of {inner}")
     with_values: Callable[..., Any] = partial(dataclasses.replace, config)
     hints = typing.get_type_hints(type(config))
     if isinstance(config, Settings):
@@ -168,7 +161,19 @@ def _replaced(config: Any, path: list[str], text: str, whole: str, root: Any) ->
     try:
         return with_values(**{head: value})
     except DiffplanError as error:
-        raise ArgumentError(f"override {whole}={text}: {error}") from error
+        raise ArgumentError(f"{whole}={text}: {error}") from error
+
+
+def _unknown(path: str, root: Any) -> UnknownNameError:
+    """Return the error about a path; it tells those whose last name is alike."""
+    known = {key: key.rpartition(".")[2] for key, _, _ in keys(root)}
+    names = difflib.get_close_matches(path.rpartition(".")[2], {*known.values()})
+    alike = [key for key, name in known.items() if name in names]
+    close = difflib.get_close_matches(path, alike, cutoff=0.0)
+    meant = f" (did you mean {', '.join(close)}?)" if close else ""
+    return UnknownNameError(
+        f"{path}: there is no such setting{meant}; --settings lists all"
+    )
 
 
 def _written(value: Any) -> str:

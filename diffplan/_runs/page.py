@@ -1,7 +1,9 @@
 """The page of some runs: their curves, their results, and where the time went."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from diffplan._runs.figures import COLOURS, draw_runs, new_figure, save_figure
 from diffplan._runs.metrics import Rounds
 from diffplan._runs.run import TaskRun, read_settings
 from diffplan._runs.tables import markdown_table, picture, write_text
-from diffplan.errors import FileError
+from diffplan.errors import ArgumentError, FileError
 
 _CURVES = (
     ("test/return", "return without noise"),
@@ -18,6 +20,13 @@ _CURVES = (
     ("train/loss", "loss of the model"),
 )
 _PAGE, _FIGURE = "report.md", "report.png"
+
+
+class _Run(NamedTuple):
+    directory: Path
+    settings: TaskRun
+    seed: int
+    rounds: Rounds
 
 
 def write_page(directories: Sequence[Path], output: Path) -> Path:
@@ -31,39 +40,57 @@ def write_page(directories: Sequence[Path], output: Path) -> Path:
         The page.
 
     Raises:
+        ArgumentError: two folders hold runs of equal settings and seeds.
         FileError: a folder holds no run, or one without a complete round.
     """
-    found = []
-    for directory in directories:
-        run, seed = read_settings(directory)
-        rounds = Rounds.read(directory)
-        if not rounds.steps:
-            raise FileError(f"RUN: expected a complete round in {directory}, got none")
-        found.append((directory, run, seed, rounds))
+    groups = _read(directories)
     output.mkdir(parents=True, exist_ok=True)
-    groups: dict[str, list[Rounds]] = {}
-    for _, run, _, rounds in found:
-        groups.setdefault(_label(run), []).append(rounds)
-    _draw(groups, output / _FIGURE)
+    curves = {name: [each.rounds for each in runs] for name, runs in groups.items()}
+    _draw(curves, output / _FIGURE)
     header = ["run", "task and planner", "seed", "rounds", "steps", "last return"]
-    rows = []
-    for directory, run, seed, rounds in found:
-        *_, last = rounds.series("test/return")[1].tolist() or [np.nan]
-        done = f"{len(rounds.steps)} of {1 + run.training.rounds}"
-        rows.append(
-            [directory, _label(run), seed, done, rounds.steps[-1], f"{last:.4g}"]
-        )
-        rows[-1] += [_share(rounds, name) for name in ("planning", "training")]
-    table = markdown_table([*header, "planning", "training"], rows)
+    header += ["planning", "training"]
+    rows = [_row(name, each) for name, runs in groups.items() for each in runs]
     title = "Learning curves; one line a run, the thick one their mean"
-    notes = [_seeds(label, group) for label, group in groups.items() if group[1:]]
-    page = "\n".join(["# Runs\n", table, *notes, picture(_FIGURE, title)])
-    write_text(output / _PAGE, page)
+    notes = [_seeds(name, curve) for name, curve in curves.items() if curve[1:]]
+    table, shown = markdown_table(header, rows), picture(_FIGURE, title)
+    write_text(output / _PAGE, "\n".join(["# Runs\n", table, *notes, shown]))
     return output / _PAGE
 
 
-def _label(run: TaskRun) -> str:
-    return f"{run.task}, {run.planner_name}"
+def _read(directories: Sequence[Path]) -> dict[str, list[_Run]]:
+    """Return the runs that differ in their seed alone, by their task and planner.
+
+    Where several such groups share these, the first run of each tells them apart.
+    """
+    groups: dict[str, dict[int, _Run]] = {}
+    for directory in {each.resolve(): each for each in directories}.values():
+        settings, seed = read_settings(directory)
+        rounds = Rounds.read(directory)
+        if not rounds.steps:
+            raise FileError(f"RUN: expected a complete round in {directory}, got none")
+        group = groups.setdefault(json.dumps(settings.content()), {})
+        if seed in group:
+            raise ArgumentError(
+                f"RUN: expected another seed or other settings in each, got "
+                f"{group[seed].directory} and {directory}, both of seed {seed}"
+            )
+        group[seed] = _Run(directory, settings, seed, rounds)
+    runs = [list(group.values()) for group in groups.values()]
+    labels = [f"{r.settings.task}, {r.settings.planner_name}" for r, *_ in runs]
+    names = [
+        label if labels.count(label) == 1 else f"{label} ({first.directory})"
+        for label, (first, *_) in zip(labels, runs, strict=True)
+    ]
+    return dict(zip(names, runs, strict=True))
+
+
+def _row(name: str, run: _Run) -> list[object]:
+    rounds, total = run.rounds, run.settings.training.rounds
+    *_, last = rounds.series("test/return")[1].tolist() or [np.nan]
+    done = f"{len(rounds.steps) - 1} of {total}"
+    shares = [_share(rounds, part) for part in ("planning", "training")]
+    steps = rounds.steps[-1]
+    return [run.directory, name, run.seed, done, steps, f"{last:.4g}", *shares]
 
 
 def _share(rounds: Rounds, name: str) -> str:

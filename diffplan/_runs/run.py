@@ -108,6 +108,11 @@ class TaskRun(OnlineRun):
         super().__post_init__()
         require_count("horizon", self.horizon)
         require_count("execute", self.execute)
+        if self.training.skip_last_step:
+            raise ArgumentError(
+                "training.skip_last_step: expected False, for windows of a run go on "
+                "behind the last transition, got True"
+            )
 
     @property
     def planner_name(self) -> str:
@@ -165,24 +170,34 @@ def save_settings(run: TaskRun, seed: int, directory: Path) -> None:
 
     Raises:
         ArgumentError: the folder holds a run with others; other rounds alone are fine,
-            if they are not fewer than it has done.
+            if they are not fewer than it has done. Without a checkpoint nothing goes
+            on, and any are.
     """
     path, now = directory / SETTINGS, {"seed": seed, "run": run.content()}
-    if path.exists():
+    done, _ = Checkpoints(directory / "checkpoints").latest() or (0, None)
+    if done and path.exists():
         before = read_json(path, _EXPECTED)
-        changed = changes(before, now, extensible=("run.training.rounds",))
+        with reading(path, _EXPECTED):
+            changed = _changed(before, now)
         if changed:
             raise ArgumentError(
                 f"directory: {directory} holds a run with other settings "
                 f"({', '.join(changed)}); choose another folder"
             )
-        done, _ = Checkpoints(directory / "checkpoints").latest() or (0, None)
         if done > 1 + run.training.rounds:
             raise ArgumentError(
                 f"training.rounds: expected at least {done - 1}, which the run in "
                 f"{directory} has done, got {run.training.rounds}"
             )
     write_json(path, now)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return each setting that is another one now, by the word that sets it."""
+    old, new = ({"seed": each["seed"], **each["run"]} for each in (before, now))
+    if old["planner"]["name"] != new["planner"]["name"]:  # which has other settings
+        old, new = ({**each, "planner": each["planner"]["name"]} for each in (old, new))
+    return changes(old, new, extensible=("training.rounds",))
 
 
 def read_settings(directory: Path) -> tuple[TaskRun, int]:

@@ -63,10 +63,10 @@ class Tuning:
         held_out: Episodes on other starts, which judge the best settings.
     """
 
-    budget: int = 5000
-    trials: int = 20
-    episodes: int = 4
-    held_out: int = 20
+    budget: int
+    trials: int
+    episodes: int
+    held_out: int
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffplan._checks import require_positive
+from diffplan._checks import require_positive, require_share
 from diffplan.errors import ArgumentError, FileError
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.training.model_trainer import (
@@ -58,6 +58,7 @@ class OfflineConfig:
             require_positive(name, getattr(self, name))
         require_positive("checkpoint_every", self.checkpoint_every)
         require_positive("validation_batches", self.validation_batches)
+        require_share("initial_fraction", self.initial_fraction)
 
     @property
     def rounds(self) -> int:

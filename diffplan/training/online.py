@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffplan._checks import require_at_least
+from diffplan._checks import require_at_least, require_share
 from diffplan.agents._base import Agent
 from diffplan.agents.exploration import UniformAgent
 from diffplan.errors import ArgumentError
@@ -93,6 +93,9 @@ class OnlineConfig:
             require_at_least(name, getattr(self, name), 0)
         for name in (*one, *more):
             require_at_least(name, getattr(self, name), 1)
+        if self.replay_capacity is not None:
+            require_at_least("replay_capacity", self.replay_capacity, 1)
+        require_share("initial_fraction", self.initial_fraction)
         if self.keep_best and not self.evaluate_every:
             raise ArgumentError(
                 "keep_best: expected evaluations to choose by, got evaluate_every = 0"

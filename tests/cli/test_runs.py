@@ -1,6 +1,8 @@
 """`diffplan train | evaluate | report | tune`, on a run of seconds."""
 
 import csv
+import json
+import os
 import re
 import shlex
 import shutil
@@ -28,6 +30,7 @@ from diffplan._runs.run import (
 )
 from diffplan.errors import ArgumentError, FileError
 from diffplan.training import OnlineConfig, derive_seed, read_metrics
+from diffplan.training._lock import exclusive
 
 pytest.importorskip("gymnasium")
 
@@ -79,7 +82,14 @@ def test_every_planner_acts_with_a_model(run: Path) -> None:
     [
         (["planner=cemm"], "did you mean cem"),
         (["planner.iteration=3"], "did you mean planner.iterations"),
-        (["training.rouds=3"], "did you mean training.rounds"),
+        (["training.rouds=3"], "did you mean training.rounds?); --settings lists"),
+        (["rounds=3"], "rounds: there is no such setting (did you mean training.rou"),
+        (["nonsense=1"], "error: nonsense: there is no such setting; --settings lis"),
+        (["planner.foo=1"], "planner.foo: there is no such setting; --settings lists"),
+        (["training.rounds"], "'training.rounds': expected key=value"),
+        (["training.replay_capacity=0"], "replay_capacity: expected at least 1, got 0"),
+        (["training.initial_fraction=-1"], "initial_fraction: expected 0 … 1, got -1"),
+        (["training.skip_last_step=yes"], "training.skip_last_step: expected False"),
         (["horizon=0"], "at least 1"),
         (["planner.iterations=0"], "planner.iterations: expected at least 1"),
         (["planner=ilqr", "planner.iterations=0"], "planner.iterations: expected"),
@@ -121,6 +131,36 @@ def test_a_missing_graphics_card_is_told_before_anything_is_written(
 
 
 # Training
+
+
+def test_an_infinite_setting_is_trained_with(tmp_path: Path) -> None:
+    assert trained(tmp_path, "training.optimizer.gradient_clip=inf") == 0
+    for name in ("settings.json", "run.json"):
+        json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+    settings, _ = read_settings(tmp_path)
+    assert settings.training.optimizer.gradient_clip == float("inf")
+    assert dp.models.card(tmp_path / "model.safetensors")["task"] == TASK
+    assert trained(tmp_path, "training.optimizer.gradient_clip=inf") == 0
+
+
+def test_another_process_in_the_folder_is_told(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "settings.json").read_bytes()
+    with exclusive(run):
+        assert trained(run, "training.rounds=2") == 64
+    assert f"in use by process {os.getpid()} " in capsys.readouterr().err
+    assert (run / "settings.json").read_bytes() == before
+
+
+def test_a_first_round_that_failed_does_not_fix_the_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(tmp_path, "training.sequence_length=99") == 64
+    assert "length: expected at most the shortest" in capsys.readouterr().err
+    assert trained(tmp_path, "training.rounds=0") == 0
+    told = f"{tmp_path}: the random round of {TASK} and 0 more are done\n"
+    assert capsys.readouterr().out == told
 
 
 def test_a_run_is_loaded_as_its_checkpoint_has_it(run: Path) -> None:
@@ -175,9 +215,14 @@ def test_other_settings_are_another_run(
 ) -> None:
     assert trained(run, "model.free_nats=2") == 64
     told = capsys.readouterr().err
-    assert "run.model.free_nats was 1.0, now 2.0" in told
-    assert trained(run, "planner=mppi") == 64
-    assert "planner.name was 'cem', now 'mppi'" in capsys.readouterr().err
+    assert "(model.free_nats was 1.0, now 2.0)" in told
+    for word, told in (
+        ("planner=mppi", "(planner was 'cem', now 'mppi')"),
+        ("planner.noise_exponent=1", "(planner.noise_exponent was not set, now 1.0)"),
+        ("training.replay_capacity=9", "replay_capacity was None, now 9)"),
+    ):
+        assert trained(run, word) == 64
+        assert told in capsys.readouterr().err
 
 
 def test_the_best_model_is_loaded_where_it_was_kept(tmp_path: Path) -> None:
@@ -212,6 +257,8 @@ def test_an_evaluation_is_a_row_for_each_episode(
     )
     mean = np.mean([float(row["return"]) for row in found[:3]])
     assert f"| mppi | 3 | {mean:.1f} [" in told
+    assert command("evaluate", run, "planner=mppi", "--output", run) == 1
+    assert "| mppi | 10 | " in capsys.readouterr().out  # though nothing was written
     assert command("evaluate", run, "--episodes", 0) == 64
     assert command("evaluate", run, "model.hidden_size=3") == 64
 
@@ -221,6 +268,8 @@ def test_a_page_shows_the_curves(
 ) -> None:
     pytest.importorskip("matplotlib")
     page = tmp_path / "page"
+    reseeded = json.loads((run / "settings.json").read_text()) | {"seed": 1}
+    (run / "settings.json").write_text(json.dumps(reseeded))
     assert command("report", finished, run, "--output", page) == 0
     assert capsys.readouterr().out.strip() == str(page / "report.md")
     text = (page / "report.md").read_text()
@@ -229,9 +278,31 @@ def test_a_page_shows_the_curves(
         for row in read_metrics(run / "metrics.csv")
         if row["name"] == "test/return"
     ]
-    assert f"| {run} | {TASK}, cem | 0 | 2 of 2 | 400 | {last:.4g} |" in text
+    assert f"| {run} | {TASK}, cem | 1 | 1 of 1 | 400 | {last:.4g} |" in text
     assert "mean of 2 runs" in text
     assert (page / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_one_seed_of_its_settings(
+    finished: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    again = finished.parent / "." / ".." / finished.parent.name / finished.name
+    assert command("report", finished, again, "--output", tmp_path) == 0
+    page = (tmp_path / "report.md").read_text()
+    assert page.count(", cem | 0 | 1 of 1 | ") == 1
+    assert "mean of" not in page
+    capsys.readouterr()
+    assert command("report", finished, run, "--output", tmp_path) == 64
+    assert f"{finished} and {run}, both of seed 0" in capsys.readouterr().err
+    other = json.loads((run / "settings.json").read_text())
+    other["run"]["training"]["action_repeat"] = 7
+    (run / "settings.json").write_text(json.dumps(other))
+    assert command("report", finished, run, "--output", tmp_path) == 0
+    page = (tmp_path / "report.md").read_text()
+    assert "mean of" not in page
+    for folder in (finished, run):
+        assert f"| {folder} | {TASK}, cem ({folder}) | 0 |" in page
 
 
 # Tuning
@@ -273,6 +344,11 @@ def test_a_budget_that_pays_for_nothing_is_told(
     told = capsys.readouterr().err
     assert re.match(r"cem, trial 1 of 1: budget: expected \d+ for one iteration", told)
     assert told.endswith("cem: no trial gave a result\n")
+    (run / "tune.csv").mkdir()  # cannot be written, and is told all the same
+    assert command("tune", run, "planner=cem", *size[:-1], 100) == 1
+    told = capsys.readouterr().out
+    assert "| cem | 1 | " in told
+    assert "random actions" in told
 
 
 def test_evaluations_of_a_model_are_counted(run: Path) -> None:
