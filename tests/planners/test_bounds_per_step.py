@@ -66,6 +66,22 @@ def test_bounds_of_each_problem_may_be_the_same_at_all_steps(case: PlannerCase) 
     torch.testing.assert_close(got.actions, expected.actions)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_starts_of_collocation_meet_a_warm_one(count: int) -> None:
+    problem, state = double_integrator(), states_of(count)
+    planner = dp.LatCo(STEPS, iterations=2, num_starts=3)
+    low, high = LOW[:count, :1], HIGH[:count, :1]
+    noise = planner.draw_noise(problem, state)
+    actions = low.expand(count, STEPS, 1)
+    warm = dp.Plan(actions, problem.rollout(state, actions), torch.zeros(count))
+    plan = planner(within(problem, low, high), state, warm_start=warm, noise=noise)
+    for index in range(count):
+        one = dp.Plan(actions[index], warm.states[index], warm.cost[index])
+        alone = within(problem, low[index, 0], high[index, 0])
+        expected = planner(alone, state[index], warm_start=one, noise=noise[index])
+        torch.testing.assert_close(plan.actions[index], expected.actions)
+
+
 @each_planner
 def test_bounds_that_do_not_move_are_a_box(case: PlannerCase) -> None:
     problem, state = point_mass_problem(torch.float64)

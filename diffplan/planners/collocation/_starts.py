@@ -75,7 +75,7 @@ class Starts:
 
         states = warm_start.memory.get("states", warm_start.states[:, 1:])
         states = repeated(collocation.lifted(states, warm_start.memory))
-        variables = repeated(collocation.units.variables(warm_start.actions))
+        variables = collocation.units.variables(repeated(warm_start.actions))
         index = torch.arange(variables.shape[0], device=variables.device)
         first = index % self.count == 0
         trajectory = Trajectory(
