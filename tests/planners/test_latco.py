@@ -26,7 +26,7 @@ from diffplan.planners.collocation._primal_dual import (
 )
 from diffplan.planners.collocation._residuals import TrajectoryProblem
 from diffplan.planners.request import PlanRequest
-from diffplan.solvers import BlockCholeskySolver, RiccatiSolver
+from diffplan.solvers import BlockCholeskySolver, ChainSolver, RiccatiSolver
 from diffplan.solvers._least_squares import Trajectory
 
 
@@ -265,6 +265,31 @@ def test_multiplier_rules_follow_their_formula(rule: object, expected: float) ->
 def test_plain_dual_ascent_ends_at_zero() -> None:
     found = DualAscent(rate=30.0)(torch.tensor(2.0), torch.tensor(0.0), 0.1)
     assert found.item() == 0.0
+
+
+@pytest.mark.parametrize("solver", [RiccatiSolver(), BlockCholeskySolver()])
+@pytest.mark.parametrize("rate", [10.0, 100.0])
+def test_multipliers_of_zero_keep_no_plan_from_its_optimum(
+    solver: ChainSolver, rate: float
+) -> None:
+    # One action of 1 reaches the goal: what is left is the cost of the first state.
+    problem = dp.PlanningProblem(
+        lambda state, action: state + action,
+        dp.objectives.GoalDistance(torch.ones(1, dtype=torch.float64)),
+        dp.Box([-1.0], [1.0]),
+    )
+    planner = dp.LatCo(
+        3,
+        multiplier_rule=DualAscent(rate),
+        dynamics_tolerance=1e-2,
+        fall_back=False,
+        solver=solver,
+    )
+    plan = planner(problem, torch.zeros(30, 1, dtype=torch.float64))
+    assert (plan.memory["multipliers"][..., 0] == 0).any()
+    assert (plan.status == int(dp.Status.CONVERGED)).all()
+    assert (plan.cost >= 0.5 - 1e-12).all()
+    assert (plan.cost < 0.5 + planner.dynamics_tolerance).all()
 
 
 def test_violations_are_those_of_an_explicit_loop() -> None:

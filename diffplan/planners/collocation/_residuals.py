@@ -91,7 +91,8 @@ class Linearization(NamedTuple):
             state_jacobian=self.state_jacobian,
             action_jacobian=self.action_jacobian,
             defect=self.residuals.defect,
-            transition_weight=dynamics_weight,
+            # A step whose λ dual ascent drove to zero is still part of the chain.
+            transition_weight=dynamics_weight.clamp_min(1e-12),
             residual=stage[0],
             stage_state_jacobian=stage[1],
             stage_action_jacobian=stage[2],
