@@ -89,6 +89,20 @@ def test_center_and_scale_of_wide_boxes(low: float, high: float) -> None:
     torch.testing.assert_close(ends, torch.stack(bounds))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_allowed_actions_are_within_the_limits_of_their_variables(
+    dtype: torch.dtype,
+) -> None:
+    low = torch.randn(1000, dtype=dtype)
+    high = low + 3 * torch.rand(1000, dtype=dtype)
+    units = ActionUnits.of(dp.Box(low, high))
+    inner = torch.nextafter(low, high), torch.nextafter(high, low)
+    for action in (low, high, *inner):
+        assert (units.excess(units.variables(action)) == 0).all()
+    outer = torch.stack([low - 1e-3, high + 1e-3])
+    assert (units.excess(units.variables(outer)) != 0).all()
+
+
 @pytest.mark.parametrize("width", [1e21, MOST])
 @pytest.mark.parametrize("kind", [dp.CEM, dp.MPPI, dp.DCEM])
 def test_wide_boxes_are_searched_as_others(

@@ -7,6 +7,7 @@ from planner_cases import CASES, PlannerCase
 from torch import Tensor
 
 import diffplan as dp
+from diffplan.planners import MethodOfMultipliers
 
 OPEN = torch.inf
 STEPS = 3
@@ -144,3 +145,39 @@ def test_a_warm_start_on_the_bound_follows_it(
         if kind is dp.Unroll:
             expected = differences(planner, warm, case)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        dp.LatCo(STEPS, iterations=1),
+        dp.LatCo(STEPS, iterations=1, multiplier_rule=MethodOfMultipliers()),
+        dp.FirstOrderLatCo(STEPS, iterations=2),
+    ],
+    ids=["LatCo", "LatCo-duals", "FirstOrderLatCo"],
+)
+@pytest.mark.parametrize("side", [0, 1])
+def test_collocation_from_a_bound_is_smooth_in_that_bound(
+    planner: dp.Planner, side: int
+) -> None:
+    # As many boxes as rounding needs to put a bound on both sides of its limit.
+    count = 100
+    low = -torch.rand(count, 1, 1, dtype=torch.float64)
+    box = torch.stack([low, low + 0.1 + torch.rand_like(low)])
+    goal = dp.objectives.GoalDistance(double([0.2]))
+    state = torch.rand(count, 1, dtype=torch.float64)
+
+    def reached(bound: Tensor) -> Tensor:
+        sides = [box[0], bound] if side else [bound, box[1]]
+        problem = dp.PlanningProblem(torch.add, goal, dp.Box(*sides))
+        start = bound.expand(count, STEPS, 1)
+        states = state[:, None].expand(count, STEPS + 1, 1)
+        warm = dp.Plan(start, states, state[:, 0])
+        plan = planner(problem, state, warm_start=warm)
+        return plan.diagnostics["raw_actions"].sum(dim=(1, 2))
+
+    bound = box[side].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(reached(bound).sum(), bound)
+    with torch.no_grad():
+        difference = reached(box[side] + 1e-6) - reached(box[side] - 1e-6)
+    torch.testing.assert_close(slope.flatten(), difference / 2e-6, rtol=1e-5, atol=1e-7)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffplan.constraints._box import Box
+from diffplan.planners._failures import with_value
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ class ActionUnits:
     def variables(self, actions: Tensor) -> Tensor:
         """Return the variables `[…, A]` of actions `[…, A]`; 0 where pinned."""
         unit = torch.where(self.pinned, 1.0, self.unit)
-        return self.pin((actions - self.center) / unit)
+        found = self.pin((actions - self.center) / unit)
+        # Rounding must not put allowed actions outside, where their limit is active.
+        allowed = (actions >= self.box.low) & (actions <= self.box.high)
+        inside = torch.where(allowed, found.clamp(self.low, self.high), found)
+        return with_value(inside.detach(), found)
 
     def pin(self, variables: Tensor) -> Tensor:
         """Return the variables with zeros where there is no choice."""
