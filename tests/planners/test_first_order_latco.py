@@ -251,3 +251,11 @@ def test_what_a_model_lacks_is_named() -> None:
     plan = dp.ImageCollocation(3, blind, iterations=20)(problem, state)
     expected = dp.FirstOrderLatCo(3, iterations=20)(problem, state)
     torch.testing.assert_close(plan.actions, expected.actions)
+
+
+@pytest.mark.parametrize("kind", [dp.FirstOrderLatCo, dp.ImageCollocation])
+def test_first_multipliers_are_at_least_zero(kind: type[dp.Planner]) -> None:
+    for wrong in ((-1.0, 1.0), (1.0, -1.0)):
+        with pytest.raises(ArgumentError, match=r"initial_multipliers.* at least 0"):
+            kind(3, initial_multipliers=wrong)
+    assert kind(3, initial_multipliers=(0.0, 0.0)).initial_multipliers == (0.0, 0.0)

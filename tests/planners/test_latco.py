@@ -401,11 +401,17 @@ def test_a_reward_without_residuals_is_refused_by_name() -> None:
         {"dynamics_tolerance": 0.0},
         {"damping": -1.0},
         {"num_starts": 0},
+        {"initial_multipliers": (-1.0, 1.0)},
+        {"initial_multipliers": (0.0, 1.0)},
+        {"initial_multipliers": (1.0, -1.0)},
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(setting: dict[str, object]) -> None:
+@pytest.mark.parametrize("kind", [dp.LatCo, dp.GaussianLatCo])
+def test_settings_out_of_range_are_refused_by_name(
+    kind: type[dp.LatCo], setting: dict[str, object]
+) -> None:
     with pytest.raises(dp.errors.ArgumentError, match=next(iter(setting))):
-        dp.LatCo(**{"horizon": 3, **setting})
+        kind(**{"horizon": 3, **setting})
 
 
 def test_the_first_iterate_takes_no_dual_step() -> None:

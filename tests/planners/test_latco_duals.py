@@ -288,6 +288,7 @@ def test_shifts_of_other_constraints_are_refused_by_name() -> None:
     ("build", "name"),
     [
         (lambda: planner(3, engine="theseus"), "engine"),
+        (lambda: planner(3, initial_multipliers=(1.0, 0.0)), "initial_multipliers"),
         (lambda: MethodOfMultipliers(share=0.0), "share"),
         (lambda: MethodOfMultipliers(enough=1.0), "enough"),
         (lambda: MethodOfMultipliers(growth=0.5), "growth"),

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_count, require_positive
+from diffplan._checks import require_at_least, require_count, require_positive
 from diffplan.functional._first_order import RULES, start_moments
 from diffplan.functional._isolation import finite_rows
 from diffplan.gradients import UNROLLED, GradientStrategy, tracked
@@ -131,6 +131,8 @@ class FirstOrderCollocation(Planner):
         set_number(self, "step_size", step_size)
         self.dual_every = require_count("dual_every", dual_every)
         self.multiplier_rules = multiplier_rules or (DualAscent(10.0), DualAscent(10.0))
+        for index, multiplier in enumerate(initial_multipliers):
+            require_at_least(f"initial_multipliers[{index}]", multiplier, 0.0)
         self.initial_multipliers = initial_multipliers
         self.tolerances = (
             require_positive("dynamics_tolerance", dynamics_tolerance),

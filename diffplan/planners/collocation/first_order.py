@@ -34,8 +34,8 @@ class FirstOrderLatCo(FirstOrderCollocation):
         dual_every: The multipliers follow every so many steps.
         multiplier_rules: Of the dynamics, and of the action limits. None stands for
             `DualAscent(10)` twice.
-        initial_multipliers: λ and ν at the start. Large ones keep the plan feasible
-            and let it move slowly.
+        initial_multipliers: λ and ν at the start, at least 0. Large ones keep the plan
+            feasible and let it move slowly.
         dynamics_tolerance: ε of ‖x_{t+1} - f(x_t, u_t)‖².
         action_tolerance: ε of the action limits.
         fall_back: Whether to answer with the actions that were given where the plan's

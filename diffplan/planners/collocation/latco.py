@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_count, require_positive
+from diffplan._checks import require_at_least, require_count, require_positive
 from diffplan.errors import ArgumentError
 from diffplan.gradients import UNROLLED_OR_SOLVED, GradientStrategy, Implicit, Unroll
 from diffplan.objectives._base import ResidualObjective
@@ -98,8 +98,9 @@ class LatCo(Planner):
             `MethodOfMultipliers` the plan is the constrained optimum: damping adapts,
             CONVERGED says that the KKT system is solved (`plan.diagnostics` has its
             `stationarity` and `violation`), and `plan.memory` holds `shifts`.
-        initial_multipliers: λ and ν at the start (paper, "no relaxation": 1e8, 1), the
-            first penalties of `MethodOfMultipliers`.
+        initial_multipliers: λ, above 0, and ν, at least 0, at the start (paper, "no
+            relaxation": 1e8, 1); the first penalties, both above 0, of
+            `MethodOfMultipliers`.
         normalize: Divide all residuals by mean√λ + mean√ν + 1, as the release does (not
             with `MethodOfMultipliers`).
         init: "normal" draws states and actions from N(0, 1), actions about
@@ -175,6 +176,10 @@ class LatCo(Planner):
         self.action_tolerance = require_positive("action_tolerance", action_tolerance)
         set_number(self, "damping", damping, zero=True)
         self.multiplier_rule = multiplier_rule or LogarithmicRule.released()
+        require_positive("initial_multipliers[0]", initial_multipliers[0])
+        require_at_least("initial_multipliers[1]", initial_multipliers[1], 0.0)
+        if isinstance(multiplier_rule, MethodOfMultipliers):
+            require_positive("initial_multipliers[1]", initial_multipliers[1])
         self.initial_multipliers = initial_multipliers
         self.normalize = normalize
         self.init: _Init = init
