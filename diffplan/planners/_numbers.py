@@ -38,12 +38,12 @@ def set_number(
     Raises:
         ArgumentError: a number is not positive (or NaN).
         TensorTypeError: a tensor holds no floating-point numbers.
-        ShapeError: it holds several.
+        ShapeError: it holds several, or has more than one dimension.
     """
     if isinstance(value, Tensor):
         require_tensor(name, value)
-        if value.numel() != 1 and not (per_action and value.ndim == 1):
-            expected = "one number or [A]" if per_action else "one number"
+        if value.ndim > 1 or (value.numel() != 1 and not per_action):
+            expected = "one number or [A]" if per_action else "one number, [] or [1]"
             raise ShapeError(f"{name}: expected {expected}, got {list(value.shape)}")
     if value is not None:
         given = value if isinstance(value, Tensor) else torch.tensor(float(value))

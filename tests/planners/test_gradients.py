@@ -16,7 +16,7 @@ from problems import central_difference, pendulum, same_to_rounding, states_of
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.errors import UnsupportedGradientError
+from diffplan.errors import ShapeError, UnsupportedGradientError
 from diffplan.planners import GradMPC
 
 each_unrolled = each_planner_that(lambda case: dp.Unroll in case.gradients)
@@ -207,6 +207,14 @@ def test_declared_gradients_are_those_of_the_class(case: PlannerCase) -> None:
 @each_planner
 def test_declared_learnable_numbers_are_those_of_the_class(case: PlannerCase) -> None:
     assert [name for name, _ in case.learnable] == list(case.build().learnable_numbers)
+
+
+@each_unrolled
+def test_learnable_numbers_are_no_matrices(case: PlannerCase) -> None:
+    for name, value in case.learnable:
+        matrix = torch.full((1, 1), value, dtype=torch.float64)
+        with pytest.raises(ShapeError, match=rf"{name}: expected one .* got \[1, 1\]"):
+            case.build(**{name: matrix})
 
 
 @each_unrolled
