@@ -14,7 +14,9 @@ K is computed from a Cholesky factor of I + P/w, whose condition does not grow w
 difference w - w^2 (P + wI)^{-1}. What remains is a stage of the linear-quadratic
 regulator with its action Hessian factored by Cholesky; a forward sweep recovers the
 increments. All of it is O(T (S + A)^3). One correction by the residual, evaluated in
-the symmetric form with costates, makes it accurate to float32 rounding for every w.
+the symmetric form with costates, makes it accurate to float32 rounding, however
+large w is. P holds squares of stage Jacobians: float32 loses digits where these exceed
+both w and the damping a thousandfold.
 
 Symbols as in `diffplan.functional._chain`; P, p cost-to-go; L the Cholesky factor of
 I + P/w; M the one of the action Hessian Q_uu; gain Q_uu^{-1} Q_ux, so that the step's

@@ -154,7 +154,10 @@ ChainSolver = Callable[[ChainBlocks], ChainStep]
 
 @dataclass(frozen=True)
 class RiccatiSolver:
-    """Dynamic programming over soft dynamics: accurate in float32 at every weight.
+    """Dynamic programming over soft dynamics: accurate in float32 at any large weight.
+
+    It takes squares of stage Jacobians: where these exceed both weight and damping a
+    thousandfold, digits are lost, and in the end the factorisation fails.
 
     Args:
         refinements: Corrections of the step by its own residual, at least 0. Each costs
