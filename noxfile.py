@@ -172,12 +172,15 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", default=False)
 def bench(session: nox.Session) -> None:
-    """Run every benchmark; pass their arguments after `--`, such as `--quick`."""
+    """Measure all but the GPU and write the page; `-- --quick` leaves results alone."""
     python = shared_environment(session)
     for requirements in sorted((ROOT / "benchmarks" / "peers").glob("*.txt")):
         fill_peer(session, requirements)
-    for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
+    page = ROOT / "benchmarks" / "report.py"
+    scripts = {*page.parent.glob("[!_]*.py")} - {page, page.with_name("gpu.py")}
+    for script in sorted(scripts):
         run(session, python, str(script), *session.posargs)
+    run(session, python, str(page))
 
 
 @nox.session(venv_backend="none", default=False)

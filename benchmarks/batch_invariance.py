@@ -8,14 +8,13 @@ all of them. The model is in float32. Episodes that differ are explained by thei
 plans, which are made once more in float64: what is rounding becomes smaller there.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, settings, write_results
 
 import diffplan.envs
 from diffplan._runs.online import action_box
@@ -34,7 +33,6 @@ from reproductions.latco.comparison import (
 from reproductions.latco.comparison_config import ComparisonConfig
 from reproductions.latco.comparison_model import ACTION_DIM
 
-RESULTS = Path(__file__).parent / "results"
 Found = dict[str, Any]
 
 
@@ -56,7 +54,7 @@ def episodes_of(
     with diffplan.envs.make_vector(config.data.task, batch) as environments:
         box = action_box(environments.single_action_space)
         settings, watch = config.settings(planner), planner_watch()
-        agent = make_agent(model, settings, evaluation, box, watch)
+        agent = make_agent(model, settings, evaluation, box, watch, model.reward)
         return run_episodes(
             agent,
             environments,
@@ -96,7 +94,7 @@ def first_plans(model: RSSM, config: ComparisonConfig, planner: str) -> list[flo
     )
     chosen = config.settings(planner)
     made = chosen.build(config.evaluation.horizon)
-    problem = PlanningProblem(model.step, objective_of(model, made), box)
+    problem = PlanningProblem(model.step, objective_of(model.reward, made), box)
     keys = torch.arange(starts)
     together = made(problem, state, keys=keys).actions
     return [
@@ -111,18 +109,16 @@ def first_plans(model: RSSM, config: ComparisonConfig, planner: str) -> list[flo
 
 def main() -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__, quick="a model of no use, fast")
     parser.add_argument("--directory", type=Path, default=Path("runs/batch_invariance"))
-    parser.add_argument("--planners", nargs="*", default=["latco", "cem", "mppi"])
-    parser.add_argument("--quick", action="store_true", help="a model of no use, fast")
-    parser.add_argument(
-        "--output", type=Path, default=RESULTS / "batch_invariance.json"
-    )
+    parser.add_argument("--planners", nargs="+", default=["latco", "cem", "mppi"])
     given = parser.parse_args()
     torch.set_num_threads(1)
     config = ComparisonConfig.smoke() if given.quick else ComparisonConfig()
-    model = trained_model(config, given.directory)
-    double = trained_model(config, given.directory).double()
+    # A quick model in the directory would be taken for the one of the paper.
+    directory = given.output if given.quick else given.directory
+    model = trained_model(config, directory)
+    double = trained_model(config, directory).double()
     starts = config.evaluation.starts
     results: Found = {"starts": starts}
     for planner in given.planners:
@@ -135,7 +131,7 @@ def main() -> None:
             "first_plans_float64": first_plans(double, config, planner),
         }
         print(planner, results[planner], flush=True)
-        write_results(given.output, settings(given), results)
+        write_results(given.output / "batch_invariance.json", settings(given), results)
 
 
 if __name__ == "__main__":

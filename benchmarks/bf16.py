@@ -9,15 +9,13 @@ by the float32 model. States, refits, projections and all linear algebra are flo
 both. The difference is measured against what planning gains over doing nothing.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -29,7 +27,6 @@ from diffplan.objectives import NegativeReturn
 ACTIONS = 2
 GOAL = torch.tensor([0.5, -0.5])
 LENGTH = 20
-RESULTS = Path(__file__).parent / "results"
 
 
 def episodes(count: int, generator: torch.Generator) -> SequenceBatch:
@@ -140,14 +137,12 @@ def gradient_error(
 
 def main() -> None:
     """Train, measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=400)
-    parser.add_argument("--problems", type=int, default=16)
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--horizon", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="a small, rough run")
+    parser = Parser(__doc__, quick="a small, rough run")
+    parser.add_argument("--updates", type=positive, default=400)
+    parser.add_argument("--problems", type=positive, default=16)
+    parser.add_argument("--samples", type=positive, default=500)
+    parser.add_argument("--horizon", type=positive, default=12)
+    parser.add_argument("--repeats", type=positive, default=3)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.updates, arguments.problems, arguments.samples = 60, 4, 100

@@ -9,14 +9,12 @@ are reported: of the wall clock, and of the thread's processor time, which a bus
 machine disturbs less.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from _measuring import write_results
+from _measuring import Parser, positive, settings, write_results
 from torch import Tensor
 
 from diffplan.solvers import BlockCholeskySolver, ChainBlocks, RiccatiSolver
@@ -120,12 +118,13 @@ def measure(
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--states", type=int, nargs="+", default=[30, 94, 230])
-    parser.add_argument("--horizons", type=int, nargs="+", default=[10, 30, 50, 100])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="horizon 10 and 30 only")
+    parser = Parser(__doc__, quick="horizon 10 and 30 only")
+    parser.add_argument("--states", type=positive, nargs="+", default=[30, 94, 230])
+    parser.add_argument(
+        "--horizons", type=positive, nargs="+", default=[10, 30, 50, 100]
+    )
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 8])
+    parser.add_argument("--repeats", type=positive, default=5)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.horizons = [10, 30]
@@ -149,8 +148,8 @@ def main() -> None:
                         {"state": size, "horizon": horizon, "batch": batch, **found}
                     )
     write_results(
-        Path(__file__).parent / "results" / "chain_solvers.json",
-        config=vars(arguments),
+        arguments.output / "chain_solvers.json",
+        config=settings(arguments),
         results={"steps": results},
     )
 

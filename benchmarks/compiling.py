@@ -9,22 +9,19 @@ problems: a pendulum of three numbers, horizon 15, and an RSSM of 200 units for 
 values, horizon 12.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from torch import Tensor
 
 import diffplan as dp
 from diffplan.models.rssm import RSSM
 
-RESULTS = Path(__file__).parent / "results"
 HORIZON = 15
 LATENT_HORIZON = 12
 TIME_STEP = 0.05
@@ -156,10 +153,8 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="the first case only")
+    parser = Parser(__doc__, quick="the first case only")
+    parser.add_argument("--repeats", type=positive, default=30)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     chosen = list(cases().items())

@@ -17,7 +17,6 @@ by the clock and of the processor: other programs lengthen the first, above all 
 99th percentile. Setting up, compiling and the first three calls stand apart.
 """
 
-import argparse
 import math
 import statistics
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from _workers import ENVIRONMENTS, Worker, interpreter
 from torch import Tensor
 
@@ -35,7 +34,6 @@ from _loop import Task
 from _tensors import FLOAT
 from loop_ours import plant
 
-RESULTS = Path(__file__).parent / "results"
 TIME_STEP = 0.02
 HORIZON = 50
 SAME_MODEL = 1e-9
@@ -293,19 +291,18 @@ def started(libraries: list[str], environments: Path) -> tuple[dict, dict]:
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__, quick="ten steps of one start")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS)
-    parser.add_argument("--peers", nargs="*", help="only these")
-    parser.add_argument("--tasks", nargs="+", default=list(tasks()))
-    parser.add_argument("--starts", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="ten steps of one start")
+    libraries = list(dict.fromkeys(each.library for each in CONTENDERS))
+    peers = libraries[1:]  # after ours
+    parser.add_argument("--peers", nargs="*", choices=peers, help="only these")
+    parser.add_argument("--tasks", nargs="+", default=[*tasks()], choices=tasks())
+    parser.add_argument("--starts", type=int, default=3, choices=(1, 2, 3))
+    parser.add_argument("--steps", type=positive, default=200)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.starts, arguments.steps = 1, 10
     torch.set_num_threads(1)
-    libraries = list(dict.fromkeys(each.library for each in CONTENDERS))
     if arguments.peers is not None:
         libraries = ["ours", *arguments.peers]
     workers, versions = started(libraries, arguments.environments)

@@ -9,16 +9,14 @@ little; the memory is that of all tensors alive together, counted operation by
 operation, and so the same on every machine.
 """
 
-import argparse
 import os
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from _peak_memory import PeakMemory
 from torch import Tensor, nn
 
@@ -110,10 +108,9 @@ def measure(task: Task, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = Parser(__doc__, quick="the smallest size, once")
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
-    parser.add_argument("--quick", action="store_true", help="the smallest size, once")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.repeats, arguments.sizes = 1, ["small"]
@@ -134,7 +131,7 @@ def main() -> None:
             print(f"{name}, {kind.__name__}: {', '.join(told)}", flush=True)
         results["sizes"][name] = {"size": vars(size), "planners": planners}
     results["load_after"] = os.getloadavg()[0]
-    path = Path(__file__).parent / "results" / "defaults.json"
+    path = arguments.output / "defaults.json"
     write_results(path, config=settings(arguments), results=results)
 
 

@@ -1,18 +1,17 @@
 """One iteration of Gaussian LatCo beside one of LatCo, at the same size.
 
     python benchmarks/gaussian_latco.py [--horizon 30] [--samples 50] [--repeats 5]
+                                        [--quick]
 
 Both plan with one model, in one process on one thread, in turn; medians are compared.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from _measuring import per_iteration, write_results
+from _measuring import Parser, per_iteration, positive, settings, write_results
 
 import diffplan as dp
 from diffplan.models import RSSM
@@ -70,11 +69,13 @@ def contenders(
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--horizon", type=int, default=30)
-    parser.add_argument("--samples", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = Parser(__doc__, quick="one short repeat of few samples")
+    parser.add_argument("--horizon", type=positive, default=30)
+    parser.add_argument("--samples", type=positive, default=50)
+    parser.add_argument("--repeats", type=positive, default=5)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.horizon, arguments.samples, arguments.repeats = 5, 6, 1
     torch.set_num_threads(1)
     results = {}
     print("| one iteration, batch 1 | ms | over LatCo |\n|---|---|---|")
@@ -97,8 +98,8 @@ def main() -> None:
             "over_latco": ratio,
         }
     write_results(
-        Path(__file__).parent / "results" / "gaussian_latco.json",
-        config=vars(arguments),
+        arguments.output / "gaussian_latco.json",
+        config=settings(arguments),
         results=results,
     )
 

@@ -13,15 +13,13 @@ and noise of its own, and compares `Implicit()`, which holds the final multiplie
 finite differences of the whole planner.
 """
 
-import argparse
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from _measuring import write_results
+from _measuring import Parser, positive, settings, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -79,10 +77,9 @@ class Problem:
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--horizon", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="leave Theseus out")
+    parser = Parser(__doc__, quick="leave Theseus out")
+    parser.add_argument("--horizon", type=positive, default=30)
+    parser.add_argument("--repeats", type=positive, default=3)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -91,8 +88,8 @@ def main() -> None:
     for name, value in results.items():
         print(f"{name}: {value}")
     write_results(
-        Path(__file__).parent / "results" / "implicit_gradient.json",
-        config=vars(arguments),
+        arguments.output / "implicit_gradient.json",
+        config=settings(arguments),
         results=results,
     )
 

@@ -8,15 +8,13 @@ Theseus with our block-tridiagonal plug-in on the same costs, LatCo through Thes
 variable that knows its blocks), and LatCo's native engine.
 """
 
-import argparse
 import statistics
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import theseus as th
 import torch
-from _measuring import per_iteration, write_results
+from _measuring import Parser, per_iteration, positive, settings, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -189,10 +187,9 @@ def contenders(
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--horizon", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="leave stock Theseus out")
+    parser = Parser(__doc__, quick="leave stock Theseus out")
+    parser.add_argument("--horizon", type=positive, default=30)
+    parser.add_argument("--repeats", type=positive, default=5)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -209,8 +206,8 @@ def main() -> None:
         ratio = f"{stock / value:.1f}" if stock else "-"
         print(f"| {name} | {1e3 * value:.1f} | {ratio} |")
     write_results(
-        Path(__file__).parent / "results" / "latco_iteration.json",
-        config=vars(arguments),
+        arguments.output / "latco_iteration.json",
+        config=settings(arguments),
         results={
             "seconds_per_iteration": seconds,
             "median_ms": {name: 1e3 * value for name, value in median.items()},

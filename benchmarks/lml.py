@@ -8,17 +8,15 @@ of a bracket, the plain way to find the one unknown; and the program as a layer 
 cvxpylayers, solved by SCS. How far each answer is from Brent's method stands beside it.
 """
 
-import argparse
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import write_results
+from _measuring import Parser, positive, settings, write_results
 from scipy.optimize import brentq
 from scipy.special import expit
 from torch import Tensor
@@ -177,11 +175,8 @@ def compare(case: Case, repeats: int, with_layer: bool) -> dict[str, dict[str, A
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="leave cvxpylayers out, write no results"
-    )
+    parser = Parser(__doc__, quick="leave cvxpylayers out")
+    parser.add_argument("--repeats", type=positive, default=7)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -201,9 +196,8 @@ def main() -> None:
                 f"| {result['times_slower']:.1f} | {result['largest_error']:.0e} "
                 f"| {result['largest_error_of_sum']:.0e} |"
             )
-    if not arguments.quick:
-        path = Path(__file__).parent / "results" / "lml.json"
-        write_results(path, config=vars(arguments), results=everything)
+    path = arguments.output / "lml.json"
+    write_results(path, config=settings(arguments), results=everything)
 
 
 if __name__ == "__main__":

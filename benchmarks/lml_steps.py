@@ -13,6 +13,7 @@ largest |F| that was seen after so many steps; |Σ y / k - 1| is at most e^|F| -
 import argparse
 
 import numpy as np
+from _measuring import positive
 from scipy.special import expit
 
 GROUPS = 3
@@ -122,8 +123,8 @@ def worst(rng: np.random.Generator, n: int, restarts: int, climbs: int) -> np.nd
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--restarts", type=int, default=40)
-    parser.add_argument("--climbs", type=int, default=2500)
+    parser.add_argument("--restarts", type=positive, default=40)
+    parser.add_argument("--climbs", type=positive, default=2500)
     parser.add_argument("--quick", action="store_true", help="a short search")
     arguments = parser.parse_args()
     if arguments.quick:

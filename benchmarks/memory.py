@@ -7,7 +7,6 @@ memory is that of all tensors alive together, counted operation by operation, so
 the same on every machine; the time is taken without counting.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from _peak_memory import PeakMemory
 from torch import Tensor
 
@@ -24,7 +23,6 @@ from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn
 
 ACTIONS = 4
-RESULTS = Path(__file__).parent / "results"
 
 Build = Callable[[int, int, bool], dp.Planner]
 
@@ -113,11 +111,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Measure, print a table, and write the results file and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--horizons", type=int, nargs="+", default=[50, 100, 200, 400])
-    parser.add_argument("--candidates", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="two horizons, a few MB")
+    parser = Parser(__doc__, quick="two horizons, a few MB")
+    parser.add_argument(
+        "--horizons", type=positive, nargs="+", default=[50, 100, 200, 400]
+    )
+    parser.add_argument("--candidates", type=positive, default=8)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.horizons, arguments.candidates = [25, 100], 4

@@ -15,7 +15,6 @@ the same function, stand beside its time. A peer that could not be installed or 
 fails on a case is reported with its error.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -24,11 +23,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from _measuring import settings, write_results
+import torch
+from _measuring import Parser, positive, settings, write_results
 from _workers import ENVIRONMENTS, Worker, interpreter
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 OURS = "ours_worker"
 ROUND_SECONDS = 0.5
 """A turn repeats a short solve until it has taken about this long."""
@@ -283,19 +281,19 @@ def plot(folder: Path) -> None:
 
 def main() -> None:
     """Measure, print a table, and write the results file and the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__, quick="the smallest sizes only")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS)
-    parser.add_argument("--peers", nargs="+", help="only these")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
-    parser.add_argument("--horizons", type=int, nargs="+", default=[20, 50])
-    parser.add_argument("--states", type=int, nargs="+", default=[3, 10])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="the smallest sizes only")
+    peers = sorted({case.peer for case in cases([1], [20], [3])})
+    parser.add_argument("--peers", nargs="+", choices=peers, help="only these")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 64])
+    parser.add_argument("--horizons", type=positive, nargs="+", default=[20, 50])
+    parser.add_argument("--states", type=positive, nargs="+", default=[3, 10])
+    parser.add_argument("--rounds", type=positive, default=5)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.batches, arguments.horizons = arguments.batches[:1], [20]
         arguments.states, arguments.rounds = arguments.states[:1], 2
+    torch.set_num_threads(1)  # as the workers do
     chosen = [
         case
         for case in cases(arguments.batches, arguments.horizons, arguments.states)

@@ -16,17 +16,15 @@ A `graph` is the whole of `solve` captured as one CUDA graph and replayed; `comp
 for machines without a GPU; times are then per share.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -38,8 +36,8 @@ from diffplan.objectives import NegativeReturn, SoftplusReward
 from diffplan.planners._cuda_graph import recorded
 from diffplan.planners.request import PlanRequest
 
-RESULTS = Path(__file__).parent / "results"
 ACTIONS = 4
+PLANNERS = ("LatCo", "shooting GD", "CEM", "Grad-MPC")
 MODES = ("eager", "graph", "compiled")
 
 
@@ -240,16 +238,14 @@ def measure(
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__, quick="a short, rough run")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default)
     parser.add_argument("--modes", nargs="+", default=["eager", "graph"], choices=MODES)
-    parser.add_argument("--planners", nargs="+", help="only these")
-    parser.add_argument("--horizon", type=int, default=30)
+    parser.add_argument("--planners", nargs="+", choices=PLANNERS)
+    parser.add_argument("--horizon", type=positive, default=30)
     parser.add_argument("--share", type=float, default=None)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="a short, rough run")
+    parser.add_argument("--repeats", type=positive, default=5)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if arguments.share is None:

@@ -7,7 +7,7 @@ a plan makes of the model (transition and reward; order and shapes) are written 
 once and then made again, without a planner, on tensors of the same shapes. Plans and
 bare calls take turns, so that other work on the machine meets both; on one thread, in
 seconds of the processor and of the clock. The ratio is the median over pairs, with an
-interval of 95 % from drawing pairs again.
+interval of 95 % from drawing pairs again; of fewer than six pairs, that is their range.
 
 The C library keeps the memory that tensors give back: whether it returns it to the
 system, and pays for that by page faults, depends on what came before in the process.
@@ -17,18 +17,16 @@ minutes: there it has 62 numbers and layers of 32 units, so that the planner is 
 with less.
 """
 
-import argparse
 import ctypes
 import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, settings, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -36,7 +34,6 @@ from diffplan.models import RSSM
 from diffplan.objectives import NegativeReturn
 
 ACTIONS, HORIZON, SAMPLES, REFITS = 6, 12, 300, 30
-RESULTS = Path(__file__).parent / "results"
 PAPER: dict[str, int] = {}
 SMALL = {"belief_size": 32, "hidden_size": 32, "reward_hidden": 32}
 
@@ -144,12 +141,8 @@ def summary(found: list[dict[str, tuple[float, float]]]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__, quick="two refits, a few seconds")
     parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument(
-        "--quick", action="store_true", help="two refits, a few seconds"
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()
@@ -174,7 +167,7 @@ def main() -> None:
             }
             results[name] = summary(pairs(ways, seconds, least))
         print(name, results[name], flush=True)
-    write_results(arguments.results / "planner_tax.json", settings(arguments), results)
+    write_results(arguments.output / "planner_tax.json", settings(arguments), results)
 
 
 if __name__ == "__main__":

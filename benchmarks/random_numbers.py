@@ -7,15 +7,13 @@ point mass, and with a small network. On one thread, in seconds of the processor
 that other work on the machine counts little.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from torch import Tensor
 
 import diffplan as dp
@@ -24,7 +22,6 @@ from diffplan.functional.coloured_noise import colour_noise
 from diffplan.planners._randomness import noise_keys
 
 CANDIDATES, HORIZON, ACTIONS = 300, 12, 6
-RESULTS = Path(__file__).parent / "results"
 
 
 def step(state: Tensor, action: Tensor) -> Tensor:
@@ -57,11 +54,9 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 def main() -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--problems", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="ten problems")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser = Parser(__doc__, quick="ten problems")
+    parser.add_argument("--problems", type=positive, default=1000)
+    parser.add_argument("--repeats", type=positive, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     count = 10 if arguments.quick else arguments.problems
@@ -84,7 +79,7 @@ def main() -> None:
     }
     results = {name: {"median_seconds": found} for name, found in seconds.items()}
     write_results(
-        arguments.results / "random_numbers.json", settings(arguments), results
+        arguments.output / "random_numbers.json", settings(arguments), results
     )
 
 

@@ -18,23 +18,20 @@ took longer than the budget are left out, and said so, as are condensed plans of
 actions than `ILQR` would ever condense by itself.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from _peak_memory import PeakMemory
 from torch import Tensor, nn
 
 import diffplan as dp
 from diffplan.functional._condensed import is_short
 
-RESULTS = Path(__file__).parent / "results"
 FLOAT = torch.float64
 LIMIT = 0.5
 METHODS = ("ILQR, sweep", "ILQR, condensed", "LQR layer")
@@ -264,15 +261,13 @@ def row(method: str, record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print a table, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    many = {"type": int, "nargs": "+"}
+    parser = Parser(__doc__, quick="two small sizes of each")
+    many = {"type": positive, "nargs": "+"}
     batches, horizons = [1, 4, 16, 64, 256, 1024], [10, 20, 40, 80, 160, 320]
     parser.add_argument("--batches", **many, default=batches)
     parser.add_argument("--horizons", **many, default=horizons)
     parser.add_argument("--states", **many, default=[4, 8, 16, 32])
     parser.add_argument("--budget", type=float, default=15.0, help="seconds of a case")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="two small sizes of each")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.batches, arguments.horizons = [1, 4], [10, 20]

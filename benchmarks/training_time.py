@@ -12,13 +12,11 @@ The share is that of bare convolutions and matrix products, with their derivativ
 among all operations of an update in float32: what no other code could do without.
 """
 
-import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from _measuring import settings, write_results
+from _measuring import Parser, positive, settings, write_results
 from torch.profiler import ProfilerActivity, profile
 
 from diffplan.models import RSSM
@@ -26,7 +24,6 @@ from diffplan.models.base import SequenceBatch
 from diffplan.training import ModelTrainer, OptimizerConfig
 from reproductions.latco.comparison_config import small_rssm
 
-RESULTS = Path(__file__).parent / "results"
 ACTIONS = 4
 BARE = ("conv", "mm")
 """What the names of bare operations contain: convolutions, mm, addmm, bmm, baddbmm."""
@@ -117,12 +114,10 @@ def measure(made: Any, ways: list[str], repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and write the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = Parser(__doc__, quick="sequences of 8 images")
+    parser.add_argument("--frames", type=positive, default=50)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--compile", action="store_true", help="compiled losses too")
-    parser.add_argument("--quick", action="store_true", help="sequences of 8 images")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.frames, arguments.repeats = 8, 1
