@@ -17,11 +17,13 @@ def gpu(results: Results) -> list[str]:
     card, lines = results["card"], []
     if card:
         lines += [f"{card['name']}, driver {card['driver_version']}.", ""]
-    rows = []
+    rows, measured = [], {}
     for section, found in results["sections"].items():
         if "left_out" in found:
             told = f"left out: {found['left_out']}"
             rows.append((section, "", "", told, "", ""))
+            continue
+        measured[section] = found
         for case, way, timing in _timings(found):
             error = timing.get("error", "").splitlines()
             seconds = error[0] if error else f"{timing['median_seconds']:.4f}"
@@ -29,13 +31,13 @@ def gpu(results: Results) -> list[str]:
             memory = "" if error else f"{timing.get('peak_mib', float('nan')):.0f}"
             rows.append((section, case, way, seconds, first, memory))
     lines += table(("section", "case", "way", "s", "first call, s", "MiB"), rows)
-    waits = results["sections"].get("synchronisation", {})
+    waits = measured.get("synchronisation", {})
     waits = {k: v for k, v in waits.items() if not k.startswith("_")}
     if waits:
         quiet = [name for name, told in waits.items() if told == "never waits"]
         lines += ["", f"Never wait for the device: {', '.join(quiet)}."]
         lines += [f"{k}: {v}" for k, v in waits.items() if k not in quiet]
-    tests = results["sections"].get("tests")
+    tests = measured.get("tests")
     if tests:
         lines += ["", f"Tests marked `gpu`: {tests['last_lines'][-1]}."]
         failed = [line for line in tests["last_lines"] if line.startswith("FAILED")]

@@ -370,16 +370,15 @@ def main() -> None:
         begun = time.perf_counter()
         left = 60 * arguments.minutes - (begun - started)
         if left < estimate and not arguments.dry:
-            results["sections"][section] = {"left_out": f"{left:.0f} s were left"}
-            continue
-        print(f"{section} ({left:.0f} s left)", flush=True)
-        found = run(machine)
-        seconds = time.perf_counter() - begun
-        after = card(device)
-        results["sections"][section] = {**found, "_seconds": seconds, "_card": after}
-        write_results(
-            arguments.output / name, config=settings(arguments), results=results
-        )
+            found: dict[str, Any] = {"left_out": f"{left:.0f} s were left"}
+        else:
+            print(f"{section} ({left:.0f} s left)", flush=True)
+            found = run(machine)
+            seconds = time.perf_counter() - begun
+            found |= {"_seconds": seconds, "_card": card(device)}
+        results["sections"][section] = found
+        path, config = arguments.output / name, settings(arguments)
+        write_results(path, config, results, arguments.commit)
 
 
 if __name__ == "__main__":
