@@ -6,6 +6,7 @@ Reads `benchmarks/results/*.json`, as the other scripts here wrote them, and wri
 `benchmarks/results/README.md`. No number is typed.
 """
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,15 @@ from pathlib import Path
 from _costs_table import defaults
 from _gpu_table import Results, gpu, table
 from _loop_table import control_loop
+from _measuring import RESULTS
 from _precision_tables import bf16, training_time
 from _scaling_table import scaling
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def source(content: Results) -> str:
     """Say where the numbers of a results file come from."""
     versions, machine = content["versions"], content["hardware"]
-    commit = f"`{content['source'].get('commit', 'unknown')[:10]}`"
+    commit = f"`{(content['source'].get('commit') or 'unknown')[:10]}`"
     if content["source"].get("dirty"):
         commit += " with uncommitted changes"
     processor = machine.get("processor") or machine.get("cpu", "unknown processor")
@@ -212,6 +212,8 @@ def planner_tax(results: Results) -> list[str]:
     """Plans beside their calls of the model alone."""
     rows = []
     for name, found in results.items():
+        # Drawn again, so few pairs give the least and the largest: no 95 %.
+        kind = "range" if found["pairs"] < 6 else "95 %"
         for clock in ("processor", "clock"):
             told = found[clock]
             low, high = told["interval"]
@@ -222,12 +224,12 @@ def planner_tax(results: Results) -> list[str]:
                     f"{told['plan_seconds']:.2f}",
                     f"{told['model_seconds']:.2f}",
                     f"**{told['ratio']:.2f}**",
-                    f"{low:.2f} … {high:.2f}",
+                    f"{low:.2f} … {high:.2f}, {kind}",
                     found["pairs"],
                 )
             )
     header = ("", "seconds of the", "plan, s", "model alone, s", "ratio")
-    return table((*header, "95 %", "pairs"), rows)
+    return table((*header, "interval", "pairs"), rows)
 
 
 def batch_invariance(results: Results) -> list[str]:
@@ -241,13 +243,14 @@ def batch_invariance(results: Results) -> list[str]:
             f"{sorted(found[key])[starts // 2]:.0e} / {max(found[key]):.0e}"
             for key in ("first_plans_float32", "first_plans_float64")
         ]
-        other = ", ".join(map(str, found["other_outcome"])) or "none"
+        other = found["other_outcome"]
+        which = ", ".join(f"start {number}" for number in other)
         rows.append(
             (
                 name,
                 found["successes_alone"],
                 found["successes_together"],
-                other,
+                f"{len(other)} ({which})" if other else 0,
                 *errors,
             )
         )
@@ -373,6 +376,7 @@ def report(folder: Path) -> str:
 
 def main() -> None:
     """Write the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     page = report(RESULTS)
     (RESULTS / "README.md").write_text(page, encoding="utf-8")
     print(page)
