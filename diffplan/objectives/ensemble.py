@@ -12,6 +12,7 @@ from diffplan._checks import require_at_least, sequence
 from diffplan._user_functions import ask
 from diffplan.capabilities import takes_action
 from diffplan.errors import ArgumentError, TensorTypeError
+from diffplan.functional._safe_math import safe_norm
 from diffplan.objectives._base import ResidualObjective, no_residual
 
 _Combine = Callable[[Tensor], Tensor]
@@ -45,10 +46,13 @@ def deviation(heads: Float[Tensor, "... some=heads"]) -> Tensor:
         >>> deviation(torch.tensor([1.0, 3.0]))
         tensor(1.)
     """
-    variance = (heads - heads.mean(dim=-1, keepdim=True)).square().mean(dim=-1)
-    # Where all heads agree the root has no derivative; there nothing is to pay.
-    apart = variance > 0
-    return torch.where(apart, torch.where(apart, variance, 1.0).sqrt(), 0.0)
+    apart = heads - heads.mean(dim=-1, keepdim=True)
+    # Where all heads agree there is no derivative; nothing is to pay. Just beside that
+    # the third one, which grows with the square of 1 / deviation, leaves the dtype.
+    least = torch.finfo(heads.dtype).tiny ** (1 / 3)
+    agree = heads.amax(dim=-1) - heads.amin(dim=-1) <= least
+    apart = torch.where(agree.unsqueeze(-1), 0.0, apart)
+    return safe_norm(apart).squeeze(-1) / heads.shape[-1] ** 0.5
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,17 @@ def test_plans_can_be_made_in_inference_mode(case: PlannerCase) -> None:
         torch.testing.assert_close(got.actions, expected.actions)
 
 
+@pytest.mark.parametrize("kind", [dp.GradMPC, dp.ShootingGD])
+def test_checkpointed_descent_descends_in_inference_mode(
+    kind: type[dp.GradMPC | dp.ShootingGD],
+) -> None:
+    plain, saving = (kind(4, iterations=5, checkpoint=c) for c in (False, True))
+    expected = plain(PROBLEM, STATE)
+    with torch.inference_mode():
+        got = saving(PROBLEM, STATE.clone())
+        torch.testing.assert_close(got.actions, expected.actions)
+
+
 # One default for all planners.
 
 

@@ -201,8 +201,10 @@ class GradientPlanner(Planner):
         self, problem: PlanningProblem, start: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return each candidate's gradient `[B, N, T, A]` and cost `[B, N]`."""
-        transformed = inside_transform() or torch.compiler.is_compiling()
-        if self.checkpoint and not transformed:
+        # Segments are differentiated one by one by `torch.autograd`, which records
+        # nothing in inference mode and sees no transform further out.
+        unseen = torch.is_inference_mode_enabled() or inside_transform()
+        if self.checkpoint and not (unseen or torch.compiler.is_compiling()):
             return checkpointed_gradient(problem, start, candidates)
 
         def total_cost(actions: Tensor) -> tuple[Tensor, Tensor]:
