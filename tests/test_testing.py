@@ -1,26 +1,20 @@
-"""The public conformance checks: they pass what is right and catch what is not."""
+"""The public checks of planners: they pass what is right and catch what is not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import diffplan as dp
-from diffplan.errors import ArgumentError
-from diffplan.models import RSSM
-from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.planners import CEM
 from diffplan.planners.base import Solution
-from diffplan.testing import (
-    check_gradients,
-    check_planner,
-    check_world_model,
-    point_mass_problem,
-)
-from diffplan.testing._planners import check_purity
+from diffplan.planners.request import PlanRequest
+from diffplan.testing import check_planner, point_mass_problem
+from diffplan.testing._contexts import check_contexts
+from diffplan.testing._planners import check_bounds, check_purity
 
 
 def cem() -> CEM:
@@ -31,33 +25,101 @@ def test_a_right_planner_passes() -> None:
     check_planner(cem())
 
 
-def global_noise(solution: Solution, state: Tensor) -> Solution:
+Defect = Callable[[Solution, PlanRequest], Solution]
+
+
+def global_noise(solution: Solution, request: PlanRequest) -> Solution:
     torch.rand(1)
     return solution
 
 
-def shared_mean(solution: Solution, state: Tensor) -> Solution:
+def shared_mean(solution: Solution, request: PlanRequest) -> Solution:
     return replace(
         solution, actions=solution.actions.mean(0).expand_as(solution.actions)
     )
 
 
-def short(solution: Solution, state: Tensor) -> Solution:
+def short(solution: Solution, request: PlanRequest) -> Solution:
     return replace(solution, actions=solution.actions[:, 1:])
 
 
-def in_place(solution: Solution, state: Tensor) -> Solution:
-    state += 1.0
+def in_place(solution: Solution, request: PlanRequest) -> Solution:
+    request.state.add_(1.0)
     return solution
 
 
-def flat_memory(solution: Solution, state: Tensor) -> Solution:
+def flat_memory(solution: Solution, request: PlanRequest) -> Solution:
     return replace(solution, memory={"std": solution.memory["std"][:, 0]})
 
 
+def numpys_noise(solution: Solution, request: PlanRequest) -> Solution:
+    moved = solution.actions + 1e-6 * float(np.random.rand())
+    return replace(solution, actions=moved)
+
+
+def fewer_threads(solution: Solution, request: PlanRequest) -> Solution:
+    torch.set_num_threads(torch.get_num_threads() % 2 + 1)
+    return solution
+
+
+def noise_in_place(solution: Solution, request: PlanRequest) -> Solution:
+    request.noise.zero_()
+    return solution
+
+
+def iterations_below_zero(solution: Solution, request: PlanRequest) -> Solution:
+    return replace(solution, iterations=-3)
+
+
+def other_in_inference_mode(solution: Solution, request: PlanRequest) -> Solution:
+    share = 0.5 if torch.is_inference_mode_enabled() else 1.0
+    return replace(solution, actions=share * solution.actions)
+
+
+def none_in_inference_mode(solution: Solution, request: PlanRequest) -> Solution:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("no version counter")
+    return solution
+
+
+class Halved(torch.autograd.Function):
+    """The same number, but under vmap."""
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(*_: object) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: object, dims: tuple[int], value: Tensor) -> tuple[Tensor, int]:
+        return 0.5 * value, dims[0]
+
+
+def halved_under_vmap(solution: Solution, request: PlanRequest) -> Solution:
+    return replace(solution, actions=Halved.apply(solution.actions))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(
     ("defect", "words"),
     [
+        (numpys_noise, "NumPy's global random state"),
+        (fewer_threads, "the number of threads, which planning must leave alone"),
+        (noise_in_place, "given noise was changed in place"),
+        (iterations_below_zero, r"plan\.iterations: expected counts, got -3"),
+        (other_in_inference_mode, r"plan\.actions with torch\.inference_mode\(\)"),
+        (none_in_inference_mode, r"in torch\.inference_mode\(\): expected an answer"),
+        (halved_under_vmap, r"plan\.actions with torch\.func\.vmap: differs"),
         (global_noise, "global random state"),
         (shared_mean, "neighbour in the batch"),
         (short, r"plan\.actions\.shape"),
@@ -65,12 +127,10 @@ def flat_memory(solution: Solution, state: Tensor) -> Solution:
         (flat_memory, "memory"),
     ],
 )
-def test_a_wrong_planner_is_caught_in_words(
-    defect: Callable[[Solution, Tensor], Solution], words: str
-) -> None:
+def test_a_wrong_planner_is_caught_in_words(defect: Defect, words: str) -> None:
     class Wrong(CEM):
         def solve(self, request):  # noqa: ANN001, ANN202
-            return defect(super().solve(request), request.state)
+            return defect(super().solve(request), request)
 
     with pytest.raises(AssertionError, match=words):
         check_planner(Wrong(3, num_samples=16, num_elites=4, iterations=2))
@@ -139,6 +199,79 @@ def test_what_goes_wrong_without_evaluation_is_caught(
         check_planner(kind(3, num_samples=16, num_elites=4, iterations=2))
 
 
+class Turned(CEM):
+    """Gives rows of a batch of two dimensions back in another order."""
+
+    def forward(self, problem, state, **options):  # noqa: ANN001, ANN003, ANN201
+        plan = super().forward(problem, state, **options)
+        rows = state.shape[0] if state.ndim == 3 and state.shape[1] > 1 else 1
+        return plan[torch.arange(rows - 1, -1, -1)] if rows > 1 else plan
+
+
+class Explaining(CEM):
+    """Keeps the graph of the model in what it reports."""
+
+    def forward(self, problem, state, **options):  # noqa: ANN001, ANN003, ANN201
+        plan = super().forward(problem, state, **options)
+        return replace(plan, diagnostics={"end": plan.states[..., -1, 0]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Turned, r"problems \[\[2, 1, 0\], \[0, 1, 2\]\] alone: differs"),
+        (Explaining, r"plan\.diagnostics\['end'\] has a graph although"),
+    ],
+)
+def test_what_goes_wrong_around_a_search_is_caught(kind: type[CEM], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_planner(kind(3, num_samples=16, num_elites=4, iterations=2))
+
+
+def test_a_planner_that_keeps_graphs_is_caught() -> None:
+    class Hoarding(dp.GradMPC):
+        last: Tensor | None = None
+
+        def solve(self, request):  # noqa: ANN001, ANN202
+            solution = super().solve(request)
+            if solution.actions.requires_grad:
+                self.last = solution.actions
+            return solution
+
+    planner, (problem, state) = Hoarding(2, iterations=2), point_mass_problem()
+    planner(problem, state.clone().requires_grad_())
+    with pytest.raises(AssertionError, match="a copy of the planner"):
+        check_purity(planner, problem, state)
+
+
+def test_a_constraint_that_is_broken_in_silence_is_caught() -> None:
+    class Far(CEM):
+        def forward(self, problem, state, **options):  # noqa: ANN001, ANN003, ANN202
+            plan = super().forward(problem, state, **options)
+            return replace(plan, actions=problem.action_space.high.expand(3, 3, 1))
+
+    free, state = point_mass_problem()
+    ball = [dp.constraints.Ball(0.3)]
+    problem = dp.PlanningProblem(free.dynamics, free.objective, free.action_space, ball)
+    check_bounds(cem(), problem, state)
+    far = Far(3, num_samples=16, num_elites=4, iterations=2)
+    with pytest.raises(AssertionError, match="expected status CONSTRAINT_VIOLATED"):
+        check_bounds(far, problem, state)
+
+
+def test_a_planner_that_cannot_be_mapped_passes() -> None:
+    class Looking(CEM):
+        def solve(self, request):  # noqa: ANN001, ANN202
+            assert float(request.state.sum()) < 1e9  # torch refuses, under vmap
+            return super().solve(request)
+
+    looking = Looking(3, num_samples=16, num_elites=4, iterations=2)
+    problem, state = point_mass_problem()
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(lambda one: looking(problem, one).cost)(state)
+    check_contexts(looking, problem, state)
+
+
 def test_state_between_calls_is_caught() -> None:
     wrong = Drifting(3, num_samples=16, num_elites=4, iterations=2)
     with pytest.raises(AssertionError, match="other problems planned before"):
@@ -153,242 +286,3 @@ def test_leaving_the_bounds_is_caught() -> None:
 
     with pytest.raises(AssertionError, match="actions leave"):
         check_planner(Loose(3, num_samples=16, num_elites=4, iterations=2))
-
-
-def model() -> RSSM:
-    return RSSM(
-        observation_shape=(5,),
-        action_dim=2,
-        belief_size=8,
-        state_size=3,
-        embedding_size=6,
-        hidden_size=8,
-        free_nats=0.0,  # else the KL term, and its gradient, may be cut off
-    )
-
-
-OBSERVATION = torch.linspace(-1, 1, 15).reshape(3, 5)
-
-
-def test_a_right_world_model_passes() -> None:
-    check_world_model(model(), OBSERVATION)
-
-
-def test_a_wrong_jacobian_is_caught() -> None:
-    class Wrong(RSSM):
-        def linearize(self, state: Tensor, action: Tensor) -> tuple[Tensor, ...]:
-            following, by_state, by_action = super().linearize(state, action)
-            return following, 1.1 * by_state, by_action
-
-    wrong = model()
-    wrong.__class__ = Wrong
-    with pytest.raises(AssertionError, match="linearize"):
-        check_world_model(wrong, OBSERVATION)
-
-
-def test_a_parameter_that_is_not_trained_is_caught() -> None:
-    wrong = model()
-    wrong.forgotten = torch.nn.Parameter(torch.zeros(1))
-    with pytest.raises(AssertionError, match="forgotten"):
-        check_world_model(wrong, OBSERVATION)
-
-
-def test_one_observation_for_many_states_is_caught() -> None:
-    class Wrong(RSSM):
-        def observe(self, state: Tensor, action: Tensor, *rest: Tensor) -> Tensor:
-            seen = rest[0].expand(*state.shape[:-1], -1)
-            return super().observe(state, action, seen, *rest[1:])
-
-    wrong = model()
-    wrong.__class__ = Wrong
-    with pytest.raises(
-        AssertionError, match="expected ShapeError naming 'observation'"
-    ):
-        check_world_model(wrong, OBSERVATION)
-
-
-def test_a_batch_that_mixes_is_caught() -> None:
-    class Wrong(RSSM):
-        def step(self, state: Tensor, action: Tensor) -> Tensor:
-            return super().step(state, action) + state.mean()
-
-    wrong = model()
-    wrong.__class__ = Wrong
-    with pytest.raises(AssertionError, match=r"step with|step without"):
-        check_world_model(wrong, OBSERVATION)
-
-
-class Linear(WorldModel):
-    """A small right model, of which the wrong ones below are made."""
-
-    state_dim, action_dim = 4, 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder = torch.nn.Linear(5, 4), torch.nn.Linear(4, 5)
-        self.dynamics, self.rewards = torch.nn.Linear(6, 4), torch.nn.Linear(4, 1)
-
-    def encode(self, observation: Tensor) -> Tensor:
-        return self.encoder(observation)
-
-    def step(self, state: Tensor, action: Tensor) -> Tensor:
-        return self.dynamics(torch.cat([state, action], dim=-1)).tanh()
-
-    def decode(self, state: Tensor) -> Tensor:
-        return self.decoder(state)
-
-    def reward(self, state: Tensor) -> Tensor:
-        return self.rewards(state)[..., 0]
-
-    def value(self, state: Tensor) -> Tensor:
-        return state.sum(dim=-1)
-
-    def continues(self, state: Tensor) -> Tensor:
-        return state.mean(dim=-1).sigmoid()
-
-    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        states = [state]
-        for action in actions.unbind(dim=-2):
-            states.append(self.step(states[-1], action))
-        return torch.stack(states, dim=-2)
-
-    def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
-        seen = self.encode(batch.observations)
-        noise = torch.randn(seen.shape, generator=generator)
-        states = self.step((seen + noise)[:, :-1], batch.actions)
-        errors = (
-            states - seen[:, 1:],
-            self.reward(states) - batch.rewards,
-            self.decode(seen) - batch.observations,
-        )
-        return LossRecord(sum(error.square().mean() for error in errors), {})
-
-
-def test_a_model_with_all_readouts_passes() -> None:
-    check_world_model(Linear(), OBSERVATION)
-
-
-@pytest.mark.parametrize(
-    "name", ["encode", "observe", "reward", "value", "continues", "decode"]
-)
-def test_a_capability_that_sees_its_neighbours_is_caught(name: str) -> None:
-    def mixed(self: Linear, *arguments: Tensor) -> Tensor:
-        result = getattr(Linear, name)(self, *arguments)
-        return result - result.mean()
-
-    wrong = type("Wrong", (Linear,), {name: mixed})()
-    with pytest.raises(AssertionError, match=f"{name} without leading dimensions"):
-        check_world_model(wrong, OBSERVATION)
-
-
-def test_a_readout_that_counts_dimensions_is_caught() -> None:
-    class Wrong(Linear):
-        def reward(self, state: Tensor) -> Tensor:
-            return super().reward(state) * (state.ndim < 3)
-
-    with pytest.raises(AssertionError, match="reward with two leading dimensions"):
-        check_world_model(Wrong(), OBSERVATION)
-
-
-def test_a_rollout_that_is_not_its_steps_is_caught() -> None:
-    class Wrong(Linear):
-        def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-            return super().rollout(state, 0.9 * actions)
-
-    with pytest.raises(AssertionError, match="rollout, against step by step"):
-        check_world_model(Wrong(), OBSERVATION)
-
-
-@pytest.mark.parametrize(
-    ("name", "changed"), [("encode", 0), ("observe", 0), ("step", 0), ("step", 1)]
-)
-def test_a_model_that_changes_its_arguments_is_caught(name: str, changed: int) -> None:
-    def careless(self: Linear, *arguments: Tensor) -> Tensor:
-        result = getattr(Linear, name)(self, *arguments)
-        arguments[changed].add_(1.0)
-        return result
-
-    wrong = type("Wrong", (Linear,), {name: careless})()
-    with pytest.raises(AssertionError, match=rf"{name}\(…\) changed an argument"):
-        check_world_model(wrong, OBSERVATION)
-
-
-def test_a_loss_with_noise_of_its_own_is_caught() -> None:
-    class Wrong(Linear):
-        calls = 0
-
-        def loss(self, batch: SequenceBatch, generator: torch.Generator) -> LossRecord:
-            self.calls += 1
-            return super().loss(batch, torch.Generator().manual_seed(self.calls))
-
-    with pytest.raises(AssertionError, match="loss with an equal generator"):
-        check_world_model(Wrong(), OBSERVATION)
-
-
-class Pushed(torch.nn.Module):
-    """Dynamics and an objective that have a parameter each."""
-
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        self.strength = torch.nn.Parameter(torch.tensor(0.3, dtype=dtype))
-
-    def step(self, state: Tensor, action: Tensor) -> Tensor:
-        return state + self.strength.to(state) * action
-
-    def cost(self, states: Tensor, actions: Tensor) -> Tensor:
-        distance = (self.strength * (states - 1.0)).square().sum((-1, -2))
-        return distance + 0.1 * actions.square().sum((-1, -2))
-
-
-START = torch.zeros(2, 2, dtype=torch.float64)
-
-
-def pushed(dynamics: Callable[..., Tensor], objective: object = None) -> object:
-    goal = dp.objectives.GoalDistance(torch.ones(2).double())
-    box = dp.Box([-1.0] * 2, [1.0] * 2)
-    return dp.PlanningProblem(dynamics, objective or goal, box)
-
-
-def check(problem: object, **options: object) -> dp.testing.GradientReport:
-    planner = options.pop("planner", dp.GradMPC(2, iterations=3))
-    return check_gradients(planner, problem, START, verbose=False, **options)
-
-
-def test_parameters_behind_partials_and_methods_are_checked() -> None:
-    problem = pushed(partial(Pushed().step), Pushed().cost)
-    names = {row.name for row in check(problem).rows}
-    assert names == {"state", "dynamics.strength", "objective.strength"}
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"wrt": {"state": START.clone().requires_grad_()}}, "always is added"),
-        ({"wrt": {"start": START}}, "always is added"),
-        ({"wrt": {"goal": torch.ones(2).requires_grad_()}}, "goal: .* float64"),
-        ({"directions": 0}, "directions"),
-        ({"directions": -3}, "directions"),
-        ({"order": 7}, "order: expected 1 or 2"),
-        ({"planner": dp.GradMPC(2, gradient=dp.Detach())}, "actions are constants"),
-    ],
-)
-def test_gradients_that_cannot_be_checked_are_refused(
-    options: dict[str, object], words: str
-) -> None:
-    with pytest.raises(ArgumentError, match=words):
-        check(pushed(Pushed().step), **options)
-
-
-def test_a_parameter_in_float32_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"dynamics\.strength: .* float64"):
-        check(pushed(Pushed(torch.float32).step))
-
-
-def test_a_plan_without_the_graph_that_is_declared_is_caught() -> None:
-    class Cut(dp.GradMPC):
-        def solve(self, request):  # noqa: ANN001, ANN202
-            solution = super().solve(request)
-            return replace(solution, actions=solution.actions.detach())
-
-    with pytest.raises(AssertionError, match="has no graph although"):
-        check(pushed(Pushed().step), planner=Cut(2, iterations=3))

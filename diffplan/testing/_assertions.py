@@ -37,6 +37,19 @@ def refusal(kind: type[Exception], name: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
+def answered(what: str, *refusals: type[Exception]) -> Iterator[None]:
+    """Expect no error but these kinds, which end the block."""
+    try:
+        yield
+    except AssertionError:
+        raise
+    except refusals:
+        return
+    except Exception as error:
+        raise AssertionError(f"{what}: expected an answer, got {error!r}") from error
+
+
+@contextmanager
 def constants_expected() -> Iterator[None]:
     """Say nothing of plans that are constants: that is what is looked at."""
     with warnings.catch_warnings():

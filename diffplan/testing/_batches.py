@@ -27,7 +27,8 @@ def check_batches(planner: Planner, problem: PlanningProblem, state: Tensor) -> 
     keys = torch.arange(7, 7 + 3 * count, 3, device=state.device)
     whole = planner(problem, state, keys=keys)
     backwards = torch.arange(count - 1, -1, -1, device=state.device)
-    batches = (backwards[:1], backwards[1:2], torch.cat([backwards, backwards]))
+    twice = torch.stack([backwards, backwards.flip(0)])  # [2, B]
+    batches = (backwards[:1], backwards[1:2], twice)
     for index in batches:
         part = planner(problem, state[index], keys=keys[index])
         same_plan_in_a_batch(f"problems {index.tolist()} alone", part, whole[index])

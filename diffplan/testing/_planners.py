@@ -4,7 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from diffplan.errors import NonFiniteError, ShapeError
 from diffplan.gradients import Detach
 from diffplan.objectives import ActionPenalty, GoalDistance, SumOfResiduals
-from diffplan.plan import Plan
+from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, PlanningProblem
 from diffplan.testing._answers import (
@@ -22,6 +22,7 @@ from diffplan.testing._answers import (
     check_questions,
 )
 from diffplan.testing._assertions import (
+    answered,
     close,
     constants_expected,
     fail,
@@ -40,6 +41,7 @@ from diffplan.testing._bounds import (
     check_moving_bounds,
     check_questions_in_moving_bounds,
 )
+from diffplan.testing._contexts import check_contexts, check_global_state
 from diffplan.testing._degenerate import (
     check_constant_objective,
     check_empty_batch,
@@ -58,6 +60,9 @@ def check_planner(
     dynamics_tolerance: float = 1e-5,
 ) -> None:
     """Check that a planner keeps the promises of `Planner`.
+
+    Whether its gradient is the right one, only `check_gradients` asks; and what
+    `Status.CONVERGED` means is the planner's to say.
 
     Args:
         planner: Any planner.
@@ -110,6 +115,8 @@ def check_shapes(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
             same(f"plan.{name}.shape", getattr(plan, name).shape, lead)
         for name in ("status", "iterations"):
             same(f"plan.{name}.dtype", getattr(plan, name).dtype, torch.long)
+        if (plan.iterations < 0).any():
+            fail(f"plan.iterations: expected counts, got {plan.iterations.tolist()}")
         for name, value in {**plan.diagnostics, **plan.memory}.items():
             same(f"the batch dimensions of {name}", value.shape[: len(lead)], lead)
         for name, value in plan.memory.items():
@@ -136,10 +143,21 @@ def check_batch_independence(
 
 
 def check_bounds(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
-    """Every action lies in the action space, exactly."""
-    actions = planner(problem, state).actions
-    if not problem.action_space.contains(actions).all():
-        fail(f"actions leave {problem.action_space}: {actions.tolist()}")
+    """Every action lies in the action space, exactly, and keeps its constraints.
+
+    A plan that breaks a constraint says so by its status.
+    """
+    plan = planner(problem, state)
+    if not problem.action_space.contains(plan.actions).all():
+        fail(f"actions leave {problem.action_space}: {plan.actions.tolist()}")
+    broken = ~problem.contains(plan.actions).all(dim=-1)
+    said = plan.status == int(Status.CONSTRAINT_VIOLATED)
+    silent = broken & ~said & (plan.status != int(Status.NON_FINITE))
+    if silent.any():
+        fail(
+            f"actions break a constraint: expected status CONSTRAINT_VIOLATED where "
+            f"{broken.tolist()}, got {plan.status.tolist()}"
+        )
 
 
 def check_cost(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
@@ -169,8 +187,7 @@ def check_states_follow_actions(
 
 
 def check_randomness(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
-    """Equal generators or noise give equal plans; no global random state is touched."""
-    before = torch.get_rng_state()
+    """Equal generators or noise give equal plans; given noise stays as it is."""
 
     def seeded() -> torch.Generator:
         return torch.Generator(state.device).manual_seed(7)
@@ -179,16 +196,18 @@ def check_randomness(planner: Planner, problem: PlanningProblem, state: Tensor) 
     same_plan("an equal generator", *plans)
     if not problem.is_random:
         noise = planner.draw_noise(problem, state, generator=seeded())
+        given = copy.deepcopy(noise)
         same_plan("noise of draw_noise", planner(problem, state, noise=noise), plans[0])
+        if noise is not None and given is not None and not noise.equal(given):
+            fail("the given noise was changed in place")
     same_plan("no generator, twice", *[planner(problem, state) for _ in range(2)])
-    if not torch.equal(before, torch.get_rng_state()):
-        fail("the global random state has changed; use the generator")
 
 
 def check_purity(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
     """Planning changes neither its arguments nor the planner."""
     memory, given = copy.deepcopy(planner.state_dict()), state.clone()
-    fresh = copy.deepcopy(planner)
+    with answered("a copy of the planner, once it has planned"):
+        fresh = copy.deepcopy(planner)
     warm_start = planner(problem, state).detach()
     kept = copy.deepcopy(warm_start)
     planner(problem, state, warm_start=warm_start)
@@ -202,8 +221,9 @@ def check_purity(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
     same_plan(
         "other problems planned before",
         planner(problem, other, keys=keys),
-        fresh(problem, other, keys=keys),
+        fresh(problem, other, keys=keys.clone()),
     )
+    same("the given keys, after planning", keys.tolist(), [*range(5, 5 + len(state))])
 
 
 def check_warm_start(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
@@ -231,21 +251,30 @@ def check_gradient(planner: Planner, problem: PlanningProblem, state: Tensor) ->
     leaf = state.detach().clone().requires_grad_()
     with torch.no_grad():
         plan = planner(problem, leaf)
-    for item in fields(Plan):
-        value = getattr(plan, item.name)
-        if isinstance(value, Tensor) and value.requires_grad:
-            fail(f"plan.{item.name} has a graph under torch.no_grad()")
+    for name in _with_graph(plan):
+        fail(f"plan.{name} has a graph under torch.no_grad()")
     with constants_expected():
         plan = planner(problem, leaf)
     if isinstance(planner.gradient, Detach):
-        if plan.actions.requires_grad:
-            fail("plan.actions has a graph although gradient=Detach()")
+        for name in _with_graph(plan):
+            if name not in ("states", "cost"):  # the model's own
+                fail(f"plan.{name} has a graph although gradient=Detach()")
         return
     if not plan.actions.requires_grad:
         fail(f"plan.actions has no graph although gradient={planner.gradient}")
     (gradient,) = torch.autograd.grad(plan.actions.square().sum(), leaf)
     if not torch.isfinite(gradient).all():
         fail(f"the gradient to the state is not finite: {gradient.tolist()}")
+
+
+def _with_graph(plan: Plan) -> list[str]:
+    """Return the names of all tensors of a plan that have a graph."""
+    named = vars(plan) | {
+        f"{kind}[{name!r}]": value
+        for kind in ("diagnostics", "memory")
+        for name, value in getattr(plan, kind).items()
+    }
+    return [name for name, value in named.items() if getattr(value, "requires_grad", 0)]
 
 
 def check_copies(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
@@ -260,6 +289,7 @@ def check_copies(planner: Planner, problem: PlanningProblem, state: Tensor) -> N
 
 
 PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
+    check_global_state,  # first: what changes once has changed before all others
     check_shapes,
     check_purity,  # early: the others rely on their arguments staying as they are
     check_batch_independence,
@@ -269,6 +299,7 @@ PLANNER_CHECKS: tuple[PlannerCheck, ...] = (
     check_warm_start,
     check_errors,
     check_gradient,
+    check_contexts,
     check_copies,
     check_no_worse,
     check_questions,

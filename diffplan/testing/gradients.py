@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffplan._checks import require_count, require_positive
-from diffplan.errors import ArgumentError
+from diffplan.errors import ArgumentError, DiffplanError
 from diffplan.gradients import Detach
 from diffplan.plan import Plan
 from diffplan.planners.base import Planner
@@ -27,7 +27,7 @@ class GradientRow:
     Attributes:
         name: The tensor that was moved.
         order: 1, or 2 for the derivative of a derivative.
-        layer: What backward gives.
+        layer: What backward gives, or forward mode.
         difference: What central differences give.
         tolerance: Largest error that passes.
     """
@@ -55,7 +55,8 @@ class GradientReport:
 
     Attributes:
         title: What was checked.
-        rows: One per tensor, direction and order.
+        rows: One per tensor, direction and order; and one of the state in forward
+            mode (`torch.func.jvp`), where the planner has one.
     """
 
     title: str
@@ -156,11 +157,11 @@ def check_gradients(
     generator = torch.Generator().manual_seed(seed)
     weights: list[Tensor] = []
 
-    def weighted() -> Tensor:
-        plan = planner(problem, state, warm_start=warm_start)
-        if not plan.actions.requires_grad:
-            _refuse_constant(planner)
+    def weighted(start: Tensor = state) -> Tensor:
+        plan = planner(problem, start, warm_start=warm_start)
         if not weights:
+            if not plan.actions.requires_grad:
+                _refuse_constant(planner)
             weights.append(_normal(plan.actions, generator))
         return (weights[0] * plan.actions).sum()
 
@@ -168,6 +169,7 @@ def check_gradients(
     rows = compare.first(weighted)
     if order > 1:
         rows += compare.second(weighted)
+    rows += compare.forward(weighted)
     report = GradientReport(
         f"{type(planner).__name__}, gradient={planner.gradient}", tuple(rows)
     )
@@ -196,11 +198,7 @@ class _Comparison:
         ):
             for _ in range(self.directions):
                 direction = self._direction(tensor)
-                ahead, behind = (
-                    self._moved(tensor, sign * direction, function)
-                    for sign in (1.0, -1.0)
-                )
-                difference = (ahead - behind) / (2 * self.step)
+                difference = self._difference(tensor, direction, function)
                 layer = float((gradient * direction).sum())
                 rows.append(GradientRow(name, 1, layer, difference, self.tolerance))
         return rows
@@ -225,13 +223,22 @@ class _Comparison:
             self.tensors.items(), gradients, strict=True
         ):
             direction = self._direction(tensor)
-            ahead, behind = (
-                self._moved(tensor, sign * direction, slope) for sign in (1.0, -1.0)
-            )
-            difference = (ahead - behind) / (2 * self.step)
+            difference = self._difference(tensor, direction, slope)
             layer = float((gradient * direction).sum())
             rows.append(GradientRow(name, 2, layer, difference, self.tolerance))
         return rows
+
+    def forward(self, function: Callable[..., Tensor]) -> list[GradientRow]:
+        """Look at forward mode by the state; no row where something has none."""
+        state = self.tensors["state"]
+        direction = self._direction(state)
+        try:
+            layer = torch.func.jvp(function, (state.detach(),), (direction,))[1]
+        except (DiffplanError, RuntimeError):
+            return []
+        difference = self._difference(state, direction, function)
+        name = "state, in forward mode"
+        return [GradientRow(name, 1, float(layer.detach()), difference, self.tolerance)]
 
     def _gradients(self, value: Tensor, *, create_graph: bool) -> tuple[Tensor, ...]:
         return torch.autograd.grad(
@@ -244,6 +251,15 @@ class _Comparison:
     def _direction(self, like: Tensor) -> Tensor:
         direction = _normal(like, self.generator)
         return direction / direction.norm()
+
+    def _difference(
+        self, tensor: Tensor, direction: Tensor, function: Callable[[], Tensor]
+    ) -> float:
+        """Return the central difference of a function along a direction."""
+        ahead, behind = (
+            self._moved(tensor, sign * direction, function) for sign in (1.0, -1.0)
+        )
+        return (ahead - behind) / (2 * self.step)
 
     def _moved(
         self, tensor: Tensor, direction: Tensor, function: Callable[[], Tensor]
