@@ -135,7 +135,8 @@ class WorldModel(nn.Module, ABC):
       `scale(observation)` puts one in units in which it is about one in size, and
       `unscale` takes it back.
     - `linearize(state, action) → (next […, S], A […, S, S], B […, S, A])` is an
-      analytic Jacobian; `predict(state, action) → Normal` the model's own uncertainty.
+      analytic Jacobian; `predict(state, action) → Normal` the model's own uncertainty,
+      around the same next state as `step`.
 
     Attributes:
         state_dim: Size S of the planning state.
