@@ -280,8 +280,11 @@ def _with_graph(plan: Plan) -> list[str]:
 def check_copies(planner: Planner, problem: PlanningProblem, state: Tensor) -> None:
     """Copies, pickles and saved plans answer alike."""
     expected = planner(problem, state).detach()
-    same_plan("deepcopy", copy.deepcopy(planner)(problem, state), expected)
-    same_plan("pickle", pickle.loads(pickle.dumps(planner))(problem, state), expected)
+    with answered("a copy of the planner, once it has planned"):
+        same_plan("deepcopy", copy.deepcopy(planner)(problem, state), expected)
+    with answered("pickling the planner"):
+        again = pickle.loads(pickle.dumps(planner))
+        same_plan("pickle", again(problem, state), expected)
     file = io.BytesIO()
     torch.save(expected, file)
     file.seek(0)
