@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -45,11 +46,13 @@ import reference_pages  # noqa: E402
     [page for page in PAGES if CODE.search(page.read_text(encoding="utf-8"))],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
-def test_code_on_the_page_runs(page: Path) -> None:
-    # One page is one program: later blocks use the names of earlier ones.
-    names: dict[str, object] = {"__name__": "page"}
+def test_code_on_the_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One page is one program, and a module, whose classes can be pickled: later blocks
+    # use the names of earlier ones.
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
     for code in CODE.findall(page.read_text(encoding="utf-8")):
-        exec(compile(code, page.name, "exec"), names)
+        exec(compile(code, page.name, "exec"), vars(module))
 
 
 class Finder(doctest.DocTestFinder):

@@ -48,6 +48,26 @@ def test_a_paper_takes_at_most_sixty_lines(path: Path) -> None:
     assert 10 < len(code - words) <= 60
 
 
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((ICEM, {"num_kept": kept}) for kept in (0, 11)),  # of 10 elites
+        *((ICEM, {"decay": decay}) for decay in (0.0, 0.5)),
+        *((ICEM, {"momentum": momentum}) for momentum in (-0.1, 2.0)),
+        (GRASP, {"sync_every": 0}),
+        *((PolicyMPPI, {"num_proposals": count}) for count in (-1, 513)),  # of 512
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else str(value),
+)
+def test_a_setting_out_of_range_is_named(
+    kind: type[dp.Planner], wrong: dict[str, float]
+) -> None:
+    needed = (slow_policy,) if kind is PolicyMPPI else ()
+    (name,) = wrong
+    with pytest.raises(dp.errors.ArgumentError, match=f"^{name}: expected .* got"):
+        kind(3, *needed, **wrong)
+
+
 @pytest.mark.parametrize("name", list(planners()))
 def test_a_pendulum_is_learnt_from_actions_alone(name: str) -> None:
     errors = imitate(planners()[name])

@@ -115,8 +115,9 @@ figure.tight_layout()
 
 # %%
 # Where an episode can end by itself, the model says how likely it is that it goes on:
-# a method `continues(state)`, learned from `batch.terminated`. Objectives then discount
-# by it (:doc:`/objectives`).
+# a method `continues(state)`, learned from `batch.terminated`. The objective
+# `TerminatingReturn(model.reward, model.continues)` then discounts by it, for planners
+# that ask for costs only (:doc:`/objectives`).
 #
 # Save, load, watch
 # -----------------

@@ -48,6 +48,8 @@ class GRASP(Planner):
         gradient: dp.GradientStrategy | None = None,
     ) -> None:
         super().__init__()
+        if sync_every < 1:
+            raise dp.errors.ArgumentError(f"sync_every: expected > 0, got {sync_every}")
         self.horizon, self.iterations = horizon, iterations
         self.step_size, self.state_step_size = step_size, state_step_size
         self.state_noise, self.objective_weight = state_noise, objective_weight
@@ -74,8 +76,8 @@ class GRASP(Planner):
             return (gap + self.objective_weight * cost).sum(), cost.detach()
 
         def moved(actions: Tensor, slope: Tensor) -> Tensor:
-            step = self.step_size * slope.nan_to_num(0.0, 0.0, 0.0)  # failures stay
-            return problem.project(actions - step)
+            # Actions whose slope failed stay.
+            return problem.project(actions - self.step_size * slope.nan_to_num(0, 0, 0))
 
         slopes = torch.func.grad(relaxed, argnums=(0, 1), has_aux=True)
         true_slope = torch.func.grad(lambda u: problem.cost(state, u).sum())

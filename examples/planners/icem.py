@@ -23,7 +23,8 @@ class ICEM(dp.CEM):
         iterations: Refits.
         noise_exponent: Colour β of the noise over time.
         decay: Each iteration has this many times fewer samples than the one before.
-        num_kept: Elites that the next iteration, and the next plan, tries again.
+        num_kept: Elites that the next iteration, and the next plan, tries again. Where
+            there are none yet, the first mean is tried as often, unlike in the paper.
         momentum: Share of the old mean and spread in the new ones.
         **options: Others of `dp.CEM`.
     """
@@ -43,15 +44,15 @@ class ICEM(dp.CEM):
         momentum: float = 0.1,
         **options: Any,
     ) -> None:
-        super().__init__(
-            horizon,
-            num_samples=num_samples,
-            num_elites=num_elites,
-            iterations=iterations,
-            noise_exponent=noise_exponent,
-            **options,
-        )
+        options |= {"num_samples": num_samples, "num_elites": num_elites}
+        options |= {"iterations": iterations, "noise_exponent": noise_exponent}
+        super().__init__(horizon, **options)
         self.decay, self.num_kept, self.momentum = decay, num_kept, momentum
+        ranges = {"decay": (1, torch.inf), "num_kept": (1, num_elites)}
+        for name, (least, most) in {**ranges, "momentum": (0, 1)}.items():
+            if not least <= (value := getattr(self, name)) <= most:
+                told = f"{name}: expected {least} … {most}, got {value}"
+                raise dp.errors.ArgumentError(told)
 
     def begin(self, request: PlanRequest) -> Search:
         """Start with the elites of the plan before, which were shifted with it."""

@@ -55,6 +55,11 @@ class PolicyMPPI(dp.MPPI):
         super().__init__(
             horizon, iterations=iterations, temperature=temperature, **options
         )
+        if not 0 <= num_proposals <= num_samples:
+            raise dp.errors.ArgumentError(
+                f"num_proposals: expected 0 … {num_samples} (num_samples), "
+                f"got {num_proposals}"
+            )
         self.policy = policy
         self.num_proposals = num_proposals
         self.min_std, self.max_std = min_std, max_std

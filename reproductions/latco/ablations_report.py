@@ -7,10 +7,10 @@ from typing import Any
 from diffplan._runs.tables import markdown_table, write_text
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
-from reproductions.common.provenance import LEGEND
+from reproductions.common.provenance import LEGEND, published
 from reproductions.common.statistics import Estimate
 from reproductions.latco import paper_numbers
-from reproductions.latco.comparison_report import differences, head_line
+from reproductions.latco.comparison_report import PUBLISHED, differences, head_line
 from reproductions.latco.comparison_result import (
     ABLATIONS,
     MODEL_NO_BELIEF,
@@ -83,6 +83,18 @@ def write(results: Results) -> Section | None:
     return Section(text, rows, f"(d) Ablations (Table 3): {task}")
 
 
+def relaxation(preset: str = "cpu") -> str:
+    """Return the published rows of LatCo with light and heavy first multipliers."""
+    home = PUBLISHED / preset
+    found = gathered(ledger.read(home, ABLATIONS), published(home))
+    rows = [
+        [each.label, _success(each).percent(), _counts(each)]
+        for each in found
+        if each.name in ("latco", "latco_no_relaxation")
+    ]
+    return markdown_table(["planner", "success [95 %]", "each model"], rows)
+
+
 def paper_number(planner: str) -> str | None:
     """Return success and frames per second of the paper, as text; None if neither.
 
@@ -103,6 +115,10 @@ def _success(result: Result) -> Estimate:
     rate = result.success()
     assert rate is not None  # every planner has episodes
     return rate
+
+
+def _counts(result: Result) -> str:
+    return ", ".join(f"{hits}/{trials}" for hits, trials in result.counts())
 
 
 def _numbers(result: Result, gap: Estimate | None) -> dict[str, Any]:
@@ -145,7 +161,7 @@ def _text(found: Sequence[Result], gaps: dict[str, Estimate]) -> str:
                 result.settings,
                 _success(result).percent(),
                 result.size(),
-                ", ".join(f"{hits}/{trials}" for hits, trials in result.counts()),
+                _counts(result),
                 gap.points() if gap else "–",
                 gap.verdict() if gap else "–",
                 f"{result.average('milliseconds') / 1000:.2f}",

@@ -78,6 +78,10 @@ class LatCo(Planner):
 
     Actions are moved in units of about half the width of their box, see `units.py`.
 
+    `plan.status`: CONVERGED where the violations are within their tolerances. Such a
+    plan is feasible, and need not be the best one: over a long horizon it may cost many
+    times the optimum, at which `MethodOfMultipliers` ends.
+
     `plan.diagnostics`: `planned_states` `[…, T, S]` (x_1 … x_T) and `raw_actions`
     `[…, T, A]`, the variables themselves; traces after each
     iteration `[…, iterations]`: `cost` (of the planned states, which may still violate

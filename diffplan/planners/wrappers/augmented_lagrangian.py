@@ -8,9 +8,9 @@ The loop, for constraints g ≤ 0 along the plan (ρ > 0 the penalty, λ the mul
         ρ    ← growth · ρ, for plans whose violation has not fallen enough
     answer: the last plan, and λ
 
-Unlike a penalty alone this reaches the constrained optimum at a finite ρ: the
-multipliers converge to those of the problem, and ρ stays where inner problems are well
-conditioned.
+If the inner plans are minima, this reaches the constrained optimum at a finite ρ, which
+a penalty alone does not: the multipliers converge to those of the problem, and ρ stays
+where inner problems are well conditioned.
 
 References:
     Nocedal and Wright, *Numerical Optimization*, 2nd ed., section 17.3, algorithm 17.4;
@@ -57,6 +57,11 @@ class AugmentedLagrangian(Planner):
     wrapped as well as those that only ask for costs. The constraints hold up to
     `tolerance` for the states that the plan's actions lead to. Without state
     constraints it is the wrapped planner.
+
+    The plan is the constrained optimum, and its multipliers are the prices of the
+    constraints, if the wrapped planner ends at a minimum: `ILQR`, `ShootingGN` and
+    `LatCo` with `MethodOfMultipliers` do; `LatCo` with its own multipliers and planners
+    that sample do not.
 
     First-order planners diverge once step_size · ρ is large: give them a `growth` near
     one. Second-order ones bear any ρ.
