@@ -203,8 +203,8 @@ class GradientPlanner(Planner):
         """Return each candidate's gradient `[B, N, T, A]` and cost `[B, N]`."""
         # Segments are differentiated one by one by `torch.autograd`, which records
         # nothing in inference mode and sees no transform further out.
-        unseen = torch.is_inference_mode_enabled() or inside_transform()
-        if self.checkpoint and not (unseen or torch.compiler.is_compiling()):
+        unseen = torch.compiler.is_compiling() or inside_transform()
+        if self.checkpoint and not unseen and not torch.is_inference_mode_enabled():
             return checkpointed_gradient(problem, start, candidates)
 
         def total_cost(actions: Tensor) -> tuple[Tensor, Tensor]:
