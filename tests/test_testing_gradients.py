@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from planted_functions import Identity
 from torch import Tensor
 
 import diffplan as dp
@@ -83,30 +84,12 @@ def test_a_plan_without_the_graph_that_is_declared_is_caught() -> None:
         check(pushed(Pushed().step), planner=Cut(2, iterations=3))
 
 
-class Tripled(torch.autograd.Function):
+class Tripled(Identity):
     """The same number, of which forward mode says three times as much."""
-
-    @staticmethod
-    def forward(value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def setup_context(*_: object) -> None:
-        pass
-
-    @staticmethod
-    def backward(context: object, gradient: Tensor) -> Tensor:
-        return gradient
 
     @staticmethod
     def jvp(context: object, tangent: Tensor) -> Tensor:
         return 3 * tangent
-
-
-class Same(Tripled):
-    """The same number, without forward mode."""
-
-    jvp = torch.autograd.Function.jvp
 
 
 def through(function: type[torch.autograd.Function]) -> dp.GradMPC:
@@ -125,6 +108,6 @@ def test_a_wrong_forward_mode_is_caught() -> None:
 
 def test_a_planner_without_forward_mode_has_no_row_of_it() -> None:
     names = {
-        row.name for row in check(pushed(Pushed().step), planner=through(Same)).rows
+        row.name for row in check(pushed(Pushed().step), planner=through(Identity)).rows
     }
     assert names == {"state", "dynamics.strength"}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from planted_functions import Identity
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -183,22 +184,10 @@ def test_a_loss_with_noise_of_its_own_is_caught() -> None:
         check_world_model(Wrong(), OBSERVATION)
 
 
-class Wrong(torch.autograd.Function):
+class Wrong(Identity):
     """The same number, with two derivatives."""
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def setup_context(*_: object) -> None:
-        pass
-
-    @staticmethod
-    def backward(context: object, gradient: Tensor) -> Tensor:
-        return gradient
 
     @staticmethod
     def jvp(context: object, tangent: Tensor) -> Tensor:
@@ -346,20 +335,8 @@ def fitted_elsewhere(self: Linear, *given: object) -> LossRecord:
     return LossRecord(record.total + self.rewards(seen).square().mean(), {})
 
 
-class OneWay(torch.autograd.Function):
-    """The same number, without forward mode."""
-
-    @staticmethod
-    def forward(context: object, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(context: object, gradient: Tensor) -> Tensor:
-        return gradient
-
-
 def one_way_step(self: Linear, state: Tensor, action: Tensor) -> Tensor:
-    return OneWay.apply(Linear.step(self, state, action))
+    return Identity.apply(Linear.step(self, state, action))
 
 
 @pytest.mark.parametrize(
