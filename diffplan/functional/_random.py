@@ -104,14 +104,14 @@ def stream_keys(
         keys = torch.arange(math.prod(lead), device=device).reshape(lead)
     keys = keys.to(device)
     if isinstance(seed, torch.Generator):
-        seed = _drawn_seed(seed, device)
+        seed = drawn_seed(seed, device)
     if not isinstance(seed, Tensor):
         seed = torch.full_like(keys, wrapped(seed))
     return fold(fold(seed, keys), count)
 
 
-def _drawn_seed(generator: torch.Generator, device: torch.device) -> Tensor:
-    # One seed per call, also in torch.func.vmap: not one per element.
+def drawn_seed(generator: torch.Generator, device: torch.device) -> Tensor:
+    """Return the seed of one call, int64 `[]`, also in `torch.func.vmap`."""
     with torch._C._DisableFuncTorch():
         seed = torch.randint(
             2**63 - 1, (), generator=generator, device=generator.device

@@ -16,7 +16,7 @@ from diffplan.errors import (
     TensorTypeError,
     UnsupportedProblemError,
 )
-from diffplan.functional._random import standard_normal, stream_keys
+from diffplan.functional._random import drawn_seed, standard_normal, stream_keys
 from diffplan.plan import Plan
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
@@ -57,17 +57,26 @@ class NoiseSource(nn.Module):
             return None
         return standard_normal(request.keys, shape, request.state)
 
-    def draws(self, request: PlanRequest, generator: torch.Generator | None) -> bool:
-        """Return whether a plan needs keys: not where nothing is drawn from them.
+    def plan_keys(
+        self, request: PlanRequest, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """Return the key of each problem's noise `[…]`; None where nothing is drawn.
 
         Args:
-            request: As it was given.
-            generator: What was given beside it; it advances in any case.
+            request: As it was given: `keys` of the problems, for which None stands for
+                the index in the flattened batch.
+            generator: Gives the seed, and so advances, also where nothing is drawn;
+                None stands for seed 0.
         """
-        given = generator is not None or request.keys is not None
+        state = request.state
         own = type(self).noise_from_keys is not NoiseSource.noise_from_keys
         random = own or request.problem.is_random
-        return given or random or self.noise_shape(request) is not None
+        if random or self.noise_shape(request) is not None:
+            start, keys = request.warm_start, request.keys
+            return noise_keys(state, start, generator, keys)
+        if generator is not None:
+            drawn_seed(generator, state.device)
+        return None
 
     def with_noise(self, request: PlanRequest) -> PlanRequest:
         """Return a request with its noise, drawn unless it is there already."""

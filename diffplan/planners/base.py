@@ -51,7 +51,6 @@ from diffplan.planners._numbers import check_numbers, numbers_in_range
 from diffplan.planners._randomness import (
     check_randomness,
     counted,
-    noise_keys,
     refuse_both,
     refuse_random,
 )
@@ -247,8 +246,8 @@ class Planner(CompilableCore, ABC):
         problem = problem.for_batch(lead)
         if start is not None:
             start = start.to(state)
-        if noise is None and self.draws(given, generator):
-            keys = noise_keys(state, start, generator, given.keys)
+        if noise is None:
+            keys = self.plan_keys(replace(given, warm_start=start), generator)
         if len(lead) != 1:
             batch = lead.numel()
             state = state.reshape(batch, state.shape[-1])
