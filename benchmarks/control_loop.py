@@ -127,6 +127,7 @@ def ours(planner: str, **options: Any) -> Contender:
 CONTENDERS = (
     ours("ILQR", iterations=1, form="condensed"),
     ours("ILQR", iterations=1, form="condensed", compiled=True),
+    ours("ILQR", iterations=1, form="condensed", exported=True),
     ours("ILQR", iterations=1, form="sweep"),
     ours("ILQR", iterations=3, form="condensed"),
     ours("ShootingGN", iterations=1, form="condensed"),

@@ -58,6 +58,7 @@ class Case:
         dtype: Of everything.
         compiled: Whether `torch.compile` is used, by each contender in its own way (a
             peer that has none runs as it is).
+        exported: Whether ours is code without Python, see `planner.export`.
     """
 
     peer: str
@@ -78,6 +79,7 @@ class Case:
     temperature: float = 1.0
     dtype: str = "float32"
     compiled: bool = False
+    exported: bool = False
 
     @property
     def kind(self) -> str:
@@ -88,6 +90,8 @@ class Case:
         words.append("with gradient" if self.backward else "forward")
         if self.compiled:
             words.append("compiled")
+        if self.exported:
+            words.append("exported")
         return ", ".join(words)
 
 
@@ -125,7 +129,8 @@ def cases(
         convex = Case("cvxpylayers", "ILQR", "linear", **SECOND_ORDER, **size)
         yield from (convex, replace(convex, backward=True))
         if size["batch"] == 1 and size["horizon"] <= 20:
-            yield replace(convex, compiled=True)
+            # One step of ours is the optimum, and a program takes all that it has.
+            yield replace(convex, exported=True, iterations=1)
     for size in sizes:
         free = Case(
             "theseus",

@@ -306,7 +306,11 @@ def describe(value: object) -> str:
 def is_traced(value: Tensor) -> bool:
     """Return whether numbers cannot be looked at, as in torch.compile and torch.func.
 
-    Checks of values are left out there.
+    And in `make_fx`, which `planner.export` is made by. Checks of values are left out
+    there.
     """
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return torch.compiler.is_compiling() or wrapped(value)
+    if torch.compiler.is_compiling():
+        return True
+    proxies = torch._C._TorchDispatchModeKey.PROXY
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return wrapped or torch._C._get_dispatch_mode(proxies) is not None

@@ -1,8 +1,10 @@
 """diffplan in a control loop: any planner, on the library's own models."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from _code import without_python
 from _loop import Controller, Numbers, Task, serve
 from _tensors import FLOAT, of_numbers
 from torch import Tensor
@@ -64,10 +66,11 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
     Args:
         task: What it is for.
         settings: Arguments of its constructor, with the "planner" itself, and whether
-            it is "compiled".
+            it is "compiled", or "exported" as code without Python.
     """
     options = dict(settings)
     kind, compiled = getattr(dp, options.pop("planner")), options.pop("compiled", False)
+    exported = options.pop("exported", False)
     planner = kind(task.horizon, gradient=dp.Detach(), **options)
     model = plant(task)
     needs_residuals = kind in (dp.ShootingGN, dp.LatCo)
@@ -76,6 +79,8 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
     problem = dp.PlanningProblem(model, objective, dp.Box(-bounds, bounds))
     if compiled:
         planner.compile()
+    if exported:
+        return Controller(*of_code(planner, problem, task), of_numbers(model))
     plan: dp.Plan | None = None
     generator = torch.Generator().manual_seed(0)
 
@@ -95,6 +100,26 @@ def build(task: Task, settings: dict[str, Any]) -> Controller:
         plan = None
 
     return Controller(act, reset, of_numbers(model))
+
+
+def of_code(
+    planner: dp.Planner, problem: dp.PlanningProblem, task: Task
+) -> tuple[Callable[[Numbers], Numbers], Callable[[], None]]:
+    """Return how a planner acts and begins anew, as code without Python."""
+    example = torch.tensor(task.starts[0], dtype=FLOAT)
+    code, first = without_python(planner, problem, example, evaluate=False)
+    start = first
+
+    def act(state: Numbers) -> Numbers:
+        nonlocal start
+        plan, start = code(torch.tensor(state, dtype=FLOAT), start)
+        return plan["actions"][0].tolist()
+
+    def reset() -> None:
+        nonlocal start
+        start = first
+
+    return act, reset
 
 
 if __name__ == "__main__":

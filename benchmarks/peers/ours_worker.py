@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from _code import without_python
 from _problems import Problem
 from _worker import Contender, serve
 from torch import Tensor, nn
@@ -134,6 +135,11 @@ def prepare(problem: Problem, case: dict[str, Any]) -> Contender:
     planner = planner_for(case)
     if case["compiled"]:
         planner.compile()
+    if case["exported"]:
+        code, start = without_python(planner, planning, problem.state)
+        return Contender(
+            lambda: code(problem.state, start)[0], lambda plan: plan["actions"]
+        )
 
     generator = torch.Generator().manual_seed(0)
 

@@ -2,6 +2,7 @@
 
 from diffplan._kinds import check_public
 from diffplan.planners._evaluation import candidate_costs
+from diffplan.planners._exported import ExportedPlanner
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.collocation import (
     DualAscent,
@@ -34,6 +35,7 @@ __all__ = [
     "AugmentedLagrangian",
     "Callback",
     "DualAscent",
+    "ExportedPlanner",
     "FirstOrderLatCo",
     "FixedMultiplier",
     "GaussianLatCo",

@@ -3,18 +3,23 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffplan._checks import require_count
 from diffplan._kinds import check_construction
 from diffplan.functional._isolation import may_look
 from diffplan.functional._rollout import inside_transform
 from diffplan.plan import Plan
+from diffplan.planners._arguments import moved_to
 from diffplan.planners._cuda_graph import CapturedCore
+from diffplan.planners._exported import ExportedPlanner, export
 from diffplan.planners._randomness import PLAN_INDEX, NoiseSource
 from diffplan.planners.request import PlanRequest
+from diffplan.problem import PlanningProblem
 
 
 class CompilableCore(NoiseSource, ABC):
@@ -57,6 +62,47 @@ class CompilableCore(NoiseSource, ABC):
         """
         self._compiled = CapturedCore(self._plan)
 
+    @torch.no_grad()
+    def export(
+        self,
+        problem: PlanningProblem,
+        state: Tensor,
+        *,
+        executed: int = 1,
+        evaluate: bool = True,
+    ) -> ExportedPlanner:
+        """Return this planner as a program for one problem, free of Python.
+
+        Called in a loop, each time with the start that the last call returned, it gives
+        the plans of `plan = planner(problem, state, warm_start=plan.shifted())`,
+        without derivatives. Weights, goals and bounds are those of now, all iterations
+        are run, and what a planner would leave out after a look at a number is done.
+
+        Args:
+            problem: The problem.
+            state: An example of the states `[…, S]`: shape, dtype and device stay.
+            executed: How many actions will be executed between two plans, at least 0.
+            evaluate: See `forward`.
+
+        Raises:
+            UnsupportedProblemError: dynamics or objective look at a number from the
+                host, or the engine does (that of Theseus).
+            ArgumentError: `executed` is no whole number of at least 0.
+        """
+        require_count("executed", executed, 0)
+        # What is wrong is said here: what is traced has no numbers to look at.
+        plan = partial(self, problem, evaluate=evaluate)
+        plan(state)
+
+        def first(state: Tensor) -> Plan:
+            request = self._request(PlanRequest(problem, state), None)
+            moved = moved_to(request.problem, request.state)
+            start, lead = replace(request, problem=moved), state.shape[:-1]
+            flat = self._starting_plan(start)
+            return flat.map(lambda value: value.reshape(lead + value.shape[1:]))
+
+        return export(plan, first, state, executed)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was compiled, as `nn.Module` does."""
         return {**super().__getstate__(), "_compiled": None}
@@ -72,12 +118,21 @@ class CompilableCore(NoiseSource, ABC):
         """
 
     @abstractmethod
+    def _request(
+        self, given: PlanRequest, generator: torch.Generator | None
+    ) -> PlanRequest: ...
+
+    @abstractmethod
     def _plan(self, request: PlanRequest) -> Plan: ...
 
     def _run(self, request: PlanRequest) -> Plan:
         """Call `_plan`, or what it was compiled to."""
         if self._compiled is None or inside_transform():
             return self._plan(request)
+        return self._compiled(replace(request, warm_start=self._starting_plan(request)))
+
+    def _starting_plan(self, request: PlanRequest) -> Plan:
+        """Return the plan to start from, of one kind at every call."""
         warm_start = request.warm_start
         if warm_start is None:
             warm_start = self.cold_start(request)
@@ -85,8 +140,7 @@ class CompilableCore(NoiseSource, ABC):
         counted = {PLAN_INDEX: torch.ones_like(warm_start.status)[:, None, None]}
         memory = dict(sorted((counted | warm_start.memory).items()))
         start = replace(warm_start, diagnostics={}, memory=memory)
-        start = start.map(Tensor.contiguous)
-        return self._compiled(replace(request, warm_start=start))
+        return start.map(Tensor.contiguous)
 
 
 def start_plan(

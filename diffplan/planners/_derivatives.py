@@ -149,8 +149,7 @@ def refuse_export(name: str, needs_derivatives: bool) -> None:
     if torch.compiler.is_exporting() and needs_derivatives:
         raise UnsupportedProblemError(
             f"torch.export: {name} differentiates while it plans, which torch.export "
-            "cannot trace; use torch.compile, or export a planner that samples (CEM, "
-            "DCEM, MPPI)"
+            "cannot trace by itself; planner.export(problem, state) returns a program"
         )
 
 
