@@ -316,6 +316,86 @@ def test_a_warm_start_goes_on_with_its_multipliers() -> None:
     ).all()
 
 
+# Warm starts that are better than what is found
+
+
+FEW = {
+    "ILQR": ILQR(HORIZON, iterations=3),
+    "LatCo": dp.LatCo(HORIZON, iterations=4),
+    "GradMPC": dp.GradMPC(HORIZON, iterations=8),
+    "CEM": dp.CEM(HORIZON, iterations=3, num_samples=32, num_elites=6),
+}
+
+
+def warm_starts(scale: float, seed: int) -> dp.Plan:
+    """The optimum of three states and plans about it, without multipliers."""
+    best = corridor_plan("ILQR")[1].detach()
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(best.actions.shape, generator=generator, dtype=DOUBLE)
+    return dp.Plan(best.actions + scale * noise, best.states, best.cost)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_an_answer_is_no_worse_than_its_warm_start(name: str) -> None:
+    problem, tolerance = corridor(limit=5.0), 1e-4
+    kept = 0
+    for seed, scale in enumerate((0.0, 0.0, 1e-3, 0.03, 0.1, 0.3)):
+        start = warm_starts(scale, seed)
+        # without multipliers the penalty alone gives way
+        planner = wrap(FEW[name], outer_iterations=1 + seed % 2, tolerance=tolerance)
+        with torch.no_grad():
+            plan = planner(problem, STATES, warm_start=start)
+        measured = []
+        for actions in (start.actions, plan.actions):
+            states = [STATES]
+            for action in actions.unbind(1):
+                states.append(problem.dynamics(states[-1], action))
+            states = torch.stack(states, 1)
+            cost = problem.objective(states, actions)
+            stage, end = values_of(problem, dp.Plan(actions, states, cost))
+            # the given state is forgiven
+            values = torch.cat((stage[:, 1:].flatten(1), end), 1)
+            excess = (values.amax(1) - tolerance).clamp_min(0)
+            measured.append((excess, cost))
+        (before, known), (after, found) = measured
+        assert (after <= 1.01 * before + 1e-12).all()
+        same = after >= before
+        assert (found <= known + 0.01 * known.abs() + 1e-12)[same].all()
+        within = plan.status == int(dp.Status.CONVERGED)
+        assert torch.equal(within, after <= 1e-12)
+        kept += int((plan.actions == start.actions).all(-1).all(-1).sum())
+    assert kept > 0
+
+
+def test_a_kept_warm_start_has_its_own_gradient_also_in_transforms() -> None:
+    """The first element keeps it; the last one, whose warm start breaks, does not."""
+    problem = corridor(limit=5.0)
+    planner = wrap(ILQR(HORIZON, iterations=2), outer_iterations=1, tolerance=1e-4)
+    start = warm_starts(0.0, 0)
+    actions = start.actions.clone()
+    actions[-1] = 3.0
+
+    def planned(state: Tensor, given: Tensor) -> Tensor:
+        warm = dp.Plan(given, torch.zeros(*given.shape[:-2], HORIZON + 1, 2), state[0])
+        return planner(problem, state, warm_start=warm).actions
+
+    leaf = actions.clone().requires_grad_()
+    warm = dp.Plan(leaf, start.states, start.cost)
+    plan = planner(problem, STATES, warm_start=warm)
+    kept = (plan.actions == actions).all(-1).all(-1)
+    assert kept[0]
+    assert not kept[-1]
+    (slope,) = torch.autograd.grad(plan.actions.square().sum(), leaf)
+    torch.testing.assert_close(slope[0], 2 * actions[0])
+    assert not torch.allclose(slope[-1], 2 * plan.actions[-1].detach())
+    mapped = torch.func.vmap(planned)(STATES, actions)
+    torch.testing.assert_close(mapped, plan.actions.detach())
+    by_func = torch.func.vmap(
+        torch.func.grad(lambda given, state: planned(state, given).square().sum())
+    )(actions, STATES)
+    torch.testing.assert_close(by_func, slope)
+
+
 def test_a_warm_start_of_other_constraints_is_refused() -> None:
     plan = wrap(INNER["ILQR"], outer_iterations=1)(corridor(), STATES).detach()
     other = corridor(StateConstraint(lambda state, action: action - 0.5))

@@ -6,7 +6,7 @@ The loop, for constraints g ≤ 0 along the plan (ρ > 0 the penalty, λ the mul
         plan ← planner(objective + ½ ρ ‖max(0, g + λ/ρ)‖², warm-started)
         λ    ← max(0, λ + ρ g(plan))
         ρ    ← growth · ρ, for plans whose violation has not fallen enough
-    answer: the last plan, and λ
+    answer: the last plan, unless the warm start is better, and λ
 
 If the inner plans are minima, this reaches the constrained optimum at a finite ρ, which
 a penalty alone does not: the multipliers converge to those of the problem, and ρ stays
@@ -41,6 +41,9 @@ from diffplan.objectives._penalty import (
     add_penalty,
 )
 from diffplan.plan import Plan, Status
+from diffplan.planners._compiling import known_before
+from diffplan.planners._evaluation import worst_if_failed
+from diffplan.planners._progress import has_risen
 from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
@@ -57,6 +60,10 @@ class AugmentedLagrangian(Planner):
     wrapped as well as those that only ask for costs. The constraints hold up to
     `tolerance` for the states that the plan's actions lead to. Without state
     constraints it is the wrapped planner.
+
+    An answer is never worse than the warm start, which is kept where the last plan's
+    constraints exceed the tolerance by more than a hundredth more, or no less and it
+    costs more by over a hundredth.
 
     The plan is the constrained optimum, and its multipliers are the prices of the
     constraints, if the wrapped planner ends at a minimum: `ILQR`, `ShootingGN` and
@@ -182,7 +189,7 @@ class AugmentedLagrangian(Planner):
             traces = {"cost": plan.cost.detach()[:, None]}
             return _solution(plan, plan.status, plan.memory, traces)
         # Multipliers follow from the states of each inner plan: all are rolled out.
-        request = replace(request, evaluate=True)
+        given, request = request, replace(request, evaluate=True)
         multipliers = self._start(request)
         before = torch.full_like(state[:, 0], torch.inf)
         trace: dict[str, list[Tensor]] = {
@@ -206,6 +213,7 @@ class AugmentedLagrangian(Planner):
             multipliers = self._update(multipliers, values, violation, unmet, before)
             before = unmet
         memory = plan.memory | _named(multipliers)
+        plan, violation = self._unless_worse(given, plan, violation, cost)
         status = self._status(plan.status, violation)
         traces = {name: stack_trace(values, state) for name, values in trace.items()}
         return _solution(plan, status, memory, traces)
@@ -253,6 +261,38 @@ class AugmentedLagrangian(Planner):
             terminal=_ascend(multipliers.terminal, penalty, values.terminal),
             penalty=torch.where(stuck[:, None, None], grown, penalty),
         )
+
+    def _unless_worse(
+        self, request: PlanRequest, plan: Plan, violation: Tensor, cost: Tensor
+    ) -> tuple[Plan, Tensor]:
+        """Return a plan with the warm start's actions where those are better.
+
+        Args:
+            request: As it was given.
+            plan: Its own.
+            violation: Of the plan, `[B]`.
+            cost: Of the plan by the objective, `[B]`, without a graph.
+
+        Returns:
+            The plan, and the violation of its actions.
+        """
+        if request.warm_start is None or not request.evaluate:
+            return plan, violation
+        problem, found = request.problem, plan.actions
+        start = self.initial_actions(request)
+        known = known_before(request.warm_start, found, start)
+        with torch.no_grad():
+            states, least = problem.evaluate(request.state, known)
+            before = _values(problem, Plan(known, states, least)).largest()
+            excess = [
+                worst_if_failed(value - self.tolerance).clamp_min(0)
+                for value in (before, violation)
+            ]
+            dearer = has_risen(worst_if_failed(least), worst_if_failed(cost))
+            no_safer = excess[1] >= excess[0]
+            kept = has_risen(*excess) | (no_safer & dearer)
+        actions = torch.where(kept[:, None, None], known, found)
+        return replace(plan, actions=actions), torch.where(kept, before, violation)
 
     def _status(self, status: Tensor, violation: Tensor) -> Tensor:
         kept = violation <= self.tolerance
