@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
+from torch.utils._pytree import tree_map
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 ChoiceT = TypeVar("ChoiceT")
@@ -67,13 +68,17 @@ def at(function: FunctionT, timed: bool, time: Tensor | None) -> FunctionT:
 
 
 def _one_step(told: Callable[..., Any], state: Tensor, *others: Tensor) -> Any:
-    result = told(state.unsqueeze(-2), *(other.unsqueeze(-2) for other in others))
     axis = state.ndim - 1
-    if isinstance(result, Normal):  # was checked as it was made, which waits for a GPU
-        parts = result.mean.squeeze(axis), result.stddev.squeeze(axis)
-        return Normal(*parts, validate_args=False)
-    # What is no tensor is refused by name where it arrives.
-    return result.squeeze(axis) if isinstance(result, Tensor) else result
+
+    def without_steps(part: Any) -> Any:
+        if isinstance(part, Normal):  # was checked when made; that waits for a GPU
+            parts = part.mean.squeeze(axis), part.stddev.squeeze(axis)
+            return Normal(*parts, validate_args=False)
+        # What is no tensor is refused by name where it arrives.
+        return part.squeeze(axis) if isinstance(part, Tensor) else part
+
+    result = told(state.unsqueeze(-2), *(other.unsqueeze(-2) for other in others))
+    return tree_map(without_steps, result)
 
 
 _one_step.stands_for_its_argument = True  # type: ignore[attr-defined]  # in messages

@@ -249,6 +249,30 @@ def test_jacobians_of_changing_dynamics_are_found_and_right() -> None:
         assert not plain.uses_time
 
 
+@pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.parametrize("handed", [False, True])
+@pytest.mark.parametrize("batch", [(), (BATCH,)])
+def test_one_step_is_linearized_at_a_time(
+    step: int, handed: bool, batch: tuple[int, ...]
+) -> None:
+    given = numbers()
+    a, b, c = (value if batch else value[0] for value in (given.a, given.b, given.c))
+    state = given.state if batch else given.state[0]
+    action = 0.3 * torch.ones(*batch, WIDTH, dtype=torch.float64)
+    system = LinearDynamics(a, b, c)
+    # A Jacobian is handed over, or that of the dynamics is found.
+    own = {"linearize": system.linearize} if handed else {}
+    box = dp.Box([-1.0], [1.0])
+    problem = dp.PlanningProblem(system, quadratic(given), box, **own)
+    found = problem.linearize(state, action, torch.tensor(step))
+    expected_a, expected_b = a[..., step, :, :], b[..., step, :, :]
+    following = torch.einsum("...ij,...j->...i", expected_a, state)
+    following = following + torch.einsum("...ij,...j->...i", expected_b, action)
+    expected = (following + c[..., step, :], expected_a, expected_b)
+    for part, value in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, value)
+
+
 def test_data_for_another_horizon_or_batch_are_refused() -> None:
     given = numbers()
     problem = problem_of(given)
