@@ -1,16 +1,24 @@
 """Inputs at the border of what is allowed: no problem, no choice, nothing to gain."""
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor
 
-from diffplan.gradients import Detach
+from diffplan.errors import GradientError, NumericsWarning
+from diffplan.gradients import Detach, Implicit
 from diffplan.objectives._base import ResidualObjective
 from diffplan.plan import Plan, Status
 from diffplan.planners.base import Planner
 from diffplan.problem import Box, PlanningProblem
-from diffplan.testing._assertions import constants_expected, fail, same, within
+from diffplan.testing._assertions import (
+    answered,
+    constants_expected,
+    fail,
+    same,
+    within,
+)
 
 
 class NothingToGain(ResidualObjective):
@@ -61,26 +69,42 @@ def check_fixed_actions(
 def check_constant_objective(
     planner: Planner, problem: PlanningProblem, state: Tensor
 ) -> None:
-    """Where nothing can be gained any allowed actions will do, but finite ones."""
+    """Where nothing can be gained any allowed actions will do, but finite ones.
+
+    Their derivative by `Implicit()` does not exist: a status may say so, and backward
+    does what `on_failure` says, or gives a finite gradient like any other strategy.
+    """
     pointless = copy.copy(problem)
     pointless.objective = NothingToGain()
     leaf = state.detach().clone().requires_grad_()
     with constants_expected():
         plan = planner(pointless, leaf)
-    _ended_well("a constant objective", plan)
+    strategy = planner.gradient
+    implicit = isinstance(strategy, Implicit)
+    _ended_well("a constant objective", plan, or_not_stationary=implicit)
     if not problem.action_space.contains(plan.actions).all():
         fail(f"a constant objective: actions leave {problem.action_space}")
     if not (plan.cost == 0).all():
         fail(f"a constant objective of zero: plan.cost is {plan.cost.tolist()}")
-    if isinstance(planner.gradient, Detach) or not plan.actions.requires_grad:
+    if isinstance(strategy, Detach) or not plan.actions.requires_grad:
         return
-    (gradient,) = torch.autograd.grad(plan.actions.sum(), leaf, allow_unused=True)
-    if gradient is not None and not torch.isfinite(gradient).all():
+    on_failure = strategy.on_failure if isinstance(strategy, Implicit) else None
+    refusals = (GradientError,) if on_failure == "raise" else ()
+    gradient = None
+    with (
+        answered("backward from a constant objective", *refusals),
+        warnings.catch_warnings(action="ignore", category=NumericsWarning),
+    ):
+        (gradient,) = torch.autograd.grad(plan.actions.sum(), leaf, allow_unused=True)
+    finite = gradient is None or bool(torch.isfinite(gradient).all())
+    if not (finite or on_failure == "nan"):
         fail(f"a constant objective: the gradient to the state is {gradient.tolist()}")
 
 
-def _ended_well(what: str, plan: Plan) -> None:
+def _ended_well(what: str, plan: Plan, *, or_not_stationary: bool = False) -> None:
     good = plan.status <= int(Status.ITERATION_LIMIT)
+    if or_not_stationary:
+        good |= plan.status == int(Status.NOT_STATIONARY)
     if not good.all():
         fail(f"{what}: {plan.explain()}")
     if not (torch.isfinite(plan.actions).all() and torch.isfinite(plan.cost).all()):

@@ -3,9 +3,12 @@
 Those that concern strangers' planners too are checks of `diffplan.testing._degenerate`.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planner_cases import PlannerCase, each_planner, each_planner_that
+from planted_functions import Identity
 from problems import (
     LinearDynamics,
     QuadraticCost,
@@ -14,9 +17,12 @@ from problems import (
     double_integrator,
     states_of,
 )
+from torch import Tensor
 
 import diffplan as dp
-from diffplan.errors import ArgumentError
+from diffplan.errors import ArgumentError, GradientError
+from diffplan.testing import point_mass_problem
+from diffplan.testing._degenerate import check_constant_objective
 
 
 def with_a_narrow_action(
@@ -118,6 +124,68 @@ def test_a_model_without_parameters_is_differentiated(
     (slope,) = torch.autograd.grad(plan.cost.sum(), state)
     assert torch.isfinite(slope).all()
     assert (slope != 0).all()
+
+
+@each_planner_that(lambda case: dp.Implicit in case.gradients)
+@pytest.mark.parametrize("on_failure", ["raise", "zero", "nan"])
+def test_a_constant_objective_without_an_implicit_derivative_keeps_its_promise(
+    case: PlannerCase, on_failure: str
+) -> None:
+    gradient = dp.Implicit(on_failure=on_failure)
+    planner = case.build(horizon=3, iterations=6, gradient=gradient)
+    check_constant_objective(planner, *case.problem(torch.float64))
+
+
+class SpoiledGradient(Identity):
+    """A NaN in backward."""
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        return torch.full_like(gradient, torch.nan)
+
+
+class NoGradient(Identity):
+    """No derivative at all."""
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        raise GradientError("gradient: none")
+
+
+@pytest.mark.parametrize(
+    ("planted", "gradient", "words"),
+    [
+        (SpoiledGradient, dp.Implicit(), "the gradient to the state is"),
+        (SpoiledGradient, dp.Implicit(on_failure="zero"), "the gradient to the state"),
+        (SpoiledGradient, dp.Unroll(), "the gradient to the state is"),
+        (NoGradient, dp.Implicit(on_failure="zero"), "expected an answer, got Grad"),
+        (NoGradient, dp.Implicit(on_failure="nan"), "expected an answer, got Grad"),
+        (NoGradient, dp.Unroll(), "expected an answer, got Grad"),
+    ],
+)
+def test_a_wrong_gradient_of_a_constant_objective_is_caught(
+    planted: type[Identity], gradient: dp.GradientStrategy, words: str
+) -> None:
+    class Wrong(dp.ILQR):
+        def forward(self, problem, state, **options):  # noqa: ANN001, ANN003, ANN202
+            plan = super().forward(problem, state, **options)
+            leaf = 0 * state[:, None, :1] + plan.actions.detach()
+            return replace(plan, actions=planted.apply(leaf))
+
+    planner = Wrong(3, iterations=2, gradient=gradient)
+    with pytest.raises(AssertionError, match=words):
+        check_constant_objective(planner, *point_mass_problem())
+
+
+def test_only_implicit_gradients_may_have_none_at_a_constant_objective() -> None:
+    class Wrong(dp.ILQR):
+        def forward(self, problem, state, **options):  # noqa: ANN001, ANN003, ANN202
+            plan = super().forward(problem, state, **options)
+            status = torch.full_like(plan.status, int(dp.Status.NOT_STATIONARY))
+            return replace(plan, status=status)
+
+    with pytest.raises(AssertionError, match="no derivative"):
+        check_constant_objective(Wrong(3, iterations=2), *point_mass_problem())
 
 
 def cost_without_parameters() -> dp.objectives.ResidualObjective:
