@@ -42,6 +42,10 @@ def plan(**changed: object) -> dp.Plan:
     return cem(**changed)(problem(), STATE)
 
 
+def rolled(segment: object) -> torch.Tensor:
+    return problem().rollout(STATE, torch.zeros(3, T, 1), segment)
+
+
 def constrained(function: Callable[..., object]) -> dp.Plan:
     constraint = dp.constraints.StateConstraint(function)
     return dp.AugmentedLagrangian(cem())(problem(constraints=[constraint]), STATE)
@@ -107,6 +111,8 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a bool as a number": (lambda: cem(num_elites=True), "num_elites: "),
     "a tensor as a number": (lambda: cem(torch.tensor(T)), "horizon: "),
     "a tensor's bool as a number": (lambda: cem(torch.tensor(True)), "horizon: "),
+    "a segment of no step": (lambda: rolled(segment=0), "segment: "),
+    "a segment of half a step": (lambda: rolled(segment=0.5), "segment: "),
     "half a step": (lambda: cem(1.5), "horizon: "),
     "a word as a number": (lambda: cem("3"), "horizon: "),
     "a vector as a number": (lambda: cem(torch.ones(2).long()), "horizon: "),

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from diffplan._checks import require_count
 from diffplan.errors import ShapeError
 from diffplan.functional._derivatives import inside_transform as inside_transform
 
@@ -39,6 +40,7 @@ def rollout(
 
     Raises:
         ShapeError: state and actions do not fit, or dynamics change the shape.
+        ArgumentError: `segment` is no whole number of at least 1.
 
     Example:
         >>> rollout(lambda x, u: x + u, torch.zeros(1), torch.ones(3, 1)).flatten()
@@ -61,6 +63,7 @@ def rollout(
     if segment is None:
         states += follow(state, *by_time)
     else:
+        segment = require_count("segment", segment)
         for parts in zip(*(value.split(segment) for value in by_time), strict=True):
             states += recomputed(follow, states[-1], *parts)
     for following in states:
