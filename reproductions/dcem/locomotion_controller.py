@@ -221,16 +221,16 @@ class DecoderTraining:
 
     Args:
         controller: Its decoder is trained.
-        settings: Of the optimiser.
+        config: Of the optimiser.
         seed: Of states and search.
     """
 
     def __init__(
-        self, controller: EmbeddedController, settings: EmbeddingSettings, seed: int
+        self, controller: EmbeddedController, config: EmbeddingSettings, seed: int
     ) -> None:
-        self.controller, self.settings = controller, settings
+        self.controller, self.config = controller, config
         self.learnt = list(controller.decoder.parameters())
-        self.optimizer = torch.optim.Adam(self.learnt, lr=settings.learning_rate)
+        self.optimizer = torch.optim.Adam(self.learnt, lr=config.learning_rate)
         device = self.learnt[0].device
         self.generator = make_generator(seed, "decoder", device=device)
 
@@ -246,7 +246,7 @@ class DecoderTraining:
         noise = self.controller.draw_noise(belief, seeds)
         with held_fixed(self.controller.model):
             cost = self.controller.cost(belief, noise).mean()
-            clip = self.settings.gradient_clip
+            clip = self.config.gradient_clip
             norm = descend(cost, self.learnt, self.optimizer, clip)
         return {"decoder_cost": cost.detach(), "decoder_gradient_norm": norm}
 
@@ -271,7 +271,7 @@ class DecoderTraining:
         flat = states.flatten(0, 1)
         index = torch.randint(
             len(flat),
-            (self.settings.states,),
+            (self.config.states,),
             generator=self.generator,
             device=self.generator.device,
         )
