@@ -2,7 +2,7 @@
 
 The nearest point of a polytope has no closed form. cvxpylayers (Agrawal et al. 2019,
 "Differentiable convex optimization layers", arXiv:1910.12430) solves the quadratic
-programme well enough to see which sides are tight. Whether they are is then checked by
+program well enough to see which sides are tight. Whether they are is then checked by
 the conditions of optimality, other sides are found where not, and the answer and its
 derivatives are those of the tight sides (`diffplan.functional._polyhedron`).
 """
@@ -32,7 +32,7 @@ _TIGHT = 1e-6
 class Polytope(ActionConstraint):
     """Actions with matrix · action ≤ offset, at each time step.
 
-    Each action outside costs a small quadratic programme on the CPU, about a
+    Each action outside costs a small quadratic program on the CPU, about a
     millisecond: fine for gradient planners with few candidates, slow for sampling
     planners with thousands. Where the box has bounds of each step or problem, actions
     with other bounds are solved one after the other. Actions inside cost nothing. How
@@ -213,7 +213,7 @@ def _guess(points: Tensor, matrix: Tensor, offset: Tensor) -> Tensor | None:
 
 @lru_cache(maxsize=32)
 def _layer(rows: int, dim: int) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the programme min ‖x - point‖² subject to G x ≤ h, set up once per size.
+    """Return the program min ‖x - point‖² subject to G x ≤ h, set up once per size.
 
     Raises:
         MissingDependencyError: cvxpylayers is not installed.
@@ -229,10 +229,10 @@ def _layer(rows: int, dim: int) -> Callable[..., tuple[Tensor, ...]]:
         raise missing(what, "cvx") from error
     nearest, point = cvxpy.Variable(dim), cvxpy.Parameter(dim)
     matrix, offset = cvxpy.Parameter((rows, dim)), cvxpy.Parameter(rows)
-    programme = cvxpy.Problem(
+    program = cvxpy.Problem(
         cvxpy.Minimize(cvxpy.sum_squares(nearest - point)), [matrix @ nearest <= offset]
     )
     layer: Callable[..., tuple[Tensor, ...]] = CvxpyLayer(
-        programme, parameters=[point, matrix, offset], variables=[nearest]
+        program, parameters=[point, matrix, offset], variables=[nearest]
     )
     return layer

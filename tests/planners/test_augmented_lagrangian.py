@@ -161,13 +161,13 @@ def test_solution_and_multipliers_equal_those_of_cvxpy(name: str) -> None:
         model = [x[0] == STATES[index].numpy(), cvxpy.abs(u) <= 5]
         model += [x[t + 1] == a @ x[t] + b @ u[t] for t in range(HORIZON)]
         exact = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
-        programme = cvxpy.Problem(cvxpy.Minimize(cost), [*stage, end, *model])
-        programme.solve(solver=cvxpy.CLARABEL, **exact)
+        program = cvxpy.Problem(cvxpy.Minimize(cost), [*stage, end, *model])
+        program.solve(solver=cvxpy.CLARABEL, **exact)
         torch.testing.assert_close(
             plan.actions[index], torch.as_tensor(u.value), rtol=0, atol=1e-5
         )
         torch.testing.assert_close(
-            plan.cost[index], torch.tensor(programme.value).double(), rtol=0, atol=1e-5
+            plan.cost[index], torch.tensor(program.value).double(), rtol=0, atol=1e-5
         )
         duals = torch.as_tensor(np.stack([c.dual_value for c in stage]))
         # LatCo's soft dynamics leave a bias of one over their multiplier.
