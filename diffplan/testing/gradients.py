@@ -107,7 +107,9 @@ def check_gradients(
     A random weighting of the planned actions is differentiated in random directions.
     The differences are those of the whole planner with the same noise, so `Unroll()`
     must agree with them always, `Implicit()` and `Truncated(k)` where the plan has
-    converged.
+    converged. LatCo's own multiplier rule is an exception: its multipliers move with
+    the tensors, and `Implicit()`, which holds them fixed, is refused here, often by
+    tens of percent. With `MethodOfMultipliers` it agrees.
 
     Args:
         planner: Any planner; not with `Detach()`, whose actions are constants.
