@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from diffplan.functional._chain import ChainRightHandSide, ChainSolution, ChainSystem
+from diffplan.functional.block_tridiagonal import normal_equations_factorize
+from diffplan.functional.riccati import riccati_factorize
 
 
 def random_chain(
@@ -164,3 +166,19 @@ def relative_error(step: ChainSolution, states: Tensor, actions: Tensor) -> floa
     )
     size = torch.cat((states.flatten(1), actions.flatten(1)), 1)
     return (error.norm(dim=1) / size.norm(dim=1)).max().item()
+
+
+def riccati_step(
+    system: ChainSystem, rhs: ChainRightHandSide, **settings: int
+) -> ChainSolution:
+    """Factor and solve."""
+    factor = riccati_factorize(system, **settings)
+    return factor.solve(rhs.states, rhs.actions, rhs.defect)
+
+
+def normal_equations_step(
+    system: ChainSystem, rhs: ChainRightHandSide
+) -> ChainSolution:
+    """Factor and solve."""
+    factor = normal_equations_factorize(system)
+    return factor.solve(rhs.states, rhs.actions, rhs.defect)

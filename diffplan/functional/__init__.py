@@ -3,6 +3,7 @@
 from diffplan._kinds import check_public
 from diffplan.functional._box_qp import BoxQPSolution, box_qp
 from diffplan.functional._chain import ChainRightHandSide, ChainSolution, ChainSystem
+from diffplan.functional._chain_factor import ChainFactor
 from diffplan.functional._projections import (
     project_ball,
     project_ball_within,
@@ -14,9 +15,7 @@ from diffplan.functional._rollout import rollout
 from diffplan.functional.block_tridiagonal import (
     BlockTridiagonal,
     BlockTridiagonalFactor,
-    NormalEquationsFactor,
     normal_equations_factorize,
-    normal_equations_step,
 )
 from diffplan.functional.box_lqr import (
     IncrementalLQR,
@@ -35,13 +34,14 @@ from diffplan.functional.lqr import (
     lqr_factorize,
 )
 from diffplan.functional.returns import generalized_advantages, lambda_returns
-from diffplan.functional.riccati import RiccatiFactor, riccati_factorize, riccati_step
+from diffplan.functional.riccati import riccati_factorize
 from diffplan.functional.top_k import hard_top_k
 
 __all__ = [
     "BlockTridiagonal",
     "BlockTridiagonalFactor",
     "BoxQPSolution",
+    "ChainFactor",
     "ChainRightHandSide",
     "ChainSolution",
     "ChainSystem",
@@ -50,8 +50,6 @@ __all__ = [
     "LQRProblem",
     "LQRSolution",
     "LimitedLaw",
-    "NormalEquationsFactor",
-    "RiccatiFactor",
     "batched_jacobian",
     "box_qp",
     "colour_noise",
@@ -66,13 +64,11 @@ __all__ = [
     "lqr",
     "lqr_factorize",
     "normal_equations_factorize",
-    "normal_equations_step",
     "project_ball",
     "project_ball_within",
     "project_intersection",
     "project_simplex",
     "riccati_factorize",
-    "riccati_step",
     "rollout",
     "standard_normal",
     "uniform",

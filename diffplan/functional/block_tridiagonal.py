@@ -25,14 +25,13 @@ from torch import Tensor
 from diffplan._shapes import Precise, fitted
 from diffplan.functional._chain import (
     ChainRightHandSide,
-    ChainSolution,
     ChainSystem,
     flatten_batch,
-    solve_chain,
     times,
     with_given_state,
     zero_unless,
 )
+from diffplan.functional._chain_factor import ChainFactor
 from diffplan.functional._derivatives import apply, is_followed, keep, or_zero
 
 
@@ -231,51 +230,9 @@ def _substitute(
     return torch.cat(x[::-1], 1)
 
 
-@dataclass(frozen=True)
-class NormalEquationsFactor:
-    """Factored normal equations of a chain system (same use as `RiccatiFactor`).
-
-    Attributes:
-        system: The flattened system in the factor's precision, with its history.
-        tensors: Blocks of the Cholesky factor, C_0..C_{T-1} and N_0..N_{T-2}.
-        flat_ok: Status per element of the flattened batch, `[B]` bool.
-        batch_shape: The caller's leading dimensions.
-        output_dtype: The caller's precision.
-    """
-
-    system: ChainSystem
-    tensors: tuple[Tensor, ...]
-    flat_ok: Tensor
-    batch_shape: torch.Size
-    output_dtype: torch.dtype
-
-    @property
-    def ok(self) -> Tensor:
-        """Return whether the matrix is positive definite in this precision, bool."""
-        return self.flat_ok.view(self.batch_shape)
-
-    def solve(
-        self, states: Tensor, actions: Tensor, defect: Tensor | None = None
-    ) -> ChainSolution:
-        """Solve (J'WJ + H) (x, u) = (states, actions) - J'W defect.
-
-        Args:
-            states: Right-hand side of x_1..x_T, `[…, T, S]`.
-            actions: Right-hand side of u_0..u_{T-1}, `[…, T, A]`.
-            defect: c, `[…, T, S]`; None stands for zero.
-        """
-        defect = torch.zeros_like(states) if defect is None else defect
-        rhs = ChainRightHandSide(defect, states, actions)
-        flat = rhs.flattened(self.system, self.batch_shape)
-        solution = solve_chain(
-            _solve_normal_equations, self.system, self.tensors, self.flat_ok, flat
-        )
-        return solution.unflattened(self.batch_shape, self.output_dtype)
-
-
 def normal_equations_factorize(
     system: ChainSystem, *, dtype: torch.dtype = torch.float64
-) -> NormalEquationsFactor:
+) -> ChainFactor:
     """Factor J'WJ + H of a chain system by block-tridiagonal Cholesky.
 
     Block k holds (u_k, x_{k+1}): the action and the state that it leads to. All blocks
@@ -291,26 +248,8 @@ def normal_equations_factorize(
     with torch.no_grad():
         diagonal, lower = _normal_blocks(flat.detach())
         chol, below, ok = _factorize(diagonal, lower)
-    return NormalEquationsFactor(
-        flat, (*chol, *below), ok, system.damping.shape, system.damping.dtype
-    )
-
-
-def normal_equations_step(
-    system: ChainSystem,
-    rhs: ChainRightHandSide,
-    *,
-    dtype: torch.dtype = torch.float64,
-) -> ChainSolution:
-    """Factor and solve the normal equations of a chain's least-squares step.
-
-    Args:
-        system: Matrices of the step.
-        rhs: Defects and linear terms.
-        dtype: Precision of everything inside; the result has the system's.
-    """
-    factor = normal_equations_factorize(system, dtype=dtype)
-    return factor.solve(rhs.states, rhs.actions, rhs.defect)
+    tensors = (*chol, *below)
+    return ChainFactor(_solve_normal_equations, flat, tensors, ok, system.damping.shape)
 
 
 def _normal_blocks(system: ChainSystem) -> tuple[Tensor, Tensor]:

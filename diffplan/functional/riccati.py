@@ -29,7 +29,6 @@ References:
     update. LatCo, the planner it serves: arXiv:2106.13229.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -38,63 +37,17 @@ from torch import Tensor
 
 from diffplan.functional._chain import (
     ChainRightHandSide,
-    ChainSolution,
     ChainSystem,
     chain_residual,
-    solve_chain,
     times,
     with_given_state,
 )
+from diffplan.functional._chain_factor import ChainFactor
 from diffplan.functional._derivatives import inside_transform
 from diffplan.functional._safe_math import cholesky_solve
 
 
-@dataclass(frozen=True)
-class RiccatiFactor:
-    """A factored chain system: solves for any right-hand side.
-
-    Attributes:
-        system: The flattened system, with its history.
-        tensors: Without history: M and the gains of all steps, then P_1 … P_T and
-            L_0 … L_{T-1}, which have time in front.
-        flat_ok: Status per element of the flattened batch, `[B]` bool.
-        batch_shape: The caller's leading dimensions.
-        refinements: Corrections of each solution by its own residual.
-    """
-
-    system: ChainSystem
-    tensors: tuple[Tensor, ...]
-    flat_ok: Tensor
-    batch_shape: torch.Size
-    refinements: int
-
-    @property
-    def ok(self) -> Tensor:
-        """Return whether the system is positive definite, `[…]` bool."""
-        return self.flat_ok.view(self.batch_shape)
-
-    def solve(
-        self, states: Tensor, actions: Tensor, defect: Tensor | None = None
-    ) -> ChainSolution:
-        """Solve (J'WJ + H) (x, u) = (states, actions) - J'W defect.
-
-        The defect has an argument of its own: folded into the other two as J'W c it
-        would lose, at large weights, all digits that the Riccati form keeps.
-
-        Args:
-            states: Right-hand side of x_1..x_T, `[…, T, S]`.
-            actions: Right-hand side of u_0..u_{T-1}, `[…, T, A]`.
-            defect: c, `[…, T, S]`; None stands for zero.
-        """
-        defect = torch.zeros_like(states) if defect is None else defect
-        rhs = ChainRightHandSide(defect, states, actions)
-        flat = rhs.flattened(self.system, self.batch_shape)
-        solve = partial(_refined_sweep, self.refinements)
-        solution = solve_chain(solve, self.system, self.tensors, self.flat_ok, flat)
-        return solution.unflattened(self.batch_shape, states.dtype)
-
-
-def riccati_factorize(system: ChainSystem, *, refinements: int = 1) -> RiccatiFactor:
+def riccati_factorize(system: ChainSystem, *, refinements: int = 1) -> ChainFactor:
     """Factor a chain system by the backward sweep of dynamic programming.
 
     Never raises and never looks at a number from the host: an element that is not
@@ -110,24 +63,8 @@ def riccati_factorize(system: ChainSystem, *, refinements: int = 1) -> RiccatiFa
     flat = system.flattened()
     with torch.no_grad():
         tensors, ok = _backward_sweep(flat.detach())
-    return RiccatiFactor(flat, tensors, ok, system.damping.shape, refinements)
-
-
-def riccati_step(
-    system: ChainSystem, rhs: ChainRightHandSide, *, refinements: int = 1
-) -> ChainSolution:
-    """Factor and solve: the minimiser of the chain's least-squares problem.
-
-    Differentiable to any order in every tensor of both arguments, at the price of one
-    more solve per derivative.
-
-    Args:
-        system: Matrices of the step.
-        rhs: Defects and linear terms.
-        refinements: See `riccati_factorize`.
-    """
-    factor = riccati_factorize(system, refinements=refinements)
-    return factor.solve(rhs.states, rhs.actions, rhs.defect)
+    solve = partial(_refined_sweep, refinements)
+    return ChainFactor(solve, flat, tensors, ok, system.damping.shape)
 
 
 def _backward_sweep(system: ChainSystem) -> tuple[tuple[Tensor, ...], Tensor]:

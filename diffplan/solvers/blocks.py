@@ -18,11 +18,9 @@ from torch import Tensor
 from diffplan._checks import require_positive, require_shape
 from diffplan.errors import ShapeError
 from diffplan.functional._chain import ChainRightHandSide, ChainSystem
-from diffplan.functional.block_tridiagonal import (
-    NormalEquationsFactor,
-    normal_equations_factorize,
-)
-from diffplan.functional.riccati import RiccatiFactor, riccati_factorize
+from diffplan.functional._chain_factor import ChainFactor
+from diffplan.functional.block_tridiagonal import normal_equations_factorize
+from diffplan.functional.riccati import riccati_factorize
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ class RiccatiSolver:
 
     refinements: int = 0
 
-    def factorize(self, blocks: ChainBlocks) -> RiccatiFactor:
+    def factorize(self, blocks: ChainBlocks) -> ChainFactor:
         """Return the factor alone, to be reused with other right-hand sides."""
         return riccati_factorize(blocks.system(), refinements=self.refinements)
 
@@ -195,7 +193,7 @@ class BlockCholeskySolver:
 
     dtype: torch.dtype = torch.float64
 
-    def factorize(self, blocks: ChainBlocks) -> NormalEquationsFactor:
+    def factorize(self, blocks: ChainBlocks) -> ChainFactor:
         """Return the factor alone, to be reused with other right-hand sides."""
         return normal_equations_factorize(blocks.system(), dtype=self.dtype)
 
@@ -235,9 +233,7 @@ class ShortSteps:
         return step._replace(states=share * step.states, actions=share * step.actions)
 
 
-def _step(
-    factor: RiccatiFactor | NormalEquationsFactor, blocks: ChainBlocks
-) -> ChainStep:
+def _step(factor: ChainFactor, blocks: ChainBlocks) -> ChainStep:
     rhs = blocks.right_hand_side()
     solution = factor.solve(rhs.states, rhs.actions, rhs.defect)
     return ChainStep(solution.states, solution.actions, solution.ok)

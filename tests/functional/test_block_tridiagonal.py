@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from chain_problems import dense_step, random_chain, relative_error
+from chain_problems import (
+    dense_step,
+    normal_equations_step,
+    random_chain,
+    relative_error,
+)
 from problems import same_to_rounding
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -11,7 +16,6 @@ from diffplan.functional._chain import ChainRightHandSide, ChainSystem
 from diffplan.functional.block_tridiagonal import (
     BlockTridiagonal,
     normal_equations_factorize,
-    normal_equations_step,
 )
 
 SHAPES = [

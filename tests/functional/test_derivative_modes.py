@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_mode
-from chain_problems import random_chain
+from chain_problems import normal_equations_step, random_chain, riccati_step
 from lqr_problems import increments, packed, random_lqr
 from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
@@ -30,12 +30,10 @@ from diffplan.functional import (
     lml,
     lqr,
     lqr_factorize,
-    normal_equations_step,
     project_ball,
     project_ball_within,
     project_intersection,
     project_simplex,
-    riccati_step,
     rollout,
 )
 from diffplan.functional._chain import ChainRightHandSide, ChainSystem

@@ -4,12 +4,18 @@ import functools
 
 import pytest
 import torch
-from chain_problems import dense_step, random_chain, relative_error, stacked_qr_step
+from chain_problems import (
+    dense_step,
+    random_chain,
+    relative_error,
+    riccati_step,
+    stacked_qr_step,
+)
 from problems import same_to_rounding
 from torch.autograd import gradcheck, gradgradcheck
 
 from diffplan.functional._chain import ChainRightHandSide, ChainSystem
-from diffplan.functional.riccati import riccati_factorize, riccati_step
+from diffplan.functional.riccati import riccati_factorize
 
 SHAPES = [
     # batch, horizon, state, action, stage residuals, terminal residuals

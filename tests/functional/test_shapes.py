@@ -74,7 +74,6 @@ def moved(state: Tensor, action: Tensor, time: Tensor | None = None) -> Tensor:
 
 f = functional
 system = f.ChainSystem(**many(CHAIN))
-step = f.ChainRightHandSide(**many(STEP))
 model = f.IncrementalLQR(**many(MODEL))
 law = f.LimitedLaw(**many(LAW))
 limits = {"low": random("b t a") - 2, "high": random("b t a")}
@@ -129,17 +128,12 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
         f.lqr_factorize(f.LQRProblem(**many(LQR))).solve,
         {name: LQR[name] for name in vectors},
     ),
-    "riccati_step": (lambda **g: f.riccati_step(f.ChainSystem(**g), step), CHAIN),
-    "riccati_step of": (
-        lambda **given: f.riccati_step(system, f.ChainRightHandSide(**given)),
-        STEP,
-    ),
-    "RiccatiFactor.solve": (f.riccati_factorize(system).solve, STEP),
-    "normal_equations_step": (
-        lambda **given: f.normal_equations_step(f.ChainSystem(**given), step),
+    "riccati_factorize": (lambda **g: f.riccati_factorize(f.ChainSystem(**g)), CHAIN),
+    "normal_equations_factorize": (
+        lambda **given: f.normal_equations_factorize(f.ChainSystem(**given)),
         CHAIN,
     ),
-    "NormalEquationsFactor.solve": (f.normal_equations_factorize(system).solve, STEP),
+    "ChainFactor.solve": (f.riccati_factorize(system).solve, STEP),
     "BlockTridiagonal": (f.BlockTridiagonal, BLOCKS),
     "BlockTridiagonal.matvec": (
         f.BlockTridiagonal(**many(BLOCKS)).matvec,
@@ -223,7 +217,9 @@ def test_what_does_not_fit_is_refused_by_name(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-@pytest.mark.parametrize("name", ["box_qp", "lqr", "riccati_step", "limited_sweep of"])
+@pytest.mark.parametrize(
+    "name", ["box_qp", "lqr", "riccati_factorize", "limited_sweep of"]
+)
 def test_factorisations_take_one_dtype(name: str, dtype: torch.dtype) -> None:
     function, table = CASES[name]
     for key, value in many(table).items():
