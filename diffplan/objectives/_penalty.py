@@ -18,9 +18,8 @@ from torch import Tensor
 
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import ShapeError
-from diffplan.objectives._base import ResidualObjective, StageObjective
-from diffplan.objectives.change import _Whole
-from diffplan.objectives.combine import SumOfResiduals, WeightedSum
+from diffplan.objectives._base import ResidualObjective
+from diffplan.objectives.change import with_term
 from diffplan.problem import Objective
 
 
@@ -109,22 +108,8 @@ class ConstraintPenalty(ResidualObjective):
 
 
 def add_penalty(objective: Objective, penalty: ConstraintPenalty) -> Objective:
-    """Return the sum of an objective and the constraints' term, of the same structure.
-
-    Args:
-        objective: Any.
-        penalty: The term.
-
-    Returns:
-        A `ResidualObjective` or a `StageObjective` if `objective` is one whose cost is
-        the sum of its terms.
-    """
-    sums = getattr(objective, "sums_steps", False)
-    if sums and isinstance(objective, ResidualObjective):
-        return SumOfResiduals([objective, penalty])
-    if sums and isinstance(objective, StageObjective):
-        return WeightedSum([objective, penalty], [1.0, 1.0])
-    return _Whole(objective, penalty)
+    """Return the sum of an objective and the constraints' term; see `with_term`."""
+    return with_term(objective, penalty, 0)
 
 
 def _aligned(values: Tensor, like: Tensor) -> Tensor:

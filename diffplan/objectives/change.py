@@ -147,7 +147,7 @@ def with_action_change(
         jacobian = _Jacobian(found.linearize, width, problem.uses_time)
     return PlanningProblem(
         _Remembering(problem.dynamics, width, problem.uses_time),
-        _with_change(problem.objective, ActionChange(weight), width),
+        with_term(problem.objective, ActionChange(weight), width),
         problem.action_space,
         (
             *problem.action_constraints,
@@ -212,34 +212,35 @@ class _Jacobian(_Held):
         )
 
 
-class _Residuals(SumOfResiduals):
-    """A residual objective of states without the action that they remember."""
+class _Seeing:
+    """Of a sum of one objective: states without the action that they remember."""
+
+    width: int
+
+    def parts(self) -> list[Part]:
+        parts = super().parts()  # type: ignore[misc]  # of the sum beside it
+        return [part._replace(hides=self.width) for part in parts]
+
+    def _each(self, name: str, time: Tensor | None, *given: Tensor) -> list[Tensor]:
+        state, *action = given
+        given = (state[..., : -self.width], *action)
+        return super()._each(name, time, *given)  # type: ignore[misc]
+
+
+class _Residuals(_Seeing, SumOfResiduals):
+    """A residual objective."""
 
     def __init__(self, objective: ResidualObjective, width: int) -> None:
         super().__init__([objective])
         self.width = width
 
-    def parts(self) -> list[Part]:
-        return [part._replace(hides=self.width) for part in super().parts()]
 
-    def _each(self, name: str, time: Tensor | None, *given: Tensor) -> list[Tensor]:
-        state, *action = given
-        return super()._each(name, time, state[..., : -self.width], *action)
-
-
-class _Stages(WeightedSum):
-    """Likewise, of an objective with stages."""
+class _Stages(_Seeing, WeightedSum):
+    """An objective with stages."""
 
     def __init__(self, objective: StageObjective, width: int) -> None:
         super().__init__([objective], [1.0])
         self.width = width
-
-    def parts(self) -> list[Part]:
-        return [part._replace(hides=self.width) for part in super().parts()]
-
-    def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
-        state, *action = given
-        return super()._sum(name, time, state[..., : -self.width], *action)
 
 
 class _Whole(nn.Module):
@@ -251,9 +252,7 @@ class _Whole(nn.Module):
         width: How many numbers at the end of a state `objective` does not see.
     """
 
-    def __init__(
-        self, objective: Objective, term: StageObjective, width: int = 0
-    ) -> None:
+    def __init__(self, objective: Objective, term: StageObjective, width: int) -> None:
         super().__init__()
         self.objective = _Held(objective, width, timed=False)
         self.term = term
@@ -267,13 +266,26 @@ class _Whole(nn.Module):
         return cost + self.term(states, actions)
 
 
-def _with_change(objective: Objective, change: ActionChange, width: int) -> Objective:
+def with_term(objective: Objective, term: ResidualObjective, width: int) -> Objective:
+    """Return the sum of an objective and a term, of the objective's structure.
+
+    Args:
+        objective: Any.
+        term: What is added.
+        width: How many numbers at the end of a state `objective` does not see.
+
+    Returns:
+        A `ResidualObjective` or a `StageObjective` if `objective` is one whose cost is
+        the sum of its terms.
+    """
     sums = getattr(objective, "sums_steps", False)
     if sums and isinstance(objective, ResidualObjective):
-        return SumOfResiduals([_Residuals(objective, width), change])
+        seen = _Residuals(objective, width) if width else objective
+        return SumOfResiduals([seen, term])
     if sums and isinstance(objective, StageObjective):
-        return WeightedSum([_Stages(objective, width), change], [1.0, 1.0])
-    return _Whole(objective, change, width)
+        stages = _Stages(objective, width) if width else objective
+        return WeightedSum([stages, term], [1.0, 1.0])
+    return _Whole(objective, term, width)
 
 
 def _forgetting(constraint: StateConstraint, width: int) -> StateConstraint:

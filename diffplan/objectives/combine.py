@@ -13,12 +13,45 @@ from diffplan.objectives._base import (
     TERMS,
     ResidualObjective,
     StageObjective,
+    half_square,
     is_relay,
     relays,
 )
 
 
-class SumOfResiduals(ResidualObjective):
+class _Sum(StageObjective):
+    """Costs that are sums over terms; a subclass says of what, by `_sum`."""
+
+    terms: nn.ModuleList
+
+    @relays
+    def running_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of running costs `[…]`."""
+        return self._sum("running_cost", time, state, action)
+
+    @relays
+    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return the sum of terminal costs `[…]`."""
+        return self._sum("terminal_cost", time, state)
+
+    @relays
+    def initial_cost(
+        self, state: Tensor, action: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of initial costs `[…]`."""
+        return self._sum("initial_cost", time, state, action)
+
+    def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
+        return torch.stack(self._each(name, time, *given)).sum(dim=0)
+
+    def _each(self, name: str, time: Tensor | None, *given: Tensor) -> list[Tensor]:
+        terms = cast(Iterable[StageObjective], self.terms)
+        return [term.timed_term(name, time)(*given) for term in terms]
+
+
+class SumOfResiduals(_Sum, ResidualObjective):
     """The sum of residual objectives: residuals side by side, costs added.
 
     Args:
@@ -59,40 +92,17 @@ class SumOfResiduals(ResidualObjective):
         """Return all initial residuals `[…, R₁ + R₂ + …]`."""
         return self._side_by_side("initial_residual", time, state, action)
 
-    @relays
-    def running_cost(
-        self, state: Tensor, action: Tensor, time: Tensor | None = None
-    ) -> Tensor:
-        """Return the sum of running costs `[…]`."""
-        if self._squares:
-            return super().running_cost(state, action, time)
-        return _sum(self._each("running_cost", time, state, action))
-
-    @relays
-    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
-        """Return the sum of terminal costs `[…]`."""
-        if self._squares:
-            return super().terminal_cost(state, time)
-        return _sum(self._each("terminal_cost", time, state))
-
-    @relays
-    def initial_cost(
-        self, state: Tensor, action: Tensor, time: Tensor | None = None
-    ) -> Tensor:
-        """Return the sum of initial costs `[…]`."""
-        if self._squares:
-            return super().initial_cost(state, action, time)
-        return _sum(self._each("initial_cost", time, state, action))
+    def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
+        if not self._squares:
+            return super()._sum(name, time, *given)
+        residual = name.replace("cost", "residual")
+        return half_square(self.timed_term(residual, time)(*given))
 
     def _side_by_side(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
         return torch.cat(self._each(name, time, *given), dim=-1)
 
-    def _each(self, name: str, time: Tensor | None, *given: Tensor) -> list[Tensor]:
-        terms = cast(Iterable[ResidualObjective], self.terms)
-        return [term.timed_term(name, time)(*given) for term in terms]
 
-
-class WeightedSum(StageObjective):
+class WeightedSum(_Sum):
     """A weighted sum of stage objectives.
 
     Args:
@@ -124,36 +134,9 @@ class WeightedSum(StageObjective):
         """Return the terms with their weights."""
         return [Part(*pair) for pair in zip(self.terms, self.weights, strict=True)]
 
-    @relays
-    def running_cost(
-        self, state: Tensor, action: Tensor, time: Tensor | None = None
-    ) -> Tensor:
-        """Return the weighted sum of running costs `[…]`."""
-        return self._sum("running_cost", time, state, action)
-
-    @relays
-    def terminal_cost(self, state: Tensor, time: Tensor | None = None) -> Tensor:
-        """Return the weighted sum of terminal costs `[…]`."""
-        return self._sum("terminal_cost", time, state)
-
-    @relays
-    def initial_cost(
-        self, state: Tensor, action: Tensor, time: Tensor | None = None
-    ) -> Tensor:
-        """Return the weighted sum of initial costs `[…]`."""
-        return self._sum("initial_cost", time, state, action)
-
-    def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
-        terms = cast(Iterable[StageObjective], self.terms)
-        weighted = [
-            weight * term.timed_term(name, time)(*given)
-            for weight, term in zip(self.weights, terms, strict=True)
-        ]
-        return _sum(weighted)
-
-
-def _sum(costs: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(costs)).sum(dim=0)
+    def _each(self, name: str, time: Tensor | None, *given: Tensor) -> list[Tensor]:
+        costs = super()._each(name, time, *given)
+        return [w * cost for w, cost in zip(self.weights, costs, strict=True)]
 
 
 def _take_after(total: StageObjective, terms: nn.ModuleList) -> None:
