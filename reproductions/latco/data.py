@@ -14,11 +14,15 @@ import numpy as np
 
 import diffplan.envs
 from diffplan.envs.base import SimulatorEnv
-from diffplan.envs.scripted import HeldDirection, ScriptedExpert, UniformActions
 from diffplan.training.episode import Episode
 from diffplan.training.replay_buffer import ReplayBuffer, episode_path
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from reproductions.latco.comparison_config import STATE_VECTORS, DataConfig, Setup
+from reproductions.latco.scripted import (
+    HeldDirection,
+    ScriptedExpert,
+    UniformActions,
+)
 
 Policy = Callable[[int, np.ndarray, np.random.Generator], np.ndarray]
 """`(step, raw observation, generator) → action`."""

@@ -5,8 +5,12 @@ import pytest
 
 from diffplan import envs
 from diffplan.envs.metaworld import check_mujoco_version
-from diffplan.envs.scripted import HeldDirection, ScriptedExpert, UniformActions
 from diffplan.errors import ArgumentError, MissingDependencyError
+from reproductions.latco.scripted import (
+    HeldDirection,
+    ScriptedExpert,
+    UniformActions,
+)
 
 GOAL = np.array([-0.1, 0.8, 0.2])
 

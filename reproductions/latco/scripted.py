@@ -10,12 +10,8 @@ import warnings
 import numpy as np
 
 from diffplan._checks import missing, require_at_least, require_count
-
-__all__ = [
-    "HeldDirection",
-    "ScriptedExpert",
-    "UniformActions",
-]
+from diffplan.envs._metaworld_tasks import task_named
+from diffplan.envs._rendering import select_backend
 
 
 class ScriptedExpert:
@@ -36,9 +32,6 @@ class ScriptedExpert:
     """
 
     def __init__(self, task: str, noise: float = 0.0) -> None:
-        from diffplan.envs._metaworld_tasks import task_named
-        from diffplan.envs._rendering import select_backend
-
         v3_name = task_named(task.removeprefix("metaworld/")).v3_name
         self.noise = require_at_least("noise", noise, 0.0)
         select_backend()
