@@ -1,7 +1,5 @@
 """One colour for each planner, everywhere: on the viewer's page and in every figure."""
 
-from typing import Any
-
 OTHER = ("#5d6d7e", "#a3b1bf")
 """On light and on dark ground, for what is no planner of this library."""
 
@@ -21,24 +19,3 @@ PLANNERS: dict[str, tuple[str, str]] = {
     "ILQR": ("#8d6cab", "#c3a2e0"),
     "AugmentedLagrangian": ("#495057", "#b0b8c0"),
 }
-
-_DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (9, 4)))
-
-
-def planner_styles(*labels: str) -> list[tuple[str, Any]]:
-    """Return colour and dashes, as matplotlib has them, of the lines of a figure.
-
-    Args:
-        *labels: That name a planner somehow, "Grad-MPC" or "latco_duals"; those that
-            name the same one differ in their dashes.
-    """
-    found: list[tuple[str, Any]] = []
-    for label in labels:
-        plain = "".join(filter(str.isalnum, label.lower()))
-        # The longest name first: DCEM is no CEM.
-        names = sorted(PLANNERS, key=len, reverse=True)
-        name = next((each for each in names if each.lower() in plain), "")
-        colour = PLANNERS.get(name, OTHER)[0]
-        before = sum(colour == other for other, _ in found)
-        found.append((colour, _DASHES[before % len(_DASHES)]))
-    return found

@@ -151,22 +151,10 @@ def seal_tensors(content: Any, kind: str) -> tuple[bytes, str]:
     return seal(buffer.getvalue(), kind)
 
 
-def save_tensors(path: Path, kind: str, content: Any) -> None:
-    """Write what `load_tensors` reads, atomically.
-
-    Args:
-        path: Where; an existing file is replaced. Its folder is made if needed.
-        kind: What it is; see `seal`.
-        content: Nested dictionaries and lists of tensors and plain values.
-    """
-    data, _ = seal_tensors(content, kind)
-    write_atomically(path, lambda file: file.write(data))
-
-
 def load_tensors(
     path: Path, kind: str, expected: str, device: torch.device | str = "cpu"
 ) -> Any:
-    """Read what `save_tensors` wrote; code in the file is not run.
+    """Read what `seal_tensors` sealed; code in the file is not run.
 
     Args:
         path: The file.

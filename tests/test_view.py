@@ -21,8 +21,9 @@ from run_folder import new_run, shown
 import diffplan as dp
 from diffplan import _cli
 from diffplan._cli._page import _some, page
-from diffplan._colours import PLANNERS, planner_styles
+from diffplan._colours import PLANNERS
 from diffplan.training import RunLogger, RunRecord, load_plan_record
+from reproductions.common.styles import planner_styles
 
 ROOT = Path(__file__).parents[1]
 

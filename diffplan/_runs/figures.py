@@ -80,18 +80,6 @@ def draw_runs(
     axis.plot(common, np.mean(rows, axis=0), **drawn)
 
 
-def save_picture(picture: np.ndarray, path: Path, scale: int = 1) -> None:
-    """Write an image as PNG.
-
-    Args:
-        picture: uint8 `[H, W, 3]`.
-        path: Where.
-        scale: Each pixel becomes `scale` by `scale` of them.
-    """
-    content = as_png(picture.repeat(scale, axis=0).repeat(scale, axis=1))
-    write_atomically(path, lambda file: file.write(content))
-
-
 def as_png(picture: np.ndarray) -> bytes:
     """Return an image, uint8 `[H, W, 3]`, as PNG.
 

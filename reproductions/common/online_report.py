@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from diffplan._colours import planner_styles
 from diffplan._runs.figures import draw_runs, new_figure, save_figure
 from diffplan._runs.tables import markdown_table, picture, write_text
 from reproductions.common import idle, ledger
@@ -26,6 +25,7 @@ from reproductions.common.online_runs import (
 )
 from reproductions.common.provenance import LEGEND, Records, mark
 from reproductions.common.statistics import Estimate, mean
+from reproductions.common.styles import planner_styles
 
 COLUMNS = (
     "experiment",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import diffplan.envs
-from diffplan._files import load_tensors, reading, save_tensors
+from diffplan._files import load_tensors, reading, seal_tensors, write_atomically
 from diffplan.envs.vector import VectorEnv
 from diffplan.models.rssm import RSSM
 from diffplan.problem import Box
@@ -71,4 +71,5 @@ def save(directory: Path, model: RSSM, decoder: nn.Module | None = None) -> None
     """Write what the next phase goes on with, once a phase is over."""
     model.save(directory / MODEL)
     if decoder is not None:
-        save_tensors(directory / DECODER, DECODER_KIND, decoder.state_dict())
+        data, _ = seal_tensors(decoder.state_dict(), DECODER_KIND)
+        write_atomically(directory / DECODER, lambda file: file.write(data))

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from diffplan._colours import planner_styles
 from diffplan._runs.figures import COLOURS, new_figure
 from reproductions.common.statistics import proportion
+from reproductions.common.styles import planner_styles
 from reproductions.latco.comparison_result import IDLE, NAMES, Result, title
 
 DISTANCE_BINS = np.linspace(0.0, 0.75, 6)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from diffplan._colours import planner_styles
 from diffplan._files import write_atomically
 from diffplan._runs.figures import COLOURS, new_figure, save_figure
 from diffplan._runs.tables import markdown_table, picture
 from reproductions.common.experiment import Results, Section
 from reproductions.common.provenance import LEGEND, Records, mark
 from reproductions.common.runs import folders
+from reproductions.common.styles import planner_styles
 from reproductions.common.units import read_record
 from reproductions.latco.comparison_config import FOLLOWED
 from reproductions.latco.comparison_result import NAMES, REACHED

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan._runs.figures import save_figure, save_picture
+from diffplan._runs.figures import save_figure
 from diffplan._runs.tables import picture, write_text
 from reproductions.common import ledger
 from reproductions.common.experiment import Results, Section
@@ -90,7 +90,7 @@ def _film(runs: Path, output: Path, models: Mapping[str, Any]) -> str:
     if paths:
         first = [path for path in paths if path.parent == paths[0].parent]
         plans = [dict(np.load(path)) for path in first]
-        save_picture(pixels_report.strip(plans), output / STRIP, pixels_report.SCALE)
+        pixels_report.save_strip(plans, output / STRIP)
         pixels_report.write_film(plans[0], output / FILM)
     if not (output / STRIP).exists():
         return ""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan._runs.figures import save_picture
+from diffplan._files import write_atomically
+from diffplan._runs.figures import as_png
 from diffplan._runs.tables import markdown_table, read_csv
 from diffplan.training.video import film_strip, side_by_side, write_video
 from reproductions.common import ledger
@@ -40,7 +41,7 @@ def write(directory: Path, output: Path) -> str:
         seed = record["settings"]["config"]["seed"]
         ledger.add(output, entries(read_csv(folder / "plans.csv"), seed))
         plans = [dict(np.load(path)) for path in paths]
-        save_picture(strip(plans), output / "film_strip.png", SCALE)
+        save_strip(plans, output / "film_strip.png")
         write_film(plans[0], output / "plan.gif")
     rows = ledger.read(output, EXPERIMENT)
     if not rows:
@@ -84,3 +85,9 @@ def strip(plans: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
     rows = [plan[name] for plan in plans for name in ("planned", "executed")]
     every = max(1, (len(rows[0]) - 1) // (COLUMNS - 1))
     return film_strip(rows, every=every)
+
+
+def save_strip(plans: Sequence[dict[str, np.ndarray]], path: Path) -> None:
+    """Write the strip of plans as PNG, with larger pixels."""
+    content = as_png(strip(plans).repeat(SCALE, axis=0).repeat(SCALE, axis=1))
+    write_atomically(path, lambda file: file.write(content))
