@@ -12,7 +12,7 @@ import math
 import os
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FunctionType, NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
@@ -160,6 +160,21 @@ def check_construction(cls: type) -> None:
     own = vars(cls).get("__init__")
     if isinstance(own, FunctionType):
         cls.__init__ = checked(own)  # type: ignore[misc]
+
+
+def hands_on(arguments: Mapping[str, inspect.Parameter]) -> bool:
+    """Return whether there are `**options`, for somebody else."""
+    return any(each.kind is each.VAR_KEYWORD for each in arguments.values())
+
+
+def constructors(kind: type) -> Iterator[Callable[..., Any]]:
+    """Yield a class's constructor, and those that it hands further arguments on to."""
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            constructor = vars(base)["__init__"]
+            yield constructor
+            if not hands_on(inspect.signature(constructor).parameters):
+                return
 
 
 def _refusal(name: str, expected: str, value: object) -> Exception:

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from torch import Tensor
 
 from diffplan._checks import describe, is_traced
+from diffplan._kinds import constructors
 
 _BRIEF = 40
 _WIDTH, _HEIGHT = 240, 60
@@ -127,12 +128,8 @@ def _is_news(value: object, default: object) -> bool:
 def _parameters(kind: type) -> dict[str, inspect.Parameter]:
     """Arguments of a class, and of its bases as far as it hands `**options` on."""
     found: dict[str, inspect.Parameter] = {}
-    for each in kind.__mro__:
-        if "__init__" not in vars(each):
-            continue
-        own = inspect.signature(vars(each)["__init__"]).parameters
-        found = {**found, **{n: p for n, p in own.items() if n not in found}}
-        if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
-            break
+    for constructor in constructors(kind):
+        own = inspect.signature(constructor).parameters
+        found |= {n: p for n, p in own.items() if n not in found}
     found.pop("self", None)
     return dict(sorted(found.items(), key=lambda item: item[0] == "gradient"))

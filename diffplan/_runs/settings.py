@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from diffplan._checks import require_known
+from diffplan._kinds import constructors, hands_on
 from diffplan.errors import ArgumentError
 
 BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
@@ -124,11 +125,9 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """
     function, kind = _unbound(target), kind_of(target)
     found = dict(inspect.signature(target).parameters)
-    if _hands_on(found) and function is not kind:
+    if hands_on(found) and function is not kind:
         function, found = kind, {**found, **inspect.signature(kind).parameters}
-    first, *bases = (
-        _constructors(function) if isinstance(function, type) else [function]
-    )
+    first, *bases = constructors(function) if isinstance(function, type) else [function]
     hints = typing.get_type_hints(first)
     for base in bases:
         _, *more = inspect.signature(base).parameters.items()  # without self
@@ -139,20 +138,6 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         for name, each in found.items()
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
     }
-
-
-def _hands_on(arguments: Mapping[str, inspect.Parameter]) -> bool:
-    return any(each.kind is each.VAR_KEYWORD for each in arguments.values())
-
-
-def _constructors(kind: type) -> Iterator[Callable[..., Any]]:
-    """Yield a class's constructor, and those that it hands further arguments on to."""
-    for base in kind.__mro__:
-        if "__init__" in vars(base):
-            constructor = vars(base)["__init__"]
-            yield constructor
-            if not _hands_on(inspect.signature(constructor).parameters):
-                return
 
 
 def _unbound(target: Any) -> Any:
