@@ -13,6 +13,7 @@ that fail are handled as in `planners/_failures.py`.
 """
 
 from abc import abstractmethod
+from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -23,29 +24,25 @@ from diffplan.functional._first_order import RULES, start_moments
 from diffplan.functional._isolation import finite_rows
 from diffplan.gradients import UNROLLED, GradientStrategy, tracked
 from diffplan.plan import Plan, Status
-from diffplan.planners._compiling import known_before, start_plan
+from diffplan.planners._compiling import start_plan
 from diffplan.planners._failures import evaluate_soundly, where_sound
 from diffplan.planners._numbers import set_number
 from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
+from diffplan.planners.collocation._primal_dual import Record
 from diffplan.planners.collocation._residuals import (
     ActionViolation,
     Residuals,
     TrajectoryProblem,
 )
+from diffplan.planners.collocation._starts import actions_before
 from diffplan.planners.collocation.multipliers import DualAscent, MultiplierRule
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
 CollocationT = TypeVar("CollocationT", bound="FirstOrderCollocation")
 
-_TRACES = (
-    "cost",
-    "dynamics_violation",
-    "action_violation",
-    "dynamics_multiplier",
-    "action_multiplier",
-)
+_TRACES = tuple(each.name for each in fields(Record))
 
 
 class RelaxedProblem(TrajectoryProblem):
@@ -302,12 +299,7 @@ class FirstOrderCollocation(Planner):
         limit = int(Status.ITERATION_LIMIT)
         status = torch.where(feasible, int(Status.CONVERGED), limit)
         status = torch.where(violation == torch.inf, int(Status.NON_FINITE), status)
-        known = None
-        if self.fall_back:
-            known = self.initial_actions(request.afresh())
-            if request.warm_start is not None:
-                given = self.initial_actions(request)
-                known = known_before(request.warm_start, known, given)
+        known = actions_before(self, request) if self.fall_back else None
         diagnostics = {k: stack_trace(v, request.state) for k, v in traces.items()}
         diagnostics["planned_states"] = relaxed.states_of(
             relaxed.state, seen, variables

@@ -7,7 +7,7 @@ evaluated twice.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -285,16 +285,7 @@ class PrimalDual:
 
     def diagnostics(self, progress: PrimalDualState) -> dict[str, Tensor]:
         """Return the traces, without the start's."""
-        return {
-            name: progress.trace(name)[:, 1:]
-            for name in (
-                "cost",
-                "dynamics_violation",
-                "action_violation",
-                "dynamics_multiplier",
-                "action_multiplier",
-            )
-        }
+        return {each.name: progress.trace(each.name)[:, 1:] for each in fields(Record)}
 
     def memory(self, progress: PrimalDualState) -> dict[str, Tensor]:
         """Return what a warm start goes on with, beside the states."""

@@ -7,13 +7,12 @@ from torch import Tensor
 
 from diffplan.functional._isolation import finite_rows
 from diffplan.plan import Plan
+from diffplan.planners._compiling import known_before
 from diffplan.planners._failures import evaluate_soundly, where_sound
-from diffplan.planners._solution import Solution
-from diffplan.planners.collocation._primal_dual import (
-    Multipliers,
-    PrimalDualState,
-)
+from diffplan.planners.base import Planner, Solution
+from diffplan.planners.collocation._primal_dual import Multipliers, PrimalDualState
 from diffplan.planners.collocation._residuals import TrajectoryProblem
+from diffplan.planners.request import PlanRequest
 from diffplan.solvers._least_squares import Trajectory
 
 
@@ -86,6 +85,15 @@ class Starts:
             kept = {name: repeated(v) for name, v in warm_start.memory.items()}
             progress = progress.warmed(first, kept)
         return trajectory, progress
+
+
+def actions_before(planner: Planner, request: PlanRequest) -> Tensor:
+    """Return the actions `[B, T, A]` that are known before planning."""
+    middle = planner.initial_actions(request.afresh())
+    if request.warm_start is None:
+        return middle
+    given = planner.initial_actions(request)
+    return known_before(request.warm_start, middle, given)
 
 
 def best_start(

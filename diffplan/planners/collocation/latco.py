@@ -26,7 +26,7 @@ from diffplan.errors import ArgumentError
 from diffplan.gradients import UNROLLED_OR_SOLVED, GradientStrategy, Implicit, Unroll
 from diffplan.objectives._base import ResidualObjective
 from diffplan.plan import Plan
-from diffplan.planners._compiling import known_before, start_plan
+from diffplan.planners._compiling import start_plan
 from diffplan.planners._failures import where_sound, with_value
 from diffplan.planners._numbers import set_number
 from diffplan.planners._solution import judged
@@ -38,7 +38,11 @@ from diffplan.planners.collocation._primal_dual import (
     PrimalDualState,
 )
 from diffplan.planners.collocation._residuals import ActionViolation, TrajectoryProblem
-from diffplan.planners.collocation._starts import Starts, best_start
+from diffplan.planners.collocation._starts import (
+    Starts,
+    actions_before,
+    best_start,
+)
 from diffplan.planners.collocation._stationary import differentiate_trajectory
 from diffplan.planners.collocation.multipliers import (
     LogarithmicRule,
@@ -283,11 +287,7 @@ class LatCo(Planner):
         solution = best_start(collocation, solution, self.num_starts)
         if not self.fall_back or isinstance(self.gradient, Implicit):
             return solution
-        known = self.initial_actions(request.afresh())
-        if warm_start is not None:
-            given = self.initial_actions(request)
-            known = known_before(warm_start, known, given)
-        return replace(solution, known=known)
+        return replace(solution, known=actions_before(self, request))
 
     def _show(
         self,
