@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffplan.agents._base import AgentState
+from diffplan.agents._base import EXPLORATION, PLANNING, POSTERIOR, AgentState
 from diffplan.agents._filtering import Filtering
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter
@@ -15,9 +15,6 @@ from diffplan.capabilities import policy_of
 from diffplan.constraints._box import BoxLike, as_box, require_vector
 from diffplan.functional._random import fold, standard_normal
 from diffplan.problem import Box
-
-# Folded into the keys of a decision, one for each thing that is random about it.
-_POSTERIOR, _SAMPLE, _EXPLORATION = range(3)
 
 
 class PolicyAgent(Filtering, nn.Module):
@@ -73,17 +70,16 @@ class PolicyAgent(Filtering, nn.Module):
     ) -> tuple[Tensor, AgentState]:
         """Filter the newest observations and ask the policy, as `PlanningAgent.act`."""
         keys = agent_state.noise_keys()
-        state = self.filter(observation, agent_state, fold(keys, _POSTERIOR))
+        state = self.filter(observation, agent_state, fold(keys, POSTERIOR))
         if explore and hasattr(self.policy, "sample"):
-            noise = standard_normal(
-                fold(keys, _SAMPLE), (self.action_space.dim,), state
-            )
+            keys_of_sample = fold(keys, PLANNING)  # it stands where others plan
+            noise = standard_normal(keys_of_sample, (self.action_space.dim,), state)
             action = self.policy.sample(state, noise)
         else:
             action = self.policy(state)
         action = self.action_space.project(action)
         if explore and self.exploration is not None:
-            key = fold(keys, _EXPLORATION)
+            key = fold(keys, EXPLORATION)
             action = self.exploration(action, self.action_space, key)
         decision = agent_state.decision + 1
         return action, replace(

@@ -13,14 +13,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from diffplan._checks import missing, require_known
+from diffplan._checks import require_known
 from diffplan.envs._rendering import close_first_at_exit
 from diffplan.envs.base import EnvOptions, box
-from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
-from diffplan.errors import (
-    MissingDependencyError,
-    NonFiniteError,
-)
+from diffplan.envs.mujoco import MuJoCoEnv, loading, prepare_mujoco
+from diffplan.errors import NonFiniteError
 
 __all__ = [
     "GRAD_MPC_ACTION_REPEAT",
@@ -62,17 +59,8 @@ _QUADRUPED_CAMERA = 2  # Camera 0 of the quadruped looks from far above.
 
 def _load_suite() -> Any:
     """Import dm_control's suite; a GL backend was chosen before."""
-    try:
+    with loading("dm_control"):
         from dm_control import suite
-    except ImportError as error:
-        what = "dm_control tasks need dm_control, on Python 3.11 or 3.12"
-        raise missing(what, "suite") from error
-    except AttributeError as error:
-        # What PyOpenGL raises where MUJOCO_GL names a library that is not installed.
-        raise MissingDependencyError(
-            "dm_control could not load the GL library that MUJOCO_GL names; unset "
-            "MUJOCO_GL and let diffplan choose"
-        ) from error
     close_first_at_exit()
     return suite
 

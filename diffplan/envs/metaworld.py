@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from diffplan._checks import missing
 from diffplan.envs._metaworld_tasks import task_named
 from diffplan.envs.base import EnvOptions, box
-from diffplan.envs.mujoco import MuJoCoEnv, prepare_mujoco
+from diffplan.envs.mujoco import MuJoCoEnv, loading, prepare_mujoco
 from diffplan.errors import ArgumentError, MissingDependencyError
 
 __all__ = [
@@ -37,18 +36,9 @@ STATE_DIM = 18
 
 def _load_simulations() -> dict[str, Any]:
     """Import Meta-World and check versions; a GL backend was chosen before."""
-    try:
+    with loading("metaworld 3.0"):
         import mujoco
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-    except ImportError as error:
-        what = "metaworld tasks need metaworld 3.0, on Python 3.11 or 3.12"
-        raise missing(what, "suite") from error
-    except AttributeError as error:
-        # What PyOpenGL raises where MUJOCO_GL names a library that is not installed.
-        raise MissingDependencyError(
-            "metaworld could not load the GL library that MUJOCO_GL names; unset "
-            "MUJOCO_GL and let diffplan choose"
-        ) from error
     check_mujoco_version(mujoco.__version__)
     return ALL_V3_ENVIRONMENTS
 

@@ -1,11 +1,14 @@
 """What the MuJoCo tasks share beside `SimulatorEnv`: OpenGL, cameras, images."""
 
 import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 
+from diffplan._checks import missing
 from diffplan.envs._rendering import (
     FreeCamera,
     Renderer,
@@ -13,6 +16,7 @@ from diffplan.envs._rendering import (
     select_backend,
 )
 from diffplan.envs.base import EnvOptions, SimulatorEnv
+from diffplan.errors import MissingDependencyError
 
 __all__ = [
     "MuJoCoEnv",
@@ -29,6 +33,27 @@ def prepare_mujoco(options: EnvOptions) -> None:
     select_backend()
     if options.observation == "pixels":
         require_images()
+
+
+@contextmanager
+def loading(package: str) -> Iterator[None]:
+    """Import a suite inside; what keeps it from that is said in words.
+
+    Args:
+        package: Its name, perhaps with its version behind it.
+    """
+    suite = package.partition(" ")[0]
+    try:
+        yield
+    except ImportError as error:
+        what = f"{suite} tasks need {package}, on Python 3.11 or 3.12"
+        raise missing(what, "suite") from error
+    except AttributeError as error:
+        # What PyOpenGL raises where MUJOCO_GL names a library that is not installed.
+        raise MissingDependencyError(
+            f"{suite} could not load the GL library that MUJOCO_GL names; unset "
+            "MUJOCO_GL and let diffplan choose"
+        ) from error
 
 
 class MuJoCoEnv(SimulatorEnv):
