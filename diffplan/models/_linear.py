@@ -60,12 +60,13 @@ class AnalyticDynamics(nn.Module, ABC):
         """Return constants in the dtype of states: products of theirs are as exact."""
         return [getattr(self, name).to(like.dtype) for name in names]
 
-    def _hold(self, name: str, value: Tensor | float) -> None:
-        """Keep a finite constant: a parameter if it is one, else a buffer."""
-        value = torch.as_tensor(value)
-        if not is_traced(value):
-            require_finite(name, value)
-        hold(self, name, value)
+    def _hold(self, **values: Tensor | float) -> None:
+        """Keep finite constants: a parameter if it is one, else a buffer."""
+        for name, number in values.items():
+            value = torch.as_tensor(number)
+            if not is_traced(value):
+                require_finite(name, value)
+            hold(self, name, value)
 
     def _check(self, state: Tensor, action: Tensor) -> None:
         require_shape("state", state, [self.state_dim], "must equal state_dim")
@@ -120,9 +121,7 @@ class LinearDynamics(AnalyticDynamics):
         self.state_dim, self.action_dim = action_matrix.shape[-2:]
         if bias is None:
             bias = state_matrix.new_zeros(self.state_dim)
-        self._hold("state_matrix", state_matrix)
-        self._hold("action_matrix", action_matrix)
-        self._hold("bias", bias)
+        self._hold(state_matrix=state_matrix, action_matrix=action_matrix, bias=bias)
         steps = {self._steps(name) for name in self.per_problem} - {1}
         if len(steps) > 1:
             raise ShapeError(

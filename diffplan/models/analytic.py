@@ -49,8 +49,7 @@ class PointMass(AnalyticDynamics):
         require_at_least("dimensions", dimensions, 1)
         self.time_step = require_positive("time_step", time_step)
         self.action_dim, self.state_dim = dimensions, 2 * dimensions
-        self._hold("mass", mass)
-        self._hold("damping", damping)
+        self._hold(mass=mass, damping=damping)
 
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """Explicit Euler step."""
@@ -116,9 +115,7 @@ class Pendulum(AnalyticDynamics):
     ) -> None:
         super().__init__()
         self.time_step = require_positive("time_step", time_step)
-        self._hold("gravity", gravity)
-        self._hold("mass", mass)
-        self._hold("length", length)
+        self._hold(gravity=gravity, mass=mass, length=length)
 
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """One semi-implicit Euler step."""
@@ -222,10 +219,8 @@ class Cartpole(AnalyticDynamics):
         super().__init__()
         self.time_step = require_positive("time_step", time_step)
         self.force_limit = require_positive("force_limit", force_limit)
-        self._hold("gravity", gravity)
-        self._hold("cart_mass", cart_mass)
-        self._hold("pole_mass", pole_mass)
-        self._hold("half_length", half_length)
+        self._hold(gravity=gravity, cart_mass=cart_mass)
+        self._hold(pole_mass=pole_mass, half_length=half_length)
 
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """One explicit Euler step."""
