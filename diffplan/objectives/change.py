@@ -215,7 +215,9 @@ class _Jacobian(_Held):
 class _Seeing:
     """Of a sum of one objective: states without the action that they remember."""
 
-    width: int
+    def __init__(self, width: int, *given: Any) -> None:
+        super().__init__(*given)
+        self.width = width
 
     def parts(self) -> list[Part]:
         parts = super().parts()  # type: ignore[misc]  # of the sum beside it
@@ -230,17 +232,9 @@ class _Seeing:
 class _Residuals(_Seeing, SumOfResiduals):
     """A residual objective."""
 
-    def __init__(self, objective: ResidualObjective, width: int) -> None:
-        super().__init__([objective])
-        self.width = width
-
 
 class _Stages(_Seeing, WeightedSum):
     """An objective with stages."""
-
-    def __init__(self, objective: StageObjective, width: int) -> None:
-        super().__init__([objective], [1.0])
-        self.width = width
 
 
 class _Whole(nn.Module):
@@ -280,10 +274,10 @@ def with_term(objective: Objective, term: ResidualObjective, width: int) -> Obje
     """
     sums = getattr(objective, "sums_steps", False)
     if sums and isinstance(objective, ResidualObjective):
-        seen = _Residuals(objective, width) if width else objective
+        seen = _Residuals(width, [objective]) if width else objective
         return SumOfResiduals([seen, term])
     if sums and isinstance(objective, StageObjective):
-        stages = _Stages(objective, width) if width else objective
+        stages = _Stages(width, [objective], [1.0]) if width else objective
         return WeightedSum([stages, term], [1.0, 1.0])
     return _Whole(objective, term, width)
 

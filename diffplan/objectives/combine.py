@@ -78,28 +78,25 @@ class SumOfResiduals(_Sum, ResidualObjective):
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
         """Return all running residuals `[…, R₁ + R₂ + …]`."""
-        return self._side_by_side("running_residual", time, state, action)
+        return torch.cat(self._each("running_residual", time, state, action), dim=-1)
 
     @relays
     def terminal_residual(self, state: Tensor, time: Tensor | None = None) -> Tensor:
         """Return all terminal residuals `[…, R₁ + R₂ + …]`."""
-        return self._side_by_side("terminal_residual", time, state)
+        return torch.cat(self._each("terminal_residual", time, state), dim=-1)
 
     @relays
     def initial_residual(
         self, state: Tensor, action: Tensor, time: Tensor | None = None
     ) -> Tensor:
         """Return all initial residuals `[…, R₁ + R₂ + …]`."""
-        return self._side_by_side("initial_residual", time, state, action)
+        return torch.cat(self._each("initial_residual", time, state, action), dim=-1)
 
     def _sum(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
         if not self._squares:
             return super()._sum(name, time, *given)
         residual = name.replace("cost", "residual")
         return half_square(self.timed_term(residual, time)(*given))
-
-    def _side_by_side(self, name: str, time: Tensor | None, *given: Tensor) -> Tensor:
-        return torch.cat(self._each(name, time, *given), dim=-1)
 
 
 class WeightedSum(_Sum):
