@@ -144,12 +144,6 @@ def action_box(space: gymnasium.spaces.Box, device: torch.device | str = "cpu") 
     return box.to(torch.zeros(1, device=device))
 
 
-def still(action_space: Box) -> Agent:
-    """Return an agent that never moves: what the task gives away."""
-    nothing = torch.zeros_like(action_space.low)
-    return UniformAgent(Box(nothing, nothing))
-
-
 def build_model(
     settings: Settings, observation_shape: tuple[int, ...], action_dim: int, seed: int
 ) -> RSSM:

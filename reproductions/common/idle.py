@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from diffplan._runs.online import OnlineRun, action_box, still
+import torch
+
+from diffplan._runs.online import OnlineRun, action_box
 from diffplan._runs.tables import read_csv, write_csv
 from diffplan._runs.tasks import make_task
-from diffplan.agents import UniformAgent
+from diffplan.agents import Agent, UniformAgent
 from diffplan.envs.vector import VectorEnv
+from diffplan.problem import Box
 from diffplan.training._interaction import run_episodes
 from diffplan.training.episode import Episode
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
@@ -23,6 +26,12 @@ KIND = "idle"
 """Of the ledger's rows, and the name of the units."""
 EPISODES = 10
 FILE = "idle.csv"
+
+
+def still(action_space: Box) -> Agent:
+    """Return an agent that never moves: what the task gives away."""
+    nothing = torch.zeros_like(action_space.low)
+    return UniformAgent(Box(nothing, nothing))
 
 
 def unit(experiment: str, run: OnlineRun, folder: Path) -> Unit:

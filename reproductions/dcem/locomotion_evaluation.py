@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from diffplan._runs.online import action_box, planning_agent, still
+from diffplan._runs.online import action_box, planning_agent
 from diffplan._runs.settings import Settings
 from diffplan._runs.stopwatch import Stopwatch
 from diffplan._runs.tables import write_csv, write_text
@@ -15,6 +15,7 @@ from diffplan.objectives.reward import NegativeReturn
 from diffplan.problem import Box, PlanningProblem
 from diffplan.training.evaluate import Evaluation, evaluate
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
+from reproductions.common.idle import still
 from reproductions.dcem.locomotion_config import EmbeddingSettings, Place
 from reproductions.dcem.locomotion_controller import ControllerAgent
 from reproductions.dcem.locomotion_world import (

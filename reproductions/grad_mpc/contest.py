@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from diffplan._runs.online import OnlineRun, action_box, still
+from diffplan._runs.online import OnlineRun, action_box
 from diffplan._runs.settings import Settings
 from diffplan._runs.stopwatch import Stopwatch, planner_watch
 from diffplan._runs.tables import read_csv, write_csv
@@ -26,6 +26,7 @@ from diffplan.problem import Box, Objective
 from diffplan.training._interaction import run_episodes
 from diffplan.training.seeding import SIMULATOR_BITS, derive_seed
 from examples.planners.dream_mpc import ReturnAndValue, cautious_return
+from reproductions.common.idle import still
 from reproductions.common.stages import Unit
 from reproductions.grad_mpc.dreamer_settings import DreamerRun
 from reproductions.grad_mpc.online import MODEL, POLICY, Policy, load_policy

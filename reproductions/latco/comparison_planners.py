@@ -8,7 +8,6 @@ starts has as many as LatCo's wall-clock time per plan allows: the strongest bas
 import math
 from functools import partial
 
-from diffplan._runs.online import still
 from diffplan._runs.settings import Settings
 from diffplan.agents import UniformAgent
 from diffplan.gradients import Detach
@@ -24,6 +23,7 @@ from diffplan.planners.gradient import GradMPC, ShootingGD
 from diffplan.planners.sampling.cem import CEM
 from diffplan.planners.sampling.mppi import MPPI
 from diffplan.planners.second_order import ILQR, ShootingGN
+from reproductions.common.idle import still
 from reproductions.latco.dual_descent import DualDescent
 
 # As released: nothing but iterations and engine is ours to choose.
