@@ -6,13 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from diffplan._files import reading
-from diffplan._runs.online import (
-    Acting,
-    action_box,
-    build_model,
-    new_model,
-    run_online,
-)
+from diffplan._runs.online import Acting, action_box, build_model, new_model, run_online
 from diffplan._runs.run import TaskRun, configured, read_settings, save_settings
 from diffplan._runs.stopwatch import Stopwatch
 from diffplan.agents import PlanningAgent

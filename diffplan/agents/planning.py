@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan._checks import describe
-from diffplan.agents._base import (
-    EXPLORATION,
-    NO_PLAN,
-    PLANNING,
-    POSTERIOR,
-    AgentState,
-)
+from diffplan.agents._base import EXPLORATION, NO_PLAN, PLANNING, POSTERIOR, AgentState
 from diffplan.agents._filtering import Filtering
 from diffplan.agents.exploration import Exploration
 from diffplan.agents.filter import Filter

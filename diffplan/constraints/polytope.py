@@ -16,11 +16,7 @@ from torch import Tensor
 
 from diffplan._checks import missing
 from diffplan.constraints._base import ActionConstraint, as_tensor
-from diffplan.errors import (
-    ArgumentError,
-    ShapeError,
-    UnsupportedProblemError,
-)
+from diffplan.errors import ArgumentError, ShapeError, UnsupportedProblemError
 from diffplan.functional._derivatives import inside_transform, is_mapped
 from diffplan.functional._polyhedron import Nearest, along_sides, find_nearest
 

@@ -3,11 +3,7 @@
 from diffplan._kinds import check_public
 from diffplan.models._linear import AnalyticDynamics, LinearDynamics
 from diffplan.models.actor_critic import Actor, Critic
-from diffplan.models.analytic import (
-    Cartpole,
-    Pendulum,
-    PointMass,
-)
+from diffplan.models.analytic import Cartpole, Pendulum, PointMass
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 from diffplan.models.rssm import RSSM
 from diffplan.models.sharing import available, card, load, save

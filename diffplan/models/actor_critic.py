@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffplan._checks import (
-    require_count,
-    require_positive,
-    require_shape,
-)
+from diffplan._checks import require_count, require_positive, require_shape
 from diffplan.constraints._box import BoxLike, as_box, require_bounded
 from diffplan.functional._random import standard_normal
 from diffplan.models._initialization import initialize_like_keras

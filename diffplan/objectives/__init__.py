@@ -16,11 +16,7 @@ from diffplan.objectives.ensemble import (
 )
 from diffplan.objectives.goal import ActionPenalty, GoalDistance, Tracking
 from diffplan.objectives.quadratic import QuadraticCost
-from diffplan.objectives.reward import (
-    NegativeReturn,
-    SoftplusReward,
-    TerminatingReturn,
-)
+from diffplan.objectives.reward import NegativeReturn, SoftplusReward, TerminatingReturn
 
 __all__ = [
     "ActionChange",

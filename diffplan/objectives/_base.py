@@ -33,9 +33,7 @@ from diffplan._checked_model import ALIGNED
 from diffplan._segments import at, split, step_numbers, takes_time
 from diffplan._user_functions import call, require_result
 from diffplan.capabilities import Quadratizable as Quadratizable
-from diffplan.errors import (
-    ShapeError,
-)
+from diffplan.errors import ShapeError
 
 Term = Callable[..., Tensor]
 Forms = tuple[Tensor, Tensor, Tensor, Tensor]

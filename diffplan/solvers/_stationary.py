@@ -22,11 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan.errors import (
-    GradientError,
-    NumericsWarning,
-    UnsupportedGradientError,
-)
+from diffplan.errors import GradientError, NumericsWarning, UnsupportedGradientError
 from diffplan.functional._conjugate_gradients import LinearSolution
 from diffplan.functional._derivatives import constants, in_forward_mode, is_mapped
 from diffplan.gradients import Implicit

@@ -29,25 +29,14 @@ from diffplan.training.model_trainer import (
     hold_then_decay,
 )
 from diffplan.training.offline import OfflineConfig, OfflineTrainer
-from diffplan.training.online import (
-    AuxiliaryUpdate,
-    Best,
-    OnlineConfig,
-    OnlineTrainer,
-)
+from diffplan.training.online import AuxiliaryUpdate, Best, OnlineConfig, OnlineTrainer
 from diffplan.training.plan_record import (
     PlanRecord,
     load_plan_record,
     record_agent_plan,
     record_plan,
 )
-from diffplan.training.ppo import (
-    PPO,
-    Experience,
-    Policy,
-    PPOConfig,
-    RewardScale,
-)
+from diffplan.training.ppo import PPO, Experience, Policy, PPOConfig, RewardScale
 from diffplan.training.recorder import EpisodeRecorder
 from diffplan.training.replay_buffer import ReplayBuffer, episode_path
 from diffplan.training.run import Job, run_rounds

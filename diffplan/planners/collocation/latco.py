@@ -38,11 +38,7 @@ from diffplan.planners.collocation._primal_dual import (
     PrimalDualState,
 )
 from diffplan.planners.collocation._residuals import ActionViolation, TrajectoryProblem
-from diffplan.planners.collocation._starts import (
-    Starts,
-    actions_before,
-    best_start,
-)
+from diffplan.planners.collocation._starts import Starts, actions_before, best_start
 from diffplan.planners.collocation._stationary import differentiate_trajectory
 from diffplan.planners.collocation.multipliers import (
     LogarithmicRule,

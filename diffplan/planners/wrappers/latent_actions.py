@@ -19,13 +19,7 @@ from diffplan._user_functions import ask
 from diffplan.constraints._box import require_vector
 from diffplan.errors import ArgumentError
 from diffplan.functional._isolation import StandIns
-from diffplan.gradients import (
-    CONSTANT,
-    Derivatives,
-    Detach,
-    GradientStrategy,
-    Unroll,
-)
+from diffplan.gradients import CONSTANT, Derivatives, Detach, GradientStrategy, Unroll
 from diffplan.objectives._base import StageObjective
 from diffplan.plan import Plan
 from diffplan.planners._compiling import start_plan
