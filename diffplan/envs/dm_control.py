@@ -16,7 +16,7 @@ import numpy as np
 from diffplan._checks import require_known
 from diffplan.envs._rendering import close_first_at_exit
 from diffplan.envs.base import EnvOptions, box
-from diffplan.envs.mujoco import MuJoCoEnv, loading, prepare_mujoco
+from diffplan.envs.mujoco import MuJoCoEnv, _loading, prepare_mujoco
 from diffplan.errors import NonFiniteError
 
 __all__ = [
@@ -59,7 +59,7 @@ _QUADRUPED_CAMERA = 2  # Camera 0 of the quadruped looks from far above.
 
 def _load_suite() -> Any:
     """Import dm_control's suite; a GL backend was chosen before."""
-    with loading("dm_control"):
+    with _loading("dm_control"):
         from dm_control import suite
     close_first_at_exit()
     return suite

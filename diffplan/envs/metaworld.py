@@ -17,7 +17,7 @@ import numpy as np
 
 from diffplan.envs._metaworld_tasks import task_named
 from diffplan.envs.base import EnvOptions, box
-from diffplan.envs.mujoco import MuJoCoEnv, loading, prepare_mujoco
+from diffplan.envs.mujoco import MuJoCoEnv, _loading, prepare_mujoco
 from diffplan.errors import ArgumentError, MissingDependencyError
 
 __all__ = [
@@ -36,7 +36,7 @@ STATE_DIM = 18
 
 def _load_simulations() -> dict[str, Any]:
     """Import Meta-World and check versions; a GL backend was chosen before."""
-    with loading("metaworld 3.0"):
+    with _loading("metaworld 3.0"):
         import mujoco
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     check_mujoco_version(mujoco.__version__)

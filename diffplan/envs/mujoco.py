@@ -36,7 +36,7 @@ def prepare_mujoco(options: EnvOptions) -> None:
 
 
 @contextmanager
-def loading(package: str) -> Iterator[None]:
+def _loading(package: str) -> Iterator[None]:
     """Import a suite inside; what keeps it from that is said in words.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffplan.constraints.state import StateConstraint
 from diffplan.errors import ShapeError
 from diffplan.objectives._base import ResidualObjective
-from diffplan.objectives.change import with_term
+from diffplan.objectives.change import _with_term
 from diffplan.problem import Objective
 
 
@@ -108,8 +108,8 @@ class ConstraintPenalty(ResidualObjective):
 
 
 def add_penalty(objective: Objective, penalty: ConstraintPenalty) -> Objective:
-    """Return the sum of an objective and the constraints' term; see `with_term`."""
-    return with_term(objective, penalty, 0)
+    """Return the sum of an objective and the constraints' term; see `_with_term`."""
+    return _with_term(objective, penalty, 0)
 
 
 def _aligned(values: Tensor, like: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def with_action_change(
         jacobian = _Jacobian(found.linearize, width, problem.uses_time)
     return PlanningProblem(
         _Remembering(problem.dynamics, width, problem.uses_time),
-        with_term(problem.objective, ActionChange(weight), width),
+        _with_term(problem.objective, ActionChange(weight), width),
         problem.action_space,
         (
             *problem.action_constraints,
@@ -260,7 +260,7 @@ class _Whole(nn.Module):
         return cost + self.term(states, actions)
 
 
-def with_term(objective: Objective, term: ResidualObjective, width: int) -> Objective:
+def _with_term(objective: Objective, term: ResidualObjective, width: int) -> Objective:
     """Return the sum of an objective and a term, of the objective's structure.
 
     Args:
