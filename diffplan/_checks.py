@@ -168,10 +168,12 @@ def sequence(name: str, values: Iterable[ItemT]) -> tuple[ItemT, ...]:
 
 
 LARGEST_COUNT = 10**9
-"""The most that `require_count` accepts: nothing that is counted further would end."""
+"""The most that is counted: nothing that is counted further would end."""
 
 
-def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
+def require_count(
+    name: str, value: SupportsIndex, minimum: int = 1, maximum: int = LARGEST_COUNT
+) -> int:
     """Return `value` as an `int` if it is a whole number in range, else raise.
 
     Whole numbers of numpy count; `True`, `False` and tensors, whose number would have
@@ -180,7 +182,8 @@ def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
     Args:
         name: The argument's name, for the message.
         value: The number.
-        minimum: The least that is accepted; the most is `LARGEST_COUNT`.
+        minimum: The least that is accepted.
+        maximum: The most.
 
     Raises:
         ArgumentError: it is a fraction, no number, or out of range.
@@ -195,8 +198,30 @@ def require_count(name: str, value: SupportsIndex, minimum: int = 1) -> int:
         raise ArgumentError(
             f"{name}: expected a whole number of at least {minimum}, got {value!r}"
         )
-    if whole > LARGEST_COUNT:
-        raise ArgumentError(f"{name}: expected at most {LARGEST_COUNT}, got {whole}")
+    if whole > maximum:
+        raise ArgumentError(f"{name}: expected at most {maximum}, got {whole}")
+    return whole
+
+
+def require_seed(value: SupportsIndex, minimum: int | None = None) -> int:
+    """Return a seed as an `int` if it is a whole number of any size, else raise.
+
+    Args:
+        value: The seed; whole numbers of numpy count, `True` and `False` do not.
+        minimum: The least that is accepted, if there is one.
+
+    Raises:
+        ArgumentError: it is a fraction, no number, or below the minimum.
+    """
+    whole = None
+    if not isinstance(value, bool):
+        try:
+            whole = operator.index(value)
+        except TypeError:
+            whole = None
+    if whole is None or (minimum is not None and whole < minimum):
+        least = "" if minimum is None else f" of at least {minimum}"
+        raise ArgumentError(f"seed: expected a whole number{least}, got {value!r}")
     return whole
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 import diffplan as dp
+from diffplan import training
+from diffplan.envs.base import EnvOptions
 
 T = 3
 STATE = torch.tensor([[0.8, 0.1], [-0.6, 0.3], [0.2, 0.0]])
@@ -23,6 +25,21 @@ MASK = torch.tensor([True, False, True])
 
 def dynamics(state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     return state + 0.2 * action
+
+
+class Work:
+    """A job that is never begun."""
+
+    play_round = state_dict = load_state_dict = dynamics
+
+
+class Empty(dp.models.WorldModel):
+    """A world model that has nothing to learn."""
+
+    def step(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return dynamics(state, action)
+
+    observe = loss = reward = step
 
 
 def problem(**changed: object) -> dp.PlanningProblem:
@@ -59,6 +76,48 @@ def random(**changed: object) -> dp.StochasticProblem:
     return dp.StochasticProblem(
         Drift(), dp.objectives.GoalDistance(torch.zeros(2)), BOX, **changed
     )
+
+
+def agent_state(batch_size: object, seed: object = 0) -> object:
+    return dp.agents.UniformAgent(BOX).initial_state(batch_size, seed=seed)
+
+
+def rssm(**changed: object) -> dp.models.RSSM:
+    sizes = {"belief_size": 2, "state_size": 2, "embedding_size": 2, "hidden_size": 2}
+    arguments = {"observation_shape": (3,), "action_dim": 1, **sizes, **changed}
+    return dp.models.RSSM(**arguments)
+
+
+def filtering(batch_size: object) -> object:
+    return dp.agents.Filter(rssm()).start(batch_size)
+
+
+def trainer(model: torch.nn.Module) -> training.ModelTrainer:
+    return training.ModelTrainer(model, training.OptimizerConfig())
+
+
+def train(updates: object) -> object:
+    return trainer(rssm()).train(updates, lambda: None, torch.Generator())
+
+
+def buffer() -> training.ReplayBuffer:
+    filled = training.ReplayBuffer("not read")
+    episode = training.Episode(np.zeros((3, 2)), np.zeros((2, 1)), np.zeros(2))
+    filled.add(episode, write=False)
+    return filled
+
+
+def run_rounds(**changed: object) -> None:
+    given = {"config": {}, "seed": 0, "rounds": 1, **changed}
+    training.run_rounds(Work(), "not made", **given)
+
+
+def intersection(cycles: object) -> torch.Tensor:
+    return dp.functional.project_intersection(STATE, [torch.relu], cycles)
+
+
+def online(**changed: object) -> object:
+    return training.OnlineConfig(**changed)
 
 
 def warm(actions: torch.Tensor, batch: int = 3) -> dp.Plan:
@@ -225,6 +284,61 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: BOX.project(torch.zeros(3, 2)),
         "actions: ",
     ),
+}
+ENDLESS = {
+    "observation_shape": lambda n: rssm(observation_shape=(n,)),
+    "action_dim": lambda n: rssm(action_dim=n),
+    **{
+        name: lambda n, name=name: rssm(**{name: n})
+        for name in ("belief_size", "state_size", "embedding_size", "hidden_size")
+    },
+    **{
+        name: lambda n, name=name: rssm(**{name: n})
+        for name in ("reward_hidden", "vector_hidden", "image_depth")
+    },
+    "dimensions": dp.models.PointMass,
+    **{
+        name: lambda n, name=name: online(**{name: n})
+        for name in ("rounds", "seed_episodes", "updates_per_round", "sequence_length")
+    },
+    "replay_capacity": lambda n: online(replay_capacity=n),
+    "updates": lambda n: training.OfflineConfig(n),
+    "passes": lambda n: training.PPOConfig(passes=n),
+    "keep": lambda n: training.Checkpoints("not made", n),
+    "capacity": lambda n: training.ReplayBuffer(capacity=n),
+    "batch_size": lambda n: buffer().sample(n, 1, torch.Generator()),
+    "length": lambda n: buffer().sample(1, n, torch.Generator()),
+    "count": lambda n: buffer().restore(n),
+    "cycles": intersection,
+    "refinements": lambda n: dp.solvers.RiccatiSolver(n),
+}
+MISTAKES |= {
+    f"{name} of {number}": (lambda c=call, n=number: c(n), f"{name}: expected")
+    for name, call in ENDLESS.items()
+    for number in (-1, 10**30, 2.5, True)
+}
+MISTAKES |= {
+    f"a batch of {number!r}": (lambda c=call, n=number: c(n), "batch_size: expected")
+    for call in (agent_state, filtering)
+    for number in (-1, 2.5, True, "a", None, 10**30)
+}
+MISTAKES |= {
+    "no cycles": (lambda: intersection(0), "cycles: "),
+    "layers without end": (lambda: rssm(reward_layers=10**9), "reward_layers: "),
+    "vector layers without end": (lambda: rssm(vector_layers=10**9), "vector_layers: "),
+    "half a seed": (lambda: agent_state(1, 2.5), "seed: "),
+    "a seed below zero": (lambda: EnvOptions(seed=-3), "seed: "),
+    "a seed of an environment that is none": (lambda: EnvOptions(seed="a"), "seed: "),
+    "checkpoints after no round": (
+        lambda: run_rounds(checkpoint_every=0),
+        "checkpoint_every: ",
+    ),
+    "rounds below zero": (lambda: run_rounds(rounds=-1), "rounds: "),
+    "half a seed of a run": (lambda: run_rounds(seed=0.5), "seed: "),
+    "no updates": (lambda: train(0), "updates: "),
+    "updates below zero": (lambda: train(-1), "updates: "),
+    "half an update": (lambda: train(2.5), "updates: "),
+    "a model of no parameters": (lambda: trainer(Empty()), "Empty has none"),
 }
 
 # Each is answered as its twin is.

@@ -73,6 +73,16 @@ def test_episodes_tell_the_end_of_the_task_from_that_of_the_time() -> None:
             assert beyond[-1] == ended
 
 
+def test_seeds_of_numpy_are_seeds_and_what_is_none_is_refused() -> None:
+    env = LineEnv("fast", EnvOptions(seed=np.int64(3)))
+    first, expected = env.reset()[0], env.reset(seed=3)[0]
+    assert first == expected == env.reset(seed=np.int32(3))[0]
+    for seed in (-3, 2.5, "a"):
+        # TypeError: the type checker of the tests may come before our own words.
+        with pytest.raises((ArgumentError, TypeError), match="seed"):
+            env.reset(seed=seed)
+
+
 def test_it_loads_no_simulator() -> None:
     code = (
         "import os, sys\n"

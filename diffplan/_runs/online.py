@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import gymnasium
 import torch
 
-from diffplan._checks import require_at_least
+from diffplan._checks import require_count
 from diffplan._runs.settings import Settings
 from diffplan._runs.stopwatch import Stopwatch
 from diffplan._runs.tasks import make_task
@@ -112,8 +112,8 @@ class OnlineRun(Acting):
     training: OnlineConfig = field(default_factory=OnlineConfig)
 
     def __post_init__(self) -> None:
-        require_at_least("num_envs", self.num_envs, 1)
-        require_at_least("scale_episodes", self.scale_episodes, 0)
+        require_count("num_envs", self.num_envs)
+        require_count("scale_episodes", self.scale_episodes, 0)
 
     def environments(self, rendering: Stopwatch, count: int | None = None) -> VectorEnv:
         """Make `count` environments, `num_envs` by default, whose images are timed."""

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from diffplan._checks import require_seed
 from diffplan.errors import ShapeError, TensorTypeError
 from diffplan.functional._random import stream_keys, wrapped
 from diffplan.plan import Plan
@@ -70,6 +71,7 @@ class AgentState:
             keys: Of the environments, int64 `[B]`; None stands for 0 … B - 1.
 
         Raises:
+            ArgumentError: the seed is no whole number.
             ShapeError, TensorTypeError: the keys are not int64 `[B]`.
         """
         batch, device = state.shape[0], state.device
@@ -80,7 +82,7 @@ class AgentState:
             action=state.new_zeros(batch, action_dim),
             plan=None,
             age=torch.full((batch,), NO_PLAN, device=device),
-            seed=torch.tensor(wrapped(seed), device=device),
+            seed=torch.tensor(wrapped(require_seed(seed)), device=device),
             keys=_checked(keys, batch).to(device),
             decision=torch.zeros(batch, dtype=torch.int64, device=device),
         )

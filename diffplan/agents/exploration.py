@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_at_least, require_share
+from diffplan._checks import require_at_least, require_count, require_share
 from diffplan.agents._base import AgentState
 from diffplan.constraints._box import require_bounded
 from diffplan.functional._random import standard_normal, stream_keys, uniform
@@ -112,6 +112,7 @@ class UniformAgent:
         self, batch_size: int, *, seed: int = 0, keys: Tensor | None = None
     ) -> AgentState:
         """Return an agent state that holds nothing but randomness."""
+        batch_size = require_count("batch_size", batch_size)
         empty = torch.zeros(batch_size, 0, device=self.action_space.low.device)
         return AgentState.start(empty, self.action_space.dim, seed, keys)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from diffplan._checks import require_count
 from diffplan.agents._base import AgentState
 from diffplan.errors import ArgumentError, ShapeError, TensorTypeError
 from diffplan.functional._random import fold, standard_normal, uniform
@@ -63,6 +64,7 @@ class Filter:
 
         For a model that only encodes they are of no size, `[B, 0]`.
         """
+        batch_size = require_count("batch_size", batch_size)
         if self.remembers:
             state = self.model.initial_state((batch_size,)).detach()
             return _require_flat("initial_state", state, batch_size)

@@ -11,7 +11,7 @@ import importlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from diffplan._checks import missing, require_count, require_known
+from diffplan._checks import missing, require_count, require_known, require_seed
 
 if TYPE_CHECKING:
     from diffplan.envs.base import ImageLayout, SimulatorEnv
@@ -141,6 +141,8 @@ def make_vector(
     from diffplan.envs.vector import VectorEnv
 
     seed = settings.pop("seed", None)
+    if seed is not None:
+        seed = require_seed(seed, 0)
     factories = [
         functools.partial(
             make, task, seed=None if seed is None else seed + index, **settings

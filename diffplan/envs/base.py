@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 
-from diffplan._checks import require_count
+from diffplan._checks import require_count, require_seed
 from diffplan._kinds import check_construction
 from diffplan.errors import ArgumentError, ShapeError
 
@@ -52,6 +52,8 @@ class EnvOptions:
             raise ArgumentError(
                 f"observation: expected 'state' or 'pixels', got {self.observation!r}"
             )
+        if self.seed is not None:
+            require_seed(self.seed, 0)
         require_count("action_repeat", self.action_repeat)
         require_count("time_limit", self.time_limit)
         require_count("image_size", self.image_size)
@@ -182,6 +184,8 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray], abc.ABC):
         del options
         if seed is None:
             seed = self._first_seed
+        if seed is not None:
+            seed = require_seed(seed, 0)  # Gymnasium takes none of numpy's.
         self._first_seed = None
         super().reset(seed=seed)
         self._over = True  # Until it has begun.

@@ -6,7 +6,6 @@ while others go on (masks), and a few worker processes share many copies. To Gym
 wrappers that is a vector environment whose `autoreset_mode` is DISABLED.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diffplan._checks import require_count, require_positive
+from diffplan._checks import require_count, require_positive, require_seed
 from diffplan.envs._infos import batched
 from diffplan.envs._members import Factory, Members, Method, Spaces
 from diffplan.envs._workers import Workers
@@ -159,7 +158,7 @@ class VectorEnv(GymnasiumVectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         more = {"options": others} if others else {}
         seeds = self._seeds(seed)
         used = {
-            i: {"seed": None if seeds[i] is None else _whole(seeds[i]), **more}
+            i: {"seed": None if seeds[i] is None else require_seed(seeds[i], 0), **more}
             for i in np.flatnonzero(chosen).tolist()
         }
         infos = {i: answer[-1] for i, answer in self._call("reset", used).items()}
@@ -261,7 +260,7 @@ class VectorEnv(GymnasiumVectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if seed is None:
             return [None] * self.num_envs
         if not isinstance(seed, Sequence | np.ndarray):
-            first = _whole(seed)
+            first = require_seed(seed, 0)
             return range(first, first + self.num_envs)
         if len(seed) != self.num_envs:
             raise ArgumentError(
@@ -272,7 +271,10 @@ class VectorEnv(GymnasiumVectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _actions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Return a copy of the actions: environments may keep what they are given."""
-        values = np.array(actions)
+        try:
+            values = np.array(actions)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentError(f"actions: expected an array, got {error}") from error
         expected = (self.num_envs, *(self.single_action_space.shape or ()))
         if values.shape != expected or values.dtype.kind not in "biuf":
             raise ArgumentError(
@@ -315,14 +317,3 @@ def _common_spaces(spaces: Sequence[Spaces]) -> Spaces:
                     f"{space.dtype} {list(space.shape)}"
                 )
     return spaces[0]
-
-
-def _whole(seed: Any) -> int:
-    """Return a seed that Gymnasium takes."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise ArgumentError(f"seed: expected whole numbers of at least 0, got {seed!r}")
-    return number

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffplan._checks import require_count
 from diffplan._kinds import OrInfinite
 from diffplan._shapes import fitted
 from diffplan.errors import ArgumentError
@@ -218,7 +219,7 @@ def project_intersection(
     Args:
         point: `[…, A]`.
         projections: One per set.
-        cycles: Rounds over all sets; always all of them.
+        cycles: Rounds over all sets, at least 1; always all of them.
 
     References:
         Boyle and Dykstra 1986, "A method for finding projections onto the intersection
@@ -231,7 +232,7 @@ def project_intersection(
     """
     corrections = [torch.zeros_like(point) for _ in projections]
     onto = [_fitting("projections", project) for project in projections]
-    for _ in range(cycles):
+    for _ in range(require_count("cycles", cycles)):
         for index, project in enumerate(onto):
             wanted = point + corrections[index]
             point = project(wanted)

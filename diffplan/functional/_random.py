@@ -29,6 +29,7 @@ References:
 """
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -146,7 +147,9 @@ def fold(
 
 
 def _folded(keys: Tensor, data: Tensor | int) -> Tensor:
-    number = _times(data, _FOLD_GAMMA)
+    number = _times(
+        data if isinstance(data, Tensor) else operator.index(data), _FOLD_GAMMA
+    )
     mixed = _mix(number) if isinstance(number, Tensor) else _mixed(number)
     return _mix(keys + mixed)
 
@@ -158,7 +161,8 @@ def wrapped(number: int) -> int:
         >>> wrapped(2**64 + 3)
         3
     """
-    return (number + 2**63) % 2**64 - 2**63
+    # Whole numbers of numpy would overflow.
+    return (operator.index(number) + 2**63) % 2**64 - 2**63
 
 
 def standard_normal(

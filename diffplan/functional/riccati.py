@@ -35,6 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffplan._checks import require_count
 from diffplan.functional._chain import (
     ChainRightHandSide,
     ChainSystem,
@@ -60,6 +61,7 @@ def riccati_factorize(system: ChainSystem, *, refinements: int = 1) -> ChainFact
             sweep alone leaves up to 4e-5 in float32; one correction brings that to
             1e-6, a second one gains nothing.
     """
+    refinements = require_count("refinements", refinements, 0)
     flat = system.flattened()
     with torch.no_grad():
         tensors, ok = _backward_sweep(flat.detach())

@@ -17,6 +17,9 @@ from diffplan.errors import ArgumentError
 
 IMAGE_SHAPE = (3, 64, 64)
 
+MOST_LAYERS = 1000
+"""Hidden layers that a network may have: they are made one by one."""
+
 
 class Activation(NamedTuple):
     """A scalar function and its derivative, both of the pre-activation."""

@@ -11,7 +11,7 @@ from diffplan._checks import require_count, require_positive, require_shape
 from diffplan.constraints._box import BoxLike, as_box, require_bounded
 from diffplan.functional._random import standard_normal
 from diffplan.models._initialization import initialize_like_keras
-from diffplan.models._networks import MLP
+from diffplan.models._networks import MLP, MOST_LAYERS
 
 _Mode = Literal["mean", "densest"]
 """What stands for the most likely action of a tanh-normal distribution."""
@@ -192,7 +192,7 @@ def _network(
     inputs: int, outputs: int, hidden_size: int, layers: int, activation: str
 ) -> MLP:
     hidden = [require_count("hidden_size", hidden_size)] * require_count(
-        "layers", layers, 0
+        "layers", layers, 0, MOST_LAYERS
     )
     return MLP.head([inputs, *hidden, outputs], activation)
 

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_at_least, require_positive
+from diffplan._checks import require_count, require_positive
 from diffplan._kinds import OrInfinite
 from diffplan.models._linear import AnalyticDynamics, Linearization
 
@@ -46,7 +46,7 @@ class PointMass(AnalyticDynamics):
         damping: Tensor | float = 0.0,
     ) -> None:
         super().__init__()
-        require_at_least("dimensions", dimensions, 1)
+        dimensions = require_count("dimensions", dimensions)
         self.time_step = require_positive("time_step", time_step)
         self.action_dim, self.state_dim = dimensions, 2 * dimensions
         self._hold(mass=mass, damping=damping)

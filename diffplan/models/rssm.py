@@ -18,7 +18,7 @@ from diffplan.models._losses import floored_kl, gaussian_kl, unit_gaussian_nll
 from diffplan.models._model_file import read_model, write_model
 from diffplan.models._networks import MLP
 from diffplan.models._observations import MINIMUM_OBSERVATION_STD, observation_model
-from diffplan.models._rssm_config import check_rssm_config
+from diffplan.models._rssm_config import checked_rssm_config
 from diffplan.models._transition import latent_transition
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 
@@ -60,7 +60,7 @@ class RSSM(WorldModel):
             are drawn from torch's global generator, as in every `nn.Module`.
 
     Raises:
-        ArgumentError: a size is below its minimum or a name does not exist.
+        ArgumentError: a size is out of its range or a name does not exist.
 
     Example:
         >>> model = RSSM((5,), action_dim=2, belief_size=32, hidden_size=32)
@@ -107,22 +107,19 @@ class RSSM(WorldModel):
             if name not in ("self", "__class__")
         }
         super().__init__()
-        self.config: dict[str, Any] = config | {
-            "observation_shape": tuple(observation_shape)
-        }
-        check_rssm_config(self.config)
-        self.action_dim = action_dim
-        self.state_size, self.belief_size = state_size, belief_size
-        self.image_bits = image_bits
-        self.state_dim = state_size + belief_size
+        self.config: dict[str, Any] = checked_rssm_config(config)
+        self.action_dim: int = self.config["action_dim"]
+        self.state_size: int = self.config["state_size"]
+        self.belief_size: int = self.config["belief_size"]
+        self.image_bits: int = self.config["image_bits"]
+        self.state_dim = self.state_size + self.belief_size
         self.free_nats, self.free_nats_on = free_nats, free_nats_on
         self.kl_scale = kl_scale
         self.observation_scale, self.reward_scale = observation_scale, reward_scale
         self.observations = observation_model(self.config)
         self.transition = latent_transition(self.config)
-        self.reward_head = MLP.head(
-            [self.state_dim, *[reward_hidden] * reward_layers, 1], activation
-        )
+        hidden = (self.config["reward_hidden"],) * self.config["reward_layers"]
+        self.reward_head = MLP.head([self.state_dim, *hidden, 1], activation)
         if initialization == "glorot":
             self.apply(initialize_like_keras)
 

@@ -14,7 +14,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_at_least, require_positive, require_share
+from diffplan._checks import (
+    require_at_least,
+    require_count,
+    require_positive,
+    require_share,
+)
 from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError
 from diffplan.functional._safe_math import require_learned
@@ -237,7 +242,7 @@ def levenberg_marquardt(
     Raises:
         ArgumentError: `iterations` is negative, or adaptive damping has no `cost`.
     """
-    require_at_least("iterations", iterations, 0)
+    iterations = require_count("iterations", iterations, 0)
     batch = start.states[:, 0, 0]
     never = torch.zeros_like(batch, dtype=torch.bool)
     amount = damping.start(batch)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_at_least
+from diffplan._checks import require_count
 from diffplan.errors import ArgumentError, UnsupportedGradientError
 from diffplan.functional._derivatives import inside_transform
 from diffplan.solvers._least_squares import (
@@ -215,7 +215,7 @@ def theseus_levenberg_marquardt(
         UnsupportedGradientError: this runs inside a transform of `torch.func`, whose
             tensors Theseus cannot read.
     """
-    require_at_least("iterations", iterations, 0)
+    iterations = require_count("iterations", iterations, 0)
     if inside_transform():
         raise UnsupportedGradientError(
             "gradient: Theseus cannot run inside torch.func (vmap, grad, jvp, …); use "

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_positive, require_shape
+from diffplan._checks import require_count, require_positive, require_shape
 from diffplan.errors import ShapeError
 from diffplan.functional._chain import ChainRightHandSide, ChainSystem
 from diffplan.functional._chain_factor import ChainFactor
@@ -168,6 +168,9 @@ class RiccatiSolver:
     """
 
     refinements: int = 0
+
+    def __post_init__(self) -> None:
+        require_count("refinements", self.refinements, 0)
 
     def factorize(self, blocks: ChainBlocks) -> ChainFactor:
         """Return the factor alone, to be reused with other right-hand sides."""

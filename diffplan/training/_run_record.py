@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffplan._files import reading
@@ -92,6 +93,8 @@ def plain(value: Any) -> Any:
 
     JSON does not know infinity: it becomes "inf", which reads as a number again.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from diffplan._checks import require_at_least
+from diffplan._checks import require_count
 from diffplan._files import load_tensors, reading, seal_tensors, write_atomically
 from diffplan.errors import ArgumentError, FileError
 from diffplan.training._files import remove_leftovers
@@ -40,9 +40,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path | str, keep: int = 2) -> None:
-        require_at_least("keep", keep, 1)
+        self.keep = require_count("keep", keep)
         self.directory = Path(directory)
-        self.keep = keep
 
     def save(self, index: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint called `index` (higher is newer).

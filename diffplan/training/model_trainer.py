@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_positive
+from diffplan._checks import require_count, require_positive
 from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError, NonFiniteError
 from diffplan.models.base import SequenceBatch, WorldModel
@@ -94,8 +94,8 @@ class ModelTrainer:
             for one that the model gave a name.
 
     Raises:
-        ArgumentError: a parameter that asks for a gradient is not in exactly one of the
-            model's optimisers.
+        ArgumentError: the model has no parameters, or one that asks for a gradient is
+            not in exactly one of its optimisers.
 
     Example:
         >>> trainer = ModelTrainer(model, OptimizerConfig())  # doctest: +SKIP
@@ -112,6 +112,10 @@ class ModelTrainer:
         self.config = config
         self.schedule = schedule
         self.updates = 0
+        if next(model.parameters(), None) is None:
+            raise ArgumentError(
+                f"model: expected parameters to train, {type(model).__name__} has none"
+            )
         named = model.optimizers(config.learning_rate, config.epsilon)
         self.optimizers = {
             f"optimizer/{name}" if name else "optimizer": optimizer
@@ -184,8 +188,10 @@ class ModelTrainer:
                 those of the model.
 
         Raises:
+            ArgumentError: `updates` is no whole number of at least 1.
             NonFiniteError: a metric became NaN or infinite.
         """
+        updates = require_count("updates", updates)
         sums: dict[str, Tensor] = {}
         for _ in range(updates):
             batch = draw()

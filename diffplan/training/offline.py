@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffplan._checks import require_positive, require_share
+from diffplan._checks import require_count, require_share
 from diffplan.errors import ArgumentError, FileError
 from diffplan.models.base import SequenceBatch, WorldModel
 from diffplan.training.model_trainer import (
@@ -55,9 +55,9 @@ class OfflineConfig:
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size", "sequence_length", "updates_per_round"):
-            require_positive(name, getattr(self, name))
-        require_positive("checkpoint_every", self.checkpoint_every)
-        require_positive("validation_batches", self.validation_batches)
+            require_count(name, getattr(self, name))
+        require_count("checkpoint_every", self.checkpoint_every)
+        require_count("validation_batches", self.validation_batches)
         require_share("initial_fraction", self.initial_fraction)
 
     @property

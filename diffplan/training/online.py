@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffplan._checks import require_at_least, require_share
+from diffplan._checks import require_count, require_share
 from diffplan.agents._base import Agent
 from diffplan.agents.exploration import UniformAgent
 from diffplan.errors import ArgumentError
@@ -89,12 +89,10 @@ class OnlineConfig:
         zero = ("rounds", "pretrain_updates", "updates_per_round", "evaluate_every")
         one = ("seed_episodes", "episodes_per_round", "batch_size", "sequence_length")
         more = ("action_repeat", "evaluation_episodes", "checkpoint_every")
-        for name in zero:
-            require_at_least(name, getattr(self, name), 0)
-        for name in (*one, *more):
-            require_at_least(name, getattr(self, name), 1)
+        for name in (*zero, *one, *more):
+            require_count(name, getattr(self, name), int(name not in zero))
         if self.replay_capacity is not None:
-            require_at_least("replay_capacity", self.replay_capacity, 1)
+            require_count("replay_capacity", self.replay_capacity)
         require_share("initial_fraction", self.initial_fraction)
         if self.keep_best and not self.evaluate_every:
             raise ArgumentError(

@@ -20,7 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from diffplan._checks import require_at_least, require_positive, require_share
+from diffplan._checks import (
+    require_at_least,
+    require_count,
+    require_positive,
+    require_share,
+)
 from diffplan._kinds import OrInfinite
 from diffplan.errors import ArgumentError, NonFiniteError, ShapeError
 
@@ -81,7 +86,7 @@ class PPOConfig:
         for name in ("clip", "learning_rate", "epsilon", "gradient_clip"):
             require_positive(name, getattr(self, name))
         for name in ("passes", "minibatches"):
-            require_at_least(name, getattr(self, name), 1)
+            require_count(name, getattr(self, name))
         for name in ("value_scale", "entropy_scale"):
             require_at_least(name, getattr(self, name), 0.0)
         for name in ("discount", "gae_lambda"):

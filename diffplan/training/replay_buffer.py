@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffplan._checks import require_at_least, require_count
+from diffplan._checks import require_count, require_share
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, FileError, ShapeError
 from diffplan.models.base import SequenceBatch
@@ -50,7 +50,7 @@ class ReplayBuffer:
         absorbing_steps: int = 0,
     ) -> None:
         if capacity is not None:
-            require_at_least("capacity", capacity, 1)
+            capacity = require_count("capacity", capacity)
         self.directory = None if directory is None else Path(directory)
         self.capacity = capacity
         self.absorbing_steps = require_count("absorbing_steps", absorbing_steps, 0)
@@ -119,13 +119,14 @@ class ReplayBuffer:
             checksum: What the buffer's was at that moment; None does not compare.
 
         Raises:
-            ArgumentError: there is no directory.
+            ArgumentError: there is no directory, or `count` is no whole number.
             FileError: an episode is missing, damaged, or not the one that was written.
         """
         if self.directory is None:
             raise ArgumentError(
                 "directory: expected a folder to restore from, got None"
             )
+        count = require_count("count", count, 0)
         remove_leftovers(self.directory)
         last = ""
         for index in range(count):
@@ -179,11 +180,9 @@ class ReplayBuffer:
         Raises:
             ArgumentError: no episode, or one that is too short; a bad argument.
         """
-        if batch_size < 1 or length < 1 or not 0 <= initial_fraction <= 1:
-            raise ArgumentError(
-                "sample: expected batch_size ≥ 1, length ≥ 1 and initial_fraction in "
-                f"0 … 1, got {batch_size}, {length} and {initial_fraction}"
-            )
+        batch_size = require_count("batch_size", batch_size)
+        length = require_count("length", length)
+        require_share("initial_fraction", initial_fraction)
         if skip_last_step and self.absorbing_steps:
             raise ArgumentError(
                 "skip_last_step: expected False, for absorbing steps follow the last "

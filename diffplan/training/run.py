@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from diffplan._checks import require_count, require_seed
 from diffplan._files import reading
 from diffplan.errors import ArgumentError, NonFiniteError
 from diffplan.training._description import changes
@@ -70,12 +71,14 @@ def run_rounds(
         writers: Of metrics, beside these files; they are closed at the end.
 
     Raises:
-        ArgumentError: the folder holds a run with other settings, or another process
-            trains in it, which is named.
+        ArgumentError: a number is out of range, the folder holds a run with other
+            settings, or another process trains in it, which is named.
         FileError: what it holds is damaged, or does not fit this job.
         NonFiniteError: a round met NaN or infinity, such as a loss; it names the last
             good checkpoint, which stays as it is.
     """
+    seed, rounds = require_seed(seed), require_count("rounds", rounds, 0)
+    require_count("checkpoint_every", checkpoint_every)
     checkpoints = Checkpoints(Path(directory) / "checkpoints", keep)
     settings = {"seed": seed, **plain(config)}
     with exclusive(checkpoints.directory):

@@ -5,6 +5,7 @@ episode's seed follows from its number, so that no simulator need be saved.
 """
 
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from diffplan._checks import require_seed
 from diffplan.errors import ArgumentError
 
 SIMULATOR_BITS = 31
@@ -35,7 +37,9 @@ def derive_seed(seed: int, *names: str | int, bits: int = 63) -> int:
     """
     if not 1 <= bits <= 63:
         raise ArgumentError(f"bits: expected 1 … 63, got {bits}")
-    text = "\n".join([repr(int(seed)), *(repr(name) for name in names)])
+    # Numbers and words of numpy have another `repr`, and are the same use.
+    plain = (str(n) if isinstance(n, str) else operator.index(n) for n in names)
+    text = "\n".join(map(repr, [require_seed(seed), *plain]))
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> (64 - bits)
 

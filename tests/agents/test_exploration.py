@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,8 @@ def test_uniform_agent_goes_on_with_its_randomness_and_repeats_by_seed() -> None
     again, _ = agent.act(torch.zeros(2, 1), agent.initial_state(2, seed=4))
     assert not torch.equal(first, second)
     assert torch.equal(first, again)
+    numpy = agent.initial_state(np.int32(2), seed=np.int64(4))
+    assert torch.equal(agent.act(torch.zeros(2, 1), numpy)[0], first)
 
 
 def test_uniform_agent_needs_bounds() -> None:

@@ -87,7 +87,7 @@ def test_every_planner_acts_with_a_model(run: Path) -> None:
         (["nonsense=1"], "error: nonsense: there is no such setting; --settings lis"),
         (["planner.foo=1"], "planner.foo: there is no such setting; --settings lists"),
         (["training.rounds"], "'training.rounds': expected key=value"),
-        (["training.replay_capacity=0"], "replay_capacity: expected at least 1, got 0"),
+        (["training.replay_capacity=0"], "replay_capacity: expected a whole number"),
         (["training.initial_fraction=-1"], "initial_fraction: expected 0 … 1, got -1"),
         (["training.skip_last_step=yes"], "training.skip_last_step: expected False"),
         (["horizon=0"], "at least 1"),

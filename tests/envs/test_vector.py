@@ -178,7 +178,7 @@ def test_seeds_masks_and_options_of_a_reset() -> None:
         assert infos["options"].tolist() == ["{'speed': 2}", None, "{'speed': 2}"]
         with pytest.raises(ArgumentError, match="mask: expected one mask"):
             batch.reset(mask=mask, options={"reset_mask": mask})
-        with pytest.raises(ArgumentError, match="seed: expected whole"):
+        with pytest.raises(ArgumentError, match="seed: expected a whole"):
             batch.reset(seed=-1)
 
 

@@ -133,6 +133,8 @@ def test_a_number_is_folded_in_as_a_tensor_is(number: int) -> None:
     keys = keys_of(4)
     data = torch.full_like(keys, wrapped(number))
     assert torch.equal(fold(keys, number), fold(keys, data))
+    if number in range(2**63):
+        assert torch.equal(fold(keys, np.int64(number)), fold(keys, data))
 
 
 def test_the_table_holds_half_the_normal_quantiles_of_variance_one() -> None:

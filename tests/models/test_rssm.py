@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call, jacrev, vmap
@@ -444,6 +445,18 @@ def test_save_and_load(tmp_path: Path, dtype: torch.dtype) -> None:
     assert torch.equal(again.observe(state, action, observation), seen)
     assert torch.equal(again.decode(seen), model.decode(seen))
     assert again.config == model.config
+
+
+def test_sizes_of_numpy_are_saved_as_plain_numbers(tmp_path: Path) -> None:
+    size, weight = np.int64(8), np.float32(0.5)
+    model = RSSM(
+        (np.int64(3),), np.int64(2), hidden_size=size, image_bits=size, kl_scale=weight
+    )
+    model.save(tmp_path / "model")
+    again = RSSM.load(tmp_path / "model")
+    assert again.config == model.config
+    kinds = {type(value) for value in model.config.values()}
+    assert kinds == {tuple, int, float, str}
 
 
 def test_load_refuses_other_files(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ def test_names_and_numbers_all_matter() -> None:
     episodes = {derive_seed(0, "episode", i) for i in range(10000)}
     assert len(episodes) == 10000
     assert max(derive_seed(0, i, bits=31) for i in range(1000)) < 2**31
+    # The kind of a number or a word does not.
+    assert derive_seed(np.int64(0), np.str_("a"), np.int32(7)) == derive_seed(0, "a", 7)
     with pytest.raises(ArgumentError, match="bits"):
         derive_seed(0, bits=64)
 
