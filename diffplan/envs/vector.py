@@ -156,10 +156,10 @@ class VectorEnv(GymnasiumVectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
         chosen = self._mask(given if mask is None else mask)
         more = {"options": others} if others else {}
-        seeds = self._seeds(seed)
         used = {
-            i: {"seed": None if seeds[i] is None else require_seed(seeds[i], 0), **more}
-            for i in np.flatnonzero(chosen).tolist()
+            i: {"seed": None if own is None else require_seed(own, 0), **more}
+            for i, own in enumerate(self._seeds(seed))
+            if chosen[i]
         }
         infos = {i: answer[-1] for i, answer in self._call("reset", used).items()}
         return self._observations.copy(), batched(infos, self.num_envs)
