@@ -13,7 +13,6 @@ that fail are handled as in `planners/_failures.py`.
 """
 
 from abc import abstractmethod
-from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -29,7 +28,7 @@ from diffplan.planners._failures import evaluate_soundly, where_sound
 from diffplan.planners._numbers import set_number
 from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.collocation._primal_dual import Record
+from diffplan.planners.collocation._primal_dual import TRACES
 from diffplan.planners.collocation._residuals import (
     ActionViolation,
     Residuals,
@@ -41,8 +40,6 @@ from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
 CollocationT = TypeVar("CollocationT", bound="FirstOrderCollocation")
-
-_TRACES = tuple(each.name for each in fields(Record))
 
 
 class RelaxedProblem(TrajectoryProblem):
@@ -181,7 +178,7 @@ class FirstOrderCollocation(Planner):
         relaxed = self.relaxed(request.problem, request.state)
         point, multipliers = self._start(relaxed, request)
         moments, sound = start_moments(point), relaxed.all_sound
-        traces: dict[str, list[Tensor]] = {name: [] for name in _TRACES}
+        traces: dict[str, list[Tensor]] = {name: [] for name in TRACES}
         rule = RULES["adam"]
         for iteration in range(self.iterations):
             with tracked(self.gradient, iteration, self.iterations):
@@ -351,5 +348,5 @@ def _record(
     values = [cost, *(violation.mean(dim=1) for violation in violations)]
     values = [where_sound(sound, value.detach(), torch.nan) for value in values]
     values += [multiplier.detach().mean(dim=1) for multiplier in multipliers]
-    for name, value in zip(_TRACES, values, strict=True):
+    for name, value in zip(TRACES, values, strict=True):
         traces[name].append(value)

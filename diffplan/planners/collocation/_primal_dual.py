@@ -65,6 +65,10 @@ class Record:
     action_multiplier: Tensor
 
 
+# Once and for all: a compiled graph cannot ask a class for its fields.
+TRACES = tuple(each.name for each in fields(Record))
+
+
 @dataclass(frozen=True)
 class PrimalDualState:
     """What the iteration threads from step to step.
@@ -285,7 +289,7 @@ class PrimalDual:
 
     def diagnostics(self, progress: PrimalDualState) -> dict[str, Tensor]:
         """Return the traces, without the start's."""
-        return {each.name: progress.trace(each.name)[:, 1:] for each in fields(Record)}
+        return {name: progress.trace(name)[:, 1:] for name in TRACES}
 
     def memory(self, progress: PrimalDualState) -> dict[str, Tensor]:
         """Return what a warm start goes on with, beside the states."""
