@@ -22,6 +22,11 @@ from diffplan.errors import (
 from diffplan.gradients import Derivatives, Detach, GradientStrategy, Unroll
 from diffplan.problem import Linearizable, PlanningProblem
 
+_ADVICE = (
+    "Is it computed under torch.no_grad(), through numpy, from detached tensors or "
+    "from constants? CEM asks for costs only"
+)
+
 
 def require_promised(
     planner: nn.Module,
@@ -84,22 +89,30 @@ def require_derivatives(
     with torch.inference_mode(mode=False), torch.enable_grad():
         here = state.detach().clone()
         moves = problem.middle(here, horizon).detach().clone()
-        if type(problem).evaluate is not PlanningProblem.evaluate:
-            # such as particles, whose cost is no function of one trajectory
+        # such as of particles, whose cost is no function of one trajectory
+        whole = type(problem).evaluate is not PlanningProblem.evaluate
+        moving = by_hand and problem.find(Linearizable) is not None
+        if not moving and (not whole or problem.is_random):
+            inputs = (here, moves[..., 0, :])
+            start = torch.zeros((), dtype=torch.int64, device=state.device)
+            dynamics = at(problem.dynamics, problem.uses_time, start)
+            found = _require("dynamics", dynamics, inputs, "state or action", needed_by)
+            moving = found[1] is not None
+        if whole:
             realized = problem.realize(here, horizon)
             cost = lambda given: realized.cost(here, given)  # noqa: E731
             _require("objective", cost, (moves,), "its actions", needed_by)
             return
-        if not (by_hand and problem.find(Linearizable) is not None):
-            inputs = (here, moves[..., 0, :])
-            start = torch.zeros((), dtype=torch.int64, device=state.device)
-            dynamics = at(problem.dynamics, problem.uses_time, start)
-            _require("dynamics", dynamics, inputs, "state or action", needed_by)
-        if not (by_hand and knows_curvature(problem.objective)):
-            states = here.unsqueeze(-2).expand(*here.shape[:-1], horizon + 1, -1)
-            inputs = (states, moves)
-            _require(
-                "objective", problem.objective, inputs, "states or actions", needed_by
+        if moving and by_hand and knows_curvature(problem.objective):
+            return
+        states = here.unsqueeze(-2).expand(*here.shape[:-1], horizon + 1, -1)
+        objective, inputs = problem.objective, (states, moves)
+        found = _require("objective", objective, inputs, "states or actions", needed_by)
+        if not moving and found[1] is None:
+            raise UnsupportedProblemError(
+                f"dynamics: {needed_by} descends the cost by its derivative, and "
+                "neither the next state nor the objective has a graph that leads to "
+                f"the action. {_ADVICE}"
             )
 
 
@@ -109,12 +122,9 @@ def _require(
     inputs: tuple[Tensor, ...],
     arguments: str,
     needed_by: str,
-) -> None:
+) -> tuple[Tensor | None, ...]:
+    """Return the derivatives of a result by some inputs, None without a graph."""
     leaves = tuple(value.detach().clone().requires_grad_() for value in inputs)
-    advice = (
-        "Is it computed under torch.no_grad(), through numpy, from detached tensors or "
-        "from constants? CEM asks for costs only"
-    )
     found: tuple[Tensor | None, ...] = ()
     try:
         result = function(*leaves)
@@ -127,13 +137,14 @@ def _require(
         told = error.__cause__ if isinstance(error, ShapeError) else error
         raise UnsupportedProblemError(
             f"{name}: {needed_by} differentiates it, and it fails for {arguments} that "
-            f"require a gradient: {told or error}. {advice}"
+            f"require a gradient: {told or error}. {_ADVICE}"
         ) from error
     if all(gradient is None for gradient in found):
         raise UnsupportedProblemError(
             f"{name}: {needed_by} descends the cost by its derivative, and the result "
-            f"has no graph that leads to {arguments}. {advice}"
+            f"has no graph that leads to {arguments}. {_ADVICE}"
         )
+    return found
 
 
 def refuse_export(name: str, needs_derivatives: bool) -> None:

@@ -156,10 +156,10 @@ class Planner(CompilableCore, ABC):
         if callback is not None:
             require_callback(callback, state, self._compiled is not None)
             request = replace(request, watch=Watch(callback, state.shape[:-1]))
-        # What is traced has no numbers to look at: no checks at the border then.
-        if not is_traced(state):
-            self._check_graph(problem, state)
         with full_precision(state):
+            # What is traced has no numbers to look at: no checks at the border then.
+            if not is_traced(state):
+                self._check_graph(problem, state)
             request = replace(request, problem=moved_to(request.problem, request.state))
             plan = self._run(request)
         lead = state.shape[:-1]

@@ -71,6 +71,35 @@ def test_dynamics_that_are_cut_are_refused(
 
 
 @each_descent
+@pytest.mark.parametrize("cut", ["detach", "no_grad"])
+def test_actions_that_are_cut_off_inside_of_the_dynamics_are_refused(
+    case: PlannerCase, cut: str
+) -> None:
+    # Dynamics have a graph, to the state, and so has the objective: both lead nowhere.
+    problem = dp.PlanningProblem(
+        lambda state, action: PROBLEM.dynamics(state, CUTS[cut](action)),
+        dp.objectives.GoalDistance(torch.ones_like(STATE[0])),
+        PROBLEM.action_space,
+    )
+    with pytest.raises(UnsupportedProblemError, match=r"leads? to (the|its) action"):
+        case.build(horizon=2, iterations=1)(problem, STATE)
+
+
+@each_descent
+def test_a_cost_of_actions_does_not_hide_dynamics_that_are_cut(
+    case: PlannerCase,
+) -> None:
+    goal = dp.objectives.GoalDistance(torch.ones_like(STATE[0]))
+    problem = dp.PlanningProblem(
+        lambda state, action: without_grad(PROBLEM.dynamics(state, action)),
+        dp.objectives.SumOfResiduals([goal, dp.objectives.ActionPenalty(0.1)]),
+        PROBLEM.action_space,
+    )
+    with pytest.raises(UnsupportedProblemError, match="dynamics: "):
+        case.build(horizon=2, iterations=1)(problem, STATE)
+
+
+@each_descent
 @pytest.mark.parametrize("cut", CUTS)
 def test_an_objective_that_is_cut_is_refused(case: PlannerCase, cut: str) -> None:
     problem = dp.PlanningProblem(

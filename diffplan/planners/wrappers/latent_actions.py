@@ -23,6 +23,7 @@ from diffplan.gradients import CONSTANT, Derivatives, Detach, GradientStrategy, 
 from diffplan.objectives._base import StageObjective
 from diffplan.plan import Plan
 from diffplan.planners._compiling import start_plan
+from diffplan.planners._derivatives import require_derivatives
 from diffplan.planners.base import Planner, Solution
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import Box, PlanningProblem
@@ -163,6 +164,9 @@ class LatentActions(Planner):
         with torch.inference_mode(mode=False):
             problem = problem.realize(state, self.horizon)
         self.planner.check_derivatives(self.latent_problem(problem), state)
+        if self.planner.needs_derivatives:  # and what the latent problem's cost hides
+            name = type(self.planner).__name__
+            require_derivatives(problem, state, self.horizon, needed_by=name)
 
     def noise_shape(self, request: PlanRequest) -> tuple[int, ...] | None:
         """Return the shape of the inner planner's noise."""
