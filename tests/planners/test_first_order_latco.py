@@ -98,12 +98,13 @@ def test_fixed_multipliers_end_in_the_minimum_of_the_penalised_problem() -> None
 
 
 def test_the_linear_regulator_is_met_to_a_thousandth() -> None:
-    # Multipliers of squared violations near the optimum as one over them.
+    # Multipliers of squared violations near the optimum as one over them. From 36 random
+    # starts the worst gap was 1.5e-4: Adam ends elsewhere with another processor's sums.
     problem, state = double_integrator(limit=50.0), states_of(3)
     planner = dp.FirstOrderLatCo.paper(
         2,
-        iterations=2500,
-        step_size=0.3,
+        iterations=5000,
+        step_size=0.2,
         initial_multipliers=(10.0, 1.0),
         multiplier_rules=(DualAscent(300.0), DualAscent(1.0)),
         dynamics_tolerance=1e-8,
