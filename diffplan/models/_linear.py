@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,12 +12,13 @@ from torch.nn.functional import linear
 from diffplan._checks import is_traced, require_finite, require_shape
 from diffplan._problem_data import at_steps, hold, times_each
 from diffplan.errors import ShapeError
+from diffplan.models._own_steps import OwnSteps
 
 Linearization = tuple[Tensor, Tensor, Tensor]
 """Next state `[…, S]`, Jacobian by the state `[…, S, S]` and the action `[…, S, A]`."""
 
 
-class AnalyticDynamics(nn.Module, ABC):
+class AnalyticDynamics(OwnSteps, nn.Module, ABC):
     """Known equations of motion with their Jacobian.
 
     Attributes:
@@ -29,16 +30,6 @@ class AnalyticDynamics(nn.Module, ABC):
     state_dim: int
     action_dim: int
     is_affine: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        """Forget what is not true of a subclass that takes other steps."""
-        super().__init_subclass__(**arguments)
-        own = vars(cls)
-        if own.keys() & {"step", "forward"}:
-            cls.is_affine = own.get("is_affine", False)
-            for name in {"linearize", "rollout"} - own.keys():
-                if hasattr(cls, name):  # of other steps; None stands for autodiff
-                    setattr(cls, name, None)
 
     @abstractmethod
     def step(self, state: Tensor, action: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ from diffplan.models._losses import floored_kl, gaussian_kl, unit_gaussian_nll
 from diffplan.models._model_file import read_model, write_model
 from diffplan.models._networks import MLP
 from diffplan.models._observations import MINIMUM_OBSERVATION_STD, observation_model
+from diffplan.models._own_steps import OwnSteps
 from diffplan.models._rssm_config import checked_rssm_config
 from diffplan.models._transition import latent_transition
 from diffplan.models.base import LossRecord, SequenceBatch, WorldModel
 
 
-class RSSM(WorldModel):
+class RSSM(OwnSteps, WorldModel):
     """Recurrent state-space model (Hafner et al. 2019, arXiv:1811.04551).
 
     The planning state is [stochastic, belief], S = 30 + 200 numbers by default. The

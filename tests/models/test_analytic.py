@@ -280,7 +280,14 @@ def test_other_steps_have_another_rollout() -> None:
     class Named(LinearDynamics):
         """Takes the same steps."""
 
-    for kind, known in ((Bent, False), (Named, True)):
+    class Bends:
+        def step(self, *given: Tensor | None) -> Tensor:
+            return super().step(*given).sin()
+
+    class Mixed(Bends, LinearDynamics):
+        """Takes other steps too, which its own body does not tell."""
+
+    for kind, known in ((Bent, False), (Mixed, False), (Named, True)):
         system = kind(drawn(3, 3), drawn(3, 2))
         assert knows(system, Rolling) is known
         assert system.is_affine is known

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.func import functional_call, jacrev, vmap
 
+from diffplan.capabilities import knows
 from diffplan.errors import (
     ArgumentError,
     NonFiniteError,
@@ -47,6 +48,17 @@ def test_latco_size() -> None:
     model = RSSM((3, 64, 64), 4)
     assert sum(p.numel() for p in model.parameters()) == 5_296_420
     assert model.state_dim == 230
+
+
+def test_other_steps_are_other_dynamics() -> None:
+    class Slow(RSSM):
+        def step(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+            return state + 0.2 * (super().step(state, action) - state)
+
+    slow, kinds = tiny(), (Linearizable, Predictable)
+    assert [knows(slow, kind) for kind in kinds] == [True, True]
+    slow.__class__ = Slow
+    assert [knows(slow, kind) for kind in kinds] == [False, False]
 
 
 def test_step_without_belief_is_latcos_network() -> None:
