@@ -209,17 +209,18 @@ class CheckedModel:
         if found is None:
             step = at(self.step, self.uses_time, time)
             return linearize_dynamics(step, state, action)
+        begins = "dynamics:" if self.given_jacobian is None else "linearize:"
         jacobian = at(found.linearize, self.uses_time, time)
-        parts = call("dynamics:", jacobian, state, action, advice=ANY_LEAD)
+        parts = call(begins, jacobian, state, action, advice=ANY_LEAD)
         if not isinstance(parts, tuple) or len(parts) != 3:
             raise TensorTypeError(
-                "dynamics: expected linearize to return a tuple of the next state and "
+                f"{begins} expected linearize to return a tuple of the next state and "
                 f"two Jacobians, got {type(parts).__name__}"
             )
         sizes = ((), state.shape[-1:], action.shape[-1:])
         for part, size in zip(parts, sizes, strict=True):
             shape = (*state.shape, *size)
-            require_result("dynamics:", found.linearize, part, shape, like=state)
+            require_result(begins, found.linearize, part, shape, like=state)
         return parts
 
     def follow(
