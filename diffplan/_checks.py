@@ -69,13 +69,18 @@ def no_tensor(name: str, value: object) -> TensorTypeError:
 
 
 def require_precision(name: str, value: Tensor) -> Tensor:
-    """Return `value` if it is in float32 or float64, else raise.
+    """Return `value` if it is dense and in float32 or float64, else raise.
 
     Half precision has no factorisations, and too few digits for a line search.
 
     Raises:
-        TensorTypeError: it is in float16, bfloat16 or another dtype.
+        TensorTypeError: it is in float16, bfloat16 or another dtype, or sparse.
     """
+    if value.layout != torch.strided:
+        raise TensorTypeError(
+            f"{name}: expected torch.strided, got {value.layout}: call .to_dense() on "
+            "it"
+        )
     if value.dtype not in (torch.float32, torch.float64):
         raise TensorTypeError(
             f"{name}: expected torch.float32 or torch.float64, got {value.dtype}: "

@@ -133,6 +133,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a numpy state": (lambda: cem()(problem(), STATE.numpy()), "state: "),
     "a list as state": (lambda: cem()(problem(), STATE.tolist()), "state: "),
     "swapped arguments": (lambda: cem()(STATE, problem()), "planner(problem, state)"),
+    "a sparse state": (lambda: cem()(problem(), STATE.to_sparse()), "state: "),
     "no problem": (lambda: cem()(None, STATE), "problem: "),
     "no state": (lambda: cem()(problem(), None), "state: "),
     "dynamics that are no function": (lambda: problem(dynamics=3), "dynamics: "),
