@@ -54,7 +54,10 @@ def test_a_paper_takes_at_most_sixty_lines(path: Path) -> None:
         *((ICEM, {"num_kept": kept}) for kept in (0, 11)),  # of 10 elites
         *((ICEM, {"decay": decay}) for decay in (0.0, 0.5)),
         *((ICEM, {"momentum": momentum}) for momentum in (-0.1, 2.0)),
-        (GRASP, {"sync_every": 0}),
+        *((GRASP, {name: 0}) for name in ("horizon", "sync_every")),
+        *((GRASP, {name: -1}) for name in ("iterations", "sync_steps")),
+        *((GRASP, {name: -0.1}) for name in ("step_size", "state_step_size")),
+        (GRASP, {"iterations": 10**30}),
         *((PolicyMPPI, {"num_proposals": count}) for count in (-1, 513)),  # of 512
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else str(value),
@@ -62,10 +65,10 @@ def test_a_paper_takes_at_most_sixty_lines(path: Path) -> None:
 def test_a_setting_out_of_range_is_named(
     kind: type[dp.Planner], wrong: dict[str, float]
 ) -> None:
-    needed = (slow_policy,) if kind is PolicyMPPI else ()
+    needed = {"policy": slow_policy} if kind is PolicyMPPI else {}
     (name,) = wrong
     with pytest.raises(dp.errors.ArgumentError, match=f"^{name}: expected .* got"):
-        kind(3, *needed, **wrong)
+        kind(**{"horizon": 3, **needed, **wrong})
 
 
 @pytest.mark.parametrize("name", list(planners()))

@@ -6,6 +6,8 @@ authors' code. What the paper does with the distance to a goal is done with the
 problem's objective here, which judges the one-step predictions.
 """
 
+from operator import index
+
 import torch
 from torch import Tensor
 
@@ -48,12 +50,14 @@ class GRASP(Planner):
         gradient: dp.GradientStrategy | None = None,
     ) -> None:
         super().__init__()
-        if sync_every < 1:
-            raise dp.errors.ArgumentError(f"sync_every: expected > 0, got {sync_every}")
-        self.horizon, self.iterations = horizon, iterations
+        self.horizon, self.iterations = index(horizon), index(iterations)
         self.step_size, self.state_step_size = step_size, state_step_size
         self.state_noise, self.objective_weight = state_noise, objective_weight
-        self.sync_every, self.sync_steps = sync_every, sync_steps
+        self.sync_every, self.sync_steps = index(sync_every), index(sync_steps)
+        lows = {"horizon": 1, "sync_every": 1}
+        for name, x in vars(self).items():  # a learnable number may be anything
+            if isinstance(x, float | int) and not (low := lows.get(name, 0)) <= x < 1e9:
+                raise dp.errors.ArgumentError(f"{name}: expected {low} … 1e9, got {x}")
         self.configure_gradient(gradient)
 
     def noise_shape(self, request: PlanRequest) -> tuple[int, ...]:
@@ -63,7 +67,7 @@ class GRASP(Planner):
     def solve(self, request: PlanRequest) -> Solution:
         """Descend (equations 5 and 8 to 10), and now and then on the true cost."""
         problem, state, noise = request.problem, request.state, request.drawn()
-        first, trace = state.unsqueeze(1), [state.new_empty(len(state), 0)]
+        first, trace = state.unsqueeze(1), state.new_empty(len(state), 0)
         times = problem.times(0, self.horizon, state)  # None but for timed dynamics
         known = actions = self.initial_actions(request)
         states = problem.rollout(state, actions)[:, 1:-1]
@@ -81,18 +85,15 @@ class GRASP(Planner):
 
         slopes = torch.func.grad(relaxed, argnums=(0, 1), has_aux=True)
         true_slope = torch.func.grad(lambda u: problem.cost(state, u).sum())
-        for iteration in range(self.iterations):
+        for iteration, kick in enumerate((self.state_noise * noise).unbind(1)):
             (up, slope), cost = slopes(states, actions)
-            trace.append(cost.unsqueeze(1))
+            trace = torch.cat([trace, cost.unsqueeze(1)], dim=1)
             request.show(actions.unsqueeze(1), cost.unsqueeze(1))
-            states = states - self.state_step_size * up.nan_to_num(0.0, 0.0, 0.0)
-            states = states + self.state_noise * noise[:, iteration]
+            states = states - self.state_step_size * up.nan_to_num(0, 0, 0) + kick
             actions = moved(actions, slope)
-            synchronises = (iteration + 1) % self.sync_every == 0
-            for _ in range(self.sync_steps if synchronises else 0):
+            for _ in range(self.sync_steps * ((iteration + 1) % self.sync_every == 0)):
                 actions = moved(actions, true_slope(actions))
         cost = candidate_costs(problem, state, torch.stack([actions, known], dim=1))
         cost = cost.nan_to_num(torch.inf, torch.inf, torch.inf)  # failures never win
         best = torch.where((cost[:, 0] <= cost[:, 1])[:, None, None], actions, known)
-        told = {"cost": torch.cat(trace, dim=1)}
-        return Solution(best, iterations=self.iterations, diagnostics=told)
+        return Solution(best, iterations=self.iterations, diagnostics={"cost": trace})
