@@ -342,6 +342,65 @@ MISTAKES |= {
     "a model of no parameters": (lambda: trainer(Empty()), "Empty has none"),
 }
 
+
+class Seeing:
+    """A model whose methods are handed over."""
+
+    def __init__(self, **methods: Callable[..., object]) -> None:
+        right = {"decode": lambda x: x, "observe": lambda x, u, o: o}
+        vars(self).update(right | methods)
+
+
+def descent(function: Callable[[torch.Tensor], object]) -> dp.GradMPC:
+    class Rule:
+        def direction(self, gradient: torch.Tensor, moments: object) -> object:
+            return function(gradient), moments
+
+    return dp.GradMPC(T, iterations=2, optimizer=Rule())
+
+
+def seeing(function: Callable[[torch.Tensor], object], name: str) -> dp.Planner:
+    model = Seeing(**{name: lambda *given: function(given[-1])})
+    return dp.ImageCollocation(T, model, iterations=2)
+
+
+# For planners that a function is handed over to, the words that an error begins with.
+HANDED: dict[str, tuple[Callable[..., dp.Planner], str]] = {
+    "multiplier_rule": (
+        lambda f: dp.LatCo(T, iterations=2, multiplier_rule=lambda m, v, t: f(m)),
+        "multiplier_rule: ",
+    ),
+    "multiplier_rules": (
+        lambda f: dp.FirstOrderLatCo(
+            T, iterations=2, dual_every=1, multiplier_rules=(lambda m, v, t: f(m),) * 2
+        ),
+        "multiplier_rules: ",
+    ),
+    "optimizer": (descent, "optimizer: "),
+    **{
+        name: (lambda f, name=name: seeing(f, name), "model: ")
+        for name in ("decode", "observe")
+    },
+}
+WRONG: dict[str, Callable[[torch.Tensor], object]] = {
+    "one problem's": lambda right: right[:1],
+    "the sum": lambda right: right.sum(1, keepdim=True),
+    "the mean": torch.mean,
+    "None": lambda right: None,
+    "a number": lambda right: 1.0,
+    "numpy": lambda right: right.detach().numpy(),
+    "double": torch.Tensor.double,
+    "what fails": lambda right: right.flatten(9),
+}
+MISTAKES |= {
+    f"{words} as {name}": (
+        lambda make=make, wrong=wrong: make(wrong)(problem(), STATE),
+        begins,
+    )
+    for name, (make, begins) in HANDED.items()
+    for words, wrong in WRONG.items()
+}
+
 # Each is answered as its twin is.
 WELCOME: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     "whole numbers of numpy": (

@@ -35,7 +35,11 @@ from diffplan.planners.collocation._residuals import (
     TrajectoryProblem,
 )
 from diffplan.planners.collocation._starts import actions_before
-from diffplan.planners.collocation.multipliers import DualAscent, MultiplierRule
+from diffplan.planners.collocation.multipliers import (
+    DualAscent,
+    MultiplierRule,
+    next_multiplier,
+)
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 
@@ -242,10 +246,11 @@ class FirstOrderCollocation(Planner):
     def _dual_step(
         self, multipliers: tuple[Tensor, Tensor], dynamics: Tensor, action: Tensor
     ) -> tuple[Tensor, Tensor]:
-        first, second = self.multiplier_rules
+        name, (first, second) = "multiplier_rules", self.multiplier_rules
+        by_dynamics, by_action = self.tolerances
         return (
-            first(multipliers[0], dynamics, self.tolerances[0]),
-            second(multipliers[1], action, self.tolerances[1]),
+            next_multiplier(name, first, multipliers[0], dynamics, by_dynamics),
+            next_multiplier(name, second, multipliers[1], action, by_action),
         )
 
     def _start(

@@ -8,6 +8,7 @@ evaluated twice.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from diffplan.planners.collocation._residuals import Residuals, TrajectoryProble
 from diffplan.planners.collocation.multipliers import (
     MethodOfMultipliers,
     MultiplierRule,
+    next_multiplier,
 )
 from diffplan.solvers._least_squares import (
     FixedDamping,
@@ -253,11 +255,10 @@ class PrimalDual:
     ) -> PrimalDualState:
         old = progress.multipliers
         assert not isinstance(self.rule, MethodOfMultipliers)  # narrows the type
+        follow = partial(next_multiplier, "multiplier_rule", self.rule)
         new = (
-            self.rule(
-                old.dynamics, residuals.dynamics_violation, self.dynamics_tolerance
-            ),
-            self.rule(old.action, residuals.action_violation, self.action_tolerance),
+            follow(old.dynamics, residuals.dynamics_violation, self.dynamics_tolerance),
+            follow(old.action, residuals.action_violation, self.action_tolerance),
         )
         sound = progress.sound & finite_rows(new, 1)
         multipliers = Multipliers(

@@ -1,10 +1,12 @@
 """Image collocation: images and actions are the variables instead of states."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffplan._user_functions import ask, call, require_result
 from diffplan.capabilities import (
     Decoding,
     Encoding,
@@ -21,6 +23,8 @@ from diffplan.planners.collocation._first_order import (
 from diffplan.planners.collocation._residuals import ActionViolation, Residuals
 from diffplan.planners.collocation.multipliers import DualAscent
 from diffplan.problem import PlanningProblem
+
+_ANY_LEAD = "a model sees and shows states with any leading dimensions"
 
 
 class ImageCollocation(FirstOrderCollocation):
@@ -147,16 +151,21 @@ class _SeenProblem(RelaxedProblem):
         super().__init__(problem, state, action_violation)
         self.model = model
         with torch.no_grad():
-            self.shape = model.decode(state).shape[state.ndim - 1 :]
+            shown = call("model:", model.decode, state, advice=_ANY_LEAD)
+        size = shown.shape[1:] if isinstance(shown, Tensor) else (-1,)
+        expected = *state.shape[:1], *size
+        shown = require_result("model:", model.decode, shown, expected, like=state)
+        self.shape = shown.shape[1:]
 
     @property
     def size(self) -> int:
         return self.shape.numel()
 
     def represent(self, states: Tensor) -> Tensor:
-        shown = self.model.decode(states)
+        expected = (*states.shape[:-1], *self.shape)
+        shown = self._ask(self.model.decode, states, expected=expected)
         if knows(self.model, Scaling):
-            shown = self.model.scale(shown)
+            shown = self._ask(self.model.scale, shown, expected=expected)
         return shown.flatten(-len(self.shape)) if self.shape else shown[..., None]
 
     def states_of(self, state: Tensor, seen: Tensor, variables: Tensor) -> Tensor:
@@ -189,10 +198,17 @@ class _SeenProblem(RelaxedProblem):
     def _observe(self, state: Tensor, action: Tensor, seen: Tensor) -> Tensor:
         observation = seen.reshape(*seen.shape[:-1], *self.shape)
         if knows(self.model, Scaling):
-            observation = self.model.unscale(observation)
+            shape = observation.shape
+            observation = self._ask(self.model.unscale, observation, expected=shape)
         if knows(self.model, Observing):
-            return self.model.observe(state, action, observation)
-        return self.model.encode(observation)
+            given = state, action, observation
+            return self._ask(self.model.observe, *given, expected=state.shape)
+        return self._ask(self.model.encode, observation, expected=state.shape)
+
+    def _ask(
+        self, method: Callable[..., object], *inputs: Tensor, expected: Sequence[int]
+    ) -> Tensor:
+        return ask("model:", method, *inputs, expected=expected, advice=_ANY_LEAD)
 
 
 def _missing(model: object) -> str:

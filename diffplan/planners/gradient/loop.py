@@ -19,9 +19,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffplan._checks import require_count
+from diffplan._checks import describe, require_count
+from diffplan._user_functions import call, require_result
+from diffplan.errors import TensorTypeError
 from diffplan.functional._derivatives import inside_transform
-from diffplan.functional._first_order import FirstOrderRule, clip_norm, start_moments
+from diffplan.functional._first_order import (
+    FirstOrderRule,
+    Moments,
+    clip_norm,
+    start_moments,
+)
 from diffplan.functional._isolation import finite_rows, isolated, known_finite
 from diffplan.gradients import UNROLLED, tracked
 from diffplan.plan import Plan
@@ -151,7 +158,7 @@ class GradientPlanner(Planner):
                     gradient = clip_norm(gradient, self.clip)
                 if problem.action_constraints:
                     gradient = self._allowed(problem, candidates, gradient)
-                direction, moments = self.rule.direction(gradient, moments)
+                direction, moments = self._direction(gradient, moments)
                 candidates = self.step(request, candidates, direction, iteration)
                 candidates = problem.project(candidates)
         return self._choose(problem, state, candidates, progress)
@@ -190,6 +197,19 @@ class GradientPlanner(Planner):
         whole = index[:, :, None, None].expand_as(candidates)
         first = tried.gather(1, whole), gradient.gather(1, whole)
         return *first, cost.gather(1, index), replaced
+
+    def _direction(self, gradient: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
+        """Return what the rule makes of gradients `[B, N, T, A]`, and check it."""
+        begins, rule = "optimizer:", self.rule.direction
+        advice = "a rule takes each number for itself"
+        found = call(begins, rule, gradient, moments, advice=advice)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TensorTypeError(
+                f"{begins} expected {describe(rule)} to return a tuple of direction "
+                f"and record, got {type(found).__name__}"
+            )
+        require_result(begins, rule, found[0], gradient.shape, like=gradient)
+        return found
 
     def _slopes(
         self, problem: PlanningProblem, start: Tensor, candidates: Tensor
