@@ -98,8 +98,8 @@ def test_fixed_multipliers_end_in_the_minimum_of_the_penalised_problem() -> None
 
 
 def test_the_linear_regulator_is_met_to_a_thousandth() -> None:
-    # Multipliers of squared violations near the optimum as one over them. From 36 random
-    # starts the worst gap was 1.5e-4: Adam ends elsewhere with another processor's sums.
+    # Multipliers of squared violations near the optimum as one over them. Adam ends
+    # elsewhere with another processor's sums; the worst of 36 starts was 1.5e-4 above.
     problem, state = double_integrator(limit=50.0), states_of(3)
     planner = dp.FirstOrderLatCo.paper(
         2,
