@@ -28,18 +28,14 @@ from diffplan.planners._failures import evaluate_soundly, where_sound
 from diffplan.planners._numbers import set_number
 from diffplan.planners._solution import stack_trace
 from diffplan.planners.base import Planner, Solution
-from diffplan.planners.collocation._primal_dual import TRACES
+from diffplan.planners.collocation._primal_dual import TRACES, next_multiplier
 from diffplan.planners.collocation._residuals import (
     ActionViolation,
     Residuals,
     TrajectoryProblem,
 )
 from diffplan.planners.collocation._starts import actions_before
-from diffplan.planners.collocation.multipliers import (
-    DualAscent,
-    MultiplierRule,
-    next_multiplier,
-)
+from diffplan.planners.collocation.multipliers import DualAscent, MultiplierRule
 from diffplan.planners.request import PlanRequest
 from diffplan.problem import PlanningProblem
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from diffplan._user_functions import call, require_result
 from diffplan.functional._derivatives import constants
 from diffplan.functional._isolation import finite_rows
 from diffplan.plan import Status
@@ -22,7 +23,6 @@ from diffplan.planners.collocation._residuals import Residuals, TrajectoryProble
 from diffplan.planners.collocation.multipliers import (
     MethodOfMultipliers,
     MultiplierRule,
-    next_multiplier,
 )
 from diffplan.solvers._least_squares import (
     FixedDamping,
@@ -135,6 +135,32 @@ class _Resumed(FixedDamping):
     def start(self, like: Tensor) -> Tensor:
         fixed = super().start(like)  # with its graph, where it is learned
         return torch.where(self.report.failed, self.report.damping, fixed)
+
+
+def next_multiplier(
+    name: str,
+    rule: MultiplierRule,
+    multiplier: Tensor,
+    violation: Tensor,
+    tolerance: float,
+) -> Tensor:
+    """Return the next multiplier, and check what the rule returned.
+
+    Args:
+        name: What the rule was handed over as, for the message.
+        rule: The rule.
+        multiplier: `[B, T]`, what the rule is given; so are the others.
+        violation: `[B, T]`.
+        tolerance: Of the constraint.
+
+    Raises:
+        ShapeError, TensorTypeError: the rule fails, or returns another shape, which
+            would be broadcast, or another dtype.
+    """
+    begins, given = f"{name}:", (multiplier, violation, tolerance)
+    advice = "a rule takes each constraint and step for itself"
+    following = call(begins, rule, *given, advice=advice)
+    return require_result(begins, rule, following, multiplier.shape, like=multiplier)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from diffplan._checks import require_at_least, require_positive, require_share
 from diffplan._kinds import OrInfinite
-from diffplan._user_functions import call, require_result
 from diffplan.errors import ArgumentError
 
 
@@ -30,32 +29,6 @@ class MultiplierRule(Protocol):
     ) -> Tensor:
         """Return the next multiplier."""
         ...
-
-
-def next_multiplier(
-    name: str,
-    rule: MultiplierRule,
-    multiplier: Tensor,
-    violation: Tensor,
-    tolerance: float,
-) -> Tensor:
-    """Return the next multiplier, and check what the rule returned.
-
-    Args:
-        name: What the rule was handed over as, for the message.
-        rule: The rule.
-        multiplier: `[B, T]`, what the rule is given; so are the others.
-        violation: `[B, T]`.
-        tolerance: Of the constraint.
-
-    Raises:
-        ShapeError, TensorTypeError: the rule fails, or returns another shape, which
-            would be broadcast, or another dtype.
-    """
-    begins, given = f"{name}:", (multiplier, violation, tolerance)
-    advice = "a rule takes each constraint and step for itself"
-    following = call(begins, rule, *given, advice=advice)
-    return require_result(begins, rule, following, multiplier.shape, like=multiplier)
 
 
 @dataclass(frozen=True)
