@@ -11,7 +11,7 @@ from torch import Tensor
 from toy import BOX, PointEnv
 
 from diffplan.agents import GaussianNoise, PolicyAgent
-from diffplan.agents.policy import _POSTERIOR
+from diffplan.agents._base import POSTERIOR
 from diffplan.envs.vector import VectorEnv
 from diffplan.errors import ArgumentError, ShapeError
 from diffplan.functional import fold, uniform
@@ -134,7 +134,7 @@ def test_agents_draw_the_noise_of_an_image_from_its_keys() -> None:
     keys, looks = torch.tensor([5, 2**61, -3]), images(1, 3).expand(2, -1, -1, -1, -1)
     memory = agent.initial_state(3, seed=4, keys=keys)
     for image in looks:
-        noise_keys = fold(fold(memory.noise_keys(), _POSTERIOR), 0)
+        noise_keys = fold(fold(memory.noise_keys(), POSTERIOR), 0)
         noise = uniform(noise_keys, IMAGE, torch.zeros(()))
         _, memory = agent.act(image, memory)
         expected = planet(image.numpy(), 5, noise.double().numpy())
