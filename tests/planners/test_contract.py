@@ -236,7 +236,7 @@ def test_failed_rollouts_do_not_spoil_the_others(case: PlannerCase) -> None:
 @each_planner
 def test_dynamics_that_are_always_nan_are_reported(case: PlannerCase) -> None:
     problem = dp.PlanningProblem(
-        lambda state, action: state * torch.nan,
+        lambda state, action: (state + action) * torch.nan,
         dp.objectives.GoalDistance(torch.zeros(1)),
         dp.Box([-1.0], [1.0]),
     )

@@ -152,10 +152,10 @@ class _SeenProblem(RelaxedProblem):
         self.model = model
         with torch.no_grad():
             shown = call("model:", model.decode, state, advice=_ANY_LEAD)
-        size = shown.shape[1:] if isinstance(shown, Tensor) else (-1,)
-        expected = *state.shape[:1], *size
-        shown = require_result("model:", model.decode, shown, expected, like=state)
-        self.shape = shown.shape[1:]
+        lead = state.shape[:-1]  # any number of dimensions, for the shape of noise
+        size = shown.shape[len(lead) :] if isinstance(shown, Tensor) else (-1,)
+        require_result("model:", model.decode, shown, (*lead, *size), like=state)
+        self.shape = shown.shape[len(lead) :]
 
     @property
     def size(self) -> int:
