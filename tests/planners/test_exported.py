@@ -50,7 +50,7 @@ def test_states_of_any_leading_dimensions(lead: tuple[int, ...]) -> None:
 
 
 def test_a_program_is_saved_and_loaded_as_a_file(tmp_path: Path) -> None:
-    planner, problem = dp.ILQR(3, iterations=2), double_integrator(limit=1.0)
+    planner, problem = dp.ShootingGD(2, iterations=1), double_integrator(limit=1.0)
     state = states_of(2)
     program, start = planner.export(problem, state)
     torch.export.save(program, tmp_path / "planner.pt2")
@@ -70,7 +70,7 @@ def test_a_program_becomes_code_without_python(tmp_path: Path) -> None:
         dp.objectives.QuadraticCost(matrix, matrix),
         dp.Box([-0.5] * 2, [0.5] * 2),
     )
-    planner, state = dp.ILQR(2, iterations=1), states_of(1)[0]
+    planner, state = dp.ShootingGD(1, iterations=1), states_of(1)[0]
     program, start = planner.export(problem, state)
     path = str(tmp_path / "planner.pt2")
     torch._inductor.aoti_compile_and_package(program, package_path=path)
