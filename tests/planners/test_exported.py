@@ -70,7 +70,7 @@ def test_a_program_becomes_code_without_python(tmp_path: Path) -> None:
         dp.objectives.QuadraticCost(matrix, matrix),
         dp.Box([-0.5] * 2, [0.5] * 2),
     )
-    planner, state = dp.ShootingGD(1, iterations=1), states_of(1)[0]
+    planner, state = dp.ILQR(1, iterations=1), states_of(1)[0]
     program, start = planner.export(problem, state)
     path = str(tmp_path / "planner.pt2")
     torch._inductor.aoti_compile_and_package(program, package_path=path)
