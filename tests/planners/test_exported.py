@@ -60,6 +60,7 @@ def test_a_program_is_saved_and_loaded_as_a_file(tmp_path: Path) -> None:
     torch.testing.assert_close(told["actions"], expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow  # a compiler of C++ takes most of a minute
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch itself
 def test_a_program_becomes_code_without_python(tmp_path: Path) -> None:
