@@ -323,10 +323,22 @@ MISTAKES |= {
     for call in (agent_state, filtering)
     for number in (-1, 2.5, True, "a", None, 10**30)
 }
+
+
+def stepped(actions: list) -> object:
+    with dp.envs.make_vector("lottery/paper", 2) as envs:
+        envs.reset(seed=[0, 1])
+        return envs.step(actions)
+
+
 MISTAKES |= {
     "no cycles": (lambda: intersection(0), "cycles: "),
     "layers without end": (lambda: rssm(reward_layers=10**9), "reward_layers: "),
     "vector layers without end": (lambda: rssm(vector_layers=10**9), "vector_layers: "),
+    "ragged actions": (
+        lambda: stepped([[1.0], [1.0, 2.0]]),
+        "actions: expected an array",
+    ),
     "half a seed": (lambda: agent_state(1, 2.5), "seed: "),
     "a seed below zero": (lambda: EnvOptions(seed=-3), "seed: "),
     "a seed of an environment that is none": (lambda: EnvOptions(seed="a"), "seed: "),

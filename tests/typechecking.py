@@ -5,10 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
-from beartype import BeartypeConf, beartype
+import numpy as np
+from beartype import BeartypeConf, FrozenDict, beartype
 
-# As type checkers have it: an int is welcome where a float is expected.
-check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
+# As type checkers have it, an int is welcome where a float is expected; and, as the
+# library has it, numpy's numbers where Python's are.
+NUMBERS = FrozenDict(
+    {int: int | np.integer, float: float | int | np.integer | np.floating}
+)
+check = beartype(conf=BeartypeConf(hint_overrides=NUMBERS, violation_type=TypeError))
 
 _jaxtyped = jaxtyping.jaxtyped
 

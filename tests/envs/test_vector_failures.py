@@ -262,7 +262,6 @@ def test_environments_of_different_spaces_do_not_share_a_batch(
         ([0, 1], ACTIONS, np.array([0, 1]), "mask: expected bool"),
         ([0, 1], ACTIONS * np.nan, None, "actions: expected finite"),
         ([0, 1], np.array([["a"], ["b"]]), None, "actions: expected numbers"),
-        ([0, 1], [[1.0], [1.0, 2.0]], None, "actions: expected an array"),
     ],
 )
 def test_what_is_wrong_beforehand_closes_nothing(
