@@ -112,13 +112,9 @@ def _summary(
 
 
 def _overview(tasks: Sequence[Sequence[Result]]) -> str:
-    """Return a line for each task and a column for each planner that all tasks have."""
-    shared = [
-        name
-        for name in NAMES
-        if all(name in {each.name for each in found} for found in tasks[-1:])
-    ]
-    columns = [name for name in shared if name not in IDLE]
+    """Return a line for each task, and a column for each planner of any of them."""
+    run = {each.name for found in tasks for each in found}
+    columns = [name for name in NAMES if name in run and name not in IDLE]
     header = [
         "task",
         "n",
